@@ -1,0 +1,173 @@
+"""Generates, checks and releases the contracts, offline.
+
+`generate` writes protos/gen/python. `check` fails on drift, lint and breaking changes. `release`
+makes the present contracts the baseline that later changes are measured against.
+
+The .proto files of other projects come out of installed packages: google/api and google/rpc from
+googleapis-common-protos, buf/validate as the descriptor inside protovalidate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from importlib.resources import files
+from pathlib import Path
+
+import grpc_tools
+from google.protobuf import (
+    descriptor_pb2,
+    duration_pb2,
+    field_mask_pb2,
+    struct_pb2,
+    timestamp_pb2,
+)
+
+PROTOS = Path(__file__).resolve().parent.parent / "protos"
+GENERATED = PROTOS / "gen" / "python"
+BASELINE = PROTOS / "baseline.binpb"
+VALIDATE = "buf/validate/validate.proto"
+
+
+def sources() -> list[str]:
+    """The contracts, as paths relative to protos/."""
+    return sorted(p.relative_to(PROTOS).as_posix() for p in PROTOS.glob("agentmesh/**/*.proto"))
+
+
+def protoc(*arguments: str) -> None:
+    """Runs the pinned protoc; its messages name file, line and column."""
+    bin_dir = Path(sys.executable).parent
+    command = [sys.executable, "-m", "grpc_tools.protoc"]
+    command += [f"--plugin={name}={bin_dir / name}" for name in PLUGINS]
+    subprocess.run([*command, *arguments], check=True)
+
+
+PLUGINS = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+
+
+def write_dependencies(folder: Path) -> str:
+    """Writes descriptor sets of everything the contracts import; returns protoc's argument."""
+    from protovalidate._gen.buf.validate import validate_pb
+
+    validate = descriptor_pb2.FileDescriptorSet()
+    for module in (descriptor_pb2, duration_pb2, field_mask_pb2, struct_pb2, timestamp_pb2):
+        module.DESCRIPTOR.CopyToProto(validate.file.add())
+    validate.file.add().ParseFromString(validate_pb.desc().proto.to_binary())
+    (folder / "validate.binpb").write_bytes(validate.SerializeToString())
+
+    wheel = metadata.distribution("googleapis-common-protos")
+    include = Path(str(wheel.locate_file("")))
+    well_known = Path(str(files(grpc_tools) / "_proto"))
+    protoc(
+        f"-I{include}",
+        f"-I{well_known}",
+        "--include_imports",
+        f"--descriptor_set_out={folder / 'googleapis.binpb'}",
+        "google/api/annotations.proto",
+        "google/rpc/error_details.proto",
+        "google/rpc/status.proto",
+    )
+    return f"--descriptor_set_in={folder / 'validate.binpb'}:{folder / 'googleapis.binpb'}"
+
+
+def generate(target: Path) -> None:
+    """Writes the Python package below `target`, which must exist."""
+    for package in ("agentmesh", "buf"):
+        shutil.rmtree(target / package, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        dependencies = write_dependencies(Path(scratch))
+        protoc(
+            f"-I{PROTOS}",
+            dependencies,
+            f"--python_out={target}",
+            f"--mypy_out=quiet:{target}",
+            *sources(),
+            VALIDATE,
+        )
+        services = [s for s in sources() if s.endswith("_service.proto")]
+        protoc(
+            f"-I{PROTOS}",
+            dependencies,
+            f"--grpc_python_out={target}",
+            f"--mypy_grpc_out=quiet:{target}",
+            *services,
+        )
+    for package in {p.parent for p in target.glob("agentmesh/**/*_pb2.py")} | {
+        target / "buf" / "validate"
+    }:
+        (package / "py.typed").touch()
+
+
+def write_image(path: Path) -> None:
+    """Writes the contracts with imports and comments as one descriptor set."""
+    with tempfile.TemporaryDirectory() as scratch:
+        protoc(
+            f"-I{PROTOS}",
+            write_dependencies(Path(scratch)),
+            "--include_imports",
+            "--include_source_info",
+            f"--descriptor_set_out={path}",
+            *sources(),
+        )
+
+
+def differences(left: Path, right: Path) -> Iterable[str]:
+    """Paths that differ between two generated trees."""
+    ours = {p.relative_to(left) for p in left.rglob("*.py*") if p.suffix in {".py", ".pyi"}}
+    theirs = {p.relative_to(right) for p in right.rglob("*.py*") if p.suffix in {".py", ".pyi"}}
+    yield from (str(p) for p in sorted(ours ^ theirs))
+    for path in sorted(ours & theirs):
+        if not filecmp.cmp(left / path, right / path, shallow=False):
+            yield str(path)
+
+
+def buf(*arguments: str) -> bool:
+    """Runs buf in protos/; true if it found nothing."""
+    return subprocess.run(["buf", *arguments], cwd=PROTOS, check=False).returncode == 0
+
+
+def check() -> int:
+    """Reports drift, lint findings and breaking changes; 0 if there are none."""
+    failures = []
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = Path(scratch) / "gen"
+        fresh.mkdir()
+        generate(fresh)
+        drift = list(differences(fresh, GENERATED))
+        if drift:
+            print("generated code is out of date; run `make protos`:", *drift, sep="\n  ")
+            failures.append("drift")
+        image = Path(scratch) / "image.binpb"
+        write_image(image)
+        if not buf("lint", str(image)):
+            failures.append("lint")
+        if not buf("format", "--diff", "--exit-code", "--path", "agentmesh", "."):
+            failures.append("format")
+        if not buf("breaking", str(image), "--against", str(BASELINE)):
+            failures.append("breaking change; if it is meant, run `make protos-release`")
+    print("protos: " + (", ".join(failures) if failures else "clean"))
+    return len(failures)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one of the commands; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="protos.py")
+    parser.add_argument("command", choices=("generate", "check", "release"))
+    command = parser.parse_args(arguments).command
+    if command == "generate":
+        generate(GENERATED)
+    elif command == "release":
+        write_image(BASELINE)
+    else:
+        return check()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
