@@ -449,14 +449,18 @@ class DeleteAgentRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     AGENT_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """Its id."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
     def __init__(
         self,
         *,
         agent_id: builtins.str = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "request_id", b"request_id"]) -> None: ...
 
 Global___DeleteAgentRequest: typing_extensions.TypeAlias = DeleteAgentRequest
 

@@ -1,0 +1,84 @@
+# agentmesh. `make run` does the main job, `make test` runs everything there is to test.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+PACKAGES := $(wildcard protos/gen/python/pyproject.toml libs/*/pyproject.toml services/*/pyproject.toml clients/*/pyproject.toml)
+SOURCES := libs services clients tests bench scripts
+TYPED := meshkit agentmesh_conversation_store agentmesh_agent_runtime agentmesh_tool_runner agentmesh_gateway agentmesh_client agentmesh_cli
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export STRICT
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- setting up ------------------------------------------------------------------------------
+
+.make/venv: requirements/dev.txt $(PACKAGES) scripts/bootstrap.sh
+	@scripts/bootstrap.sh
+	@mkdir -p .make && touch $@
+
+.make/sandbox: .make/venv scripts/prepare_sandbox_python.py services/tool_runner/sandbox-requirements.txt
+	@python scripts/prepare_sandbox_python.py
+	@touch $@
+
+.PHONY: setup
+setup: .make/sandbox ## Set up everything, once
+	@scripts/system_packages.sh
+
+# --- running ---------------------------------------------------------------------------------
+
+.PHONY: run up
+run: setup ## Start a mesh, run a real multi-agent conversation in it, show it, stop
+	@agentmesh run --with-mesh
+
+up: setup ## Start a mesh and keep it serving
+	@agentmesh up
+
+# --- testing ---------------------------------------------------------------------------------
+
+.PHONY: test check lint types soak bench
+test: setup check ## Run all tests (STRICT=1: install what is missing, no silent skips)
+	@pytest $(PYTEST_ARGS)
+
+check: lint types protos-check ## Lint, types and contracts
+
+lint: .make/venv
+	@ruff check $(SOURCES)
+	@ruff format --check $(SOURCES)
+
+types: .make/venv
+	@mypy $(foreach package,$(TYPED),-p $(package))
+
+soak: setup ## Chaos, for 10 minutes
+	@AGENTMESH_SOAK_SECONDS=600 pytest tests/chaos $(PYTEST_ARGS)
+
+bench: setup ## Measure (NAME=x for one)
+	@python -m bench $(NAME)
+
+# --- contracts and locks ---------------------------------------------------------------------
+
+.PHONY: protos protos-check protos-release lock format
+protos: .make/venv ## Generate code from the contracts
+	@python scripts/protos.py generate
+
+protos-check: .make/venv ## Fail on drift, lint or breaking changes of the contracts
+	@python scripts/protos.py check
+
+protos-release: .make/venv ## Make the present contracts the baseline for breaking changes
+	@python scripts/protos.py release
+
+lock: ## Resolve dependencies afresh and write requirements/
+	@scripts/lock.sh $(LOCK_ARGS)
+
+format: .make/venv ## Format the code
+	@ruff check --fix --quiet $(SOURCES) || true
+	@ruff format --quiet $(SOURCES)
+	@cd protos && buf format -w --path agentmesh .
+
+.PHONY: clean
+clean: ## Remove what was set up and made
+	@rm -rf .venv .make .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Resolves all dependencies afresh and writes requirements/*.txt: exact versions with hashes and
+# no addresses. dev.txt is everything for development; the others are what one image installs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv=$(command -v uv || echo .venv/bin/uv)
+"$uv" lock "$@"
+
+export_lock() { # FILE ARGUMENTS...
+    local file=requirements/$1.txt
+    shift
+    "$uv" export --quiet --frozen --no-emit-workspace --no-header --no-annotate \
+        --format requirements-txt --output-file "$file" "$@"
+    echo "$file: $(grep -c '==' "$file") packages"
+}
+
+export_lock dev --all-packages --group dev
+for service in gateway agent_runtime tool_runner conversation_store; do
+    export_lock "$service" --package "agentmesh-${service//_/-}" --no-default-groups
+done

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Makes sure of the programs that no Python package brings: bubblewrap, which isolates code that
+# agents write. As root with apt it is installed; else one line says what to do, and the mesh
+# refuses to run code until then.
+set -euo pipefail
+
+missing=()
+command -v bwrap >/dev/null 2>&1 || missing+=(bubblewrap)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    if apt-get update -qq >/dev/null && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
+        exit 0
+    fi
+fi
+echo "missing: ${missing[*]}. Install with: sudo apt-get install ${missing[*]}" >&2
+# Only a strict run takes this as its failure: everything but running code works without.
+[ "${STRICT:-}" != 1 ]
