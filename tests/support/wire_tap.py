@@ -1,0 +1,121 @@
+"""A gRPC proxy that knows the bytes but not the messages, and does something to somebody at a
+chosen point: before a request reaches the server, or after the server answered and before the
+client knows. It needs nothing of the programs on either side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import grpc
+
+HOP_BY_HOP = {"user-agent", "te", "content-type", "grpc-accept-encoding"}
+Action = Callable[[], Awaitable[None]]
+
+
+class Side(Enum):
+    """On which side of the server's work a point lies."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+@dataclass
+class Point:
+    """The nth call of a method (from 1), on one side of the server's work."""
+
+    method: str
+    nth: int
+    side: Side
+    action: Action
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class WireTap(grpc.GenericRpcHandler):
+    """Forwards every call to `upstream`; counts calls by method name and fires points."""
+
+    def __init__(self, upstream: str, port: int = 0) -> None:
+        self.calls: Counter[str] = Counter()
+        self._points: list[Point] = []
+        self._upstream = upstream
+        options = [
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 300),
+        ]
+        self._channel = grpc.aio.insecure_channel(upstream, options=options)
+        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+        self._server.add_generic_rpc_handlers((self,))
+        self._port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def __aenter__(self) -> WireTap:
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._server.stop(None)
+        await self._channel.close()
+
+    def at(self, side: Side, method: str, nth: int, action: Action) -> Point:
+        """Runs `action` once, when the point is reached; the call waits for it."""
+        point = Point(method, nth, side, action)
+        self._points.append(point)
+        return point
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        method: str = details.method
+
+        async def forward(
+            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+        ) -> AsyncIterator[bytes]:
+            async for reply in self._forward(method, requests, context):
+                yield reply
+
+        return grpc.stream_stream_rpc_method_handler(forward)  # type: ignore[arg-type]
+
+    async def _forward(
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        context: grpc.aio.ServicerContext[bytes, bytes],
+    ) -> AsyncIterator[bytes]:
+        name = method.rsplit("/", 1)[1]
+        self.calls[name] += 1
+        nth = self.calls[name]
+        await self._fire(Side.BEFORE, name, nth)
+        metadata = [
+            (key, value)
+            for key, value in context.invocation_metadata() or ()
+            if key not in HOP_BY_HOP and not key.startswith("grpc-")
+        ]
+        call = self._channel.stream_stream(method)(
+            requests, metadata=metadata, timeout=context.time_remaining()
+        )
+        try:
+            async for reply in call:
+                await self._fire(Side.AFTER, name, nth)
+                yield reply
+            context.set_trailing_metadata(tuple(await call.trailing_metadata() or ()))
+        except grpc.aio.AioRpcError as error:
+            await context.abort(
+                error.code(), error.details() or "", tuple(error.trailing_metadata() or ())
+            )
+        finally:
+            call.cancel()
+
+    async def _fire(self, side: Side, method: str, nth: int) -> None:
+        for point in self._points:
+            due = (point.side, point.method, point.nth) == (side, method, nth)
+            if due and not point.reached.is_set():
+                point.reached.set()
+                await point.action()
