@@ -8,6 +8,10 @@ model server, tool calls in a file of the sandbox's workspace.
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from typing import Any
+
 import pytest
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
 
@@ -20,7 +24,8 @@ from tests.support.conversations import (
     transcript,
 )
 from tests.support.mesh import Mesh
-from tests.support.model_server import ModelServer, Reply, Request, call_tool
+from tests.support.model_server import ModelServer, Reply
+from tests.support.prompts import Prompt, call_tool
 from tests.support.wire_tap import Side, WireTap
 
 AGENTS = ("project_manager", "developer")
@@ -33,12 +38,13 @@ print("effects:", len(open("effects.log").readlines()))
 """
 
 
-def team(request: Request) -> Reply:
+def team(body: dict[str, Any], number: int) -> Reply:
     """The developer runs one program with a side effect; everybody says what they saw."""
-    if "code_executor" in request.tools and not request.tool_results:
+    prompt = Prompt(body)
+    if "code_executor" in prompt.tools and not prompt.tool_results:
         return call_tool("code_executor", language="python", code=EFFECT)
-    seen = "yes" if any("effects:" in r for r in request.tool_results) else "no"
-    return Reply(text=f"Message {len(request.messages)}. An effect was seen: {seen}.")
+    seen = "yes" if any("effects:" in r for r in prompt.tool_results) else "no"
+    return Reply(f"Message {len(prompt.messages)}. An effect was seen: {seen}.")
 
 
 async def converse(mesh: Mesh) -> list[event_pb2.Event]:
@@ -78,8 +84,8 @@ async def test_a_kill_on_either_side_of_a_record(
     model_server.reply_with(team)
     calm = await converse(model_mesh)
     calls = len(model_server.requests)
+    model_server.requests.clear()
     store_tap.calls.clear()
-    model_server.reply_with(team)
 
     async def strike() -> None:
         await model_mesh.kill(victim)
@@ -113,12 +119,11 @@ async def test_a_worker_that_wakes_up_late_can_write_nothing(
     model_mesh: Mesh, model_server: ModelServer
 ) -> None:
     """A runtime is stopped in the middle of a model call, loses its lease, and goes on."""
-    import asyncio
-    import signal
-
-    model_server.reply_with(lambda request: Reply(text="slow but sure", delay=1.0))
+    model_server.reply_with(Reply("slow but sure"))
+    model_server.delay = 1.0
     started = await model_mesh.start_conversation("wait", ("project_manager",), max_rounds=2)
-    await model_server.wait_for_calls(1)
+    while not model_server.requests:
+        await asyncio.sleep(0.01)
     runtime = model_mesh.processes["agent_runtime"]
     runtime.send_signal(signal.SIGSTOP)
     await asyncio.sleep(7)

@@ -4,7 +4,7 @@ agent_runtime knows AutoGen."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ def imported_modules(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield path, node.module
 
 
-def offenders(folder: Path, forbidden: set[str]) -> list[str]:
+def offenders(folder: Path, forbidden: Collection[str]) -> list[str]:
     return [
         f"{path.relative_to(ROOT)} imports {module}"
         for path, module in imported_modules(folder)

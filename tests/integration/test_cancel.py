@@ -11,7 +11,8 @@ from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServi
 
 from tests.support.conversations import assert_dense, follow, run_end
 from tests.support.mesh import Mesh
-from tests.support.model_server import ModelServer, Reply, call_tool
+from tests.support.model_server import Fault, ModelServer, Reply
+from tests.support.prompts import Prompt, call_tool
 
 # A program that multiplies, leaves its process group and ignores every polite signal.
 STUBBORN = """
@@ -45,9 +46,7 @@ async def cancel(mesh: Mesh, conversation_id: str) -> conversations.CancelConver
 async def test_cancel_reaches_the_sandbox(model_mesh: Mesh, model_server: ModelServer) -> None:
     marker = f"stubborn-{uuid.uuid4().hex}"
     program = STUBBORN.replace("MARKER", marker)
-    model_server.reply_with(
-        lambda request: call_tool("code_executor", language="python", code=program)
-    )
+    model_server.reply_with(call_tool("code_executor", language="python", code=program))
     started = await model_mesh.start_conversation("run for ever", ("developer",))
     while len(model_mesh.sandboxed_programs(marker)) < 4:
         await asyncio.sleep(0.05)
@@ -69,11 +68,13 @@ async def test_cancel_reaches_the_sandbox(model_mesh: Mesh, model_server: ModelS
 
 
 async def test_cancel_drops_the_model_call(model_mesh: Mesh, model_server: ModelServer) -> None:
-    model_server.reply_with(lambda request: Reply(text="never", delay=3600))
+    model_server.fail_next(Fault(stream="stall", after_chunks=1))
     started = await model_mesh.start_conversation("think for ever", ("developer",))
-    await model_server.wait_for_calls(1)
+    while not model_server.open_streams:
+        await asyncio.sleep(0.01)
     await cancel(model_mesh, started.conversation_id)
-    await model_server.wait_for_disconnects(1)
+    while model_server.open_streams:
+        await asyncio.sleep(0.01)
     events = await follow(model_mesh.channel(), started.conversation_id)
     assert run_end(events).status == conversation_pb2.RUN_STATUS_CANCELLED
     assert len(model_server.requests) == 1
@@ -85,9 +86,9 @@ async def test_a_killed_tool_runner_leaves_nothing_running(
     marker = f"orphan-{uuid.uuid4().hex}"
     program = STUBBORN.replace("MARKER", marker)
     model_server.reply_with(
-        lambda request: (
-            Reply(text="done")
-            if request.tool_results
+        lambda body, number: (
+            Reply("done")
+            if Prompt(body).tool_results
             else call_tool("code_executor", language="python", code=program)
         )
     )

@@ -12,6 +12,7 @@ from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServi
 from tests.support.conversations import assert_dense, follow, messages_of, run_end
 from tests.support.mesh import Mesh
 from tests.support.model_server import ModelServer, Reply
+from tests.support.prompts import Prompt
 from tests.support.wire_tap import Side, WireTap
 
 
@@ -19,7 +20,9 @@ from tests.support.wire_tap import Side, WireTap
 async def test_a_message_that_races_the_last_commit_is_answered(
     model_mesh: Mesh, model_server: ModelServer, store_tap: WireTap, side: Side
 ) -> None:
-    model_server.reply_with(lambda request: Reply(text=f"I saw: {request.messages[-1]['content']}"))
+    model_server.reply_with(
+        lambda body, number: Reply(f"I saw: {Prompt(body).messages[-1]['content']}")
+    )
     stub = ConversationServiceStub(model_mesh.channel())
     conversation_id = ""
 
@@ -56,7 +59,7 @@ async def test_a_message_that_races_the_last_commit_is_answered(
 async def test_a_cancel_that_races_the_last_commit_leaves_one_end(
     model_mesh: Mesh, model_server: ModelServer, store_tap: WireTap, side: Side
 ) -> None:
-    model_server.reply_with(lambda request: Reply(text="the last word"))
+    model_server.reply_with(Reply("the last word"))
     stub = ConversationServiceStub(model_mesh.channel())
     conversation_id = ""
     answers: list[conversations.CancelConversationResponse] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 import httpx
@@ -16,7 +17,7 @@ from tests.support.conversations import follow, subscribe
 from tests.support.errors import reason_of
 from tests.support.mesh import Mesh
 
-Call = Callable[[ConversationServiceStub, str], Awaitable[object]]
+Call = Callable[[Any, str], Awaitable[object]]
 
 CALLS: dict[str, Call] = {
     "get": lambda stub, cid: stub.GetConversation(
@@ -67,12 +68,11 @@ async def test_another_tenants_stream_is_not_found(
 
 
 async def test_lists_show_ones_own(keyed_mesh: Mesh, acme_conversation: str) -> None:
-    own, other = (
-        await ConversationServiceStub(keyed_mesh.channel(key)).ListConversations(
-            conversations.ListConversationsRequest()
-        )
+    request = conversations.ListConversationsRequest()
+    own, other = [
+        await ConversationServiceStub(keyed_mesh.channel(key)).ListConversations(request)
         for key in ("acme", "rival")
-    )
+    ]
     assert acme_conversation in [c.conversation_id for c in own.conversations]
     assert acme_conversation not in [c.conversation_id for c in other.conversations]
 
@@ -104,7 +104,7 @@ async def test_an_agent_belongs_to_the_tenant_that_registered_it(keyed_mesh: Mes
 async def test_without_a_good_key_nobody_gets_in(
     keyed_mesh: Mesh, credentials: tuple[tuple[str, str], ...], reason: str
 ) -> None:
-    stub = ConversationServiceStub(keyed_mesh.anonymous_channel())
+    stub = ConversationServiceStub(keyed_mesh.channel())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.ListConversations(conversations.ListConversationsRequest(), metadata=credentials)
     assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED

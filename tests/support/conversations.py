@@ -19,7 +19,7 @@ async def subscribe(
     *,
     after_sequence: int = 0,
     resume_token: str = "",
-    until: stream_pb2.SubscribeUntil = stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
+    until: stream_pb2.SubscribeUntil.ValueType = stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
     deadline: float = 90,
 ) -> list[stream_pb2.StreamItem]:
     """Everything that one stream sends before it ends."""

@@ -104,7 +104,9 @@ class ModelServer:
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/control/requests", self._tell_requests)
         app.router.add_post("/control/faults", self._take_faults)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()

@@ -81,7 +81,7 @@ class WireTap(grpc.GenericRpcHandler):
             async for reply in self._forward(method, requests, context):
                 yield reply
 
-        return grpc.stream_stream_rpc_method_handler(forward)  # type: ignore[arg-type]
+        return grpc.stream_stream_rpc_method_handler(forward)
 
     async def _forward(
         self,
@@ -98,9 +98,8 @@ class WireTap(grpc.GenericRpcHandler):
             for key, value in context.invocation_metadata() or ()
             if key not in HOP_BY_HOP and not key.startswith("grpc-")
         ]
-        call = self._channel.stream_stream(method)(
-            requests, metadata=metadata, timeout=context.time_remaining()
-        )
+        forward: Any = self._channel.stream_stream(method)
+        call = forward(requests, metadata=metadata, timeout=context.time_remaining())
         try:
             async for reply in call:
                 await self._fire(Side.AFTER, name, nth)
