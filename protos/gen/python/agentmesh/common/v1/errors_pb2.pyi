@@ -74,6 +74,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. The conversation is under legal hold."""
     ERROR_REASON_ALREADY_DECIDED: _ErrorReason.ValueType  # 45
     """FAILED_PRECONDITION. The approval was already decided. metadata: `status`."""
+    ERROR_REASON_RUN_UNDER_WAY: _ErrorReason.ValueType  # 46
+    """FAILED_PRECONDITION. The message was to be refused while a run is under way. metadata: `status`."""
     ERROR_REASON_HISTORY_REMOVED: _ErrorReason.ValueType  # 50
     """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""
     ERROR_REASON_BEYOND_HEAD: _ErrorReason.ValueType  # 51
@@ -165,6 +167,8 @@ ERROR_REASON_LEGAL_HOLD: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION. The conversation is under legal hold."""
 ERROR_REASON_ALREADY_DECIDED: ErrorReason.ValueType  # 45
 """FAILED_PRECONDITION. The approval was already decided. metadata: `status`."""
+ERROR_REASON_RUN_UNDER_WAY: ErrorReason.ValueType  # 46
+"""FAILED_PRECONDITION. The message was to be refused while a run is under way. metadata: `status`."""
 ERROR_REASON_HISTORY_REMOVED: ErrorReason.ValueType  # 50
 """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""
 ERROR_REASON_BEYOND_HEAD: ErrorReason.ValueType  # 51

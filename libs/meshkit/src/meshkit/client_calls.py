@@ -1,0 +1,201 @@
+"""The caller's side of every call: credentials, trace context, deadline, and whose error it is.
+
+These wrap the multicallables of a channel instead of being grpc.aio client interceptors, because
+those put a task of their own around every call and a queue before every written message. Here the
+native call goes to the caller: cancellation, flow control and speed stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from typing import Any, TypeAlias
+
+import grpc
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
+
+from meshkit.context import SYSTEM, RunCapability, find_capability, find_principal
+from meshkit.errors import SERVICE_ATTRIBUTE
+from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER, InternalIdentity
+from meshkit.policy import MethodRules
+from meshkit.telemetry import STATUS_ATTRIBUTE, TRACEPARENT, Telemetry, context_headers
+
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+
+class CallScope:
+    """What all calls of one channel share."""
+
+    def __init__(
+        self,
+        component: str,
+        identity: InternalIdentity,
+        telemetry: Telemetry | None,
+        rules: Mapping[str, MethodRules],
+        default_timeout: float,
+    ) -> None:
+        self.component = component
+        self.identity = identity
+        self.default_timeout = default_timeout
+        self._spans = telemetry.rpc_spans if telemetry else None
+        self._rules = rules
+
+    def start_span(self, path: str) -> Span | None:
+        """The client span of a call; None for streams on which services keep in touch."""
+        rules = self._rules.get(path)
+        if self._spans is None or (rules is not None and rules.is_control_stream):
+            return None
+        parent = get_current_span().get_span_context()
+        return self._spans.start(path[1:], SpanKind.CLIENT, parent if parent.is_valid else None)
+
+    def metadata(self, given: Any, span: Span | None) -> Metadata:
+        """What the caller gave, completed by credentials and trace context."""
+        complete: Metadata = tuple(given) if given else ()
+        keys = {key for key, _ in complete}
+        if INTERNAL_HEADER not in keys:
+            token = self.identity.mint(find_principal() or SYSTEM)
+            complete += ((INTERNAL_HEADER, token),)
+        capability = find_capability()
+        if capability is not None and CAPABILITY_HEADER not in keys:
+            complete += ((CAPABILITY_HEADER, capability.token),)
+        if span is not None and TRACEPARENT not in keys:
+            complete += context_headers(span.get_span_context())
+        return complete
+
+
+def call_headers(
+    identity: InternalIdentity, principal: Any, capability: str | RunCapability | None
+) -> Metadata:
+    """Credentials as metadata."""
+    headers: Metadata = ((INTERNAL_HEADER, identity.mint(principal)),)
+    if capability:
+        token = capability if isinstance(capability, str) else capability.token
+        headers += ((CAPABILITY_HEADER, token),)
+    return headers
+
+
+class MeshMultiCallable:
+    """A method of a stub."""
+
+    __slots__ = ("_call", "_path", "_response_streaming", "_scope", "_timeout")
+
+    def __init__(
+        self,
+        scope: CallScope,
+        path: str,
+        call: Callable[..., Any],
+        *,
+        timeout: float | None,
+        response_streaming: bool,
+    ) -> None:
+        self._scope = scope
+        self._path = path
+        self._call = call
+        self._timeout = timeout
+        self._response_streaming = response_streaming
+
+    def __call__(
+        self,
+        request: Any = None,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Starts the call, as the native multicallable does."""
+        span = self._scope.start_span(self._path)
+        arguments = () if request is None else (request,)
+        try:
+            call = self._call(
+                *arguments,
+                timeout=self._timeout if timeout is None else timeout,
+                metadata=self._scope.metadata(metadata, span),
+                **options,
+            )
+        except BaseException:
+            if span is not None:
+                span.end()
+            raise
+        if span is not None:
+            call.add_done_callback(lambda _: _end(span, call))
+        wrapper = MeshStreamCall if self._response_streaming else MeshUnaryCall
+        return wrapper(call, self._scope.component)
+
+
+def _end(span: Span, call: Any) -> None:
+    code = _code_of(call)
+    if code is not grpc.StatusCode.OK:
+        span.set_attribute(STATUS_ATTRIBUTE, code.value[0])
+        span.set_status(Status(StatusCode.ERROR, code.name))
+    span.end()
+
+
+def _code_of(call: Any) -> grpc.StatusCode:
+    """The status code of a finished call, without waiting: it has its status already."""
+    pending = call.code()
+    try:
+        pending.send(None)
+    except StopIteration as answer:
+        code: grpc.StatusCode = answer.value
+        return code
+    pending.close()
+    return grpc.StatusCode.UNKNOWN
+
+
+class _MeshCall:
+    """A native call that names the service in the errors it raises."""
+
+    __slots__ = ("__weakref__", "_call", "_component")
+
+    def __init__(self, call: Any, component: str) -> None:
+        self._call = call
+        self._component = component
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def _named(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        setattr(error, SERVICE_ATTRIBUTE, self._component)
+        return error
+
+
+class MeshUnaryCall(_MeshCall):
+    """A call that answers once; await it."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            return (yield from self._call.__await__())
+        except grpc.aio.AioRpcError as error:
+            raise self._named(error)  # noqa: B904  the same error
+
+
+class MeshStreamCall(_MeshCall):
+    """A call that answers with a stream; iterate or read it, not both."""
+
+    __slots__ = ("_messages",)
+
+    def __init__(self, call: Any, component: str) -> None:
+        super().__init__(call, component)
+        self._messages: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        if self._messages is None:
+            self._messages = aiter(self._call)
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._messages or aiter(self))
+        except grpc.aio.AioRpcError as error:
+            raise self._named(error)  # noqa: B904  the same error
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF."""
+        try:
+            return await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise self._named(error)  # noqa: B904  the same error
+
+
+grpc.aio.Call.register(_MeshCall)

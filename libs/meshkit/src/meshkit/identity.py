@@ -1,0 +1,225 @@
+"""Tokens between services: who a call is for, and what run a worker may write to.
+
+Both are JWTs (HS256) under keys derived from AGENTMESH_INTERNAL_SECRET, one key per kind, so that
+neither passes for the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Hashable
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+
+import jwt
+
+from meshkit.context import (
+    SYSTEM,
+    Principal,
+    RunCapability,
+    capability_scope,
+    current_capability,
+    current_principal,
+    find_capability,
+    find_principal,
+    principal_scope,
+)
+from meshkit.errors import MeshError
+from meshkit.settings import ServiceSettings
+
+__all__ = [
+    "CAPABILITY_HEADER",
+    "INTERNAL_HEADER",
+    "SYSTEM",
+    "InternalIdentity",
+    "Principal",
+    "RunCapability",
+    "capability_scope",
+    "current_capability",
+    "current_principal",
+    "find_capability",
+    "find_principal",
+    "principal_scope",
+]
+
+INTERNAL_HEADER = "x-agentmesh-internal"
+CAPABILITY_HEADER = "x-agentmesh-run-capability"
+TOKEN_SECONDS = 300
+"""How long an internal token lives."""
+
+_RENEW_SECONDS = 120  # a cached token with less than this left is minted anew
+_CLOCK_SKEW_SECONDS = 10
+_CACHE_ENTRIES = 4096
+_ALGORITHM = "HS256"
+_AUDIENCE_INTERNAL = "agentmesh-internal"
+_AUDIENCE_CAPABILITY = "agentmesh-run"
+# Known to everybody, and therefore only good where nobody else can connect: ServiceHost refuses to
+# listen beyond loopback without a secret.
+_DEVELOPMENT_SECRET = b"agentmesh development secret, loopback only"
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
+
+
+class InternalIdentity:
+    """Mints and verifies the tokens of one service."""
+
+    def __init__(self, service: str, settings: ServiceSettings) -> None:
+        secret = settings.internal_secret
+        root = secret.get_secret_value().encode() if secret else _DEVELOPMENT_SECRET
+        self.service = service
+        self._internal_key = _derive(root, "internal-token")
+        self._capability_key = _derive(root, "run-capability")
+        self._minted: _Expiring[Principal, str] = _Expiring()
+        self._principals: _Expiring[str, Principal] = _Expiring()
+        self._capabilities: _Expiring[str, RunCapability] = _Expiring()
+
+    def mint(self, principal: Principal) -> str:
+        """A token with which this service calls others for `principal`; cached until it ages."""
+        cached = self._minted.get(principal)
+        if cached is not None:
+            return cached
+        now = int(time.time())
+        token = jwt.encode(
+            {
+                "iss": self.service,
+                "aud": _AUDIENCE_INTERNAL,
+                "sub": principal.subject,
+                "tenant": principal.tenant,
+                "role": principal.role,
+                "iat": now,
+                "exp": now + TOKEN_SECONDS,
+            },
+            self._internal_key,
+            algorithm=_ALGORITHM,
+        )
+        self._minted.put(principal, token, now + TOKEN_SECONDS - _RENEW_SECONDS)
+        return token
+
+    def verify(self, token: str) -> Principal:
+        """Whom `token` is for. Raises MeshError UNAUTHENTICATED."""
+        cached = self._principals.get(token)
+        if cached is not None:
+            return cached
+        claims = _decode(token, self._internal_key, _AUDIENCE_INTERNAL, "internal token")
+        try:
+            principal = Principal(
+                subject=str(claims["sub"]),
+                tenant=str(claims["tenant"]),
+                role=int(claims["role"]),
+                service=str(claims["iss"]),
+            )
+        except (KeyError, ValueError, TypeError):
+            raise MeshError.credentials_invalid("the internal token lacks claims") from None
+        self._principals.put(token, principal, int(claims["exp"]))
+        return principal
+
+    def mint_capability(
+        self,
+        *,
+        tenant: str,
+        conversation_id: str,
+        run_id: str,
+        fence: int,
+        lifetime_seconds: float = 3600,
+    ) -> str:
+        """The signed right to work on a run under `fence`; a higher fence ends it early."""
+        claims = {
+            "iss": self.service,
+            "aud": _AUDIENCE_CAPABILITY,
+            "tenant": tenant,
+            "conversation": conversation_id,
+            "run": run_id,
+            "fence": fence,
+            "exp": int(time.time() + lifetime_seconds),
+        }
+        return jwt.encode(claims, self._capability_key, algorithm=_ALGORITHM)
+
+    def verify_capability(self, token: str) -> RunCapability:
+        """What `token` allows. Raises MeshError UNAUTHENTICATED."""
+        cached = self._capabilities.get(token)
+        if cached is not None:
+            return cached
+        claims = _decode(token, self._capability_key, _AUDIENCE_CAPABILITY, "run capability")
+        try:
+            capability = RunCapability(
+                tenant=str(claims["tenant"]),
+                conversation_id=str(claims["conversation"]),
+                run_id=str(claims["run"]),
+                fence=int(claims["fence"]),
+                token=token,
+            )
+        except (KeyError, ValueError, TypeError):
+            raise MeshError.credentials_invalid("the run capability lacks claims") from None
+        self._capabilities.put(token, capability, int(claims["exp"]))
+        return capability
+
+
+class _Expiring(Generic[_Key, _Value]):
+    """A bounded map whose entries end; when full, the oldest entry goes."""
+
+    def __init__(self, limit: int = _CACHE_ENTRIES) -> None:
+        self._limit = limit
+        self._entries: dict[_Key, tuple[_Value, float]] = {}
+
+    def get(self, key: _Key) -> _Value | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value, until = entry
+        if time.time() < until:
+            return value
+        del self._entries[key]
+        return None
+
+    def put(self, key: _Key, value: _Value, until: float) -> None:
+        while len(self._entries) >= self._limit:
+            del self._entries[next(iter(self._entries))]
+        self._entries[key] = (value, until)
+
+
+def _derive(root: bytes, purpose: str) -> bytes:
+    return hmac.new(root, f"agentmesh/{purpose}/1".encode(), hashlib.sha256).digest()
+
+
+def _decode(token: str, key: bytes, audience: str, what: str) -> dict[str, Any]:
+    try:
+        return jwt.decode(
+            token,
+            key,
+            algorithms=[_ALGORITHM],
+            audience=audience,
+            leeway=_CLOCK_SKEW_SECONDS,
+            options={"require": ["exp", "iss"]},
+        )
+    except jwt.ExpiredSignatureError:
+        raise MeshError.credentials_invalid(f"the {what} has expired") from None
+    except jwt.PyJWTError:
+        raise MeshError.credentials_invalid(
+            f"the {what} is not valid; do the services share one AGENTMESH_INTERNAL_SECRET?"
+        ) from None
+
+
+_default: InternalIdentity | None = None
+_active: ContextVar[InternalIdentity | None] = ContextVar("meshkit_identity", default=None)
+
+
+def use_identity(identity: InternalIdentity) -> None:
+    """Makes `identity` the one of this process, for calls made outside of any served call."""
+    global _default
+    _default = identity
+
+
+def enter_call(identity: InternalIdentity) -> None:
+    """Makes `identity` the one of the running task."""
+    _active.set(identity)
+
+
+def active_identity() -> InternalIdentity:
+    """Of the call being served, else of this process."""
+    identity = _active.get() or _default
+    if identity is None:
+        raise RuntimeError("no identity yet: make a ServiceHost or MeshChannels first")
+    return identity

@@ -1,0 +1,91 @@
+"""What a method asks of its caller, read from the contract."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from agentmesh.common.v1 import options_pb2, trace_service_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+INFRASTRUCTURE_PREFIXES = ("grpc.health.", "grpc.reflection.", "grpc.channelz.")
+"""Services without policies: anybody may call them."""
+
+
+@dataclass(frozen=True)
+class MethodRules:
+    """One method of the contracts, with its policy."""
+
+    service: str
+    name: str
+    audience: options_pb2.Audience.ValueType
+    required_role: options_pb2.Role.ValueType
+    safe_to_retry: bool
+    client_streaming: bool
+    server_streaming: bool
+    request_class: type[Message]
+
+    @cached_property
+    def full_name(self) -> str:
+        """For example "agentmesh.conversation_store.v1.TurnService/CommitTurn"."""
+        return f"{self.service}/{self.name}"
+
+    @cached_property
+    def path(self) -> str:
+        """As in HTTP/2: the full name after a slash."""
+        return f"/{self.full_name}"
+
+    @cached_property
+    def is_control_stream(self) -> bool:
+        """True for the long streams on which services keep in touch for themselves."""
+        streams = self.client_streaming or self.server_streaming
+        return streams and self.audience == options_pb2.AUDIENCE_SYSTEM
+
+
+def method_rules(method: MethodDescriptor) -> MethodRules:
+    """The rules of one method; its audience is AUDIENCE_UNSPECIFIED if it has no policy."""
+    policy = method.GetOptions().Extensions[options_pb2.policy]
+    return MethodRules(
+        service=method.containing_service.full_name,
+        name=method.name,
+        audience=policy.audience,
+        required_role=policy.required_role,
+        safe_to_retry=policy.safe_to_retry,
+        client_streaming=method.client_streaming,
+        server_streaming=method.server_streaming,
+        request_class=GetMessageClass(method.input_type),
+    )
+
+
+def service_rules(full_name: str) -> dict[str, MethodRules]:
+    """The rules of a service's methods by path. Raises KeyError for a service not imported."""
+    service = descriptor_pool.Default().FindServiceByName(full_name)
+    return {rules.path: rules for rules in map(method_rules, service.methods)}
+
+
+def rules_of_component(component: str) -> list[MethodRules]:
+    """The methods that a component such as "conversation_store" serves.
+
+    Takes the full name of one gRPC service as well. The trace service, which all of them serve, is
+    part of either.
+    """
+    services = [trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]]
+    services += _services_of(component)
+    return [method_rules(method) for service in services for method in service.methods]
+
+
+def _services_of(component: str) -> Iterator[ServiceDescriptor]:
+    if "." in component:
+        yield descriptor_pool.Default().FindServiceByName(component)
+        return
+    package = importlib.import_module(f"agentmesh.{component}.v1")
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name.endswith("_service_pb2"):
+            loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+            yield from loaded.DESCRIPTOR.services_by_name.values()

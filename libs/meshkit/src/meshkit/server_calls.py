@@ -1,0 +1,345 @@
+"""The server's interceptor: trace, identity and policy, errors, validation, in that order.
+
+One wrapper per method does all four and is built once, when the method is first called. Four
+interceptors in a row would cost a coroutine and a handler each, for every call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NoReturn, TypeAlias, cast
+
+import grpc
+from google.protobuf.message import Message
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from meshkit import context as mesh_context
+from meshkit import identity as mesh_identity
+from meshkit import telemetry as mesh_telemetry
+from meshkit.active_calls import ActiveCalls
+from meshkit.admission import Admission, ServicerContext
+from meshkit.errors import STATUS_DETAILS_KEY, MeshError, from_rpc_error, to_rich_status
+from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER
+from meshkit.ids import new_id
+from meshkit.policy import INFRASTRUCTURE_PREFIXES, MethodRules
+from meshkit.telemetry import STATUS_ATTRIBUTE, TENANT_ATTRIBUTE, TRACEPARENT, TRACESTATE, Telemetry
+from meshkit.validation import validate
+
+Behavior: TypeAlias = Callable[[Any, Any], Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+logger = logging.getLogger(__name__)
+
+_NOT_IMPLEMENTED = "Method not implemented!"  # what generated servicers raise
+_LOG_LEVELS = {
+    grpc.StatusCode.INTERNAL: logging.ERROR,
+    grpc.StatusCode.UNKNOWN: logging.ERROR,
+    grpc.StatusCode.DATA_LOSS: logging.ERROR,
+    grpc.StatusCode.UNAVAILABLE: logging.WARNING,
+    grpc.StatusCode.CANCELLED: logging.DEBUG,
+}
+
+
+class _Call:
+    """One call being served: its span and its task."""
+
+    __slots__ = ("capability", "internal", "principal", "rules", "span", "task")
+
+    def __init__(self, rules: MethodRules, task: asyncio.Task[Any]) -> None:
+        self.rules = rules
+        self.task = task
+        self.span: Span | None = None
+        self.internal = ""
+        self.capability = ""
+        self.principal: mesh_context.Principal | None = None
+
+
+class MeshServerInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of the contracts; health and reflection pass."""
+
+    def __init__(
+        self,
+        rules: Mapping[str, MethodRules],
+        admission: Admission,
+        telemetry: Telemetry,
+        calls: ActiveCalls,
+    ) -> None:
+        self._rules = rules
+        self._admission = admission
+        self._telemetry = telemetry
+        self._spans = telemetry.rpc_spans
+        self._calls = calls
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The wrapped handler of the method, the same one for each call."""
+        method = handler_call_details.method
+        handler = self._handlers.get(method)
+        if handler is None:
+            inner = await continuation(handler_call_details)
+            if inner is None:
+                return _unknown_method(method)
+            handler = self._handlers[method] = self._wrap(method, inner)
+        return handler
+
+    def _wrap(self, method: str, inner: Handler) -> Handler:
+        if method.removeprefix("/").startswith(INFRASTRUCTURE_PREFIXES):
+            return self._wrap_infrastructure(inner)
+        rules = self._rules.get(method)
+        if rules is None:  # a service that was not added through ServiceHost.add
+            return _unknown_method(method)
+        codec = {
+            "request_deserializer": inner.request_deserializer,
+            "response_serializer": inner.response_serializer,
+        }
+        if inner.request_streaming and inner.response_streaming:
+            behavior = self._stream_out(rules, _of(inner.stream_stream), _validated_stream)
+            return grpc.stream_stream_rpc_method_handler(behavior, **codec)
+        if inner.response_streaming:
+            behavior = self._stream_out(rules, _of(inner.unary_stream), _validated)
+            return grpc.unary_stream_rpc_method_handler(behavior, **codec)
+        if inner.request_streaming:
+            behavior = self._unary_out(rules, _of(inner.stream_unary), _validated_stream)
+            return grpc.stream_unary_rpc_method_handler(behavior, **codec)
+        behavior = self._unary_out(rules, _of(inner.unary_unary), _validated)
+        return grpc.unary_unary_rpc_method_handler(behavior, **codec)
+
+    def _unary_out(
+        self, rules: MethodRules, behavior: Behavior, check: Callable[[Any], Any]
+    ) -> Behavior:
+        async def serve(request: Any, context: ServicerContext) -> Any:
+            call = self._open(rules, context)
+            try:
+                await self._admit(call, context)
+                result = behavior(check(request), _context_for(rules, context))
+                return await result if inspect.isawaitable(result) else result
+            except BaseException as error:
+                await self._fail(call, context, error)
+            finally:
+                self._close(call)
+
+        return serve
+
+    def _stream_out(
+        self, rules: MethodRules, behavior: Behavior, check: Callable[[Any], Any]
+    ) -> Behavior:
+        async def serve(request: Any, context: ServicerContext) -> None:
+            call = self._open(rules, context)
+            try:
+                await self._admit(call, context)
+                result = behavior(check(request), _context_for(rules, context))
+                if hasattr(result, "__aiter__"):
+                    await _forward(result, context)
+                elif inspect.isawaitable(result):
+                    await result
+            except BaseException as error:
+                await self._fail(call, context, error)
+            finally:
+                self._close(call)
+
+        return serve
+
+    def _wrap_infrastructure(self, inner: Handler) -> Handler:
+        """Health watches and the like must not hold up a drain: they are ended first."""
+        if not inner.response_streaming:
+            return inner
+        behavior = _of(inner.stream_stream or inner.unary_stream)
+
+        async def serve(request: Any, context: ServicerContext) -> None:
+            task = self._calls.enter(background=True)
+            try:
+                result = behavior(request, context)
+                await (_forward(result, context) if hasattr(result, "__aiter__") else result)
+            except asyncio.CancelledError:
+                if self._calls.ended_by_drain(task):
+                    await _abort(context, MeshError.draining())
+                raise
+            finally:
+                self._calls.leave(task)
+
+        wrap = (
+            grpc.stream_stream_rpc_method_handler
+            if inner.request_streaming
+            else grpc.unary_stream_rpc_method_handler
+        )
+        return wrap(
+            serve,
+            request_deserializer=inner.request_deserializer,
+            response_serializer=inner.response_serializer,
+        )
+
+    def _open(self, rules: MethodRules, context: ServicerContext) -> _Call:
+        """Reads the metadata and starts the span. The task ends with the call: nothing to reset."""
+        call = _Call(rules, self._calls.enter())
+        traceparent = tracestate = ""
+        for key, value in context.invocation_metadata() or ():
+            if key == INTERNAL_HEADER:
+                call.internal = str(value)
+            elif key == TRACEPARENT:
+                traceparent = str(value)
+            elif key == CAPABILITY_HEADER:
+                call.capability = str(value)
+            elif key == TRACESTATE:
+                tracestate = str(value)
+        mesh_telemetry.enter_call(self._telemetry)
+        mesh_identity.enter_call(self._admission.identity)
+        if not rules.is_control_stream:
+            parent = mesh_telemetry.remote_parent(traceparent, tracestate)
+            call.span = self._spans.start(rules.full_name, SpanKind.SERVER, parent)
+            otel_context.attach(trace.set_span_in_context(call.span, Context()))
+        return call
+
+    async def _admit(self, call: _Call, context: ServicerContext) -> None:
+        principal, capability = await self._admission.admit(
+            call.rules, context, call.internal, call.capability
+        )
+        call.principal = principal
+        mesh_context.enter_call(principal, capability)
+        if call.span is not None and principal is not None and principal.tenant:
+            call.span.set_attribute(TENANT_ATTRIBUTE, principal.tenant)
+
+    async def _fail(self, call: _Call, context: ServicerContext, error: BaseException) -> NoReturn:
+        """Ends the call with a rich status; a cancelled one just ends."""
+        if isinstance(error, grpc.aio.AbortError):
+            _mark(call.span, context.code(), "")
+            raise error
+        if isinstance(error, asyncio.CancelledError):
+            if self._calls.ended_by_drain(call.task):
+                failure = MeshError.draining()
+            elif context.cancelled() or call.task.cancelling():
+                _mark(call.span, grpc.StatusCode.CANCELLED, "CANCELLED")
+                raise error
+            else:  # something that the handler waited for was cancelled, not the call
+                failure = _internal(call, error)
+        elif isinstance(error, Exception):
+            failure = _as_mesh_error(call, error)
+        else:
+            raise error
+        _mark(call.span, failure.code, failure.reason_name)
+        _log(call, failure)
+        await _abort(context, failure)
+
+    def _close(self, call: _Call) -> None:
+        self._calls.leave(call.task)
+        if call.span is not None:
+            call.span.end()
+
+
+def _of(behavior: Any) -> Behavior:
+    """A handler's function of the shape that its flags announce."""
+    assert callable(behavior)  # noqa: S101  an invariant of grpc.RpcMethodHandler
+    return cast("Behavior", behavior)
+
+
+def _validated(request: Message) -> Message:
+    validate(request)
+    return request
+
+
+async def _validated_stream(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+    async for request in requests:
+        validate(request)
+        yield request
+
+
+class _ValidatingContext:
+    """A context whose `read` validates; for handlers that read instead of iterating."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: ServicerContext) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        request = await self._context.read()
+        if request is not grpc.aio.EOF:
+            validate(request)
+        return request
+
+
+def _context_for(rules: MethodRules, context: ServicerContext) -> Any:
+    return _ValidatingContext(context) if rules.client_streaming else context
+
+
+async def _forward(responses: AsyncIterator[Any], context: ServicerContext) -> None:
+    """Writes what a generator yields; closes it whatever happens, so that its `finally` runs."""
+    try:
+        async for response in responses:
+            await context.write(response)
+    finally:
+        aclose = getattr(responses, "aclose", None)
+        if aclose is not None:
+            await aclose()
+
+
+def _as_mesh_error(call: _Call, error: Exception) -> MeshError:
+    if isinstance(error, MeshError):
+        return error
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_rpc_error(error)
+    if isinstance(error, NotImplementedError) and str(error) == _NOT_IMPLEMENTED:
+        return MeshError.unimplemented(call.rules.full_name)
+    return _internal(call, error)
+
+
+def _internal(call: _Call, error: BaseException) -> MeshError:
+    reference = new_id("err")
+    failure = MeshError.internal(reference)
+    failure.__cause__ = error
+    return failure
+
+
+def _mark(span: Span | None, code: grpc.StatusCode | int, reason: str) -> None:
+    """Notes the outcome. The message stays out: it may quote what a user wrote."""
+    if span is None:
+        return
+    status = code if isinstance(code, grpc.StatusCode) else None
+    number = status.value[0] if status else int(code) if isinstance(code, int) else 2
+    span.set_attribute(STATUS_ATTRIBUTE, number)
+    name = status.name if status else str(number)
+    span.set_status(Status(StatusCode.ERROR, f"{name} {reason}".strip()))
+
+
+def _log(call: _Call, failure: MeshError) -> None:
+    """The one line of a failed call; with a traceback if it is a defect."""
+    principal = call.principal
+    logger.log(
+        _LOG_LEVELS.get(failure.code, logging.INFO),
+        "%s failed: %s",
+        call.rules.full_name,
+        failure,
+        exc_info=failure.__cause__ if failure.code is grpc.StatusCode.INTERNAL else None,
+        extra={
+            "method": call.rules.full_name,
+            "code": failure.code.name,
+            "reason": failure.reason_name,
+            "tenant": principal.tenant if principal else "",
+        },
+    )
+
+
+async def _abort(context: ServicerContext, failure: MeshError) -> NoReturn:
+    status = to_rich_status(failure)
+    metadata = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+    await context.abort(failure.code, status.message, metadata)
+
+
+def _unknown_method(method: str) -> Handler:
+    async def refuse(_: Any, context: ServicerContext) -> None:
+        await _abort(context, MeshError.unimplemented(method.removeprefix("/")))
+
+    # The one shape that needs no request: it answers whatever the caller sends.
+    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,44 @@
+"""Field rules of the contracts (protovalidate), applied to requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.message import Message
+from protovalidate import Validator
+
+from meshkit.errors import FieldViolation, MeshError
+
+_validator = Validator()
+_MAX_VIOLATIONS = 100
+
+
+def validate(message: Message) -> None:
+    """Raises MeshError INVALID_ARGUMENT with every field of `message` that breaks its rules."""
+    found = _validator.collect_violations(message)
+    if found:
+        raise MeshError.invalid_fields([_violation(v.proto) for v in found[:_MAX_VIOLATIONS]])
+
+
+def prepare(message_class: type[Message]) -> None:
+    """Compiles the rules of a message ahead of its first use; raises if they do not compile."""
+    _validator.collect_violations(message_class())
+
+
+def _violation(found: Any) -> FieldViolation:
+    return FieldViolation(field_path(found.field), found.message or found.rule_id)
+
+
+def field_path(path: Any) -> str:
+    """A buf.validate.FieldPath as people write it: `team.agents[2].labels["env"]`."""
+    if path is None:
+        return ""
+    text = ""
+    for element in path.elements:
+        text += ("." if text else "") + element.field_name
+        subscript = element.subscript
+        if subscript is None:
+            continue
+        value = subscript.value
+        text += f'["{value}"]' if isinstance(value, str) else f"[{value}]"
+    return text

@@ -1,0 +1,59 @@
+"""A real process: ready file, SIGTERM, SIGKILL, refusal to be exposed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agentmesh.common.v1 import trace_service_pb2, trace_service_pb2_grpc
+from meshkit.identity import Principal, principal_scope
+from meshkit.testkit import MeshProcess, ProcessFailedError
+
+SERVICE = """
+from meshkit.server import ServiceHost, run
+from meshkit.settings import ServiceSettings, load_settings
+
+async def main() -> None:
+    await ServiceHost("tiny", load_settings(ServiceSettings)).serve_until_signalled()
+
+run(main)
+"""
+COMMAND = [sys.executable, "-c", SERVICE]
+
+
+async def test_starts_answers_drains_and_comes_back_on_its_port(
+    mesh: Any, tmp_path: Path, operator: Principal
+) -> None:
+    process = MeshProcess(COMMAND, tmp_path / "tiny", {"AGENTMESH_LOG_FORMAT": "json"})
+    async with process:
+        address = process.grpc_address
+        channel = mesh.channels().channel(address, "conversation_store")
+        stub: Any = trace_service_pb2_grpc.TraceServiceStub(channel)
+        request = trace_service_pb2.ListSpansRequest(trace_id="a" * 32)
+        with principal_scope(operator):
+            await stub.ListSpans(request)
+            await process.sigkill()
+            await process.restart()
+            assert process.grpc_address == address
+            await stub.ListSpans(request, wait_for_ready=True)
+        assert await process.sigterm() == 0
+        assert not (tmp_path / "tiny" / "ready.json").exists()
+        assert '"message": "tiny stopped"' in process.log()
+
+
+async def test_exposure_without_a_secret_is_one_line_and_status_2(tmp_path: Path) -> None:
+    everywhere = {"AGENTMESH_GRPC_HOST": "0.0.0.0"}  # noqa: S104  to be refused
+    process = MeshProcess(COMMAND, tmp_path / "tiny", everywhere)
+    with pytest.raises(ProcessFailedError, match="ended with status 2"):
+        await process.start()
+    (line,) = process.log().splitlines()
+    assert line.startswith("error: ")
+    assert "AGENTMESH_INTERNAL_SECRET" in line
+
+
+async def test_a_failed_start_shows_the_log(tmp_path: Path) -> None:
+    process = MeshProcess([sys.executable, "-c", "print('no luck'); exit(7)"], tmp_path / "bad")
+    with pytest.raises(ProcessFailedError, match=r"status 7[\s\S]*no luck"):
+        await process.start()
