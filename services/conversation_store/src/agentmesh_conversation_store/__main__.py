@@ -1,0 +1,124 @@
+"""`agentmesh-store`: serves, and makes keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from meshkit.ids import new_id
+from meshkit.server import run
+from meshkit.settings import load_settings
+
+from .codec.events import ProtobufEvents
+from .domain.model import SECOND, ApiKey, Instant, Role
+from .domain.rejections import Rejection
+from .identity import ApiKeys, load_pepper
+from .server import build
+from .settings import StoreSettings
+from .storage.sqlite import SqliteStorage
+
+app = App(
+    name="agentmesh-store",
+    help="The durable side of agentmesh: conversations, runs, leases, catalog and keys.",
+)
+keys = App(name="keys", help="API keys, in the database of AGENTMESH_DATA_DIR.")
+app.command(keys)
+
+RoleName = Literal["viewer", "operator", "admin"]
+_KEYS_LISTED = 1000
+
+
+@app.default
+@app.command
+def serve() -> None:
+    """Serves until SIGTERM or SIGINT. All settings come from the environment."""
+    settings = load_settings(StoreSettings)
+
+    async def main() -> None:
+        await build(settings).serve_until_signalled()
+
+    run(main)
+
+
+@keys.command
+def create(
+    *,
+    tenant: Annotated[str, Parameter(help="Whom the key speaks for.")],
+    role: Annotated[RoleName, Parameter(help="What it may do.")],
+    name: Annotated[str, Parameter(help="A name for people.")] = "",
+    ttl_hours: Annotated[float | None, Parameter(help="How long it lives; else for ever.")] = None,
+) -> None:
+    """Makes a key and prints its secret, for the only time."""
+    if not tenant:
+        raise SystemExit("error: --tenant must not be empty")
+
+    async def make(storage: SqliteStorage, api_keys: ApiKeys) -> None:
+        secret = api_keys.new_secret()
+        ttl = None if ttl_hours is None else round(ttl_hours * 3600 * SECOND)
+        await api_keys.create(tenant, new_id("key"), Role[role.upper()], name, ttl, secret)
+        print(secret)  # noqa: T201 - the command's output
+
+    _with_keys(make)
+
+
+@keys.command(name="list")
+def list_keys(*, tenant: Annotated[str, Parameter(help="Whose keys.")]) -> None:
+    """Lists a tenant's keys, newest first, without their secrets."""
+
+    async def show(storage: SqliteStorage, _: ApiKeys) -> None:
+        now = await storage.now()
+        for key in await storage.keys(tenant, None, _KEYS_LISTED):
+            print(_line(key, now))  # noqa: T201 - the command's output
+
+    _with_keys(show)
+
+
+@keys.command
+def revoke(
+    key_id: Annotated[str, Parameter(help='"key_…".')],
+    *,
+    tenant: Annotated[str, Parameter(help="Whose key it is.")],
+) -> None:
+    """Makes a key useless at once."""
+
+    async def end(storage: SqliteStorage, _: ApiKeys) -> None:
+        if await storage.revoke_key(tenant, key_id) is None:
+            raise SystemExit(f"error: tenant {tenant} has no key {key_id}")
+
+    _with_keys(end)
+
+
+def _with_keys(work: Callable[[SqliteStorage, ApiKeys], Awaitable[None]]) -> None:
+    """Works directly on the database; the service may run meanwhile."""
+    settings = load_settings(StoreSettings)
+
+    async def main() -> None:
+        storage = SqliteStorage(settings.database_file, ProtobufEvents(), readers=1)
+        await storage.open()
+        try:
+            await work(storage, ApiKeys(storage, load_pepper(settings)))
+        finally:
+            await storage.close()
+
+    try:
+        asyncio.run(main())
+    except (Rejection, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def _line(key: ApiKey, now: Instant) -> str:
+    state = "active" if key.usable_at(now) else "revoked" if key.revoked_at else "expired"
+    made = datetime.fromtimestamp(key.created_at / SECOND, UTC).isoformat(timespec="seconds")
+    return f"{key.key_id}  {key.role.name.lower():8}  {state:7}  {made}  {key.name}".rstrip()
+
+
+def main() -> None:
+    """The command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the store decides, without knowing how it is asked or where it is kept."""

@@ -1,0 +1,327 @@
+"""What people do to conversations: start, speak, cancel, pause, resume, update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from . import runs
+from .changes import Changes, Decision, Loaded, Scope, Transition
+from .events import ConversationStarted, ConversationUpdated, TurnDiscarded, UserMessage
+from .model import (
+    Budget,
+    Conversation,
+    ConversationFacts,
+    ConversationStatus,
+    ConversationView,
+    EndReason,
+    Instant,
+    Micros,
+    Origin,
+    Run,
+    RunStatus,
+    Strategy,
+    WaitKind,
+)
+from .rejections import Reason, Rejection, already_ended, not_found
+
+
+def _view(transition: Transition, changes: Changes, facts: ConversationFacts) -> ConversationView:
+    conversation = changes.conversation or transition.conversation
+    run = transition.runs[conversation.root_run_id]
+    return ConversationView(conversation, changes.facts or facts, run)
+
+
+@dataclass(frozen=True, slots=True)
+class StartConversation:
+    """Writes a conversation, its first run and its first events."""
+
+    tenant: str
+    conversation_id: str
+    run_id: str
+    message_id: str
+    facts: ConversationFacts
+    definition: tuple[str, bytes]
+    max_rounds: int
+    principal: str
+    budget: Budget
+    timeout: Micros | None
+    priority: int
+    human_input: bool
+    traceparent: str
+
+    @property
+    def scope(self) -> Scope:
+        """Nothing exists yet."""
+        return Scope(self.tenant, self.conversation_id)
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[ConversationView]:
+        """Always yes: the id is new."""
+        blank = Conversation(self.tenant, self.conversation_id, now, self.run_id)
+        transition = Transition(replace(loaded, conversation=blank), self.scope, now)
+        transition.facts = self.facts
+        transition.definition = self.definition
+        transition.append(
+            ConversationStarted(
+                self.facts.task, self.facts.agents, self.facts.workflow, self.principal
+            ),
+            Origin.API,
+        )
+        run = Run(
+            tenant=self.tenant,
+            run_id=self.run_id,
+            conversation_id=self.conversation_id,
+            root_run_id=self.run_id,
+            definition_digest=self.definition[0],
+            started_at=now,
+            max_rounds=self.max_rounds,
+            deadline=runs.deadline_of(now, self.timeout, self.budget.max_wall_time),
+            timeout=self.timeout,
+            budget=self.budget,
+            traceparent=self.traceparent,
+            priority=self.priority,
+            human_input=self.human_input,
+        )
+        runs.start(transition, run, Origin.API)
+        sequence = transition.append(
+            UserMessage(self.message_id, "user", self.facts.task, self.principal),
+            Origin.API,
+            self.run_id,
+        )
+        transition.add_input(self.run_id, sequence)
+        runs.reflect(transition)
+        changes = transition.done()
+        return Decision(changes, _view(transition, changes, self.facts))
+
+
+@dataclass(frozen=True, slots=True)
+class MessageSent:
+    """A message as recorded."""
+
+    message_id: str
+    sequence: int
+    run_id: str
+    status: ConversationStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Adds a message to the inbox of the run under way, or starts a run that reads it."""
+
+    tenant: str
+    conversation_id: str
+    message: UserMessage
+    strategy: Strategy
+    new_run_id: str
+    traceparent: str
+
+    @property
+    def scope(self) -> Scope:
+        """The conversation with its live runs."""
+        return Scope(
+            self.tenant,
+            self.conversation_id,
+            live_runs=True,
+            newest_turn=self.strategy is Strategy.REPLACE_TURN,
+        )
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[MessageSent]:
+        """Refused only by REJECT_IF_RUNNING."""
+        transition = Transition(loaded, self.scope, now)
+        run = transition.run(transition.conversation.root_run_id)
+        if run.status.ended:
+            run = runs.succeed(transition, run, self.new_run_id, self.traceparent, Origin.API)
+        else:
+            run = self._steer(transition, run, loaded)
+        sequence = transition.append(self.message, Origin.API, run.run_id)
+        run = transition.add_input(run.run_id, sequence)
+        if run.status is RunStatus.WAITING and run.waiting_for is WaitKind.INPUT:
+            run = runs.wake(transition, run, Origin.API)
+        runs.reflect(transition)
+        sent = MessageSent(
+            self.message.message_id, sequence, run.run_id, transition.conversation.status
+        )
+        return Decision(transition.done(), sent)
+
+    def _steer(self, transition: Transition, run: Run, loaded: Loaded) -> Run:
+        if self.strategy is Strategy.REJECT_IF_RUNNING:
+            raise Rejection(
+                Reason.RUN_UNDER_WAY,
+                f"a run of {self.conversation_id} is under way: {run.status.name.lower()}",
+                status=run.status.name.lower(),
+                run_id=run.run_id,
+            )
+        if self.strategy is Strategy.AFTER_TURN or run.status is RunStatus.PAUSED:
+            return run
+        committed = loaded.committed
+        newest_turn = run.turn
+        run = runs.discard_turn(transition, run, "interrupted", Origin.API)
+        replaceable = (
+            self.strategy is Strategy.REPLACE_TURN
+            and committed is not None
+            and committed.run_id == run.run_id
+            and committed.turn == newest_turn
+            and not committed.discarded
+        )
+        if not replaceable or committed is None:
+            return run
+        transition.append(
+            TurnDiscarded("replaced", committed.message_ids),
+            Origin.API,
+            run.run_id,
+            committed.turn,
+        )
+        transition.committed.append(replace(committed, discarded=True))
+        return transition.put(
+            replace(
+                run,
+                checkpoint_id=committed.previous_checkpoint_id,
+                rounds=max(0, run.rounds - 1),
+                last_message=committed.previous_message,
+                committed_message=committed.previous_message,
+                inbox_read=committed.previous_read,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CancelConversation:
+    """Ends the run tree under way. What has ended stays as it is."""
+
+    tenant: str
+    conversation_id: str
+    reason: str
+
+    @property
+    def scope(self) -> Scope:
+        """The conversation with its live runs and what they said."""
+        return Scope(
+            self.tenant, self.conversation_id, live_runs=True, facts=True, last_messages=True
+        )
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[ConversationView]:
+        """Always yes."""
+        transition = Transition(loaded, self.scope, now)
+        root = transition.run(transition.conversation.root_run_id)
+        if not root.status.ended:
+            runs.end_by_force(
+                transition,
+                root,
+                RunStatus.CANCELLED,
+                EndReason.CANCELLED,
+                self.reason,
+                Origin.API,
+            )
+            runs.reflect(transition)
+        return _decided(transition, loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class PauseConversation:
+    """Stops the run under way after its current turn."""
+
+    tenant: str
+    conversation_id: str
+
+    @property
+    def scope(self) -> Scope:
+        """The conversation with its live runs."""
+        return Scope(self.tenant, self.conversation_id, live_runs=True, facts=True)
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[ConversationView]:
+        """Refused once the run has ended. Pausing twice is harmless."""
+        transition = Transition(loaded, self.scope, now)
+        run = transition.run(transition.conversation.root_run_id)
+        if run.status.ended:
+            raise already_ended("conversation", self.conversation_id, run.status.name)
+        if run.status is RunStatus.LEASED:
+            transition.put(replace(run, pause_requested=True))
+        elif run.status is not RunStatus.PAUSED:
+            runs.pause(transition, transition.raise_fence(run, "paused"), Origin.API)
+        runs.reflect(transition)
+        return _decided(transition, loaded)
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeConversation:
+    """Lets a paused run go on; after a failure, starts a run from the last good turn."""
+
+    tenant: str
+    conversation_id: str
+    new_run_id: str
+    traceparent: str
+
+    @property
+    def scope(self) -> Scope:
+        """The conversation with its live runs."""
+        return Scope(self.tenant, self.conversation_id, live_runs=True, facts=True)
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[ConversationView]:
+        """Refused for a run that completed or was cancelled; a run at work just goes on."""
+        transition = Transition(loaded, self.scope, now)
+        run = transition.run(transition.conversation.root_run_id)
+        if run.status in (RunStatus.FAILED, RunStatus.DEAD_LETTER):
+            runs.succeed(transition, run, self.new_run_id, self.traceparent, Origin.API)
+        elif run.status.ended:
+            raise already_ended("conversation", self.conversation_id, run.status.name)
+        elif run.status is RunStatus.PAUSED:
+            self._resume(transition, run)
+        elif run.pause_requested:
+            transition.put(replace(run, pause_requested=False))
+        runs.reflect(transition)
+        return _decided(transition, loaded)
+
+    def _resume(self, transition: Transition, run: Run) -> None:
+        still_waits = run.waiting_for is not WaitKind.NONE
+        if run.waiting_for is WaitKind.INPUT and run.has_unread:
+            still_waits = False
+        if not still_waits:
+            runs.wake(transition, run, Origin.API)
+            return
+        transition.put(replace(run, status=RunStatus.WAITING))
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateConversation:
+    """Changes labels, and limits of the run under way. None leaves a field as it is."""
+
+    tenant: str
+    conversation_id: str
+    labels: Mapping[str, str] | None
+    max_rounds: int | None
+    budget: Budget | None
+    etag: str
+
+    @property
+    def scope(self) -> Scope:
+        """The conversation with its newest root run."""
+        return Scope(self.tenant, self.conversation_id, live_runs=True, facts=True)
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[ConversationView]:
+        """Refused if `etag` is not the current one."""
+        transition = Transition(loaded, self.scope, now)
+        current = transition.conversation.etag
+        if self.etag and self.etag != current:
+            raise Rejection(
+                Reason.ETAG_MISMATCH,
+                f"{self.conversation_id} changed since it was read",
+                current_etag=current,
+            )
+        run = transition.run(transition.conversation.root_run_id)
+        if self.max_rounds is not None:
+            run = transition.put(replace(run, max_rounds=self.max_rounds))
+        if self.budget is not None:
+            wall = self.budget.max_wall_time
+            deadline = runs.deadline_of(run.started_at, run.timeout, wall)
+            run = transition.put(replace(run, budget=self.budget, deadline=deadline))
+        if self.labels is not None and loaded.facts is not None:
+            transition.facts = replace(loaded.facts, labels=dict(self.labels))
+            transition.append(ConversationUpdated(dict(self.labels)), Origin.API)
+        return _decided(transition, loaded)
+
+
+def _decided(transition: Transition, loaded: Loaded) -> Decision[ConversationView]:
+    if loaded.facts is None:
+        raise not_found("conversation", transition.conversation.conversation_id)
+    changes = transition.done()
+    return Decision(changes, _view(transition, changes, loaded.facts))

@@ -1,0 +1,167 @@
+"""What can happen in a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .model import EndReason, Instant, Micros, Origin, RunStatus, Usage, WaitKind
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationStarted:
+    """The conversation came into being."""
+
+    kind: ClassVar[str] = "conversation_started"
+    task: str
+    agents: tuple[str, ...]
+    workflow: str
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run came into being."""
+
+    kind: ClassVar[str] = "run_started"
+    root_run_id: str
+    parent_run_id: str
+    max_rounds: int
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    """A person or a program said something. `parts` are further parts, opaque here."""
+
+    kind: ClassVar[str] = "message"
+    message_id: str
+    agent: str
+    content: str
+    author: str
+    parts: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCommitted:
+    """A turn was committed."""
+
+    kind: ClassVar[str] = "turn_committed"
+    usage: Usage
+    steps: int
+    speaker: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDiscarded:
+    """A turn was given up; `message_ids` no longer count."""
+
+    kind: ClassVar[str] = "turn_discarded"
+    reason: str
+    message_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatusChanged:
+    """A run goes on, waits, or is paused."""
+
+    kind: ClassVar[str] = "run_status_changed"
+    status: RunStatus
+    waiting_for: WaitKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """A run ended."""
+
+    kind: ClassVar[str] = "run_ended"
+    status: RunStatus
+    reason: EndReason
+    detail: str
+    summary: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """An attempt at a turn failed and will be repeated after `retry_after`."""
+
+    kind: ClassVar[str] = "attempt_failed"
+    attempt: int
+    detail: str
+    retry_after: Micros
+    reason: EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationUpdated:
+    """Labels changed."""
+
+    kind: ClassVar[str] = "conversation_updated"
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEvent:
+    """What a worker recorded: a payload that only the adapters read.
+
+    `speaks` is true for an agent's message with words in it: what a summary may be made of.
+    """
+
+    kind: str
+    payload: object
+    agent: str = ""
+    message_id: str = ""
+    speaks: bool = False
+
+
+EventBody = (
+    ConversationStarted
+    | RunStarted
+    | UserMessage
+    | TurnCommitted
+    | TurnDiscarded
+    | RunStatusChanged
+    | RunEnded
+    | AttemptFailed
+    | ConversationUpdated
+    | WorkerEvent
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event with its place in the log, not yet written."""
+
+    conversation_id: str
+    sequence: int
+    time: Instant
+    origin: Origin
+    body: EventBody
+    run_id: str = ""
+    turn: int = 0
+
+    @property
+    def message_id(self) -> str:
+        """The message this event finishes, if it is one."""
+        return self.body.message_id if isinstance(self.body, UserMessage | WorkerEvent) else ""
+
+    @property
+    def agent(self) -> str:
+        """Who speaks, if somebody does."""
+        return self.body.agent if isinstance(self.body, UserMessage | WorkerEvent) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event of the log: what filters look at, and the serialized whole."""
+
+    sequence: int
+    kind: str
+    run_id: str
+    agent: str
+    message_id: str
+    turn: int
+    data: bytes

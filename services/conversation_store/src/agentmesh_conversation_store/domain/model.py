@@ -1,0 +1,366 @@
+"""The things that the store keeps, as plain values.
+
+Points in time are `Instant`s: microseconds since 1970 by the storage's clock. Spans of time are
+microseconds too. Enum values equal those of the contracts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
+
+Instant = int
+Micros = int
+
+SECOND: Micros = 1_000_000
+
+
+class RunStatus(IntEnum):
+    """Where a run stands."""
+
+    RUNNABLE = 1
+    LEASED = 2
+    WAITING = 3
+    PAUSED = 4
+    COMPLETED = 5
+    FAILED = 6
+    CANCELLED = 7
+    DEAD_LETTER = 8
+
+    @property
+    def ended(self) -> bool:
+        """True once no event of the run can follow."""
+        return self >= RunStatus.COMPLETED
+
+
+class ConversationStatus(IntEnum):
+    """Where a conversation stands: a view of its newest root run."""
+
+    RUNNING = 1
+    WAITING = 2
+    PAUSED = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+    @property
+    def ended(self) -> bool:
+        """True while no run is under way."""
+        return self >= ConversationStatus.COMPLETED
+
+
+class EndReason(IntEnum):
+    """Why a run ended."""
+
+    NONE = 0
+    TERMINATED = 1
+    MAX_ROUNDS = 2
+    CANCELLED = 3
+    DEADLINE = 4
+    BUDGET = 5
+    MODEL_ERROR = 6
+    MODEL_CREDENTIALS = 7
+    INVALID_DEFINITION = 8
+    REPLAY_DIVERGED = 9
+    STALLED = 10
+    EXPIRED = 11
+    INTERNAL = 12
+    ATTEMPTS_EXHAUSTED = 13
+
+
+class WaitKind(IntEnum):
+    """What a waiting run waits for."""
+
+    NONE = 0
+    INPUT = 1
+    APPROVAL = 2
+    CHILDREN = 3
+    TIMER = 4
+
+
+class StepKind(IntEnum):
+    """What kind of effect a step is."""
+
+    MODEL = 1
+    TOOL = 2
+    OTHER = 3
+
+
+class StepState(IntEnum):
+    """Where a step stands, as seen by one caller."""
+
+    CLAIMED = 1
+    RECORDED = 2
+    ORPHANED = 3
+
+
+class Origin(IntEnum):
+    """Who recorded an event."""
+
+    API = 1
+    RUNTIME = 2
+    TOOL_RUNNER = 3
+    STORE = 4
+
+
+class Strategy(IntEnum):
+    """What becomes of the turn under way when a message comes."""
+
+    AFTER_TURN = 1
+    INTERRUPT = 2
+    REPLACE_TURN = 3
+    REJECT_IF_RUNNING = 4
+
+
+class Role(IntEnum):
+    """What a principal may do; each role includes those before it."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Consumption, additive. Money is in millionths, CPU time in milliseconds."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    sandbox_cpu_ms: int = 0
+    cost_micros: int = 0
+    estimated: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def plus(self, other: Usage) -> Usage:
+        """The sum; estimated if either part is."""
+        if other is NO_USAGE:
+            return self
+        sums = {name: getattr(self, name) + getattr(other, name) for name in ADDITIVE}
+        return replace(self, **sums, estimated=self.estimated or other.estimated)
+
+    def minus(self, other: Usage) -> Usage:
+        """The difference, never below zero; for reservations."""
+        if other is NO_USAGE:
+            return self
+        rest = {name: max(0, getattr(self, name) - getattr(other, name)) for name in ADDITIVE}
+        return Usage(**rest)
+
+
+ADDITIVE: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.name != "estimated")
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Upper bounds; None bounds nothing. `max_wall_time` counts from the start of the run."""
+
+    max_turns: int | None = None
+    max_wall_time: Micros | None = None
+    max_tokens: int | None = None
+    max_cost_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a team over a conversation.
+
+    `fence` rises with every grant, cancel, pause and interrupt; writes under a lower one are
+    refused. `inbox_head` is the newest input, `inbox_read` the newest that a committed turn read.
+    The `turn_…` fields describe the turn under way, `reserved` what its open steps may cost.
+    """
+
+    tenant: str
+    run_id: str
+    conversation_id: str
+    root_run_id: str
+    definition_digest: str
+    started_at: Instant
+    max_rounds: int
+    parent_run_id: str = ""
+    status: RunStatus = RunStatus.RUNNABLE
+    waiting_for: WaitKind = WaitKind.NONE
+    end_reason: EndReason = EndReason.NONE
+    detail: str = ""
+    turn: int = 0
+    rounds: int = 0
+    ended_at: Instant | None = None
+    deadline: Instant | None = None
+    timeout: Micros | None = None
+    usage: Usage = NO_USAGE
+    budget: Budget = field(default_factory=Budget)
+    traceparent: str = ""
+    summary: str = ""
+    attempt: int = 0
+    priority: int = 0
+    fence: int = 0
+    runnable_at: Instant | None = None
+    wake_at: Instant | None = None
+    lease_worker: str = ""
+    lease_until: Instant | None = None
+    pause_requested: bool = False
+    human_input: bool = False
+    inbox_head: int = 0
+    inbox_read: int = 0
+    checkpoint_id: str = ""
+    last_message: int = 0
+    committed_message: int = 0
+    turn_steps: int = 0
+    turn_usage: Usage = NO_USAGE
+    turn_messages: tuple[str, ...] = ()
+    reserved: Usage = NO_USAGE
+
+    @property
+    def has_unread(self) -> bool:
+        """True if an input came that no committed turn read."""
+        return self.inbox_head > self.inbox_read
+
+    @property
+    def is_root(self) -> bool:
+        """True for the run at the top of its tree."""
+        return self.run_id == self.root_run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The changing part of a conversation. `version` rises with every change."""
+
+    tenant: str
+    conversation_id: str
+    started_at: Instant
+    root_run_id: str
+    status: ConversationStatus = ConversationStatus.RUNNING
+    completed_at: Instant | None = None
+    summary: str = ""
+    head_sequence: int = 0
+    oldest_sequence: int = 1
+    usage: Usage = NO_USAGE
+    size_bytes: int = 0
+    message_count: int = 0
+    version: int = 0
+
+    @property
+    def etag(self) -> str:
+        """Changes whenever the conversation changes."""
+        return f"v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationFacts:
+    """The part of a conversation that seldom or never changes."""
+
+    task: str
+    agents: tuple[str, ...] = ()
+    workflow: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    forked_from: str = ""
+    forked_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationView:
+    """A conversation as it is shown, with its newest root run."""
+
+    conversation: Conversation
+    facts: ConversationFacts
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One effect of a turn. `record` holds the digest of each recorded part, by its name."""
+
+    run_id: str
+    turn: int
+    step_key: str
+    kind: StepKind
+    request_digest: bytes
+    fence: int
+    attempt_id: str
+    recorded: bool = False
+    result: bytes = b""
+    encoding: str = ""
+    key_id: str = ""
+    reservation: Usage = NO_USAGE
+    record: Mapping[str, str] = field(default_factory=dict)
+    first_sequence: int = 0
+    last_sequence: int = 0
+
+    def state_for(self, fence: int) -> StepState:
+        """How a caller under `fence` sees the step."""
+        if self.recorded:
+            return StepState.RECORDED
+        return StepState.CLAIMED if self.fence == fence else StepState.ORPHANED
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedTurn:
+    """What is remembered of a committed turn, to answer the same commit again."""
+
+    run_id: str
+    turn: int
+    fence: int
+    content: Mapping[str, str]
+    status: RunStatus
+    last_sequence: int
+    checkpoint_id: str
+    previous_checkpoint_id: str
+    message_ids: tuple[str, ...] = ()
+    previous_message: int = 0
+    previous_read: int = 0
+    discarded: bool = False
+    next_fence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of a team between two turns: opaque bytes, perhaps a difference to `base_id`."""
+
+    checkpoint_id: str
+    run_id: str
+    turn: int
+    data: bytes
+    encoding: str = ""
+    key_id: str = ""
+    base_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedFence:
+    """A fence raised by a person or the store; work under a lower one must stop.
+
+    `worker_id` held the lease that it voids, if one did.
+    """
+
+    tenant: str
+    conversation_id: str
+    run_id: str
+    fence: int
+    reason: str
+    raised_at: Instant
+    worker_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key without its secret."""
+
+    key_id: str
+    tenant: str
+    role: Role
+    name: str
+    created_at: Instant
+    expires_at: Instant | None = None
+    revoked_at: Instant | None = None
+
+    def usable_at(self, now: Instant) -> bool:
+        """True if it is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -1,0 +1,304 @@
+"""The life of a run: waking, leasing, ending, and what the conversation shows of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .changes import Transition
+from .events import RunEnded, RunStarted, RunStatusChanged, TurnDiscarded
+from .model import (
+    NO_USAGE,
+    ConversationStatus,
+    EndReason,
+    Instant,
+    Micros,
+    Origin,
+    Run,
+    RunStatus,
+    Usage,
+    WaitKind,
+)
+from .rejections import already_ended, stale_fence, turn_gap
+
+_SHOWN = {
+    RunStatus.RUNNABLE: ConversationStatus.RUNNING,
+    RunStatus.LEASED: ConversationStatus.RUNNING,
+    RunStatus.WAITING: ConversationStatus.WAITING,
+    RunStatus.PAUSED: ConversationStatus.PAUSED,
+    RunStatus.COMPLETED: ConversationStatus.COMPLETED,
+    RunStatus.FAILED: ConversationStatus.FAILED,
+    RunStatus.CANCELLED: ConversationStatus.CANCELLED,
+    RunStatus.DEAD_LETTER: ConversationStatus.FAILED,
+}
+
+
+def shown_status(run: Run) -> ConversationStatus:
+    """What a conversation shows for its newest root run."""
+    if run.status is RunStatus.WAITING and run.waiting_for is WaitKind.CHILDREN:
+        return ConversationStatus.RUNNING
+    return _SHOWN[run.status]
+
+
+def reflect(transition: Transition) -> None:
+    """Brings the conversation's own columns in line with its newest root run."""
+    conversation = transition.conversation
+    run = transition.runs.get(conversation.root_run_id)
+    if run is None:
+        return
+    reflected = replace(
+        conversation,
+        status=shown_status(run),
+        completed_at=run.ended_at,
+        summary=run.summary if run.status.ended else conversation.summary,
+    )
+    if reflected != conversation:
+        transition.conversation = reflected
+
+
+def require_current(run: Run, fence: int) -> None:
+    """Refuses a caller whose lease was taken away, and one whose run has ended."""
+    if fence != run.fence:
+        raise stale_fence(run.run_id, fence, run.fence)
+    if run.status.ended:
+        raise already_ended("run", run.run_id, run.status.name)
+
+
+def require_turn(run: Run, turn: int) -> None:
+    """Refuses a write for any turn but the one under way."""
+    if turn != run.turn + 1:
+        raise turn_gap(run.run_id, turn, run.turn + 1)
+
+
+def granted(run: Run, worker_id: str, lease: Micros, now: Instant) -> Run:
+    """The run under a new lease: every earlier one is void."""
+    return replace(
+        run,
+        status=RunStatus.LEASED,
+        fence=run.fence + 1,
+        attempt=run.attempt + 1,
+        lease_worker=worker_id,
+        lease_until=now + lease,
+        runnable_at=None,
+    )
+
+
+def runnable(run: Run, at: Instant) -> Run:
+    """The run waiting for a worker from then on."""
+    return replace(
+        run,
+        status=RunStatus.RUNNABLE,
+        runnable_at=at,
+        waiting_for=WaitKind.NONE,
+        detail="",
+        wake_at=None,
+        lease_until=None,
+    )
+
+
+def wake(transition: Transition, run: Run, origin: Origin) -> Run:
+    """Lets a waiting or paused run go on."""
+    woken = transition.put(runnable(run, transition.now))
+    transition.append(
+        RunStatusChanged(RunStatus.RUNNABLE, WaitKind.NONE, ""), origin, run.run_id, run.turn
+    )
+    return woken
+
+
+def pause(transition: Transition, run: Run, origin: Origin) -> Run:
+    """Stops a run that nobody holds. What it waited for is kept for its resumption."""
+    paused = transition.put(
+        replace(
+            run,
+            status=RunStatus.PAUSED,
+            pause_requested=False,
+            runnable_at=None,
+            wake_at=None,
+            lease_until=None,
+        )
+    )
+    transition.append(
+        RunStatusChanged(RunStatus.PAUSED, run.waiting_for, ""), origin, run.run_id, run.turn
+    )
+    return paused
+
+
+def charge_lost_work(transition: Transition, run: Run) -> Run:
+    """Charges what open steps had reserved, as an estimate: their real cost is not known."""
+    if run.reserved == NO_USAGE:
+        return run
+    lost = replace(run.reserved, estimated=True)
+    transition.conversation = replace(
+        transition.conversation, usage=transition.conversation.usage.plus(lost)
+    )
+    return transition.put(
+        replace(
+            run,
+            usage=run.usage.plus(lost),
+            turn_usage=run.turn_usage.plus(lost),
+            reserved=NO_USAGE,
+        )
+    )
+
+
+def turn_closed(run: Run, turn: int) -> Run:
+    """The run between two turns."""
+    return replace(
+        run,
+        turn=turn,
+        attempt=0,
+        turn_steps=0,
+        turn_usage=NO_USAGE,
+        turn_messages=(),
+        reserved=NO_USAGE,
+        lease_worker="",
+        lease_until=None,
+    )
+
+
+def discard_turn(transition: Transition, run: Run, reason: str, origin: Origin) -> Run:
+    """Gives up the turn under way, if one has begun; its number is used up."""
+    begun = run.status is RunStatus.LEASED or run.turn_steps > 0 or run.turn_messages
+    if not begun:
+        return run
+    run = transition.raise_fence(run, reason)
+    run = charge_lost_work(transition, run)
+    turn = run.turn + 1
+    transition.append(TurnDiscarded(reason, run.turn_messages), origin, run.run_id, turn)
+    run = replace(turn_closed(run, turn), last_message=run.committed_message)
+    run = transition.put(runnable(run, transition.now))
+    return pause(transition, run, origin) if run.pause_requested else run
+
+
+def start(transition: Transition, run: Run, origin: Origin) -> Run:
+    """Adds a run and makes it runnable; as a root it becomes the conversation's newest."""
+    started = transition.put(runnable(run, transition.now))
+    if run.is_root:
+        transition.conversation = replace(transition.conversation, root_run_id=run.run_id)
+    transition.append(
+        RunStarted(run.root_run_id, run.parent_run_id, run.max_rounds, run.traceparent),
+        origin,
+        run.run_id,
+    )
+    return started
+
+
+def succeed(
+    transition: Transition, ended: Run, run_id: str, traceparent: str, origin: Origin
+) -> Run:
+    """Starts a new root run that goes on from where an ended one left off."""
+    fresh = Run(
+        tenant=ended.tenant,
+        run_id=run_id,
+        conversation_id=ended.conversation_id,
+        root_run_id=run_id,
+        definition_digest=ended.definition_digest,
+        started_at=transition.now,
+        max_rounds=ended.max_rounds,
+        timeout=ended.timeout,
+        deadline=deadline_of(transition.now, ended.timeout, ended.budget.max_wall_time),
+        budget=ended.budget,
+        traceparent=traceparent,
+        priority=ended.priority,
+        human_input=ended.human_input,
+        checkpoint_id=ended.checkpoint_id,
+    )
+    started = start(transition, fresh, origin)
+    transition.move_inputs(ended, run_id)
+    return transition.run(started.run_id)
+
+
+def deadline_of(
+    now: Instant, timeout: Micros | None, max_wall_time: Micros | None
+) -> Instant | None:
+    """The earlier of the two limits, as a point in time."""
+    limits = [limit for limit in (timeout, max_wall_time) if limit is not None]
+    return now + min(limits) if limits else None
+
+
+def end(
+    transition: Transition,
+    run: Run,
+    status: RunStatus,
+    reason: EndReason,
+    detail: str,
+    origin: Origin,
+    *,
+    summary: str = "",
+) -> Run:
+    """Ends a run, its live children first, and wakes the parent that waited for the last one."""
+    _end_children(transition, run, origin)
+    run = charge_lost_work(transition, transition.run(run.run_id))
+    summary = summary or transition.last_words(run)
+    ended = transition.put(
+        replace(
+            turn_closed(run, run.turn),
+            status=status,
+            end_reason=reason,
+            detail=detail,
+            summary=summary,
+            ended_at=transition.now,
+            waiting_for=WaitKind.NONE,
+            runnable_at=None,
+            wake_at=None,
+            pause_requested=False,
+        )
+    )
+    transition.append(
+        RunEnded(status, reason, detail, summary, ended.usage), origin, run.run_id, run.turn
+    )
+    _wake_parent(transition, ended, origin)
+    return ended
+
+
+def end_by_force(
+    transition: Transition,
+    run: Run,
+    status: RunStatus,
+    reason: EndReason,
+    detail: str,
+    origin: Origin,
+) -> Run:
+    """Ends a run and its whole tree from outside: children first, every fence raised."""
+    why = reason.name.lower()
+    for child in _live_children(transition, run):
+        end_by_force(transition, child, RunStatus.CANCELLED, EndReason.CANCELLED, detail, origin)
+    raised = transition.raise_fence(transition.run(run.run_id), why)
+    return end(transition, raised, status, reason, detail, origin)
+
+
+def _live_children(transition: Transition, run: Run) -> list[Run]:
+    return [
+        child
+        for child in transition.runs.values()
+        if child.parent_run_id == run.run_id and not child.status.ended
+    ]
+
+
+def _end_children(transition: Transition, run: Run, origin: Origin) -> None:
+    for child in _live_children(transition, run):
+        end_by_force(
+            transition,
+            child,
+            RunStatus.CANCELLED,
+            EndReason.CANCELLED,
+            "the run that started it ended",
+            origin,
+        )
+
+
+def _wake_parent(transition: Transition, run: Run, origin: Origin) -> None:
+    parent = transition.runs.get(run.parent_run_id) if run.parent_run_id else None
+    if parent is None or parent.waiting_for is not WaitKind.CHILDREN:
+        return
+    if parent.status is RunStatus.WAITING and not _live_children(transition, parent):
+        wake(transition, parent, origin)
+
+
+def add_usage(transition: Transition, run: Run, usage: Usage) -> Run:
+    """Books consumption on the run, its turn and the conversation."""
+    transition.conversation = replace(
+        transition.conversation, usage=transition.conversation.usage.plus(usage)
+    )
+    return transition.put(
+        replace(run, usage=run.usage.plus(usage), turn_usage=run.turn_usage.plus(usage))
+    )

@@ -1,0 +1,252 @@
+"""Steps: every effect is claimed before it happens and recorded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from . import runs
+from .changes import Changes, Decision, Loaded, Scope, Transition
+from .events import WorkerEvent
+from .model import NO_USAGE, Instant, Origin, Run, Step, StepKind, StepState, Usage
+from .rejections import Reason, Rejection, not_found, turn_gap
+
+
+@dataclass(frozen=True, slots=True)
+class StepClaim:
+    """What is known of a step after a claim, and what is left of the token budget, if bounded."""
+
+    step: Step
+    state: StepState
+    remaining_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BeginStep:
+    """Claims a step before its effect, or learns what became of it."""
+
+    tenant: str
+    conversation_id: str
+    run_id: str
+    fence: int
+    turn: int
+    step_key: str
+    kind: StepKind
+    request_digest: bytes
+    attempt_id: str
+    take_over: bool = False
+    reservation: Usage = NO_USAGE
+
+    @property
+    def scope(self) -> Scope:
+        """The run and the step."""
+        return Scope(
+            self.tenant,
+            self.conversation_id,
+            run_id=self.run_id,
+            step=(self.turn, self.step_key),
+        )
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[StepClaim]:
+        """Repeating a claim under the same fence and attempt is harmless."""
+        run = _run_of(loaded, self.run_id)
+        runs.require_current(run, self.fence)
+        runs.require_turn(run, self.turn)
+        step = loaded.step
+        if step is not None and step.request_digest != self.request_digest:
+            raise Rejection(
+                Reason.REPLAY_DIVERGED,
+                f"step {self.step_key} of turn {self.turn} was claimed for another request",
+                step_key=self.step_key,
+            )
+        if step is not None and step.recorded:
+            return _known(run, step, StepState.RECORDED)
+        if step is not None and not self.take_over:
+            mine = step.fence == self.fence and step.attempt_id == self.attempt_id
+            return _known(run, step, StepState.CLAIMED if mine else StepState.ORPHANED)
+        return self._claim(loaded, run, step)
+
+    def _claim(self, loaded: Loaded, run: Run, orphan: Step | None) -> Decision[StepClaim]:
+        before, conversation = run, loaded.conversation
+        if orphan is not None and orphan.reservation != NO_USAGE and conversation is not None:
+            run = self._charge(run, orphan)
+            lost = replace(orphan.reservation, estimated=True)
+            conversation = replace(
+                conversation,
+                usage=conversation.usage.plus(lost),
+                version=conversation.version + 1,
+            )
+        _require_budget(run, self.reservation)
+        claimed = Step(
+            self.run_id,
+            self.turn,
+            self.step_key,
+            self.kind,
+            self.request_digest,
+            self.fence,
+            self.attempt_id,
+            reservation=self.reservation,
+        )
+        changed = replace(run, reserved=run.reserved.plus(self.reservation))
+        changes = Changes(
+            conversation=conversation if conversation is not loaded.conversation else None,
+            runs=[changed] if changed != before else [],
+            steps=[claimed],
+        )
+        return Decision(changes, StepClaim(claimed, StepState.CLAIMED, _remaining(changed)))
+
+    def _charge(self, run: Run, orphan: Step) -> Run:
+        """What a lost attempt had reserved counts as consumed: its real cost is not known."""
+        lost = replace(orphan.reservation, estimated=True)
+        return replace(
+            run,
+            usage=run.usage.plus(lost),
+            turn_usage=run.turn_usage.plus(lost),
+            reserved=run.reserved.minus(orphan.reservation),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecorded:
+    """Where a step's events stand; `first_sequence` is 0 if it had none."""
+
+    first_sequence: int
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordStep:
+    """Writes a step's result, its events and its usage in one transaction.
+
+    `record` holds a digest of every part by its name: the same step with other content is
+    refused naming the parts that differ.
+    """
+
+    tenant: str
+    conversation_id: str
+    run_id: str
+    fence: int
+    turn: int
+    step_key: str
+    request_digest: bytes
+    result: bytes
+    encoding: str
+    key_id: str
+    record: Mapping[str, str]
+    origin: Origin
+    events: Sequence[WorkerEvent] = ()
+    usage: Usage = NO_USAGE
+
+    @property
+    def scope(self) -> Scope:
+        """The run and the step."""
+        return Scope(
+            self.tenant,
+            self.conversation_id,
+            run_id=self.run_id,
+            step=(self.turn, self.step_key),
+        )
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[StepRecorded]:
+        """The same record again answers as the first time."""
+        transition = Transition(loaded, self.scope, now)
+        run = transition.run(self.run_id)
+        step = loaded.step
+        if step is not None and step.recorded and step.fence == self.fence:
+            return Decision(Changes(), self._repeated(step))
+        runs.require_current(run, self.fence)
+        if self.turn != run.turn + 1:
+            raise turn_gap(run.run_id, self.turn, run.turn + 1)
+        if step is None:
+            raise Rejection(
+                Reason.STEP_NOT_CLAIMED,
+                f"step {self.step_key} of turn {self.turn} was not claimed",
+                step_key=self.step_key,
+            )
+        if step.recorded:
+            return Decision(Changes(), self._repeated(step))
+        if step.request_digest != self.request_digest:
+            raise self._conflict(["request_digest"])
+        return self._write(transition, run, step)
+
+    def _repeated(self, step: Step) -> StepRecorded:
+        differing = sorted(
+            name
+            for name in {*self.record, *step.record}
+            if self.record.get(name) != step.record.get(name)
+        )
+        if step.request_digest != self.request_digest:
+            differing.insert(0, "request_digest")
+        if differing:
+            raise self._conflict(differing)
+        return StepRecorded(step.first_sequence, step.last_sequence)
+
+    def _conflict(self, differing: Sequence[str]) -> Rejection:
+        return Rejection(
+            Reason.STEP_CONFLICT,
+            f"step {self.step_key} of turn {self.turn} of {self.run_id} was recorded with "
+            f"another {', '.join(differing)}",
+            difference=",".join(differing),
+            step_key=self.step_key,
+        )
+
+    def _write(self, transition: Transition, run: Run, step: Step) -> Decision[StepRecorded]:
+        first = transition.conversation.head_sequence + 1 if self.events else 0
+        run = transition.append_worker_events(run, self.turn, self.origin, self.events)
+        run = runs.add_usage(transition, run, self.usage)
+        transition.put(
+            replace(
+                run,
+                turn_steps=run.turn_steps + 1,
+                reserved=run.reserved.minus(step.reservation),
+            )
+        )
+        recorded = StepRecorded(first, transition.conversation.head_sequence)
+        transition.step = replace(
+            step,
+            recorded=True,
+            fence=self.fence,
+            result=self.result,
+            encoding=self.encoding,
+            key_id=self.key_id,
+            record=self.record,
+            first_sequence=recorded.first_sequence,
+            last_sequence=recorded.last_sequence,
+        )
+        return Decision(transition.done(), recorded)
+
+
+def _run_of(loaded: Loaded, run_id: str) -> Run:
+    run = loaded.runs.get(run_id)
+    if run is None:
+        raise not_found("run", run_id)
+    return run
+
+
+def _known(run: Run, step: Step, state: StepState) -> Decision[StepClaim]:
+    return Decision(Changes(), StepClaim(step, state, _remaining(run)))
+
+
+def _remaining(run: Run) -> int | None:
+    if run.budget.max_tokens is None:
+        return None
+    return max(0, run.budget.max_tokens - run.usage.tokens - run.reserved.tokens)
+
+
+def _require_budget(run: Run, reservation: Usage) -> None:
+    bounds = (
+        ("max_tokens", run.budget.max_tokens, "tokens"),
+        ("max_cost_micros", run.budget.max_cost_micros, "cost_micros"),
+    )
+    for budget, bound, measure in bounds:
+        if bound is None:
+            continue
+        held = getattr(run.usage, measure) + getattr(run.reserved, measure)
+        wanted = getattr(reservation, measure)
+        if held >= bound or held + wanted > bound:
+            raise Rejection(
+                Reason.BUDGET_EXHAUSTED,
+                f"{run.run_id} used or reserved {held} of {bound} {measure.replace('_', ' ')}",
+                budget=f"run.{budget}",
+                run_id=run.run_id,
+            )

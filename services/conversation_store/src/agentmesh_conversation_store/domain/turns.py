@@ -1,0 +1,386 @@
+"""What workers and time do to turns: commit, release, expiry, timers, deadlines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from . import runs
+from .changes import Changes, Decision, Loaded, Scope, Transition
+from .events import AttemptFailed, RunStatusChanged, TurnCommitted, TurnDiscarded, WorkerEvent
+from .model import (
+    SECOND,
+    Checkpoint,
+    CommittedTurn,
+    EndReason,
+    Instant,
+    Micros,
+    Origin,
+    Run,
+    RunStatus,
+    WaitKind,
+)
+from .rejections import Reason, Rejection
+
+MAX_BACK_OFF: Micros = 60 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOutcome:
+    """Where a run stands after a commit; `next` is the run under its next lease, if granted."""
+
+    status: RunStatus
+    last_sequence: int
+    checkpoint_id: str
+    next: Run | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NextTurn:
+    """The wish for the next turn of the same run, for a worker that may have it."""
+
+    worker_id: str
+    lease: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class CommitTurn:
+    """Ends a turn in one transaction.
+
+    `content` holds a digest of every field by its name: the same turn with other content is
+    refused naming those that differ. `successor_run_id` is used if the run may take no more
+    rounds while an input is unread.
+    """
+
+    tenant: str
+    conversation_id: str
+    run_id: str
+    fence: int
+    turn: int
+    content: Mapping[str, str]
+    status: RunStatus
+    origin: Origin = Origin.RUNTIME
+    checkpoint: Checkpoint | None = None
+    waiting_for: WaitKind = WaitKind.NONE
+    end_reason: EndReason = EndReason.NONE
+    detail: str = ""
+    last_input_sequence: int = 0
+    events: Sequence[WorkerEvent] = ()
+    speaker: str = ""
+    summary: str = ""
+    discard: bool = False
+    discarded_message_ids: tuple[str, ...] = ()
+    wake_at: Instant | None = None
+    next_turn: NextTurn | None = None
+    successor_run_id: str = ""
+
+    @property
+    def scope(self) -> Scope:
+        """The run with its family, and what is remembered of this turn."""
+        return Scope(
+            self.tenant,
+            self.conversation_id,
+            run_id=self.run_id,
+            live_runs=True,
+            last_messages=self.status in (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.RUNNABLE)
+            and not self.summary,
+            turn=self.turn,
+            rivals=self.next_turn is not None,
+        )
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[TurnOutcome]:
+        """The same commit again answers as the first time."""
+        transition = Transition(loaded, self.scope, now)
+        run = transition.run(self.run_id)
+        if loaded.committed is not None and loaded.committed.fence == self.fence:
+            return Decision(Changes(), self._repeated(loaded.committed, run))
+        runs.require_current(run, self.fence)
+        runs.require_turn(run, self.turn)
+        before = run
+        run = self._close(transition, run)
+        run = self._settle(transition, run)
+        next_run = self._next(transition, run, loaded)
+        runs.reflect(transition)
+        outcome = TurnOutcome(
+            run.status, transition.conversation.head_sequence, run.checkpoint_id, next_run
+        )
+        transition.committed.append(self._remember(before, outcome))
+        transition.pruned_steps = (self.run_id, self.turn)
+        return Decision(transition.done(), outcome)
+
+    def _repeated(self, committed: CommittedTurn, run: Run) -> TurnOutcome:
+        differing = sorted(
+            name
+            for name in {*self.content, *committed.content}
+            if self.content.get(name) != committed.content.get(name)
+        )
+        if differing:
+            raise Rejection(
+                Reason.TURN_CONFLICT,
+                f"turn {self.turn} of {self.run_id} was committed with another "
+                f"{', '.join(differing)}",
+                difference=",".join(differing),
+            )
+        holds_next = committed.next_fence > 0 and committed.next_fence == run.fence
+        next_run = run if holds_next and run.status is RunStatus.LEASED else None
+        return TurnOutcome(
+            committed.status, committed.last_sequence, committed.checkpoint_id, next_run
+        )
+
+    def _close(self, transition: Transition, run: Run) -> Run:
+        run = transition.append_worker_events(run, self.turn, self.origin, self.events)
+        run = runs.charge_lost_work(transition, run)
+        read = max(run.inbox_read, min(self.last_input_sequence, run.inbox_head))
+        if self.discard:
+            message_ids = self.discarded_message_ids or run.turn_messages
+            transition.append(
+                TurnDiscarded(self.detail, message_ids), self.origin, run.run_id, self.turn
+            )
+            run = replace(run, last_message=run.committed_message)
+        else:
+            transition.append(
+                TurnCommitted(run.turn_usage, run.turn_steps, self.speaker),
+                self.origin,
+                run.run_id,
+                self.turn,
+            )
+            run = self._keep_checkpoint(transition, run)
+            run = replace(run, rounds=run.rounds + 1, committed_message=run.last_message)
+        return transition.put(replace(runs.turn_closed(run, self.turn), inbox_read=read))
+
+    def _keep_checkpoint(self, transition: Transition, run: Run) -> Run:
+        if self.checkpoint is None:
+            return run
+        transition.checkpoint = self.checkpoint
+        if not self.checkpoint.base_id:
+            keep = (self.checkpoint.checkpoint_id, run.checkpoint_id)
+            transition.pruned_checkpoints = (run.run_id, keep)
+        return replace(run, checkpoint_id=self.checkpoint.checkpoint_id)
+
+    def _settle(self, transition: Transition, run: Run) -> Run:
+        status, waiting_for = self.status, self.waiting_for
+        if status is RunStatus.COMPLETED and run.has_unread:
+            status = RunStatus.RUNNABLE
+        if status is RunStatus.WAITING:
+            if waiting_for is WaitKind.NONE:
+                waiting_for = WaitKind.TIMER if self.wake_at else WaitKind.INPUT
+            if waiting_for is WaitKind.INPUT and run.has_unread:
+                status = RunStatus.RUNNABLE
+        if status is RunStatus.RUNNABLE:
+            return self._go_on(transition, run)
+        if status is RunStatus.WAITING:
+            return self._wait(transition, run, waiting_for)
+        reason = self.end_reason
+        if reason is EndReason.NONE:
+            completed = status is RunStatus.COMPLETED
+            reason = EndReason.TERMINATED if completed else EndReason.INTERNAL
+        return self._end(transition, run, status, reason, self.detail)
+
+    def _go_on(self, transition: Transition, run: Run) -> Run:
+        if run.rounds >= run.max_rounds:
+            detail = f"took {run.rounds} of {run.max_rounds} rounds"
+            return self._end(transition, run, RunStatus.COMPLETED, EndReason.MAX_ROUNDS, detail)
+        limit = run.budget.max_turns
+        if limit is not None and run.turn >= limit:
+            detail = f"took {run.turn} of {limit} turns"
+            return self._end(transition, run, RunStatus.FAILED, EndReason.BUDGET, detail)
+        if run.pause_requested:
+            return runs.pause(transition, run, self.origin)
+        return transition.put(runs.runnable(run, transition.now))
+
+    def _wait(self, transition: Transition, run: Run, waiting_for: WaitKind) -> Run:
+        waiting = replace(
+            run,
+            status=RunStatus.WAITING,
+            waiting_for=waiting_for,
+            detail=self.detail,
+            wake_at=self.wake_at,
+            runnable_at=None,
+        )
+        if run.pause_requested:
+            return runs.pause(transition, waiting, self.origin)
+        transition.append(
+            RunStatusChanged(RunStatus.WAITING, waiting_for, self.detail),
+            self.origin,
+            run.run_id,
+            self.turn,
+        )
+        return transition.put(waiting)
+
+    def _end(
+        self, transition: Transition, run: Run, status: RunStatus, reason: EndReason, detail: str
+    ) -> Run:
+        ended = runs.end(transition, run, status, reason, detail, self.origin, summary=self.summary)
+        if ended.has_unread and ended.is_root and status is RunStatus.COMPLETED:
+            runs.succeed(transition, ended, self.successor_run_id, ended.traceparent, Origin.STORE)
+        return ended
+
+    def _next(self, transition: Transition, run: Run, loaded: Loaded) -> Run | None:
+        if self.next_turn is None or run.status is not RunStatus.RUNNABLE:
+            return None
+        if loaded.rivals_waiting:
+            return None
+        return transition.put(
+            runs.granted(run, self.next_turn.worker_id, self.next_turn.lease, transition.now)
+        )
+
+    def _remember(self, before: Run, outcome: TurnOutcome) -> CommittedTurn:
+        return CommittedTurn(
+            run_id=self.run_id,
+            turn=self.turn,
+            fence=self.fence,
+            content=self.content,
+            status=outcome.status,
+            last_sequence=outcome.last_sequence,
+            checkpoint_id=outcome.checkpoint_id,
+            previous_checkpoint_id=before.checkpoint_id,
+            message_ids=before.turn_messages,
+            previous_message=before.committed_message,
+            previous_read=before.inbox_read,
+            discarded=self.discard,
+            next_fence=outcome.next.fence if outcome.next else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a turn is tried. Failures are reported, losses are leases that ran out."""
+
+    max_failures: int
+    max_losses: int
+    first_delay: Micros = SECOND
+
+    def delay(self, attempt: int) -> Micros:
+        """How long to wait after the given attempt, from 1: it doubles up to a minute."""
+        exponent = min(max(attempt - 1, 0), 16)
+        return min(MAX_BACK_OFF, self.first_delay << exponent)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTurn:
+    """Gives a lease back: at once to others, or as a failed attempt."""
+
+    tenant: str
+    conversation_id: str
+    run_id: str
+    fence: int
+    turn: int
+    failed: bool
+    detail: str
+    reason: EndReason
+    retry_after: Micros
+    retries: Retries
+    origin: Origin = Origin.RUNTIME
+
+    @property
+    def scope(self) -> Scope:
+        """The run with its family."""
+        return Scope(
+            self.tenant,
+            self.conversation_id,
+            run_id=self.run_id,
+            live_runs=True,
+            last_messages=self.failed,
+        )
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[RunStatus]:
+        """Giving back what was given back already is harmless."""
+        transition = Transition(loaded, self.scope, now)
+        run = transition.run(self.run_id)
+        if run.fence == self.fence and run.status is not RunStatus.LEASED:
+            return Decision(Changes(), run.status)
+        runs.require_current(run, self.fence)
+        runs.require_turn(run, self.turn)
+        if self.failed:
+            run = self._fail(transition, run)
+        else:
+            run = replace(runs.runnable(run, now), attempt=max(0, run.attempt - 1))
+            run = transition.put(replace(run, lease_worker=""))
+        if run.pause_requested and not run.status.ended:
+            run = runs.pause(transition, run, self.origin)
+        runs.reflect(transition)
+        return Decision(transition.done(), run.status)
+
+    def _fail(self, transition: Transition, run: Run) -> Run:
+        if run.attempt >= self.retries.max_failures:
+            detail = f"failed {run.attempt} times; the last time: {self.detail}"
+            return runs.end(
+                transition,
+                run,
+                RunStatus.DEAD_LETTER,
+                EndReason.ATTEMPTS_EXHAUSTED,
+                detail,
+                self.origin,
+            )
+        delay = max(self.retry_after, self.retries.delay(run.attempt))
+        transition.append(
+            AttemptFailed(run.attempt, self.detail, delay, self.reason),
+            self.origin,
+            run.run_id,
+            self.turn,
+        )
+        released = replace(runs.runnable(run, transition.now + delay), lease_worker="")
+        return transition.put(released)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Does to one run what time asks for: expiry of its lease, a timer, its deadline."""
+
+    tenant: str
+    conversation_id: str
+    run_id: str
+    retries: Retries
+
+    @property
+    def scope(self) -> Scope:
+        """The run with its family."""
+        return Scope(
+            self.tenant,
+            self.conversation_id,
+            run_id=self.run_id,
+            live_runs=True,
+            last_messages=True,
+        )
+
+    def decide(self, loaded: Loaded, now: Instant) -> Decision[Run]:
+        """Nothing, if what was due has been done already."""
+        transition = Transition(loaded, self.scope, now)
+        run = transition.run(self.run_id)
+        if run.status.ended:
+            return Decision(Changes(), run)
+        if run.deadline is not None and run.deadline <= now:
+            run = runs.end_by_force(
+                transition,
+                run,
+                RunStatus.FAILED,
+                EndReason.DEADLINE,
+                "its deadline passed",
+                Origin.STORE,
+            )
+        elif run.status is RunStatus.LEASED and (run.lease_until or 0) <= now:
+            run = self._expire(transition, run)
+        elif run.status is RunStatus.WAITING and run.wake_at is not None and run.wake_at <= now:
+            run = runs.wake(transition, run, Origin.STORE)
+        runs.reflect(transition)
+        return Decision(transition.done(), run)
+
+    def _expire(self, transition: Transition, run: Run) -> Run:
+        """The fence stays: until somebody else is granted the turn, its work is still welcome."""
+        if run.attempt >= self.retries.max_losses:
+            return runs.end_by_force(
+                transition,
+                run,
+                RunStatus.DEAD_LETTER,
+                EndReason.ATTEMPTS_EXHAUSTED,
+                f"lost {run.attempt} workers at turn {run.turn + 1}",
+                Origin.STORE,
+            )
+        transition.append(
+            AttemptFailed(run.attempt, "the worker was lost", 0, EndReason.INTERNAL),
+            Origin.STORE,
+            run.run_id,
+            run.turn + 1,
+        )
+        run = transition.put(runs.runnable(run, transition.now))
+        return runs.pause(transition, run, Origin.STORE) if run.pause_requested else run

@@ -1,0 +1,61 @@
+"""Turns what was committed into notices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentmesh_conversation_store.domain.events import StoredEvent
+from agentmesh_conversation_store.storage.interface import Committed, Head
+
+from .interface import NOTICE_BYTES, EventsCommitted, Fanout, FencesRaised, RunsChanged
+
+_EVERY_TURN = 2**31
+_TURN_ENDS = frozenset({"turn_committed", "turn_discarded", "run_ended"})
+
+
+class Announcer:
+    """Listens to a storage's commits and publishes them, in their order."""
+
+    def __init__(self, fanout: Fanout) -> None:
+        self._fanout = fanout
+
+    def __call__(self, group: Sequence[Committed]) -> None:
+        for committed in group:
+            if committed.events and committed.conversation is not None:
+                conversation = committed.conversation
+                head = Head(
+                    conversation.head_sequence,
+                    conversation.oldest_sequence,
+                    not conversation.status.ended,
+                )
+                self._fanout.publish(_grown(committed, head))
+            if committed.fences:
+                self._fanout.publish(FencesRaised(committed.fences))
+        runs = [run for committed in group for run in committed.runs]
+        if runs:
+            self._fanout.publish(RunsChanged(runs))
+
+
+def _grown(committed: Committed, head: Head) -> EventsCommitted:
+    return EventsCommitted(
+        committed.tenant,
+        committed.conversation_id,
+        head,
+        _fitting(committed),
+        [event.message_id for event in committed.events if event.message_id],
+        [
+            (event.run_id, _EVERY_TURN if event.kind == "run_ended" else event.turn)
+            for event in committed.events
+            if event.kind in _TURN_ENDS
+        ],
+    )
+
+
+def _fitting(committed: Committed) -> Sequence[StoredEvent]:
+    """The first events that fit into a notice; subscribers read the others from the log."""
+    size = 0
+    for count, event in enumerate(committed.events):
+        size += len(event.data)
+        if size > NOTICE_BYTES:
+            return committed.events[:count]
+    return committed.events

@@ -1,0 +1,137 @@
+"""The runtimes that are connected, and the leases they hold as far as this replica knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from agentmesh_conversation_store.domain.model import Instant, RaisedFence, Run, RunStatus
+from agentmesh_conversation_store.storage.interface import GrantedTurn, LostLease
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A turn to take, with the capability to take it."""
+
+    turn: GrantedTurn
+    capability: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Leases live until then."""
+
+    until: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The same worker opened another stream: this one is over."""
+
+
+Message = Granted | Renewed | LostLease | Replaced
+
+
+@dataclass(eq=False)
+class Worker:
+    """One runtime on its stream. `held` maps runs to the fences of their leases."""
+
+    worker_id: str
+    max_turns: int
+    held: dict[str, int] = field(default_factory=dict)
+    outbox: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
+    _fresh: set[str] = field(default_factory=set)
+
+    @property
+    def free(self) -> int:
+        """How many more turns it can take."""
+        return max(0, self.max_turns - len(self.held))
+
+    def push(self, message: Message) -> None:
+        """Sends it as soon as the stream can."""
+        self.outbox.put_nowait(message)
+
+    def granted(self, run_id: str, fence: int) -> None:
+        """It holds a lease that it may not know of yet."""
+        self.held[run_id] = fence
+        self._fresh.add(run_id)
+
+    def holds(self, renewed: Iterable[tuple[str, int]]) -> None:
+        """What it says it holds is true, but for grants that are on their way."""
+        fresh = {run_id: self.held[run_id] for run_id in self._fresh if run_id in self.held}
+        self._fresh.clear()
+        self.held = {**dict(renewed), **fresh}
+
+    def lets_go(self, run_id: str) -> None:
+        """It holds the lease no more."""
+        self.held.pop(run_id, None)
+        self._fresh.discard(run_id)
+
+
+class Workers:
+    """Runtimes by their id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Worker] = {}
+
+    def add(self, worker: Worker) -> None:
+        """Connects; an older stream of the same worker is told to end."""
+        older = self._by_id.get(worker.worker_id)
+        if older is not None:
+            older.push(Replaced())
+        self._by_id[worker.worker_id] = worker
+
+    def remove(self, worker: Worker) -> bool:
+        """Disconnects; False if the worker is back on another stream already."""
+        if self._by_id.get(worker.worker_id) is not worker:
+            return False
+        del self._by_id[worker.worker_id]
+        return True
+
+    def get(self, worker_id: str) -> Worker | None:
+        """The worker, if it is connected here."""
+        return self._by_id.get(worker_id)
+
+    def holder(self, run_id: str, fence: int) -> Worker | None:
+        """Who holds this lease, if it is connected here."""
+        for worker in self._by_id.values():
+            if worker.held.get(run_id) == fence:
+                return worker
+        return None
+
+    def demand(self) -> dict[str, int]:
+        """Free places by worker."""
+        return {w.worker_id: w.free for w in self._by_id.values() if w.free}
+
+    def hear_runs(self, runs: Sequence[Run]) -> bool:
+        """Keeps up with what was committed; true if there may be something to grant."""
+        work = False
+        for run in runs:
+            work = self._hear_run(run) or work
+        return work
+
+    def _hear_run(self, run: Run) -> bool:
+        if run.status is RunStatus.LEASED:
+            worker = self._by_id.get(run.lease_worker)
+            if worker is not None and worker.held.get(run.run_id) != run.fence:
+                worker.granted(run.run_id, run.fence)
+            return False
+        freed = False
+        for worker in self._by_id.values():
+            fence = worker.held.get(run.run_id)
+            if fence is None or fence > run.fence:
+                continue
+            worker.lets_go(run.run_id)
+            freed = True
+            if run.lease_worker == worker.worker_id and fence == run.fence:
+                worker.push(LostLease(run.run_id, fence + 1, "expired"))
+        return freed or run.status is RunStatus.RUNNABLE
+
+    def hear_fences(self, fences: Sequence[RaisedFence]) -> None:
+        """Tells workers at once of leases that were taken from them."""
+        for raised in fences:
+            worker = self._by_id.get(raised.worker_id)
+            if worker is not None:
+                worker.lets_go(raised.run_id)
+                worker.push(LostLease(raised.run_id, raised.fence, raised.reason))

@@ -1,0 +1,1 @@
+"""The gRPC services: each translates between the contracts and the store's own values."""

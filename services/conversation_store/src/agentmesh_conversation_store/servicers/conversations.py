@@ -1,0 +1,322 @@
+"""ConversationStoreService."""
+
+# ruff: noqa: N802 - methods are named as in the contracts
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+
+from agentmesh.conversation.v1 import conversation_pb2, event_pb2, stream_pb2
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as pb
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2_grpc as pb_grpc
+from meshkit.admission import ServicerContext
+from meshkit.context import current_principal
+from meshkit.errors import MeshError
+from meshkit.ids import new_id
+from meshkit.telemetry import current_traceparent
+
+from agentmesh_conversation_store.codec import tokens, values
+from agentmesh_conversation_store.codec.resources import conversation_message
+from agentmesh_conversation_store.domain import conversations as domain
+from agentmesh_conversation_store.domain.events import UserMessage
+from agentmesh_conversation_store.domain.model import (
+    Budget,
+    ConversationFacts,
+    ConversationStatus,
+    ConversationView,
+    Strategy,
+)
+from agentmesh_conversation_store.storage.interface import ConversationQuery, EventFilter, Storage
+from agentmesh_conversation_store.subscriptions.registry import Subscriptions
+from agentmesh_conversation_store.subscriptions.subscriber import Until
+
+from .rejections import answers_rejections, streams_rejections
+from .repeatable import carry_out
+
+FULL_NAME = "agentmesh.conversation_store.v1.ConversationStoreService"
+MAX_PAGE_BYTES = 3 * 1024 * 1024
+_CONVERSATIONS_A_PAGE = 50
+_EVENTS_A_PAGE = 200
+
+_STRATEGIES = {
+    pb.DELIVERY_STRATEGY_UNSPECIFIED: Strategy.AFTER_TURN,
+    pb.DELIVERY_STRATEGY_AFTER_TURN: Strategy.AFTER_TURN,
+    pb.DELIVERY_STRATEGY_INTERRUPT: Strategy.INTERRUPT,
+    pb.DELIVERY_STRATEGY_REPLACE_TURN: Strategy.REPLACE_TURN,
+    pb.DELIVERY_STRATEGY_REJECT_IF_RUNNING: Strategy.REJECT_IF_RUNNING,
+}
+_UNTIL = {
+    stream_pb2.SUBSCRIBE_UNTIL_UNSPECIFIED: Until.FOREVER,
+    stream_pb2.SUBSCRIBE_UNTIL_FOREVER: Until.FOREVER,
+    stream_pb2.SUBSCRIBE_UNTIL_HEAD: Until.HEAD,
+    stream_pb2.SUBSCRIBE_UNTIL_RUN_END: Until.RUN_END,
+}
+
+
+class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
+    """Conversations and their logs, for the caller's tenant."""
+
+    def __init__(self, storage: Storage, subscriptions: Subscriptions) -> None:
+        self._storage = storage
+        self._subscriptions = subscriptions
+
+    @answers_rejections
+    async def StartConversation(
+        self, request: pb.StartConversationRequest, _: ServicerContext
+    ) -> pb.StartConversationResponse:
+        principal = current_principal()
+        definition = request.definition.SerializeToString(deterministic=True)
+        command = domain.StartConversation(
+            tenant=principal.tenant,
+            conversation_id=new_id("conv"),
+            run_id=new_id("run"),
+            message_id=new_id("msg"),
+            facts=ConversationFacts(
+                task=request.task,
+                agents=tuple(request.agents),
+                workflow=request.workflow,
+                labels=dict(request.labels),
+            ),
+            definition=(hashlib.sha256(definition).hexdigest(), definition),
+            max_rounds=request.max_rounds,
+            principal=principal.subject,
+            budget=values.budget(request.budget) if request.HasField("budget") else Budget(),
+            timeout=_positive(request),
+            priority=request.priority,
+            human_input=request.human_input,
+            traceparent=current_traceparent(),
+        )
+        return await carry_out(
+            self._storage,
+            command,
+            principal.tenant,
+            request,
+            pb.StartConversationResponse,
+            lambda view: pb.StartConversationResponse(conversation=conversation_message(view)),
+        )
+
+    @answers_rejections
+    async def GetConversation(
+        self, request: pb.GetConversationRequest, _: ServicerContext
+    ) -> pb.GetConversationResponse:
+        view = await self._storage.conversation(current_principal().tenant, request.conversation_id)
+        return pb.GetConversationResponse(conversation=conversation_message(view))
+
+    @answers_rejections
+    async def ListConversations(
+        self, request: pb.ListConversationsRequest, _: ServicerContext
+    ) -> pb.ListConversationsResponse:
+        if request.text:
+            raise MeshError.unimplemented(f"{FULL_NAME}/ListConversations with text")
+        size = request.page_size or _CONVERSATIONS_A_PAGE
+        query = ConversationQuery(
+            limit=size + 1,
+            before=_conversation_position(request.page_token),
+            statuses=[ConversationStatus(status) for status in request.statuses if status],
+            agent=request.agent,
+            started_after=values.instant(request.started_after)
+            if request.HasField("started_after")
+            else None,
+            started_before=values.instant(request.started_before)
+            if request.HasField("started_before")
+            else None,
+        )
+        views = await self._storage.conversations(current_principal().tenant, query)
+        return _conversation_page(views, size)
+
+    @answers_rejections
+    async def ListEvents(
+        self, request: pb.ListEventsRequest, _: ServicerContext
+    ) -> pb.ListEventsResponse:
+        tenant, conversation_id = current_principal().tenant, request.conversation_id
+        size = request.page_size or _EVENTS_A_PAGE
+        position = request.after_sequence
+        if request.page_token:
+            (position,) = tokens.page_position(request.page_token, "events", int)
+        view = await self._storage.conversation(tenant, conversation_id)
+        head = view.conversation.head_sequence
+        accepted = _filter(request.filter)
+        found: list[bytes] = []
+        room = MAX_PAGE_BYTES
+        while len(found) < size and position < head and room > 0:
+            events = await self._storage.events(tenant, conversation_id, position, size, room)
+            if not events:
+                break
+            for event in events:
+                if len(found) == size:
+                    break
+                position = event.sequence
+                if accepted.passes(event):
+                    found.append(event.data)
+                    room -= len(event.data)
+        return pb.ListEventsResponse(
+            events=[event_pb2.Event.FromString(data) for data in found],
+            next_page_token=tokens.page_token("events", position) if position < head else "",
+        )
+
+    @answers_rejections
+    async def SendMessage(
+        self, request: pb.SendMessageRequest, _: ServicerContext
+    ) -> pb.SendMessageResponse:
+        principal = current_principal()
+        command = domain.SendMessage(
+            tenant=principal.tenant,
+            conversation_id=request.conversation_id,
+            message=UserMessage(
+                new_id("msg"),
+                request.agent or "user",
+                request.content,
+                principal.subject,
+                tuple(request.parts),
+            ),
+            strategy=_STRATEGIES.get(request.strategy, Strategy.AFTER_TURN),
+            new_run_id=new_id("run"),
+            traceparent=current_traceparent(),
+        )
+        return await carry_out(
+            self._storage,
+            command,
+            principal.tenant,
+            request,
+            pb.SendMessageResponse,
+            lambda sent: pb.SendMessageResponse(
+                message_id=sent.message_id,
+                sequence=sent.sequence,
+                run_id=sent.run_id,
+                status=_status(sent.status),
+            ),
+        )
+
+    @answers_rejections
+    async def CancelConversation(
+        self, request: pb.CancelConversationRequest, _: ServicerContext
+    ) -> pb.CancelConversationResponse:
+        tenant = current_principal().tenant
+        command = domain.CancelConversation(tenant, request.conversation_id, request.reason)
+        return await carry_out(
+            self._storage,
+            command,
+            tenant,
+            request,
+            pb.CancelConversationResponse,
+            lambda view: pb.CancelConversationResponse(conversation=conversation_message(view)),
+        )
+
+    @answers_rejections
+    async def PauseConversation(
+        self, request: pb.PauseConversationRequest, _: ServicerContext
+    ) -> pb.PauseConversationResponse:
+        tenant = current_principal().tenant
+        return await carry_out(
+            self._storage,
+            domain.PauseConversation(tenant, request.conversation_id),
+            tenant,
+            request,
+            pb.PauseConversationResponse,
+            lambda view: pb.PauseConversationResponse(conversation=conversation_message(view)),
+        )
+
+    @answers_rejections
+    async def ResumeConversation(
+        self, request: pb.ResumeConversationRequest, _: ServicerContext
+    ) -> pb.ResumeConversationResponse:
+        tenant = current_principal().tenant
+        command = domain.ResumeConversation(
+            tenant, request.conversation_id, new_id("run"), current_traceparent()
+        )
+        return await carry_out(
+            self._storage,
+            command,
+            tenant,
+            request,
+            pb.ResumeConversationResponse,
+            lambda view: pb.ResumeConversationResponse(conversation=conversation_message(view)),
+        )
+
+    @answers_rejections
+    async def UpdateConversation(
+        self, request: pb.UpdateConversationRequest, _: ServicerContext
+    ) -> pb.UpdateConversationResponse:
+        if request.HasField("legal_hold"):
+            raise MeshError.unimplemented(f"{FULL_NAME}/UpdateConversation with legal_hold")
+        tenant = current_principal().tenant
+        command = domain.UpdateConversation(
+            tenant,
+            request.conversation_id,
+            labels=dict(request.labels) if request.set_labels else None,
+            max_rounds=request.max_rounds if request.HasField("max_rounds") else None,
+            budget=values.budget(request.budget) if request.HasField("budget") else None,
+            etag=request.etag,
+        )
+        return await carry_out(
+            self._storage,
+            command,
+            tenant,
+            request,
+            pb.UpdateConversationResponse,
+            lambda view: pb.UpdateConversationResponse(conversation=conversation_message(view)),
+        )
+
+    @streams_rejections
+    async def SubscribeConversation(  # type: ignore[override]  # yields them serialized
+        self, request: pb.SubscribeConversationRequest, context: ServicerContext
+    ) -> AsyncIterator[bytes]:
+        """Yields serialized responses; see `register`."""
+        responses = self._subscriptions.subscribe(
+            current_principal().tenant,
+            request.conversation_id,
+            after_sequence=request.after_sequence,
+            resume_token=request.resume_token,
+            until=_UNTIL.get(request.until, Until.FOREVER),
+            accepted=_filter(request.filter),
+            deltas=not request.filter.without_deltas,
+        )
+        async for response in responses:
+            yield response
+
+
+def _positive(request: pb.StartConversationRequest) -> int | None:
+    if not request.HasField("timeout"):
+        return None
+    timeout = values.micros(request.timeout)
+    if timeout <= 0:
+        raise MeshError.invalid("timeout", "must be longer than nothing")
+    return timeout
+
+
+def _filter(message: pb.EventFilter) -> EventFilter:
+    kinds = {field.name for field in event_pb2.Event.DESCRIPTOR.oneofs_by_name["kind"].fields}
+    unknown = sorted(set(message.kinds) - kinds)
+    if unknown:
+        raise MeshError.invalid(
+            "filter.kinds", f"{', '.join(unknown)}: no such kind; there are {', '.join(kinds)}"
+        )
+    return EventFilter(
+        frozenset(message.kinds), frozenset(message.run_ids), frozenset(message.agents)
+    )
+
+
+def _status(status: ConversationStatus) -> conversation_pb2.ConversationStatus.ValueType:
+    return conversation_pb2.ConversationStatus.ValueType(status)
+
+
+def _conversation_position(token: str) -> tuple[int, str] | None:
+    if not token:
+        return None
+    started_at, conversation_id = tokens.page_position(token, "conversations", int, str)
+    return started_at, conversation_id
+
+
+def _conversation_page(
+    views: Sequence[ConversationView], size: int
+) -> pb.ListConversationsResponse:
+    """`views` may hold one more than fits: then there is another page."""
+    page = views[:size]
+    token = ""
+    if len(views) > size:
+        last = page[-1].conversation
+        token = tokens.page_token("conversations", last.started_at, last.conversation_id)
+    return pb.ListConversationsResponse(
+        conversations=[conversation_message(view) for view in page], next_page_token=token
+    )

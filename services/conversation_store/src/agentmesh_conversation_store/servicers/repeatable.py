@@ -1,0 +1,56 @@
+"""Mutations that may be repeated under their request id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from agentmesh_conversation_store.codec.digests import short_digest
+from agentmesh_conversation_store.domain.changes import Command
+from agentmesh_conversation_store.storage.interface import Request, Storage
+
+R = TypeVar("R")
+Response = TypeVar("Response", bound=Message)
+
+
+class Repeatable(Protocol):
+    """A request message with an id of the caller's choice."""
+
+    @property
+    def request_id(self) -> str:
+        """Empty: not deduplicated."""
+        ...
+
+    def SerializeToString(self, *, deterministic: bool = ...) -> bytes:  # noqa: N802 - protobuf's
+        """As every message."""
+        ...
+
+
+def request_record(
+    tenant: str, method: str, message: Repeatable, render: Callable[[R], Message]
+) -> Request[R]:
+    """What is kept of a request: equal bodies of the same method have equal digests."""
+    digest = short_digest(method, message.SerializeToString(deterministic=True))
+    return Request(
+        tenant,
+        message.request_id,
+        digest.encode(),
+        lambda result: render(result).SerializeToString(),
+    )
+
+
+async def carry_out(
+    storage: Storage,
+    command: Command[R],
+    tenant: str,
+    message: Repeatable,
+    response: type[Response],
+    render: Callable[[R], Response],
+) -> Response:
+    """Executes a command once per request id, and answers repetitions as the first time."""
+    if not message.request_id:
+        return render(await storage.execute(command))
+    record = request_record(tenant, response.DESCRIPTOR.full_name, message, render)
+    return response.FromString(await storage.execute_once(command, record))

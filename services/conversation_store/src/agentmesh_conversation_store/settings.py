@@ -1,0 +1,60 @@
+"""Everything that can be set; see the table in README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from meshkit.settings import ServiceSettings
+from pydantic import AliasChoices, Field, SecretStr, model_validator
+
+from .domain.model import SECOND, Micros
+from .storage.sqlite.storage import DATABASE_FILE
+
+
+class StoreSettings(ServiceSettings):
+    """Settings of the conversation_store."""
+
+    grpc_port: int = Field(default=50052, ge=0, le=65535)
+    api_key_secret: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("api_key_secret", "API_KEY_SECRET")
+    )
+    postgres_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("postgres_url", "POSTGRES_URL")
+    )
+    lease_seconds: float = Field(default=5.0, gt=0, le=3600)
+    lease_renew_seconds: float = Field(default=1.0, gt=0, le=1200)
+    lease_hand_over_seconds: float = Field(default=0.5, gt=0, le=60)
+    lease_poll_seconds: float = Field(default=0.25, gt=0, le=60)
+    sweep_seconds: float = Field(default=0.1, gt=0, le=60)
+    max_turn_failures: int = Field(default=5, ge=1, le=1000)
+    max_lost_workers: int = Field(default=20, ge=1, le=1000)
+    retry_delay_seconds: float = Field(default=1.0, ge=0, le=60)
+    heartbeat_seconds: float = Field(default=10.0, gt=0, le=15)
+    head_check_seconds: float = Field(default=1.0, gt=0, le=60)
+    sqlite_readers: int = Field(default=2, ge=1, le=64)
+
+    @property
+    def database_file(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir / DATABASE_FILE
+
+    @property
+    def lease(self) -> Micros:
+        """How long a lease lasts without renewal."""
+        return round(self.lease_seconds * SECOND)
+
+    @model_validator(mode="after")
+    def _no_other_database(self) -> Self:
+        # To keep data elsewhere than the operator said would be to lose it.
+        if self.postgres_url is not None:
+            raise ValueError("POSTGRES_URL: this version keeps everything in SQLite; unset it")
+        return self
+
+    @model_validator(mode="after")
+    def _renewal_fits(self) -> Self:
+        if self.lease_renew_seconds * 2 > self.lease_seconds:
+            raise ValueError(
+                "AGENTMESH_LEASE_RENEW_SECONDS must be at most half of AGENTMESH_LEASE_SECONDS"
+            )
+        return self

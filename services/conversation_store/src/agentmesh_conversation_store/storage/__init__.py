@@ -1,0 +1,1 @@
+"""Where the store keeps things: one interface, and the adapters behind it."""

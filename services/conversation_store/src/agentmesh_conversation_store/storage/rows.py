@@ -1,0 +1,164 @@
+"""Values as rows of plain columns, and back. Every SQL adapter uses the same columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any, Generic, TypeVar
+
+from agentmesh_conversation_store.domain.model import (
+    ADDITIVE,
+    NO_USAGE,
+    ApiKey,
+    Budget,
+    Checkpoint,
+    CommittedTurn,
+    Conversation,
+    ConversationFacts,
+    ConversationStatus,
+    EndReason,
+    RaisedFence,
+    Role,
+    Run,
+    RunStatus,
+    Step,
+    StepKind,
+    Usage,
+    WaitKind,
+)
+
+T = TypeVar("T")
+Column = int | str | bytes | None
+
+
+def _pack_usage(usage: Usage) -> str:
+    if usage is NO_USAGE or usage == NO_USAGE:
+        return ""
+    return ",".join(str(int(getattr(usage, f.name))) for f in fields(Usage))
+
+
+def _unpack_usage(text: str) -> Usage:
+    if not text:
+        return NO_USAGE
+    numbers = [int(number) for number in text.split(",")]
+    return replace(
+        NO_USAGE, **dict(zip(ADDITIVE, numbers, strict=False)), estimated=bool(numbers[-1])
+    )
+
+
+def _pack_budget(budget: Budget) -> str:
+    bounds = (getattr(budget, f.name) for f in fields(Budget))
+    return ",".join("" if bound is None else str(bound) for bound in bounds)
+
+
+def _unpack_budget(text: str) -> Budget:
+    return Budget(*(int(bound) if bound else None for bound in text.split(",")))
+
+
+def _pack_json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def _unpack_tuple(text: str) -> tuple[Any, ...]:
+    return tuple(json.loads(text))
+
+
+def _pack_map(value: Any) -> str:
+    return _pack_json(dict(value))
+
+
+class Table(Generic[T]):
+    """How one kind of value is kept.
+
+    `converters` name the fields that are no plain column, each with its way out and back;
+    `keys` are columns that the value itself does not have.
+    """
+
+    def __init__(
+        self,
+        kind: type[T],
+        name: str,
+        converters: dict[str, tuple[Callable[[Any], Column], Callable[[Any], Any]]],
+        *,
+        keys: Sequence[str] = (),
+    ) -> None:
+        names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # always a dataclass
+        self.name = name
+        self.fields = tuple(names)
+        self.columns = (*keys, *names)
+        self._kind = kind
+        self._out = [(n, converters[n][0] if n in converters else None) for n in names]
+        self._back = [(i, converters[n][1]) for i, n in enumerate(names) if n in converters]
+
+    def row(self, value: T) -> tuple[Column, ...]:
+        """The columns of a value, in the order of `fields`."""
+        return tuple(
+            getattr(value, name) if out is None else out(getattr(value, name))
+            for name, out in self._out
+        )
+
+    def value(self, row: Sequence[Any]) -> T:
+        """The value of a row whose columns are in the order of `fields`."""
+        columns = list(row)
+        for index, back in self._back:
+            columns[index] = back(columns[index])
+        return self._kind(*columns)
+
+    @property
+    def select(self) -> str:
+        """The fields as a select list."""
+        return ", ".join(self.fields)
+
+    def qualified(self, alias: str) -> str:
+        """The fields as a select list of a joined table."""
+        return ", ".join(f"{alias}.{name}" for name in self.fields)
+
+
+_usage = (_pack_usage, _unpack_usage)
+_flag = (int, bool)
+_texts = (_pack_json, _unpack_tuple)
+_map = (_pack_map, json.loads)
+
+RUNS = Table(
+    Run,
+    "runs",
+    {
+        "status": (int, RunStatus),
+        "waiting_for": (int, WaitKind),
+        "end_reason": (int, EndReason),
+        "usage": _usage,
+        "turn_usage": _usage,
+        "reserved": _usage,
+        "budget": (_pack_budget, _unpack_budget),
+        "pause_requested": _flag,
+        "human_input": _flag,
+        "turn_messages": _texts,
+    },
+)
+CONVERSATIONS = Table(
+    Conversation,
+    "conversations",
+    {"status": (int, ConversationStatus), "usage": _usage},
+)
+FACTS = Table(
+    ConversationFacts,
+    "conversation_facts",
+    {"agents": _texts, "labels": _map},
+    keys=("tenant", "conversation_id"),
+)
+STEPS = Table(
+    Step,
+    "steps",
+    {"kind": (int, StepKind), "recorded": _flag, "reservation": _usage, "record": _map},
+    keys=("tenant",),
+)
+COMMITTED = Table(
+    CommittedTurn,
+    "committed_turns",
+    {"status": (int, RunStatus), "content": _map, "message_ids": _texts, "discarded": _flag},
+    keys=("tenant",),
+)
+CHECKPOINTS = Table(Checkpoint, "checkpoints", {}, keys=("tenant",))
+FENCES = Table(RaisedFence, "raised_fences", {})
+KEYS = Table(ApiKey, "api_keys", {"role": (int, Role)})

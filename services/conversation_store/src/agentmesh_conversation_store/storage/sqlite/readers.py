@@ -1,0 +1,58 @@
+"""Reading connections: they see committed data and never wait for the writer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+
+from .database import as_rejection, connect
+
+T = TypeVar("T")
+
+
+class Readers:
+    """A few threads with a connection each."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
+        self._pool = ThreadPoolExecutor(count, "sqlite-reader", self._open)
+        self._closed = False
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returned; it sees one snapshot."""
+        if self._closed:
+            raise Rejection(Reason.DATABASE_UNAVAILABLE, "the store's database is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, work)
+
+    async def close(self) -> None:
+        """Waits for what is being read."""
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        for connection in self._connections:
+            connection.close()
+
+    def _open(self) -> None:
+        connection = connect(self._path, read_only=True)
+        self._local.connection = connection
+        self._connections.append(connection)
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection = self._local.connection
+        try:
+            connection.execute("BEGIN")
+            try:
+                return work(connection)
+            finally:
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            rejection = as_rejection(error)
+            raise rejection or error from error
