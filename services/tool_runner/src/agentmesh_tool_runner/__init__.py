@@ -1,0 +1,1 @@
+"""Runs what models write, in sandboxes."""

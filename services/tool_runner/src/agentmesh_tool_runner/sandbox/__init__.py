@@ -1,0 +1,1 @@
+"""Isolation and bounds for untrusted code."""

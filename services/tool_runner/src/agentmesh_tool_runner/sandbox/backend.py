@@ -1,0 +1,279 @@
+"""What every sandbox backend offers: workspaces, and executions inside them.
+
+A backend isolates untrusted code from the host and bounds what it may use. Bubblewrap is one; a
+Docker engine or a Kubernetes pod fit behind the same interface. Nothing here knows protobuf or
+gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+MIB = 1024 * 1024
+
+
+class EndReason(Enum):
+    """Why an execution ended. Exactly one holds for each."""
+
+    EXITED = "exited"
+    """The program ended by itself; `exit_code` says how."""
+    SIGNALED = "signaled"
+    """A signal that no limit explains ended the program; `signal` is its number."""
+    WALL_TIMEOUT = "wall_timeout"
+    CPU_TIMEOUT = "cpu_timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    PROCESS_LIMIT = "process_limit"
+    """The program failed after it was refused another process or thread."""
+    DISK_FULL = "disk_full"
+    """The program failed with its workspace full; or the workspace could not be kept and was
+    rolled back.
+    """
+    OUTPUT_LIMIT = "output_limit"
+    CANCELLED = "cancelled"
+    SANDBOX_LOST = "sandbox_lost"
+    """The sandbox itself died or could not be started; says nothing about the program."""
+
+
+class Stream(Enum):
+    STDOUT = "stdout"
+    STDERR = "stderr"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one execution. Seconds and bytes; every one is enforced, none is advice."""
+
+    wall_seconds: float = 60.0
+    cpu_seconds: float = 60.0
+    """Sum over all processes and threads."""
+    cpus: float = 1.0
+    """CPU time per second of wall time."""
+    memory_bytes: int = 512 * MIB
+    """All processes together, temporary files and workspace pages they touch included."""
+    processes: int = 64
+    """Processes and threads at any one time."""
+    workspace_bytes: int = 128 * MIB
+    """Size of the workspace; fixed when the workspace is opened."""
+    workspace_files: int = 10_000
+    temporary_bytes: int = 64 * MIB
+    """Size of /tmp, and of /dev/shm, each."""
+    output_bytes: int = 1 * MIB
+    """stdout and stderr together; what exceeds it is dropped and ends the execution."""
+    open_files: int = 256
+
+
+@dataclass(frozen=True)
+class ExecutionSpec:
+    """One program to run.
+
+    `stdin` is what it can read; with `keep_stdin_open` more may follow. `files` are laid read-only
+    at INPUT_DIRECTORY under their names (no slash). `environment` is added to the sandbox's own
+    minimal one; nothing of the service's environment is inherited.
+    """
+
+    argv: Sequence[str]
+    stdin: bytes = b""
+    keep_stdin_open: bool = False
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+
+INPUT_DIRECTORY = "/run/input"
+WORKSPACE_DIRECTORY = "/workspace"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A piece of output in the order of its stream; stdout and stderr are not ordered to each
+    other.
+    """
+
+    stream: Stream
+    data: bytes
+
+
+@dataclass(frozen=True)
+class ResourceUsage:
+    """What an execution used. `peak_memory_bytes` is 0 where the backend cannot tell."""
+
+    wall_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an execution ended.
+
+    `detail` is one line for a reader, empty where the reason says it all.
+    """
+
+    reason: EndReason
+    exit_code: int | None = None
+    signal: int | None = None
+    usage: ResourceUsage = field(default_factory=ResourceUsage)
+    output_truncated: bool = False
+    detail: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.reason is EndReason.EXITED and self.exit_code == 0
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One entry of a workspace. `kind` is file, directory, link or other; `path` is relative."""
+
+    path: str
+    kind: str
+    size: int
+    modified_at: float
+
+
+@dataclass(frozen=True)
+class WorkspaceKey:
+    """Names a workspace: one per conversation, and none is shared between tenants."""
+
+    tenant: str
+    conversation: str
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One property of the isolation: by what means it holds here, or why it does not."""
+
+    name: str
+    enforced: bool
+    detail: str
+
+
+class SandboxUnavailableError(Exception):
+    """No code may run here; the message says in one line what to install or to allow."""
+
+
+class WorkspaceFullError(Exception):
+    """The workspace has no room for what was to be written, or could not be saved within its
+    bound.
+    """
+
+
+class Execution(Protocol):
+    """A running program."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def finished(self) -> bool:
+        """True once `outcome` answers without waiting."""
+        ...
+
+    def output(self) -> AsyncIterator[Output]:
+        """Yields output as it comes and ends with the program. One reader; it may be slow, for what
+        waits is bounded by `Limits.output_bytes`."""
+        ...
+
+    async def outcome(self) -> Outcome:
+        """Waits for the end. May be awaited by many."""
+        ...
+
+    async def write_stdin(self, data: bytes, *, close: bool = False) -> None:
+        """Feeds standard input that was kept open. Raises BrokenPipeError when nobody reads it."""
+        ...
+
+    def send_signal(self, number: int) -> None:
+        """Signals the program's first process. Does nothing once it has ended."""
+        ...
+
+    def cancel(self, reason: EndReason = EndReason.CANCELLED, detail: str = "") -> None:
+        """Kills every process of the execution, at once and without grace. Idempotent."""
+        ...
+
+
+class Workspace(Protocol):
+    """The files of a conversation.
+
+    They outlive executions, the service and the machine's restart.
+    """
+
+    @property
+    def key(self) -> WorkspaceKey: ...
+
+    async def execute(self, spec: ExecutionSpec) -> Execution:
+        """Starts a program in the workspace directory. Raises SandboxUnavailableError."""
+        ...
+
+    async def save(self) -> None:
+        """Makes the present files durable.
+
+        Raises WorkspaceFullError, after rolling back to the last save.
+        """
+        ...
+
+    async def list_files(self, path: str = ".", *, limit: int = 1000) -> list[FileEntry]:
+        """Entries below `path`, depth first. Raises FileNotFoundError, UnsafePathError."""
+        ...
+
+    async def read_file(self, path: str, *, offset: int = 0, limit: int = MIB) -> bytes:
+        """At most `limit` bytes from `offset`.
+
+        Raises FileNotFoundError, IsADirectoryError, UnsafePathError.
+        """
+        ...
+
+    async def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
+        """Writes a file and makes its parents. Raises WorkspaceFullError, UnsafePathError."""
+        ...
+
+    async def move(self, path: str, destination: str) -> None:
+        """Renames a file or folder. Raises FileNotFoundError, FileExistsError, UnsafePathError."""
+        ...
+
+    async def remove(self, path: str) -> None:
+        """Removes a file, or a directory with all below.
+
+        Raises FileNotFoundError, UnsafePathError.
+        """
+        ...
+
+
+class SandboxBackend(Protocol):
+    """A way to run untrusted code on this machine."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def python(self) -> str:
+        """Path of the Python interpreter inside a sandbox."""
+        ...
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        """How each property of `selftest.PROPERTIES` is brought about here, for an operator."""
+        ...
+
+    async def start(self) -> None:
+        """Sweeps what a dead predecessor left, then gets ready. Raises SandboxUnavailableError."""
+        ...
+
+    async def workspace(self, key: WorkspaceKey) -> Workspace:
+        """The workspace of that name, made or restored when it is not open.
+
+        Raises SandboxUnavailableError.
+        """
+        ...
+
+    async def delete_workspace(self, key: WorkspaceKey) -> None:
+        """Ends what runs there and forgets its files. Does nothing when there is none."""
+        ...
+
+    async def close(self) -> None:
+        """Kills all that runs, saves the workspaces, releases everything."""
+        ...

@@ -1,0 +1,51 @@
+"""The descriptors that one start of a sandbox needs, closed together when it is under way."""
+
+from __future__ import annotations
+
+import os
+
+from .backend import ExecutionSpec
+
+
+class Descriptors:
+    """Descriptors of one start: all are closed at the end but those that are kept."""
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+
+    def __enter__(self) -> Descriptors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._open:
+            os.close(descriptor)
+        self._open.clear()
+
+    def pipe(self) -> tuple[int, int]:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        self._open |= {read, write}
+        return read, write
+
+    def memory(self, data: bytes) -> int:
+        descriptor = os.memfd_create("input", os.MFD_CLOEXEC)
+        self._open.add(descriptor)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def stdin(self, spec: ExecutionSpec) -> tuple[int, int | None]:
+        """What the program reads, and where more can be written if it stays open."""
+        if spec.keep_stdin_open:
+            read, write = self.pipe()
+            os.set_blocking(write, False)
+            return read, write
+        if spec.stdin:
+            return self.memory(spec.stdin), None
+        descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._open.add(descriptor)
+        return descriptor, None
+
+    def keep(self, *descriptors: int) -> None:
+        self._open -= set(descriptors)

@@ -1,0 +1,246 @@
+"""Which workspaces are open, where their files rest when they are not, and who may close them.
+
+An open workspace is a tmpfs of fixed size, so that no program can write more than its bound; a
+closed one is an archive below the data folder. Handles open it when they need it and never hold it
+open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+from urllib.parse import quote
+
+from . import snapshot, workspace_files
+from .backend import (
+    MIB,
+    Execution,
+    ExecutionSpec,
+    FileEntry,
+    Workspace,
+    WorkspaceFullError,
+    WorkspaceKey,
+)
+
+_Result = TypeVar("_Result")
+_LONGEST_NAME: Final = 120
+
+
+@dataclass
+class Mounted:
+    """An open workspace. `root` is a descriptor of its root directory; `uid` owns its files."""
+
+    name: str
+    root: int
+    uid: int | None
+    saved: list[snapshot.Entry] | None
+    users: int = 0
+    dropped: bool = False
+    used_at: float = field(default_factory=time.monotonic)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def close_when_unused(self) -> None:
+        """A descriptor that somebody still works with must not be closed, and its number reused."""
+        if self.dropped and not self.users and self.root >= 0:
+            os.close(self.root)
+            self.root = -1
+
+
+class Mounter(Protocol):
+    """Gives empty, size-bounded directories; the backend's part."""
+
+    async def mount(self, name: str, uid: int | None) -> int: ...
+
+    async def unmount(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class WorkspaceRules:
+    """Bounds of all workspaces.
+
+    `first_uid` is None where files belong to the service's own user.
+    """
+
+    bytes_each: int
+    max_open: int
+    idle_seconds: float
+    first_uid: int | None
+
+
+class Workspaces:
+    """Opens, closes and saves workspaces."""
+
+    def __init__(self, folder: Path, mounter: Mounter, rules: WorkspaceRules) -> None:
+        self._folder = folder
+        self._mounter = mounter
+        self._rules = rules
+        self._open: dict[WorkspaceKey, Mounted] = {}
+        self._opening: dict[WorkspaceKey, asyncio.Lock] = {}
+        self._numbers = itertools.count()
+
+    def archive(self, key: WorkspaceKey) -> Path:
+        return self._folder / _file_name(key.tenant) / f"{_file_name(key.conversation)}.tar"
+
+    @contextlib.asynccontextmanager
+    async def use(self, key: WorkspaceKey) -> AsyncIterator[Mounted]:
+        """The workspace, open while the block runs. Raises what mounting and restoring raise."""
+        lock = self._opening.setdefault(key, asyncio.Lock())
+        async with lock:
+            mounted = self._open.get(key)
+            if mounted is None:
+                await self._make_room()
+                mounted = self._open[key] = await self._mount(key)
+            mounted.users += 1
+        try:
+            yield mounted
+        finally:
+            mounted.users -= 1
+            mounted.used_at = time.monotonic()
+            mounted.close_when_unused()
+
+    async def _mount(self, key: WorkspaceKey) -> Mounted:
+        number = next(self._numbers)
+        first = self._rules.first_uid
+        uid = None if first is None else self._free_uid(first)
+        name = f"workspace-{number}"
+        root = await self._mounter.mount(name, uid)
+        try:
+            saved = await asyncio.to_thread(snapshot.restore, root, self.archive(key), uid=uid)
+        except BaseException:
+            os.close(root)
+            await self._mounter.unmount(name)
+            raise
+        return Mounted(name, root, uid, saved)
+
+    def _free_uid(self, first: int) -> int:
+        taken = {mounted.uid for mounted in self._open.values()}
+        return next(uid for uid in itertools.count(first) if uid not in taken)
+
+    async def save(self, key: WorkspaceKey) -> None:
+        """Raises WorkspaceFullError after going back to the files of the last save."""
+        async with self.use(key) as mounted, mounted.lock:
+            try:
+                await self._save(key, mounted)
+            except WorkspaceFullError:
+                await self._drop(key, mounted)
+                raise
+
+    async def _save(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        mounted.saved = await asyncio.to_thread(
+            snapshot.save,
+            mounted.root,
+            self.archive(key),
+            max_bytes=self._rules.bytes_each,
+            before=mounted.saved,
+        )
+
+    async def close_idle(self) -> None:
+        """Closes what nobody used for a while."""
+        oldest = time.monotonic() - self._rules.idle_seconds
+        for key, mounted in list(self._open.items()):
+            if mounted.used_at < oldest:
+                await self._close(key)
+
+    async def _make_room(self) -> None:
+        idle = sorted(
+            (mounted.used_at, key.conversation, key)
+            for key, mounted in self._open.items()
+            if not mounted.users
+        )
+        for _, _, key in idle[: max(0, len(self._open) + 1 - self._rules.max_open)]:
+            await self._close(key)
+
+    async def _close(self, key: WorkspaceKey) -> None:
+        async with self._opening.setdefault(key, asyncio.Lock()):
+            mounted = self._open.get(key)
+            if mounted is None or mounted.users:
+                return
+            # What cannot be saved goes back to what was: a program filled it after the last save.
+            with contextlib.suppress(WorkspaceFullError):
+                await self._save(key, mounted)
+            await self._drop(key, mounted)
+            self._opening.pop(key, None)
+
+    async def _drop(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        self._open.pop(key, None)
+        mounted.dropped = True
+        mounted.close_when_unused()
+        await self._mounter.unmount(mounted.name)
+
+    async def delete(self, key: WorkspaceKey) -> None:
+        if mounted := self._open.get(key):
+            await self._drop(key, mounted)
+        await asyncio.to_thread(self.archive(key).unlink, missing_ok=True)
+
+    def forget_all(self) -> None:
+        """The mounts went with the process that held them; the next use restores archives."""
+        for mounted in self._open.values():
+            mounted.dropped = True
+            mounted.close_when_unused()
+        self._open.clear()
+
+    async def close_all(self) -> None:
+        for key in list(self._open):
+            await self._close(key)
+
+
+def _file_name(name: str) -> str:
+    """A file name for any text, the same each time, another for each text."""
+    quoted = "~" + quote(name, safe="")
+    if len(quoted) <= _LONGEST_NAME:
+        return quoted
+    return quoted[:40] + hashlib.sha256(name.encode()).hexdigest()
+
+
+class WorkspaceHandle(Workspace):
+    """What callers hold: a name, and the operations on what it names."""
+
+    def __init__(
+        self,
+        key: WorkspaceKey,
+        workspaces: Workspaces,
+        start: Callable[[WorkspaceKey, ExecutionSpec], Awaitable[Execution]],
+    ) -> None:
+        self._key = key
+        self._workspaces = workspaces
+        self._start = start
+
+    @property
+    def key(self) -> WorkspaceKey:
+        return self._key
+
+    async def execute(self, spec: ExecutionSpec) -> Execution:
+        return await self._start(self._key, spec)
+
+    async def save(self) -> None:
+        await self._workspaces.save(self._key)
+
+    async def list_files(self, path: str = ".", *, limit: int = 1000) -> list[FileEntry]:
+        async with self._workspaces.use(self._key) as at:
+            return await asyncio.to_thread(workspace_files.list_files, at.root, path, limit)
+
+    async def read_file(self, path: str, *, offset: int = 0, limit: int = MIB) -> bytes:
+        async with self._workspaces.use(self._key) as at:
+            return await asyncio.to_thread(workspace_files.read_file, at.root, path, offset, limit)
+
+    async def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
+        async with self._workspaces.use(self._key) as at, at.lock:
+            await asyncio.to_thread(
+                workspace_files.write_file, at.root, path, data, append=append, uid=at.uid
+            )
+
+    async def move(self, path: str, destination: str) -> None:
+        async with self._workspaces.use(self._key) as at, at.lock:
+            await asyncio.to_thread(workspace_files.move, at.root, path, destination, uid=at.uid)
+
+    async def remove(self, path: str) -> None:
+        async with self._workspaces.use(self._key) as at, at.lock:
+            await asyncio.to_thread(workspace_files.remove, at.root, path)

@@ -1,0 +1,91 @@
+"""Wires the service together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from agentmesh.conversation_store.v1 import (
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    turn_service_pb2_grpc,
+)
+from agentmesh.tool_runner.v1 import tool_runner_service_pb2_grpc
+from meshkit.ids import new_id
+from meshkit.server import ServiceHost
+
+from . import servicer, translate
+from .calls import CallRules, ToolCalls
+from .runs import CodeRuns
+from .sandboxes import Sandboxes
+from .settings import ToolRunnerSettings
+from .store import StoreLedger
+from .store_streams import DeltaPublisher, publish_documents, watch_fences
+from .tools import TOOLS
+
+NAME = "tool_runner"
+
+
+class ToolRunner:
+    """The service: `host` runs it, hooks start and stop its parts."""
+
+    def __init__(self, settings: ToolRunnerSettings) -> None:
+        self.settings = settings
+        self.host = ServiceHost(NAME, settings)
+        channel = self.host.channels.channel(settings.store_address, "conversation_store")
+        turns = turn_service_pb2_grpc.TurnServiceStub(channel)
+        self._turns = turns
+        self._catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+        self._process_id = new_id("runner")
+        self._deltas = DeltaPublisher(turns)
+        self.sandboxes = Sandboxes(settings)
+        rules = CallRules(settings.default_limits, self._process_id)
+        self.calls = ToolCalls(
+            dict(TOOLS), StoreLedger(turns), self._deltas, lambda: self.sandboxes.backend, rules
+        )
+        self.runs = CodeRuns(lambda: self.sandboxes.backend)
+        self._background: list[asyncio.Task[None]] = []
+        self.host.add(
+            tool_runner_service_pb2_grpc.add_ToolRunnerServiceServicer_to_server,
+            servicer.ToolRunnerServicer(
+                self.sandboxes,
+                self.calls,
+                self.runs,
+                list(TOOLS.values()),
+                default_limits=settings.default_limits,
+                maximum_limits=settings.maximum_limits,
+            ),
+            servicer.FULL_NAME,
+        )
+        self.host.on_start.append(self._start)
+        self.host.on_stop.append(self._stop)
+
+    async def _start(self) -> None:
+        await self.sandboxes.start()
+        self._background = [
+            asyncio.create_task(
+                watch_fences(self._turns, self._process_id, self.calls.fence_raised)
+            ),
+            asyncio.create_task(self._deltas.run()),
+            asyncio.create_task(publish_documents(self._catalog, self._documents())),
+        ]
+
+    def _documents(self) -> list[catalog_service_pb2.Document]:
+        timeout = self.settings.default_limits.wall_seconds
+        return [
+            catalog_service_pb2.Document(
+                kind=catalog_service_pb2.DOCUMENT_KIND_TOOL,
+                name=tool.name,
+                tool=translate.tool_definition(tool, timeout),
+            )
+            for tool in TOOLS.values()
+        ]
+
+    async def _stop(self) -> None:
+        await self.calls.close()
+        for task in self._background:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self.sandboxes.close()
+        await self.runs.close()

@@ -1,0 +1,103 @@
+"""Settings of tool_runner; the only place where they are read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from meshkit.settings import Port, ServiceSettings
+from pydantic import AliasChoices, Field
+
+from .sandbox.backend import MIB, Limits
+from .sandbox.bubblewrap import BubblewrapOptions
+
+_DEFAULT_BWRAP = "/usr/bin/bwrap"
+
+
+def default_sandbox_python() -> Path | None:
+    """Where scripts/prepare_sandbox_python.py puts its environment; None if it is not there."""
+    if os.geteuid() == 0:
+        root = Path("/var/lib/agentmesh")
+    else:
+        root = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "agentmesh"
+    current = root / "sandbox-python/current"
+    return current if current.exists() else None
+
+
+class ToolRunnerSettings(ServiceSettings):
+    """What tool_runner can be told, besides what every service can. Sizes are in MiB."""
+
+    grpc_port: Port = 50054
+    code_execution: Literal["local", "none"] = Field(
+        default="local", validation_alias=AliasChoices("code_execution", "AUTOGEN_CODE_EXECUTION")
+    )
+    execution_seconds: float = Field(
+        default=300,
+        gt=0,
+        le=86_400,
+        validation_alias=AliasChoices("execution_seconds", "AUTOGEN_TIMEOUT"),
+    )
+    sandbox_python: Path | None = Field(default_factory=default_sandbox_python)
+    sandbox_bwrap: str = Field(
+        default_factory=lambda: shutil.which("bwrap") or _DEFAULT_BWRAP,
+    )
+    sandbox_cgroup: Path | None = None
+    sandbox_first_uid: int = Field(default=1_879_048_192, ge=1)
+    max_executions: int = Field(default=8, ge=1, le=1000)
+    max_open_workspaces: int = Field(default=16, ge=1, le=1000)
+    workspace_idle_seconds: float = Field(default=300, gt=0)
+    workspace_mib: int = Field(default=128, ge=1)
+    workspace_files: int = Field(default=10_000, ge=16)
+    execution_memory_mib: int = Field(default=512, ge=32)
+    max_execution_memory_mib: int = Field(default=2048, ge=32)
+    execution_cpu_seconds: float = Field(default=120, gt=0)
+    execution_cpus: float = Field(default=1.0, gt=0)
+    execution_processes: int = Field(default=64, ge=4)
+    max_execution_processes: int = Field(default=256, ge=4)
+    execution_output_mib: int = Field(default=1, ge=1, le=16)
+
+    @property
+    def default_limits(self) -> Limits:
+        """What an execution gets that asks for nothing."""
+        return Limits(
+            wall_seconds=self.execution_seconds,
+            cpu_seconds=self.execution_cpu_seconds,
+            cpus=self.execution_cpus,
+            memory_bytes=self.execution_memory_mib * MIB,
+            processes=self.execution_processes,
+            workspace_bytes=self.workspace_mib * MIB,
+            workspace_files=self.workspace_files,
+            output_bytes=self.execution_output_mib * MIB,
+        )
+
+    @property
+    def maximum_limits(self) -> Limits:
+        """What no execution exceeds."""
+        return Limits(
+            wall_seconds=max(600.0, self.execution_seconds),
+            cpu_seconds=max(600.0, self.execution_cpu_seconds),
+            cpus=max(2.0, self.execution_cpus),
+            memory_bytes=max(self.max_execution_memory_mib, self.execution_memory_mib) * MIB,
+            processes=max(self.max_execution_processes, self.execution_processes),
+            workspace_bytes=self.workspace_mib * MIB,
+            workspace_files=self.workspace_files,
+            output_bytes=max(16, self.execution_output_mib) * MIB,
+        )
+
+    @property
+    def bubblewrap(self) -> BubblewrapOptions:
+        """Options of the bubblewrap backend."""
+        python = self.sandbox_python.resolve() if self.sandbox_python else None
+        return BubblewrapOptions(
+            data_folder=self.data_dir / "tool_runner",
+            bwrap=self.sandbox_bwrap,
+            python_folder=python,
+            cgroup=self.sandbox_cgroup,
+            first_uid=self.sandbox_first_uid,
+            max_executions=self.max_executions,
+            max_open_workspaces=self.max_open_workspaces,
+            workspace_idle_seconds=self.workspace_idle_seconds,
+            maximum=self.maximum_limits,
+        )

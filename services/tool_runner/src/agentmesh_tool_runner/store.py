@@ -1,0 +1,122 @@
+"""The store's side of a tool call: claims and records of steps."""
+
+from __future__ import annotations
+
+from agentmesh.common.v1 import usage_pb2
+from agentmesh.conversation.v1 import event_pb2, message_pb2
+from agentmesh.conversation_store.v1 import turn_service_pb2, turn_service_pb2_grpc
+from google.protobuf import struct_pb2
+from meshkit.channels import call_metadata
+from meshkit.identity import SYSTEM
+
+from .calls import Authority, Claim, ClaimState, ToolCall
+from .tools.tool import ReplyOutcome, ToolReply
+
+ENCODING = "agentmesh.conversation.v1.ToolResultPart"
+OUTCOMES = {
+    ReplyOutcome.OK: message_pb2.TOOL_OUTCOME_OK,
+    ReplyOutcome.ERROR: message_pb2.TOOL_OUTCOME_ERROR,
+    ReplyOutcome.UNKNOWN: message_pb2.TOOL_OUTCOME_UNKNOWN,
+    ReplyOutcome.CANCELLED: message_pb2.TOOL_OUTCOME_CANCELLED,
+}
+_REPLY_OUTCOMES = {number: outcome for outcome, number in OUTCOMES.items()}
+_STATES = {
+    turn_service_pb2.STEP_STATE_CLAIMED: ClaimState.CLAIMED,
+    turn_service_pb2.STEP_STATE_RECORDED: ClaimState.RECORDED,
+    turn_service_pb2.STEP_STATE_ORPHANED: ClaimState.ORPHANED,
+}
+
+
+class StoreLedger:
+    """Steps over the store's TurnService. Raises what the call raises."""
+
+    def __init__(self, turns: turn_service_pb2_grpc.TurnServiceAsyncStub) -> None:
+        self._turns = turns
+
+    async def claim(
+        self, authority: Authority, call: ToolCall, attempt_id: str, *, take_over: bool
+    ) -> Claim:
+        """BeginStep; a recorded step comes with its reply."""
+        request = turn_service_pb2.BeginStepRequest(
+            run_id=authority.run_id,
+            turn=call.turn,
+            step_key=call.tool_call_id,
+            kind=turn_service_pb2.STEP_KIND_TOOL,
+            request_digest=call.digest,
+            attempt_id=attempt_id,
+            take_over=take_over,
+        )
+        metadata = call_metadata(SYSTEM, authority.token)
+        answer = await self._turns.BeginStep(request, metadata=metadata)
+        state = _STATES[answer.step.state]
+        if state is ClaimState.RECORDED:
+            part = message_pb2.ToolResultPart.FromString(answer.step.result)
+            return Claim(state, reply_of(part))
+        return Claim(state)
+
+    async def record(self, authority: Authority, call: ToolCall, reply: ToolReply) -> int:
+        """RecordStep with the message event; returns the event's sequence."""
+        part = result_part(call.tool_call_id, call.tool, reply)
+        message = message_pb2.Message(
+            message_id=call.message_id,
+            role=message_pb2.MESSAGE_ROLE_TOOL,
+            agent=call.agent,
+            content=part.output,
+            parts=[message_pb2.Part(tool_result=part)],
+        )
+        event = event_pb2.Event(
+            turn=call.turn,
+            agent=call.agent,
+            origin=event_pb2.EVENT_ORIGIN_TOOL_RUNNER,
+            message=message,
+        )
+        request = turn_service_pb2.RecordStepRequest(
+            run_id=authority.run_id,
+            turn=call.turn,
+            step_key=call.tool_call_id,
+            request_digest=call.digest,
+            result=part.SerializeToString(deterministic=True),
+            encoding=ENCODING,
+            events=[event],
+            usage=usage_pb2.Usage(tool_calls=1, sandbox_cpu_ms=round(reply.cpu_seconds * 1000)),
+        )
+        metadata = call_metadata(SYSTEM, authority.token)
+        answer = await self._turns.RecordStep(request, metadata=metadata)
+        return answer.first_sequence
+
+
+def result_part(tool_call_id: str, tool: str, reply: ToolReply) -> message_pb2.ToolResultPart:
+    """A reply as part of a message."""
+    detail = struct_pb2.Struct()
+    detail.update(dict(reply.detail))
+    return message_pb2.ToolResultPart(
+        tool_call_id=tool_call_id,
+        tool=tool,
+        outcome=OUTCOMES[reply.outcome],
+        output=_valid_text(reply.output),
+        detail=detail if reply.detail else None,
+        truncated=reply.truncated,
+    )
+
+
+def reply_of(part: message_pb2.ToolResultPart) -> ToolReply:
+    """The reply that a part was made of."""
+    detail = _plain(part.detail)
+    outcome = _REPLY_OUTCOMES.get(part.outcome, ReplyOutcome.ERROR)
+    return ToolReply(outcome, part.output, detail, part.truncated)
+
+
+def _plain(struct: struct_pb2.Struct) -> dict[str, object]:
+    plain: dict[str, object] = {}
+    for key, value in struct.fields.items():
+        kind = value.WhichOneof("kind")
+        if kind == "struct_value":
+            plain[key] = _plain(value.struct_value)
+        elif kind is not None:
+            plain[key] = getattr(value, kind)
+    return plain
+
+
+def _valid_text(text: str) -> str:
+    """Protobuf strings hold valid UTF-8 only; lone surrogates are not."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")

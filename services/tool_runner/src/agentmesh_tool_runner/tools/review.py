@@ -1,0 +1,109 @@
+"""code_analyzer (ruff) and security_scanner (bandit), run inside the sandbox on what is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pydantic import Field, field_validator
+
+from agentmesh_tool_runner.sandbox.backend import ExecutionSpec
+
+from .tool import Arguments, Finished, Tool, ToolContext, ToolReply
+
+_RULES: Final = "A,ASYNC,B,BLE,C4,C90,E,F,N,PIE,PL,RET,RUF,SIM,UP,W"
+_FINDINGS_EXIT_CODE: Final = 1
+
+
+class ReviewArguments(Arguments):
+    """What to look at."""
+
+    paths: list[str] = Field(
+        default_factory=lambda: ["."],
+        min_length=1,
+        max_length=100,
+        description="Files and folders of the workspace; all of it if left out.",
+    )
+
+    @field_validator("paths")
+    @classmethod
+    def _relative(cls, paths: list[str]) -> list[str]:
+        for path in paths:
+            if not path or path.startswith(("/", "-")):
+                raise ValueError(f"{path!r} must be a path relative to the workspace")
+        return paths
+
+
+class CodeAnalyzer(Tool[ReviewArguments]):
+    """Static analysis."""
+
+    name = "code_analyzer"
+    description = "Checks Python code of the workspace with ruff; one finding per line."
+    safe_to_repeat = True
+    arguments = ReviewArguments
+
+    async def act(self, context: ToolContext, arguments: ReviewArguments) -> ToolReply:
+        """Findings are the answer, not an error."""
+        command = ["ruff", "check", "--isolated", "--no-cache", "--exit-zero", "--quiet"]
+        command += ["--output-format=json", f"--select={_RULES}", "--", *arguments.paths]
+        finished = await _run(context, command)
+        report = _json_of(finished)
+        if not isinstance(report, list):
+            return _failed(self.name, finished)
+        lines = [_ruff_line(finding) for finding in report]
+        return ToolReply.ok("\n".join(lines) or "no findings", findings=len(lines))
+
+
+def _ruff_line(finding: dict[str, Any]) -> str:
+    where = finding.get("location") or {}
+    path = str(finding.get("filename", "")).removeprefix("/workspace/")
+    code = finding.get("code") or "syntax"
+    return f"{path}:{where.get('row')}:{where.get('column')}: {code} {finding.get('message')}"
+
+
+class SecurityScanner(Tool[ReviewArguments]):
+    """Search for weaknesses."""
+
+    name = "security_scanner"
+    description = "Looks for security weaknesses in Python code of the workspace with bandit."
+    safe_to_repeat = True
+    arguments = ReviewArguments
+
+    async def act(self, context: ToolContext, arguments: ReviewArguments) -> ToolReply:
+        """Findings are the answer, not an error."""
+        command = ["python3", "-m", "bandit", "--quiet", "--exit-zero", "--recursive"]
+        command += ["--format=json", "--", *arguments.paths]
+        finished = await _run(context, command)
+        report = _json_of(finished)
+        if not isinstance(report, dict):
+            return _failed(self.name, finished)
+        lines = [_bandit_line(finding) for finding in report.get("results", [])]
+        lines += [f"{e.get('filename')}: {e.get('reason')}" for e in report.get("errors", [])]
+        return ToolReply.ok("\n".join(lines) or "no findings", findings=len(lines))
+
+
+def _bandit_line(finding: dict[str, Any]) -> str:
+    path = str(finding.get("filename", "")).removeprefix("./")
+    grade = f"{finding.get('issue_severity')}/{finding.get('issue_confidence')}".lower()
+    text = finding.get("issue_text")
+    return f"{path}:{finding.get('line_number')}: {finding.get('test_id')} {grade} {text}"
+
+
+async def _run(context: ToolContext, command: Sequence[str]) -> Finished:
+    return await context.execute(ExecutionSpec(command, limits=context.limits))
+
+
+def _json_of(finished: Finished) -> Any:
+    """The report; None if the program did not write one."""
+    if not finished.outcome.succeeded:
+        return None
+    try:
+        return json.loads(finished.stdout)
+    except ValueError:
+        return None
+
+
+def _failed(tool: str, finished: Finished) -> ToolReply:
+    last = (finished.stderr.strip() or finished.stdout.strip())[-2000:]
+    return ToolReply.error(f"{tool} could not run ({finished.outcome.reason.value}): {last}")

@@ -1,0 +1,119 @@
+"""A store that keeps steps in memory, behind a real gRPC server: what tool_runner needs of one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentmesh.common.v1 import errors_pb2
+from agentmesh.conversation.v1 import stream_pb2
+from agentmesh.conversation_store.v1 import (
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    turn_service_pb2,
+    turn_service_pb2_grpc,
+)
+from meshkit.context import current_capability
+from meshkit.errors import MeshError
+
+
+@dataclass
+class Step:
+    """A claimed or recorded step."""
+
+    fence: int
+    attempt: str
+    digest: bytes
+    result: bytes | None = None
+    sequence: int = 0
+
+
+@dataclass
+class MemoryStore(
+    turn_service_pb2_grpc.TurnServiceServicer, catalog_service_pb2_grpc.CatalogServiceServicer
+):
+    """Fences, steps, events, deltas and documents."""
+
+    fence: int = 1
+    steps: dict[tuple[int, str], Step] = field(default_factory=dict)
+    recorded: list[turn_service_pb2.RecordStepRequest] = field(default_factory=list)
+    deltas: list[stream_pb2.Delta] = field(default_factory=list)
+    documents: list[catalog_service_pb2.Document] = field(default_factory=list)
+    raised: asyncio.Queue[turn_service_pb2.RaisedFence] = field(default_factory=asyncio.Queue)
+    watched: asyncio.Event = field(default_factory=asyncio.Event)
+    down_for_records: int = 0
+
+    def raise_fence(self, run_id: str, tenant: str) -> None:
+        """As a cancel does."""
+        self.fence += 1
+        self.raised.put_nowait(
+            turn_service_pb2.RaisedFence(run_id=run_id, current_fence=self.fence, tenant=tenant)
+        )
+
+    def _check_fence(self) -> int:
+        capability = current_capability()
+        if capability.fence < self.fence:
+            raise MeshError.stale_fence(capability.run_id, capability.fence, self.fence)
+        return capability.fence
+
+    async def BeginStep(  # noqa: N802 - as the contract names it
+        self, request: turn_service_pb2.BeginStepRequest, context: Any
+    ) -> turn_service_pb2.BeginStepResponse:
+        fence = self._check_fence()
+        key = (request.turn, request.step_key)
+        step = self.steps.get(key)
+        if step is not None and step.digest != request.request_digest:
+            reason = errors_pb2.ERROR_REASON_REPLAY_DIVERGED
+            raise MeshError.precondition(reason, "another request")
+        answer = turn_service_pb2.StepRecord(step_key=request.step_key)
+        if step is not None and step.result is not None:
+            answer.state = turn_service_pb2.STEP_STATE_RECORDED
+            answer.result = step.result
+        elif step is None or request.take_over:
+            self.steps[key] = Step(fence, request.attempt_id, request.request_digest)
+            answer.state = turn_service_pb2.STEP_STATE_CLAIMED
+        elif (step.fence, step.attempt) == (fence, request.attempt_id):
+            answer.state = turn_service_pb2.STEP_STATE_CLAIMED
+        else:
+            answer.state = turn_service_pb2.STEP_STATE_ORPHANED
+        return turn_service_pb2.BeginStepResponse(step=answer)
+
+    async def RecordStep(  # noqa: N802 - as the contract names it
+        self, request: turn_service_pb2.RecordStepRequest, context: Any
+    ) -> turn_service_pb2.RecordStepResponse:
+        self._check_fence()
+        if self.down_for_records:
+            self.down_for_records -= 1
+            raise MeshError.unavailable("conversation_store", "its database is away")
+        step = self.steps[request.turn, request.step_key]
+        if step.result is not None and step.result != request.result:
+            reason = errors_pb2.ERROR_REASON_STEP_CONFLICT
+            raise MeshError.already_exists("step", request.step_key, reason)
+        if step.result is None:
+            self.recorded.append(request)
+            step.result, step.sequence = request.result, len(self.recorded)
+        return turn_service_pb2.RecordStepResponse(
+            first_sequence=step.sequence, last_sequence=len(self.recorded)
+        )
+
+    async def PublishDeltas(  # noqa: N802 - as the contract names it
+        self, request_iterator: Any, context: Any
+    ) -> turn_service_pb2.PublishDeltasResponse:
+        async for request in request_iterator:
+            self.deltas.extend(request.deltas)
+        return turn_service_pb2.PublishDeltasResponse()
+
+    async def WatchFences(  # noqa: N802 - as the contract names it
+        self, request: turn_service_pb2.WatchFencesRequest, context: Any
+    ) -> AsyncIterator[turn_service_pb2.WatchFencesResponse]:
+        self.watched.set()
+        while True:
+            yield turn_service_pb2.WatchFencesResponse(raised=[await self.raised.get()])
+
+    async def PublishDocuments(  # noqa: N802 - as the contract names it
+        self, request: catalog_service_pb2.PublishDocumentsRequest, context: Any
+    ) -> catalog_service_pb2.PublishDocumentsResponse:
+        self.documents = list(request.documents)
+        return catalog_service_pb2.PublishDocumentsResponse(documents=self.documents)

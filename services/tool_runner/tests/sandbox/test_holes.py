@@ -1,0 +1,243 @@
+"""The known holes of a plain bubblewrap profile, one by one, and what hostile code may try with each."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from agentmesh_tool_runner.sandbox import launcher, seccomp
+from agentmesh_tool_runner.sandbox.backend import ExecutionSpec, Workspace, WorkspaceKey
+from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend
+
+from .conftest import LIMITS, Run, collect
+
+
+def seen_by_launcher(backend: BubblewrapBackend, name: str) -> list[Path]:
+    """Files of that name in the mounted workspaces, which only the launcher's namespace shows."""
+    return sorted(Path(f"/proc/{backend.launcher_pid}/root/mnt").glob(f"workspace-*/{name}"))
+
+
+async def test_no_process_shows_the_environment_of_the_service(
+    python: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTMESH_INTERNAL_SECRET", "canary")
+    code = """
+import glob
+for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
+    try:
+        print(path, open(path, "rb").read())
+    except OSError as error:
+        print(path, error)
+"""
+    ended = await python(code)
+    assert ended.outcome.succeeded
+    assert "/proc/1/environ" in ended.stdout
+    assert "canary" not in ended.stdout
+    assert "AGENTMESH" not in ended.stdout
+
+
+async def test_the_launcher_holds_no_environment_either(backend: BubblewrapBackend) -> None:
+    assert Path(f"/proc/{backend.launcher_pid}/environ").read_bytes() == b""
+
+
+async def test_files_belong_to_a_uid_of_the_sandbox_and_none_is_setuid(
+    python: Run, workspace: Workspace, backend: BubblewrapBackend, tmp_path: Path
+) -> None:
+    code = """
+import os
+open("own", "w").close()
+os.chmod("own", 0o6755)
+try:
+    os.chown("own", 0, 0)
+except OSError as error:
+    print(error.errno)
+"""
+    ended = await python(code)
+    assert ended.outcome.succeeded
+    [own] = seen_by_launcher(backend, "own")
+    assert own.stat().st_uid == os.geteuid() or os.geteuid() == 0
+    assert own.stat().st_uid != 0
+    # The bit may stand there; nothing outside sees the mount, and nothing inside is obeyed by it.
+    assert os.statvfs(own).f_flag & os.ST_NOSUID
+    assert [path for path in (Path("/mnt"), tmp_path) if list(path.rglob("own"))] == []
+    await workspace.save()
+    with tarfile.open(next(tmp_path.rglob("*.tar"))) as saved:
+        assert saved.getmember("own").mode == 0o755
+
+
+async def test_root_in_the_sandbox_is_nobody_on_the_host(shell: Run) -> None:
+    seen = await shell("id -u; cat /proc/self/uid_map; grep -E '^(Cap|NoNew)' /proc/self/status")
+    lines = seen.stdout.split("\n")
+    assert lines[0] != "0"
+    assert lines[1].split()[0] != "0"
+    assert all(int(line.split()[1], 16) == 0 for line in lines if line.startswith("Cap"))
+    assert "NoNewPrivs:\t1" in lines
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one uid")
+async def test_conversations_have_uids_of_their_own(backend: BubblewrapBackend) -> None:
+    for name in ("conv_a", "conv_b"):
+        workspace = await backend.workspace(WorkspaceKey("tenant", name))
+        ended = await collect(workspace, ExecutionSpec(["/bin/sh", "-c", "echo > f"], limits=LIMITS))
+        assert ended.outcome.succeeded
+    owners = {file.stat().st_uid for file in seen_by_launcher(backend, "f")}
+    assert len(owners) == 2
+    assert 0 not in owners
+
+
+async def test_file_systems_have_sizes_or_are_read_only(python: Run) -> None:
+    code = """
+import json, os
+found = []
+for line in open("/proc/mounts"):
+    source, target, kind, options = line.split()[:4]
+    if kind == "tmpfs" and options.startswith("rw"):
+        found.append([target, "size=" in options])
+    if target in ("/", "/usr", "/dev") or target.startswith("/etc/"):
+        found.append([target, options.startswith("ro")])
+for path in ("/", "/dev", "/etc", "/usr", "/run", "/run/input", "/var"):
+    try:
+        open(os.path.join(path, "x"), "w").close()
+        found.append([path, False])
+    except OSError:
+        pass
+print(json.dumps(found))
+"""
+    ended = await python(code)
+    found = json.loads(ended.stdout)
+    assert {"/workspace", "/tmp", "/dev/shm", "/", "/usr"} <= {target for target, _ in found}  # noqa: S108 - inside
+    assert [target for target, bounded in found if not bounded] == []
+
+
+async def test_nothing_of_the_host_is_there(shell: Run, tmp_path: Path) -> None:
+    seen = await shell(f"ls -d /root /home /var /srv /boot /sys {tmp_path} {Path.cwd()} 2>/dev/null")
+    assert seen.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["/etc/passwd", "../../../../etc/passwd", "/proc/self/environ"],
+)
+async def test_service_follows_no_link_out_of_the_workspace(
+    shell: Run, workspace: Workspace, link: str
+) -> None:
+    await shell(f"ln -s {link} trap; mkdir d; ln -s / d/root")
+    for path in ("trap", "d/root/etc/passwd", "d/../../etc/passwd", "/etc/passwd"):
+        with pytest.raises(UnsafePathError):
+            await workspace.read_file(path)
+        with pytest.raises((UnsafePathError, OSError)):
+            await workspace.write_file(path, b"overwritten")
+    assert not Path("/etc/passwd").read_bytes().startswith(b"overwritten")
+    entries = {entry.path: entry.kind for entry in await workspace.list_files()}
+    assert entries["trap"] == "link"
+    assert "d/root/etc" not in entries
+
+
+async def test_service_does_not_block_on_a_pipe_in_the_workspace(
+    shell: Run, workspace: Workspace
+) -> None:
+    await shell("mkfifo pipe")
+    with pytest.raises(UnsafePathError):
+        await workspace.read_file("pipe")
+    with pytest.raises(UnsafePathError):
+        await workspace.write_file("pipe", b"x")
+    await workspace.save()
+
+
+async def test_hard_links_to_the_host_cannot_be_made(python: Run) -> None:
+    ended = await python("import os; os.link('/usr/bin/env', '/workspace/env')")
+    assert "Invalid cross-device link" in ended.stderr or "not permitted" in ended.stderr
+
+
+async def test_no_descriptor_of_the_service_is_inherited(shell: Run) -> None:
+    readable, writable = os.pipe()
+    os.set_inheritable(readable, True)
+    try:
+        seen = await shell("ls -l /proc/self/fd")
+    finally:
+        os.close(readable)
+        os.close(writable)
+    numbers = sorted(int(line.split()[-3]) for line in seen.stdout.splitlines() if "->" in line)
+    assert numbers == [0, 1, 2, 3]  # 3 is the directory that ls reads
+
+
+async def test_dangerous_system_calls_are_refused(python: Run) -> None:
+    code = """
+import ctypes, errno, json, platform
+libc = ctypes.CDLL(None, use_errno=True)
+table = {
+    "x86_64": {"keyctl": 250, "userfaultfd": 323, "bpf": 321, "ptrace": 101, "unshare": 272,
+               "mount": 165, "setns": 308, "perf_event_open": 298, "add_key": 248, "shmget": 29},
+    "aarch64": {"keyctl": 219, "userfaultfd": 282, "bpf": 280, "ptrace": 117, "unshare": 97,
+                "mount": 40, "setns": 268, "perf_event_open": 241, "add_key": 217, "shmget": 194},
+}[platform.machine()]
+table |= {"io_uring_setup": 425, "clone3": 435, "pidfd_getfd": 438, "memfd_secret": 447, "unknown": 900}
+answers = {}
+for name, number in table.items():
+    ctypes.set_errno(0)
+    answers[name] = [libc.syscall(number, 0, 0, 0, 0, 0), errno.errorcode.get(ctypes.get_errno())]
+clone = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+answers["clone NEWUSER"] = [libc.syscall(clone, 0x10000011, 0, 0, 0, 0), errno.errorcode[ctypes.get_errno()]]
+socket = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+answers["AF_NETLINK"] = [libc.syscall(socket, 16, 3, 0), errno.errorcode[ctypes.get_errno()]]
+answers["AF_VSOCK"] = [libc.syscall(socket, 40, 1, 0), errno.errorcode[ctypes.get_errno()]]
+print(json.dumps(answers))
+"""
+    answers = json.loads((await python(code)).stdout)
+    assert answers.pop("clone NEWUSER") == [-1, "EPERM"]
+    assert answers.pop("AF_NETLINK") == [-1, "EAFNOSUPPORT"]
+    assert answers.pop("AF_VSOCK") == [-1, "EAFNOSUPPORT"]
+    assert set(map(tuple, answers.values())) == {(-1, "ENOSYS")}
+
+
+async def test_the_network_is_off(python: Run) -> None:
+    code = """
+import socket
+for address in (("127.0.0.1", 1), ("1.1.1.1", 53)):
+    try:
+        socket.create_connection(address, timeout=5)
+        print("reached", address)
+    except OSError as error:
+        print(error.errno)
+print(open("/proc/net/dev").read().count(":"))
+"""
+    ended = await python(code)
+    assert "reached" not in ended.stdout
+    assert ended.stdout.split()[-1] == "1"  # the loopback of its own namespace
+
+
+async def test_abstract_sockets_of_the_host_are_out_of_reach(python: Run) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0agentmesh-sandbox-test")
+        server.listen()
+        ended = await python(
+            "import socket; socket.socket(socket.AF_UNIX).connect('\\0agentmesh-sandbox-test')"
+        )
+    assert "Connection refused" in ended.stderr
+
+
+@pytest.mark.parametrize("machine", sorted(seccomp.MACHINES))
+def test_filter_can_be_assembled_for_every_machine(machine: str) -> None:
+    program = seccomp.build_filter(machine=machine)
+    assert len(program) % 8 == 0
+    assert len(program) // 8 < 4096
+
+
+def test_filter_for_an_unknown_machine_is_refused() -> None:
+    with pytest.raises(seccomp.UnsupportedMachineError):
+        seccomp.build_filter(machine="pdp11")
+
+
+def test_launcher_needs_only_the_standard_library() -> None:
+    """It runs with -I -S, as another process, and must not depend on what the service has installed."""
+    code = f"import runpy; runpy.run_path({launcher.__file__!r})"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, env={})
+
+
