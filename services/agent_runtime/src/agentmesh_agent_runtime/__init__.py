@@ -1,0 +1,1 @@
+"""Turns leased AutoGen turns into recorded steps and one commit."""

@@ -1,0 +1,214 @@
+"""Definitions between their contracts and the runtime's specs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentmesh.catalog.v1 import agent_pb2, model_profile_pb2, team_pb2
+from google.protobuf.json_format import MessageToDict
+
+from agentmesh_agent_runtime.definitions.specs import (
+    AgentSpec,
+    ContextSpec,
+    HumanInputMode,
+    LlmSettings,
+    StageSpec,
+    TeamKind,
+    TeamSpec,
+    TerminationSpec,
+    ToolSettings,
+)
+
+_KINDS = {
+    TeamKind.SINGLE: team_pb2.TEAM_KIND_SINGLE,
+    TeamKind.ROUND_ROBIN: team_pb2.TEAM_KIND_ROUND_ROBIN,
+    TeamKind.SELECTOR: team_pb2.TEAM_KIND_SELECTOR,
+    TeamKind.SWARM: team_pb2.TEAM_KIND_SWARM,
+    TeamKind.GRAPH: team_pb2.TEAM_KIND_GRAPH,
+    TeamKind.MAGENTIC_ONE: team_pb2.TEAM_KIND_MAGENTIC_ONE,
+}
+_KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
+_MODES = {
+    HumanInputMode.NEVER: agent_pb2.HUMAN_INPUT_MODE_NEVER,
+    HumanInputMode.TERMINATE: agent_pb2.HUMAN_INPUT_MODE_TERMINATE,
+    HumanInputMode.ALWAYS: agent_pb2.HUMAN_INPUT_MODE_ALWAYS,
+}
+_MODES_BACK = {number: mode for mode, number in _MODES.items()}
+
+
+def agent_to_spec(agent: agent_pb2.AgentDefinition) -> AgentSpec:
+    """Raises pydantic.ValidationError if the definition breaks a rule of the spec."""
+    return AgentSpec(
+        id=agent.id,
+        name=agent.name,
+        role=agent.role,
+        system_message=agent.system_message,
+        llm_config=_llm_to_settings(agent.llm_config),
+        tools=tuple(agent.tools),
+        tool_config={name: _tool_to_settings(c) for name, c in agent.tool_config.items()},
+        human_input_mode=_MODES_BACK.get(agent.human_input_mode, HumanInputMode.NEVER),
+        handoffs=tuple(agent.handoffs),
+        max_tool_iterations=_optional(agent, "max_tool_iterations"),
+        context=_context_to_spec(agent.context),
+        component=agent.component,
+    )
+
+
+def team_to_spec(team: team_pb2.TeamDefinition) -> TeamSpec:
+    """Raises pydantic.ValidationError if the definition breaks a rule of the spec."""
+    return TeamSpec(
+        id=team.id,
+        name=team.name,
+        description=team.description,
+        kind=_KINDS_BACK.get(team.kind, TeamKind.ROUND_ROBIN),
+        participants=tuple(_participant_to_spec(member) for member in team.participants),
+        termination=_termination_to_spec(team.termination),
+        max_rounds=_optional(team, "max_rounds"),
+        stages=tuple(
+            StageSpec(name=stage.name, agent=stage.agent, instructions=stage.instructions)
+            for stage in team.stages
+        ),
+    )
+
+
+def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
+    """As the catalog keeps it."""
+    llm = agent.llm_config
+    definition = agent_pb2.AgentDefinition(
+        id=agent.id,
+        name=agent.name,
+        role=agent.role,
+        system_message=agent.system_message,
+        llm_config=agent_pb2.LlmConfig(
+            model=llm.model,
+            temperature=llm.temperature,
+            max_tokens=llm.max_tokens,
+            profile=llm.profile,
+        ),
+        tools=agent.tools,
+        human_input_mode=_MODES[agent.human_input_mode],
+        handoffs=agent.handoffs,
+        max_tool_iterations=agent.max_tool_iterations,
+        component=agent.component,
+    )
+    if llm.timeout is not None:
+        definition.llm_config.timeout.FromNanoseconds(round(llm.timeout * 1e9))
+    if llm.extra:
+        definition.llm_config.extra.update(llm.extra)
+    for name, tool in agent.tool_config.items():
+        definition.tool_config[name].CopyFrom(
+            agent_pb2.ToolConfig(enabled=tool.enabled, timeout=tool.timeout, retries=tool.retries)
+        )
+    if agent.context.buffered is not None:
+        definition.context.buffered.size = agent.context.buffered
+    elif agent.context.tail is not None:
+        definition.context.head_and_tail.head = agent.context.head or 0
+        definition.context.head_and_tail.tail = agent.context.tail
+    return definition
+
+
+def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
+    """As the catalog keeps it; members that are ids stay references."""
+    return team_pb2.TeamDefinition(
+        id=team.id,
+        name=team.name,
+        description=team.description,
+        kind=_KINDS[team.kind],
+        participants=[_participant_to_proto(member) for member in team.participants],
+        termination=_termination_to_proto(team.termination),
+        max_rounds=team.max_rounds,
+        stages=[
+            team_pb2.Stage(name=stage.name, agent=stage.agent, instructions=stage.instructions)
+            for stage in team.stages
+        ],
+    )
+
+
+def model_to_proto(name: str, *, scripted: bool, base_url: str) -> model_profile_pb2.ModelProfile:
+    """A model that this runtime can reach."""
+    provider = (
+        model_profile_pb2.MODEL_PROVIDER_SCRIPTED
+        if scripted
+        else model_profile_pb2.MODEL_PROVIDER_OPENAI
+    )
+    return model_profile_pb2.ModelProfile(
+        name=name, provider=provider, model=name, base_url="" if scripted else base_url
+    )
+
+
+def _llm_to_settings(llm: agent_pb2.LlmConfig) -> LlmSettings:
+    timeout = llm.timeout.ToNanoseconds() / 1e9 if llm.HasField("timeout") else None
+    return LlmSettings(
+        model=llm.model,
+        temperature=_optional(llm, "temperature"),
+        max_tokens=_optional(llm, "max_tokens"),
+        profile=llm.profile,
+        timeout=timeout or None,
+        extra=MessageToDict(llm.extra) if llm.HasField("extra") else {},
+    )
+
+
+def _tool_to_settings(config: agent_pb2.ToolConfig) -> ToolSettings:
+    enabled = _optional(config, "enabled")
+    return ToolSettings(
+        enabled=True if enabled is None else enabled,
+        timeout=_optional(config, "timeout"),
+        retries=_optional(config, "retries"),
+    )
+
+
+def _context_to_spec(context: agent_pb2.ContextPolicy) -> ContextSpec:
+    kind = context.WhichOneof("kind")
+    if kind == "buffered":
+        return ContextSpec(buffered=context.buffered.size)
+    if kind == "head_and_tail":
+        return ContextSpec(head=context.head_and_tail.head, tail=context.head_and_tail.tail)
+    return ContextSpec(unserved=kind or "")
+
+
+def _participant_to_spec(member: team_pb2.Participant) -> AgentSpec | TeamSpec | str:
+    match member.WhichOneof("kind"):
+        case "agent":
+            return agent_to_spec(member.agent)
+        case "team":
+            return team_to_spec(member.team)
+        case "team_id":
+            return member.team_id
+        case _:
+            return member.agent_id
+
+
+def _participant_to_proto(member: AgentSpec | TeamSpec | str) -> team_pb2.Participant:
+    if isinstance(member, AgentSpec):
+        return team_pb2.Participant(agent=agent_to_proto(member))
+    if isinstance(member, TeamSpec):
+        return team_pb2.Participant(team=team_to_proto(member))
+    return team_pb2.Participant(agent_id=member)
+
+
+def _termination_to_spec(termination: team_pb2.Termination) -> TerminationSpec:
+    return TerminationSpec(
+        text_mentions=tuple(termination.text_mentions),
+        text_mention_sources=tuple(termination.text_mention_sources),
+        max_messages=_optional(termination, "max_messages"),
+        handoff_to=tuple(termination.handoff_to),
+        sources=tuple(termination.sources),
+        all_of=tuple(_termination_to_spec(part) for part in termination.all_of),
+        component=termination.component,
+    )
+
+
+def _termination_to_proto(termination: TerminationSpec) -> team_pb2.Termination:
+    return team_pb2.Termination(
+        text_mentions=termination.text_mentions,
+        text_mention_sources=termination.text_mention_sources,
+        max_messages=termination.max_messages,
+        handoff_to=termination.handoff_to,
+        sources=termination.sources,
+        all_of=[_termination_to_proto(part) for part in termination.all_of],
+        component=termination.component,
+    )
+
+
+def _optional(message: Any, field: str) -> Any:
+    return getattr(message, field) if message.HasField(field) else None

@@ -1,0 +1,164 @@
+"""Grants and results of turns between their contracts and the domain."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC
+
+from agentmesh.common.v1 import usage_pb2
+from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
+from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
+from pydantic import ValidationError
+
+from agentmesh_agent_runtime.adapters.definitions import team_to_spec
+from agentmesh_agent_runtime.turns.failures import EndReason, InvalidDefinition
+from agentmesh_agent_runtime.turns.grant import (
+    Grant,
+    Input,
+    KnownStep,
+    SavedCheckpoint,
+    StepKind,
+    TurnId,
+)
+from agentmesh_agent_runtime.turns.ports import (
+    Consumption,
+    MessagePart,
+    PartKind,
+    SaidMessage,
+    Speaker,
+)
+
+_STEP_KINDS = {
+    turns_pb2.STEP_KIND_MODEL: StepKind.MODEL,
+    turns_pb2.STEP_KIND_TOOL: StepKind.TOOL,
+}
+_ROLES = {
+    Speaker.AGENT: message_pb2.MESSAGE_ROLE_AGENT,
+    Speaker.TOOL: message_pb2.MESSAGE_ROLE_TOOL,
+    Speaker.SYSTEM: message_pb2.MESSAGE_ROLE_SYSTEM,
+}
+
+
+def turn_id(grant: turns_pb2.TurnGrant) -> TurnId:
+    """Which turn is granted; never fails, so that even a broken grant can be ended."""
+    run = grant.run
+    return TurnId(run.run_id, run.conversation_id, grant.tenant, grant.turn, grant.fence)
+
+
+def grant_to_domain(grant: turns_pb2.TurnGrant) -> Grant:
+    """Raises InvalidDefinition if the pinned definition breaks its rules."""
+    try:
+        team = team_to_spec(grant.definition)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(step) for step in first["loc"])
+        raise InvalidDefinition(f"definition.{path}: {first['msg']}") from error
+    run = grant.run
+    return Grant(
+        id=turn_id(grant),
+        capability=grant.capability,
+        team=team,
+        checkpoint=_checkpoint(grant),
+        inputs=tuple(i for event in grant.inputs if (i := _input(event)) is not None),
+        steps=tuple(_step(step) for step in grant.steps),
+        rounds=run.rounds,
+        max_rounds=run.max_rounds,
+        human_input=grant.human_input,
+        head_sequence=grant.head_sequence,
+        attempt=run.attempt,
+        deadline=run.deadline.ToDatetime(tzinfo=UTC) if run.HasField("deadline") else None,
+        traceparent=run.traceparent,
+        granted_at=time.time(),
+    )
+
+
+def message_to_event(message: SaidMessage) -> event_pb2.Event:
+    """The event that tells of a message."""
+    return event_pb2.Event(
+        agent=message.agent,
+        message=message_pb2.Message(
+            message_id=message.message_id,
+            role=_ROLES[message.speaker],
+            agent=message.agent,
+            content=message.text or _output(message),
+            parts=[_part(part) for part in message.parts],
+        ),
+    )
+
+
+def usage_to_proto(usage: Consumption) -> usage_pb2.Usage:
+    """What a step used."""
+    return usage_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        model_calls=usage.model_calls,
+        tool_calls=usage.tool_calls,
+        estimated=usage.estimated,
+    )
+
+
+def end_reason_to_proto(reason: EndReason) -> conversation_pb2.RunEndReason.ValueType:
+    """The contract's value of the same name."""
+    return conversation_pb2.RunEndReason.Value(f"RUN_END_REASON_{reason.name}")
+
+
+def _checkpoint(grant: turns_pb2.TurnGrant) -> SavedCheckpoint | None:
+    if not grant.HasField("checkpoint") or not grant.checkpoint.checkpoint_id:
+        return None
+    saved = grant.checkpoint
+    return SavedCheckpoint(saved.checkpoint_id, saved.data, saved.encoding)
+
+
+def _input(event: event_pb2.Event) -> Input | None:
+    if event.WhichOneof("kind") == "approval_resolved":
+        return Input(event.sequence, "user", event.approval_resolved.comment)
+    if event.WhichOneof("kind") != "message":
+        return None
+    message = event.message
+    return Input(event.sequence, message.agent or "user", message.content or _texts(message))
+
+
+def _texts(message: message_pb2.Message) -> str:
+    return "\n".join(p.text.text for p in message.parts if p.WhichOneof("kind") == "text")
+
+
+def _step(step: turns_pb2.StepRecord) -> KnownStep:
+    recorded = step.state == turns_pb2.STEP_STATE_RECORDED
+    return KnownStep(
+        step_key=step.step_key,
+        kind=_STEP_KINDS.get(step.kind, StepKind.TOOL),
+        request_digest=step.request_digest,
+        attempt_id=step.attempt_id,
+        result=step.result if recorded else None,
+        encoding=step.encoding,
+    )
+
+
+def _output(message: SaidMessage) -> str:
+    return "\n".join(part.text for part in message.parts if part.kind is PartKind.TOOL_RESULT)
+
+
+def _part(part: MessagePart) -> message_pb2.Part:
+    match part.kind:
+        case PartKind.TEXT:
+            return message_pb2.Part(text=message_pb2.TextPart(text=part.text))
+        case PartKind.REASONING:
+            return message_pb2.Part(reasoning=message_pb2.ReasoningPart(text=part.text))
+        case PartKind.TOOL_CALL:
+            return message_pb2.Part(
+                tool_call=message_pb2.ToolCallPart(
+                    tool_call_id=part.tool_call_id, tool=part.tool, arguments_json=part.text
+                )
+            )
+        case PartKind.TOOL_RESULT:
+            outcome = message_pb2.TOOL_OUTCOME_ERROR if part.failed else message_pb2.TOOL_OUTCOME_OK
+            return message_pb2.Part(
+                tool_result=message_pb2.ToolResultPart(
+                    tool_call_id=part.tool_call_id,
+                    tool=part.tool,
+                    outcome=outcome,
+                    output=part.text,
+                )
+            )

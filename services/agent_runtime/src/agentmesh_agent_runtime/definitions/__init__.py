@@ -1,0 +1,1 @@
+"""Agents and teams: their specs, their YAML, and how they are checked."""

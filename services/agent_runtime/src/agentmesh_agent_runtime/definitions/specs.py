@@ -1,0 +1,149 @@
+"""Agents and teams as the runtime understands them, whatever they were read from.
+
+All specs are immutable and refuse unknown fields, so that a misspelt key is an error where it is
+written and not a setting that silently does nothing.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+
+
+class Spec(BaseModel):
+    """Base of all specs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HumanInputMode(StrEnum):
+    """When an agent asks a person; it never does in a conversation without human input."""
+
+    NEVER = "NEVER"
+    TERMINATE = "TERMINATE"
+    ALWAYS = "ALWAYS"
+
+
+class TeamKind(StrEnum):
+    """How a team decides who speaks."""
+
+    SINGLE = "single"
+    ROUND_ROBIN = "round_robin"
+    SELECTOR = "selector"
+    SWARM = "swarm"
+    GRAPH = "graph"
+    MAGENTIC_ONE = "magentic_one"
+
+
+class LlmSettings(Spec):
+    """A model and its settings; what is not set comes from the runtime's defaults.
+
+    `timeout` is in seconds for one reply. `extra` goes to the model server as it stands.
+    """
+
+    model: str = Field(default="", max_length=200)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, gt=0)
+    profile: str = ""
+    timeout: float | None = Field(default=None, gt=0)
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class ToolSettings(Spec):
+    """How an agent uses one tool; `timeout` is in seconds for one call."""
+
+    enabled: bool = True
+    timeout: float | None = Field(default=None, gt=0)
+    retries: int | None = Field(default=None, ge=0, le=10)
+
+
+class ContextSpec(Spec):
+    """Which messages a model is given. Nothing set: all of them."""
+
+    buffered: int | None = Field(default=None, gt=0)
+    head: int | None = Field(default=None, ge=0)
+    tail: int | None = Field(default=None, gt=0)
+    unserved: str = ""
+
+
+class AgentSpec(Spec):
+    """An agent. `id` is the name that messages carry, `name` is for people."""
+
+    id: Identifier
+    name: str = Field(default="", max_length=200)
+    role: str = Field(default="", max_length=2000)
+    system_message: str = ""
+    llm_config: LlmSettings = LlmSettings()
+    tools: tuple[str, ...] = ()
+    tool_config: dict[str, ToolSettings] = Field(default_factory=dict)
+    human_input_mode: HumanInputMode = HumanInputMode.NEVER
+    handoffs: tuple[str, ...] = ()
+    max_tool_iterations: int | None = Field(default=None, gt=0, le=100)
+    context: ContextSpec = ContextSpec()
+    component: str = ""
+
+    @field_validator("tools")
+    @classmethod
+    def _no_tool_twice(cls, tools: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(tools)) != len(tools):
+            raise ValueError("the same tool is named twice; name each tool once")
+        return tools
+
+    def usable_tools(self) -> tuple[str, ...]:
+        """The agent's tools without those that `tool_config` takes away."""
+        return tuple(
+            tool for tool in self.tools if self.tool_config.get(tool, ToolSettings()).enabled
+        )
+
+
+class StageSpec(Spec):
+    """One turn of a staged team: who speaks, and the instructions for that turn."""
+
+    name: str = Field(min_length=1)
+    agent: Identifier
+    instructions: str = ""
+
+
+class TerminationSpec(Spec):
+    """When a team is done. The fields are alternatives; `all_of` must hold together."""
+
+    text_mentions: tuple[str, ...] = ()
+    text_mention_sources: tuple[str, ...] = ()
+    max_messages: int | None = Field(default=None, gt=0)
+    handoff_to: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    all_of: tuple[TerminationSpec, ...] = ()
+    component: str = ""
+
+    def is_empty(self) -> bool:
+        """True if no condition is set."""
+        return self == TerminationSpec()
+
+
+class TeamSpec(Spec):
+    """A team. Members are agents or teams written in place, or ids that still need resolving."""
+
+    id: Identifier
+    name: str = ""
+    description: str = ""
+    kind: TeamKind = TeamKind.ROUND_ROBIN
+    participants: tuple[AgentSpec | TeamSpec | Identifier, ...] = ()
+    termination: TerminationSpec = TerminationSpec()
+    max_rounds: int | None = Field(default=None, gt=0, le=10_000)
+    stages: tuple[StageSpec, ...] = ()
+
+    def agents(self) -> tuple[AgentSpec, ...]:
+        """The members that are agents written in place, in order."""
+        return tuple(member for member in self.participants if isinstance(member, AgentSpec))
+
+    def agent(self, agent_id: str) -> AgentSpec:
+        """The member of that id. Raises KeyError."""
+        for member in self.agents():
+            if member.id == agent_id:
+                return member
+        raise KeyError(agent_id)

@@ -1,0 +1,176 @@
+"""Reads agents and teams from YAML, and says where and how to mend what is wrong in it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamSpec
+
+Location = tuple[int | str, ...]
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class DefinitionError(ValueError):
+    """A definition file cannot be used. The message names file, line, path and remedy."""
+
+
+def load_agents(source: Path) -> list[AgentSpec]:
+    """Reads a file whose top-level keys are agent ids, in the order of the file."""
+    return [AgentSpec.model_validate(d) for d in _documents(source, AgentSpec, "agent")]
+
+
+def load_teams(source: Path) -> list[TeamSpec]:
+    """Reads a file whose top-level keys are team ids, in the order of the file."""
+    return [TeamSpec.model_validate(d) for d in _documents(source, TeamSpec, "team")]
+
+
+def load_document(source: Path, kind: type[Document]) -> Document:
+    """Reads a file that is one document of `kind`. Raises DefinitionError."""
+    root, content = _parse(source, _read(source))
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise DefinitionError(_explain(source, root, (), kind, error)) from error
+
+
+def _read(source: Path) -> str:
+    try:
+        return source.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DefinitionError(
+            f"{source}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DefinitionError(f"{source}: is not UTF-8; save it as UTF-8") from error
+
+
+def _documents(source: Path, kind: type[BaseModel], noun: str) -> list[dict[str, Any]]:
+    root, content = _parse(source, _read(source))
+    if not isinstance(content, Mapping):
+        raise DefinitionError(
+            f"{source}:1: expected a mapping of {noun} ids to definitions, "
+            f"found {_yaml_type(content)}; write '<{noun}_id>:' and its fields below"
+        )
+    documents = []
+    for key, value in content.items():
+        if not isinstance(value, Mapping):
+            raise DefinitionError(
+                f"{source}:{_line(root, (key,))}: {key}: expected fields, found "
+                f"{_yaml_type(value)}; write the {noun}'s fields below its id, indented"
+            )
+        if "id" in value:
+            raise DefinitionError(
+                f"{source}:{_line(root, (key, 'id'))}: {key}.id: the key is the id; "
+                "remove the field"
+            )
+        document = {**value, "id": str(key)}
+        try:
+            kind.model_validate(document)
+        except ValidationError as error:
+            raise DefinitionError(_explain(source, root, (str(key),), kind, error)) from error
+        documents.append(document)
+    return documents
+
+
+def _parse(source: Path, text: str) -> tuple[yaml.Node | None, Any]:
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise DefinitionError(
+            f"{source}{place}: is no YAML: {error.problem}; mind indentation, colons and quotes"
+        ) from error
+    if isinstance(root, yaml.MappingNode):
+        _refuse_duplicates(source, root)
+    return root, content
+
+
+def _refuse_duplicates(source: Path, root: yaml.MappingNode) -> None:
+    seen: dict[str, int] = {}
+    for key, _ in root.value:
+        if key.value in seen:
+            raise DefinitionError(
+                f"{source}:{key.start_mark.line + 1}: {key.value} is defined twice "
+                f"(first in line {seen[key.value]}); give one of them another id"
+            )
+        seen[key.value] = key.start_mark.line + 1
+
+
+def _explain(
+    source: Path,
+    root: yaml.Node | None,
+    prefix: Location,
+    kind: type[BaseModel],
+    error: ValidationError,
+) -> str:
+    findings = []
+    for detail in error.errors():
+        location: Location = detail["loc"]
+        where = f"{source}:{_line(root, (*prefix, *location))}"
+        path = ".".join(str(step) for step in (*prefix, *location)) or "document"
+        findings.append(
+            f"{where}: {path}: {_remedy(detail['type'], detail['msg'], location, kind)}"
+        )
+    return "\n".join(findings)
+
+
+def _remedy(code: str, message: str, location: Location, kind: type[BaseModel]) -> str:
+    if code == "extra_forbidden":
+        known = _known_fields(kind, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known fields: {', '.join(known)}"
+        return f"unknown field; {hint}"
+    if location == ("id",):
+        return "an id consists of letters, digits and underscores, and begins with no digit"
+    return message[:1].lower() + message[1:]
+
+
+def _known_fields(kind: type[BaseModel], location: Location) -> list[str]:
+    for step in location:
+        if isinstance(step, int):
+            continue
+        field = kind.model_fields.get(step)
+        nested = _nested_model(field.annotation) if field else None
+        if nested is None:
+            return []
+        kind = nested
+    return [field.alias or name for name, field in kind.model_fields.items() if name != "id"]
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation such as `tuple[Model, ...]` or `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _nested_model(a))), None)
+
+
+def _line(root: yaml.Node | None, location: Location) -> int:
+    """The line of the deepest node on the way to `location`, from 1."""
+    node, line = root, 1
+    for step in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _yaml_type(value: object) -> str:
+    if value is None:
+        return "nothing"
+    names: dict[type, str] = {str: "text", list: "a list", dict: "a mapping"}
+    return names.get(type(value), type(value).__name__)

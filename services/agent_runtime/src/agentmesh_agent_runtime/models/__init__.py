@@ -1,0 +1,1 @@
+"""Where replies come from: servers that speak the OpenAI wire format, and the scripted model."""

@@ -1,0 +1,87 @@
+"""What an error of a model server means for the turn that met it."""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+import openai
+
+from agentmesh_agent_runtime.turns.failures import (
+    ModelCredentialsRefused,
+    ModelFailed,
+    ModelRefused,
+    TurnFailure,
+)
+
+_PASSING_STATUSES = frozenset({408, 409, 425, 429})
+_NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_LIKE_A_KEY = re.compile(r"\b(sk|key|amk)[-_][A-Za-z0-9_*-]{4,}")
+
+
+def from_openai(error: openai.APIError | httpx2.HTTPError) -> TurnFailure:
+    """Sorts an error of the client library: passing, for good, or about credentials."""
+    if isinstance(error, openai.APIStatusError):
+        return _from_status(error)
+    if isinstance(error, (openai.APITimeoutError, httpx2.TimeoutException)):
+        return ModelFailed("the model server did not answer in time")
+    if isinstance(error, (openai.APIConnectionError, httpx2.TransportError)):
+        cause = error.__cause__ or error
+        return ModelFailed(f"the connection to the model server failed: {_plain(cause)}")
+    return ModelFailed(f"the model server's answer cannot be used: {_plain(error)}")
+
+
+def from_stream_error(body: Any) -> TurnFailure:
+    """Sorts an error object that came in the middle of a stream."""
+    if not isinstance(body, dict):
+        return ModelFailed(f"the model server reports an error: {_plain(body)}")
+    message = f"the model server reports an error: {_plain(body.get('message') or body)}"
+    if body.get("code") in _NO_CREDIT or body.get("type") == "invalid_request_error":
+        return ModelRefused(message)
+    return ModelFailed(message)
+
+
+def _from_status(error: openai.APIStatusError) -> TurnFailure:
+    status = error.status_code
+    detail = f"the model server answers HTTP {status}: {_plain(_message_of(error))}"
+    if status in (401, 403):
+        return ModelCredentialsRefused(f"{detail}; check OPENAI_API_KEY and OPENAI_BASE_URL")
+    if error.code in _NO_CREDIT:
+        return ModelRefused(f"{detail}; the account has no credit left")
+    if status in _PASSING_STATUSES or status >= 500:
+        return ModelFailed(detail, retry_after=_retry_after(error.response.headers))
+    return ModelRefused(detail)
+
+
+def _message_of(error: openai.APIStatusError) -> str:
+    body = error.body
+    if isinstance(body, dict):
+        nested = body.get("error")
+        if isinstance(nested, dict):
+            body = nested
+        return str(body.get("message") or error.message)
+    return error.message
+
+
+def _retry_after(headers: httpx2.Headers) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `retry-after` in either of its forms."""
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        value = headers.get("retry-after")
+        if value is None:
+            return None
+        if value.strip().replace(".", "", 1).isdigit():
+            return float(value)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else None
+        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds()) if now else None
+    except ValueError:
+        return None
+
+
+def _plain(value: object) -> str:
+    """One short line without anything that looks like a key."""
+    text = " ".join(str(value).split()) or type(value).__name__
+    return _LIKE_A_KEY.sub("[key]", text)[:500]

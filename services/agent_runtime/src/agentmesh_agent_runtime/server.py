@@ -1,0 +1,177 @@
+"""Wires the service together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2, agent_runtime_service_pb2_grpc
+from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
+from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from agentmesh.conversation_store.v1.turn_service_pb2_grpc import TurnServiceStub
+from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
+from meshkit.ids import new_id
+from meshkit.server import ServiceHost
+
+from agentmesh_agent_runtime.adapters.deltas import DeltaStream
+from agentmesh_agent_runtime.adapters.store_turns import Head, StoreStepLog, StoreTurns
+from agentmesh_agent_runtime.adapters.tools import ToolDirectory, ToolRunnerCaller
+from agentmesh_agent_runtime.definitions.shipped import Definitions, load_definitions
+from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
+from agentmesh_agent_runtime.models.scripted.rules import Script
+from agentmesh_agent_runtime.publishing import publish
+from agentmesh_agent_runtime.servicer import AgentRuntimeServicer
+from agentmesh_agent_runtime.settings import RuntimeSettings
+from agentmesh_agent_runtime.turns.driver import TurnDriver, TurnPorts
+from agentmesh_agent_runtime.turns.grant import Grant
+from agentmesh_agent_runtime.worker.leases import LeaseThread
+from agentmesh_agent_runtime.worker.turns import TurnWorker
+
+log = logging.getLogger(__name__)
+
+NAME = "agent_runtime"
+_LOOP_TICK_SECONDS = 1.0
+
+
+class Runtime:
+    """One agent_runtime around its ServiceHost.
+
+    Raises DefinitionError if the operator's files cannot be used.
+    """
+
+    def __init__(self, settings: RuntimeSettings) -> None:
+        self._settings = settings
+        self._definitions = load_definitions(settings.agents_file)
+        self._worker_id = new_id("wrk")
+        self.models = _open_models(settings)
+        self.host = ServiceHost(NAME, settings)
+        self._background: set[asyncio.Task[None]] = set()
+        self._connect()
+        self.worker = self._build_worker()
+        self.host.add(
+            agent_runtime_service_pb2_grpc.add_AgentRuntimeServiceServicer_to_server,
+            AgentRuntimeServicer(
+                self.models,
+                self.worker,
+                worker_id=self._worker_id,
+                reachable_models=_named_models(self._definitions, settings),
+                base_url=settings.openai_base_url,
+            ),
+            agent_runtime_service_pb2.DESCRIPTOR.services_by_name["AgentRuntimeService"].full_name,
+        )
+        self.host.on_start.append(self._start)
+        self.host.on_drain.append(self._drain)
+        self.host.on_stop.append(self._stop)
+
+    def _connect(self) -> None:
+        store = self.host.channels.channel(self._settings.store_address, "conversation_store")
+        tools = self.host.channels.channel(self._settings.tool_runner_address, "tool_runner")
+        self._turns = TurnServiceStub(store)
+        self._catalog = CatalogServiceStub(store)
+        self._tools = ToolRunnerServiceStub(tools)
+        self._deltas = DeltaStream(self._turns)
+
+    def _build_worker(self) -> TurnWorker:
+        settings = self._settings
+        driver = TurnDriver(
+            self.models,
+            ToolDirectory(self._catalog).fetch,
+            worker_id=self._worker_id,
+            stall_seconds=settings.stall_seconds,
+        )
+        self._leases = LeaseThread(
+            settings,
+            self.host.identity,
+            worker_id=self._worker_id,
+            capacity=settings.max_turns,
+            on_grant=self._on_grant,
+            on_revoked=self._on_revoked,
+        )
+        return TurnWorker(
+            driver,
+            StoreTurns(self._turns),
+            self._leases,
+            self._open_ports,
+            capacity=settings.max_turns,
+        )
+
+    def _open_ports(self, grant: Grant) -> TurnPorts:
+        head = Head(grant.head_sequence)
+        return TurnPorts(
+            steps=StoreStepLog(self._turns, grant, head),
+            tools=ToolRunnerCaller(self._tools, grant, head),
+            deltas=self._deltas.lease(grant, head),
+        )
+
+    def _on_grant(self, grant: turns_pb2.TurnGrant) -> None:
+        self._loop.call_soon_threadsafe(self.worker.take, grant)
+
+    def _on_revoked(self, run_id: str, current_fence: int, reason: str) -> None:
+        self._loop.call_soon_threadsafe(self.worker.revoke, run_id, current_fence, reason)
+
+    async def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deltas.start()
+        self._spawn(publish(self._catalog, self._definitions))
+        self._spawn(self._tick())
+        self._leases.start()
+        if not self._settings.openai_api_key:
+            log.warning("OPENAI_API_KEY is not set: the scripted model answers for every agent")
+
+    async def _drain(self) -> None:
+        await self.worker.drain(self._settings.drain_seconds)
+
+    async def _stop(self) -> None:
+        await self.worker.close()
+        await asyncio.to_thread(self._leases.close)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._deltas.close()
+        await self.models.close()
+
+    async def _tick(self) -> None:
+        while True:
+            self._leases.loop_is_alive()
+            await asyncio.sleep(_LOOP_TICK_SECONDS)
+
+    def _spawn(self, work: object) -> None:
+        self._background.add(asyncio.create_task(work))  # type: ignore[arg-type]  # a coroutine
+
+
+def _open_models(settings: RuntimeSettings) -> ModelCatalog:
+    key = settings.openai_api_key
+    defaults = ModelDefaults(
+        api_key=key.get_secret_value() if key else "",
+        base_url=settings.openai_base_url,
+        model=settings.default_model,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        reply_timeout=settings.autogen_timeout,
+        max_reply_chars=settings.max_reply_chars,
+    )
+    return ModelCatalog(
+        defaults,
+        _load_script(settings.script_file),
+        script_word_delay=settings.script_word_delay_ms / 1000,
+    )
+
+
+def _load_script(source: Path | None) -> Script:
+    if source is not None:
+        return Script.load(source)
+    with as_file(files(f"{__package__}.models.scripted") / "scripts") as folder:
+        return Script.load(folder / "software_development.yaml")
+
+
+def _named_models(definitions: Definitions, settings: RuntimeSettings) -> tuple[str, ...]:
+    if not settings.openai_api_key:
+        return ()
+    return tuple(agent.llm_config.model for agent in definitions.agents if agent.llm_config.model)
+
+
+async def serve(settings: RuntimeSettings) -> None:
+    """Serves until the process is told to stop."""
+    await Runtime(settings).host.serve_until_signalled()

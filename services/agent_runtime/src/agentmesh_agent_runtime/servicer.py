@@ -1,0 +1,133 @@
+"""AgentRuntimeService: translates, decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import grpc
+from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
+from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2_grpc as runtime_grpc
+from pydantic import ValidationError
+from typing_extensions import override
+
+from agentmesh_agent_runtime.adapters.definitions import (
+    agent_to_spec,
+    model_to_proto,
+    team_to_spec,
+)
+from agentmesh_agent_runtime.definitions.check import Finding, check_agent, check_team
+from agentmesh_agent_runtime.models.catalog import ModelCatalog
+from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
+from agentmesh_agent_runtime.worker.turns import TurnWorker
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
+    """See the contract."""
+
+    def __init__(
+        self,
+        models: ModelCatalog,
+        worker: TurnWorker,
+        *,
+        worker_id: str,
+        reachable_models: tuple[str, ...],
+        base_url: str,
+    ) -> None:
+        self._models = models
+        self._worker = worker
+        self._worker_id = worker_id
+        self._reachable_models = reachable_models
+        self._base_url = base_url
+
+    @override
+    async def CheckDefinitions(
+        self,
+        request: runtime_pb2.CheckDefinitionsRequest,
+        context: Context,
+    ) -> runtime_pb2.CheckDefinitionsResponse:
+        return runtime_pb2.CheckDefinitionsResponse(
+            findings=[
+                runtime_pb2.DefinitionFinding(path=finding.path, description=finding.description)
+                for finding in self._findings(request)
+            ]
+        )
+
+    @override
+    async def ListModels(
+        self, request: runtime_pb2.ListModelsRequest, context: Context
+    ) -> runtime_pb2.ListModelsResponse:
+        return runtime_pb2.ListModelsResponse(
+            models=[
+                model_to_proto(name, scripted=name == SCRIPTED, base_url=self._base_url)
+                for name in sorted({*self._reachable_models, self._models.default_model, SCRIPTED})
+            ],
+            default_model=self._models.default_model,
+        )
+
+    @override
+    async def ListComponents(
+        self,
+        request: runtime_pb2.ListComponentsRequest,
+        context: Context,
+    ) -> runtime_pb2.ListComponentsResponse:
+        # No component of an installed package is taken by this version.
+        return runtime_pb2.ListComponentsResponse()
+
+    @override
+    async def ListActiveTurns(
+        self,
+        request: runtime_pb2.ListActiveTurnsRequest,
+        context: Context,
+    ) -> runtime_pb2.ListActiveTurnsResponse:
+        response = runtime_pb2.ListActiveTurnsResponse(worker_id=self._worker_id)
+        for turn in self._worker.active:
+            active = response.turns.add(
+                run_id=turn.id.run_id,
+                conversation_id=turn.id.conversation_id,
+                tenant=turn.id.tenant,
+                turn=turn.id.turn,
+                fence=turn.id.fence,
+                activity=turn.activity,
+            )
+            active.started_at.FromDatetime(turn.started_at)
+        return response
+
+    @override
+    async def Drain(
+        self, request: runtime_pb2.DrainRequest, context: Context
+    ) -> runtime_pb2.DrainResponse:
+        self._worker.set_draining(not request.undo)
+        return runtime_pb2.DrainResponse(active_turns=len(self._worker.active))
+
+    def _findings(self, request: runtime_pb2.CheckDefinitionsRequest) -> Iterator[Finding]:
+        problem = self._models.problem
+        for index, agent in enumerate(request.agents):
+            path = f"agents[{index}]"
+            try:
+                yield from check_agent(agent_to_spec(agent), path, problem)
+            except ValidationError as error:
+                yield from _broken_rules(error, path)
+        for index, team in enumerate(request.teams):
+            path = f"teams[{index}]"
+            known = [agent.id for agent in request.agents]
+            try:
+                yield from check_team(team_to_spec(team), path, problem, known)
+            except ValidationError as error:
+                yield from _broken_rules(error, path)
+        for index, _ in enumerate(request.workflows):
+            yield Finding(
+                f"workflows[{index}]",
+                "workflows with stages of their own are not served by this version; write a team "
+                "with stages",
+            )
+
+
+def _broken_rules(error: ValidationError, path: str) -> Iterator[Finding]:
+    for detail in error.errors():
+        steps = "".join(
+            f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"]
+        )
+        yield Finding(f"{path}{steps}", detail["msg"])

@@ -1,0 +1,39 @@
+"""What a step's request is known by, so that a replay can be told from something new."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from autogen_core.models import LLMMessage
+
+from agentmesh_agent_runtime.definitions.specs import LlmSettings
+
+
+def model_request(
+    messages: Sequence[LLMMessage],
+    tools: Sequence[Any],
+    tool_choice: Any,
+    json_output: Any,
+    settings: LlmSettings,
+) -> bytes:
+    """SHA-256 over a model request: messages, names of tools, and the pinned settings.
+
+    What the operator may change under way is left out (a tool's wording, the default model, a
+    key), or every redeployment would end the runs that are in the middle of a turn.
+    """
+    digest = hashlib.sha256(b"model/1\0")
+    for message in messages:
+        digest.update(message.model_dump_json().encode())
+        digest.update(b"\0")
+    for tool in tools:
+        digest.update(str(tool["name"] if isinstance(tool, dict) else tool.name).encode() + b"\0")
+    choice = tool_choice if isinstance(tool_choice, str) else tool_choice.name
+    digest.update(f"{choice}\0{json_output!r}\0{settings.model_dump_json()}".encode())
+    return digest.digest()
+
+
+def refusal(tool: str, arguments_json: str) -> bytes:
+    """SHA-256 over a tool call that is refused."""
+    return hashlib.sha256(f"refusal/1\0{tool}\0{arguments_json}".encode()).digest()

@@ -1,0 +1,329 @@
+"""Takes one turn: feeds the team what was said, lets it act once, and says what to commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from autogen_agentchat.messages import BaseChatMessage, TextMessage
+from autogen_core import CancellationToken
+
+from agentmesh_agent_runtime.definitions.check import check_team
+from agentmesh_agent_runtime.definitions.specs import (
+    HumanInputMode,
+    LlmSettings,
+    TeamSpec,
+)
+from agentmesh_agent_runtime.models.catalog import ModelCatalog
+from agentmesh_agent_runtime.turns import checkpoints
+from agentmesh_agent_runtime.turns.failures import (
+    DeadlinePassed,
+    EndReason,
+    InvalidDefinition,
+    TurnCrashed,
+    TurnFailure,
+    TurnStalled,
+)
+from agentmesh_agent_runtime.turns.grant import Grant, Input
+from agentmesh_agent_runtime.turns.ids import inputs_through
+from agentmesh_agent_runtime.turns.ports import DeltaSink, StepLog, ToolCaller, ToolSchema
+from agentmesh_agent_runtime.turns.scope import TurnScope
+from agentmesh_agent_runtime.turns.teams import LiveTeam, build_team
+from agentmesh_agent_runtime.turns.termination import Utterance, why_done
+
+log = logging.getLogger(__name__)
+
+UNWIND_SECONDS = 5.0
+_GOODBYES = frozenset({"exit", "quit", "terminate"})
+_UNFIT_FOR_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
+
+FetchSchemas = Callable[[str, Iterable[str]], Awaitable[Mapping[str, ToolSchema]]]
+"""The tools of a tenant by name; names that do not exist are left out."""
+
+
+@dataclass(frozen=True)
+class TurnPorts:
+    """The world of one turn."""
+
+    steps: StepLog
+    tools: ToolCaller
+    deltas: DeltaSink
+
+
+@dataclass(frozen=True)
+class TurnResult:
+    """What to commit. Without `end_reason` the run goes on, or waits for a person."""
+
+    checkpoint: bytes
+    encoding: str
+    last_input_sequence: int
+    speaker: str
+    summary: str
+    end_reason: EndReason | None = None
+    waits_for_input: bool = False
+    detail: str = ""
+
+
+class TurnDriver:
+    """Takes turns, one call each. `stall_seconds` bounds how long a turn may make no progress."""
+
+    def __init__(
+        self,
+        models: ModelCatalog,
+        fetch_schemas: FetchSchemas,
+        *,
+        worker_id: str,
+        stall_seconds: float,
+    ) -> None:
+        self._models = models
+        self._fetch_schemas = fetch_schemas
+        self._worker_id = worker_id
+        self._stall_seconds = stall_seconds
+
+    def open(self, grant: Grant, ports: TurnPorts) -> TurnScope:
+        """The scope of a turn; `stop` on it ends `take`."""
+        stages = grant.team.stages
+        return TurnScope(
+            grant,
+            ports.steps,
+            ports.tools,
+            ports.deltas,
+            worker_id=self._worker_id,
+            inputs_through=_readable_through(grant),
+            stage=stages[grant.rounds % len(stages)] if stages else None,
+            notice=self._notice(grant),
+        )
+
+    async def take(self, scope: TurnScope, warm: LiveTeam | None) -> tuple[TurnResult, LiveTeam]:
+        """Takes the turn and returns what to commit with the team as it stands then.
+
+        A team that failed is thrown away. Raises TurnFailure, LeaseLost, HandedOver.
+        """
+        grant = scope.grant
+        self._check(grant.team)
+        inputs = [i for i in grant.inputs if i.sequence <= _readable_through(grant)]
+        team = await self._team(scope, warm)
+        if team.run_id != grant.id.run_id:
+            team.run_id = grant.id.run_id
+            team.run_from = len(team.thread(await team.group.save_state()))
+        if _says_goodbye(grant, inputs):
+            return await self._result(scope, team, inputs, said_goodbye=True), team
+        team.seat.take(scope)
+        try:
+            await self._run(scope, team, inputs)
+        finally:
+            team.seat.leave()
+        return await self._result(scope, team, inputs), team
+
+    def _notice(self, grant: Grant) -> str:
+        """Said once, at the beginning of a run that the scripted model plays."""
+        if grant.rounds > 0 or grant.id.turn > 1:
+            return ""
+        replaced = {
+            name
+            for agent in grant.team.agents()
+            if (name := self._models.stands_in_for(agent.llm_config))
+        }
+        if not replaced:
+            return ""
+        return (
+            "OPENAI_API_KEY is not set: the scripted model answers in place of "
+            f"{', '.join(sorted(replaced))}."
+        )
+
+    def _check(self, team: TeamSpec) -> None:
+        for finding in check_team(team, "definition", self._problem):
+            raise InvalidDefinition(f"{finding.path}: {finding.description}")
+
+    def _problem(self, llm: LlmSettings) -> str | None:
+        """A model that the scripted one stands in for need not be known."""
+        return None if self._models.stands_in_for(llm) else self._models.problem(llm)
+
+    async def _team(self, scope: TurnScope, warm: LiveTeam | None) -> LiveTeam:
+        grant = scope.grant
+        saved = grant.checkpoint
+        if warm is not None and saved is not None and warm.checkpoint_id == saved.checkpoint_id:
+            return warm
+        team = await self._build(scope)
+        if saved is None:
+            return team
+        try:
+            checkpoint = checkpoints.decode(saved.data, saved.encoding)
+            await team.group.load_state(checkpoint.state)
+        except (ValueError, KeyError) as error:
+            raise InvalidDefinition(
+                f"checkpoint {saved.checkpoint_id} does not fit the definition: {error}"
+            ) from error
+        team.run_id, team.run_from = checkpoint.run_id, checkpoint.run_from
+        return team
+
+    async def _build(self, scope: TurnScope) -> LiveTeam:
+        grant = scope.grant
+        names = {name for agent in grant.team.agents() for name in agent.usable_tools()}
+        schemas = await scope.guarded(_fetch(self._fetch_schemas, grant.id.tenant, names))
+        if missing := names - schemas.keys():
+            raise InvalidDefinition(
+                f"there is no tool {', '.join(sorted(missing))}; start a tool_runner that has it "
+                "or take it from the agent"
+            )
+
+        return build_team(grant.team, lambda agent: self._models.resolve(agent.llm_config), schemas)
+
+    async def _run(self, scope: TurnScope, team: LiveTeam, inputs: list[Input]) -> None:
+        messages: list[BaseChatMessage] = [
+            TextMessage(content=i.text, source=_UNFIT_FOR_A_NAME.sub("_", i.source) or "user")
+            for i in inputs
+        ]
+        token = CancellationToken()
+        running = asyncio.create_task(_drain(team, messages, token))
+        try:
+            await self._watch(scope, running)
+        finally:
+            if not running.done():
+                # AutoGen did not let go: leave it behind and never wait for it.
+                token.cancel()
+                running.cancel()
+                running.add_done_callback(_forget)
+        if scope.stopped is not None:
+            _forget(running)
+            raise _as_failure(scope.stopped)
+        error = running.exception()
+        if error is not None:
+            log.error("a turn of %s failed in AutoGen", scope.grant.id.run_id, exc_info=error)
+            raise TurnCrashed(f"AutoGen failed: {_first_line(error)}")
+
+    async def _watch(self, scope: TurnScope, running: asyncio.Task[None]) -> None:
+        """Waits for the end, and stops a turn that stalls or outlives its run's deadline."""
+        stopped_at: float | None = None
+        while not running.done():
+            await asyncio.wait({running}, timeout=0.2 if stopped_at else self._patience(scope))
+            if running.done():
+                return
+            if scope.stopped is not None:
+                stopped_at = stopped_at or time.monotonic()
+                if time.monotonic() - stopped_at > UNWIND_SECONDS:
+                    return
+            elif _overdue(scope.grant):
+                scope.stop(DeadlinePassed("the run's deadline passed"))
+            elif time.monotonic() - scope.last_progress > self._stall_seconds:
+                scope.stop(
+                    TurnStalled(f"no progress for {self._stall_seconds:g} s while {scope.activity}")
+                )
+
+    def _patience(self, scope: TurnScope) -> float:
+        left = scope.last_progress + self._stall_seconds - time.monotonic()
+        if scope.grant.deadline is not None:
+            left = min(left, (scope.grant.deadline - datetime.now(UTC)).total_seconds())
+        return min(1.0, max(0.01, left))
+
+    async def _result(
+        self,
+        scope: TurnScope,
+        team: LiveTeam,
+        inputs: list[Input],
+        *,
+        said_goodbye: bool = False,
+    ) -> TurnResult:
+        grant = scope.grant
+        state = await team.group.save_state()
+        said = _utterances(team.thread(state)[team.run_from :])
+        speaker = said[-1].source if said and not said_goodbye else ""
+        end, waits, detail = _what_next(grant, said, speaker, said_goodbye=said_goodbye)
+        if waits or end is not None:
+            # Should the run go on, by an answer or a late message, this ends nothing after it.
+            team.run_from = len(team.thread(state))
+        data = checkpoints.encode(checkpoints.Checkpoint(team.run_id, team.run_from, state))
+        return TurnResult(
+            checkpoint=data,
+            encoding=checkpoints.ENCODING,
+            last_input_sequence=max((i.sequence for i in inputs), default=0),
+            speaker=speaker,
+            summary=said[-1].text if said else "",
+            end_reason=end,
+            waits_for_input=waits,
+            detail=detail,
+        )
+
+
+async def _fetch(
+    fetch: FetchSchemas, tenant: str, names: Iterable[str]
+) -> Mapping[str, ToolSchema]:
+    return await fetch(tenant, names) if names else {}
+
+
+async def _drain(team: LiveTeam, messages: list[BaseChatMessage], token: CancellationToken) -> None:
+    async for _ in team.group.run_stream(task=messages or None, cancellation_token=token):
+        pass
+
+
+def _what_next(
+    grant: Grant, said: list[Utterance], speaker: str, *, said_goodbye: bool
+) -> tuple[EndReason | None, bool, str]:
+    """Whether and why the run ends, whether it waits for a person, and a word about it."""
+    if said_goodbye:
+        return EndReason.TERMINATED, False, "a person ended the conversation"
+    modes = {agent.id: agent.human_input_mode for agent in grant.team.agents()}
+    done = why_done(grant.team, said)
+    rounds_left = grant.max_rounds <= 0 or grant.rounds + 1 < grant.max_rounds
+    if done is not None:
+        asks = {HumanInputMode.TERMINATE, HumanInputMode.ALWAYS} & set(modes.values())
+        if grant.human_input and asks and rounds_left:
+            return None, True, f"{done}; answer to go on, or say 'exit'"
+        return EndReason.TERMINATED, False, done
+    if not rounds_left:
+        return EndReason.MAX_ROUNDS, False, f"{grant.max_rounds} rounds were taken"
+    if grant.human_input and modes.get(speaker) is HumanInputMode.ALWAYS:
+        return None, True, f"{speaker} waits for an answer; say 'exit' to end"
+    return None, False, ""
+
+
+def _readable_through(grant: Grant) -> int:
+    """The newest input that this turn reads: what an earlier attempt read, if there was one."""
+    earlier = [
+        through for step in grant.steps if (through := inputs_through(step.attempt_id)) is not None
+    ]
+    return min(earlier) if earlier else max((i.sequence for i in grant.inputs), default=0)
+
+
+def _says_goodbye(grant: Grant, inputs: list[Input]) -> bool:
+    return (
+        grant.human_input
+        and grant.rounds > 0
+        and bool(inputs)
+        and inputs[-1].text.strip().lower() in _GOODBYES
+    )
+
+
+def _utterances(thread: Iterable[Mapping[str, Any]]) -> list[Utterance]:
+    return [
+        Utterance(message["source"], message["content"], message.get("target") or "")
+        for message in thread
+        if message.get("type") in ("TextMessage", "HandoffMessage", "ToolCallSummaryMessage")
+    ]
+
+
+def _overdue(grant: Grant) -> bool:
+    return grant.deadline is not None and datetime.now(UTC) >= grant.deadline
+
+
+def _as_failure(why: Exception) -> Exception:
+    if isinstance(why, TurnFailure) or type(why).__module__ == TurnFailure.__module__:
+        return why
+    log.error("a turn failed", exc_info=why)
+    return TurnCrashed(f"the turn failed: {_first_line(why)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """Reads the result, so that asyncio does not complain about it."""
+    if task.done() and not task.cancelled():
+        task.exception()

@@ -1,0 +1,77 @@
+"""What a runtime is given with a lease: all that one turn needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from agentmesh_agent_runtime.definitions.specs import TeamSpec
+
+
+@dataclass(frozen=True)
+class TurnId:
+    """One turn under one lease. A write under a lower fence than the run's is refused."""
+
+    run_id: str
+    conversation_id: str
+    tenant: str
+    turn: int
+    fence: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """Something that was said to the run and not read yet."""
+
+    sequence: int
+    source: str
+    text: str
+
+
+class StepKind(StrEnum):
+    """What kind of effect a step is."""
+
+    MODEL = "model"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True)
+class KnownStep:
+    """A step of this turn from an earlier attempt. `result` is None if it was only claimed."""
+
+    step_key: str
+    kind: StepKind
+    request_digest: bytes
+    attempt_id: str
+    result: bytes | None
+    encoding: str = ""
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """State of the team after the turn before. `data` is empty if the caller has it already."""
+
+    checkpoint_id: str
+    data: bytes
+    encoding: str
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A turn to take. `rounds` counts committed turns of the run, discarded ones left out."""
+
+    id: TurnId
+    capability: str
+    team: TeamSpec
+    checkpoint: SavedCheckpoint | None
+    inputs: tuple[Input, ...]
+    steps: tuple[KnownStep, ...]
+    rounds: int
+    max_rounds: int
+    human_input: bool
+    head_sequence: int
+    attempt: int = 0
+    deadline: datetime | None = None
+    traceparent: str = ""
+    granted_at: float = field(default=0.0, compare=False)

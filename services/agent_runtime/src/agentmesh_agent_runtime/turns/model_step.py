@@ -1,0 +1,248 @@
+"""A model of AutoGen's whose every reply is a recorded step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Literal
+
+from autogen_core import CancellationToken
+from autogen_core.models import (
+    ChatCompletionClient,
+    CreateResult,
+    LLMMessage,
+    ModelCapabilities,
+    ModelInfo,
+    RequestUsage,
+    SystemMessage,
+)
+from autogen_core.tools import Tool, ToolSchema
+from opentelemetry import trace
+from opentelemetry.trace import Status, StatusCode
+from pydantic import BaseModel
+
+from agentmesh_agent_runtime.definitions.specs import AgentSpec
+from agentmesh_agent_runtime.models.patience import ask
+from agentmesh_agent_runtime.models.replies import (
+    REPLY_ENCODING,
+    ModelReply,
+    ModelRequest,
+    ReplySource,
+)
+from agentmesh_agent_runtime.turns import digests
+from agentmesh_agent_runtime.turns.failures import ModelRefused, ReplayDiverged, TurnFailure
+from agentmesh_agent_runtime.turns.ports import (
+    MessagePart,
+    PartKind,
+    SaidMessage,
+    Speaker,
+    StepResult,
+)
+from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
+
+tracer = trace.get_tracer("agentmesh.agent_runtime")
+
+
+class RecordedModel(ChatCompletionClient):
+    """Wraps the model of one agent.
+
+    AutoGen is given whole replies only: its team queue would hold the token stream back, so pieces
+    go straight to the subscribers.
+    """
+
+    component_type = "model"
+
+    def __init__(self, path: str, agent: AgentSpec, source: ReplySource, seat: Seat) -> None:
+        self._path = path
+        self._agent = agent
+        self._source = source
+        self._seat = seat
+        self._usage = RequestUsage(0, 0)
+
+    async def create(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: Tool | Literal["auto", "required", "none"] = "auto",
+        json_output: bool | type[BaseModel] | None = None,
+        extra_create_args: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+    ) -> CreateResult:
+        """One step. Raises what stopped the turn; cancellation comes with the scope's `stop`."""
+        scope = self._seat.scope
+        request = ModelRequest(
+            agent=self._agent.id,
+            role=self._agent.role,
+            stage=scope.stage.name if scope.stage else "",
+            round=scope.grant.rounds,
+            messages=_with_instructions(messages, scope),
+            tools=tools,
+            tool_choice=tool_choice,
+            json_output=json_output,
+        )
+        reply = await self._step(scope, request)
+        scope.expect(reply.calls)
+        result = reply.as_create_result()
+        self._usage = RequestUsage(
+            self._usage.prompt_tokens + result.usage.prompt_tokens,
+            self._usage.completion_tokens + result.usage.completion_tokens,
+        )
+        return result
+
+    async def _step(self, scope: TurnScope, request: ModelRequest) -> ModelReply:
+        key = scope.next_key(self._path)
+        digest = digests.model_request(
+            request.messages,
+            request.tools,
+            request.tool_choice,
+            request.json_output,
+            self._agent.llm_config,
+        )
+        scope.progress(f"{self._agent.id} asks {self._source.model}")
+        recorded = await scope.begin(key, digest)
+        if recorded is not None:
+            reply = _decode(recorded)
+            scope.remember([self._message(scope, key, reply)])
+            return reply
+        fresh = await scope.guarded(self._ask(scope, key, request))
+        reply = scope.name_calls(_keep_to(request, fresh))
+        messages = [self._message(scope, key, reply)]
+        if scope.notice:
+            messages.insert(0, _notice(scope))
+            scope.notice = ""
+        await scope.record(
+            StepResult(
+                key, digest, reply.encode(), REPLY_ENCODING, tuple(messages), usage=reply.usage
+            )
+        )
+        return reply
+
+    async def _ask(self, scope: TurnScope, key: str, request: ModelRequest) -> ModelReply:
+        message_id = scope.message_id(key)
+        deltas, agent = scope.deltas, self._agent.id
+        with tracer.start_as_current_span(
+            f"chat {self._source.model}",
+            kind=trace.SpanKind.CLIENT,
+            record_exception=False,
+            set_status_on_exception=False,
+            attributes={
+                "gen_ai.operation.name": "chat",
+                "gen_ai.provider.name": self._source.provider,
+                "gen_ai.request.model": self._source.model,
+                "gen_ai.agent.name": agent,
+                "gen_ai.conversation.id": scope.grant.id.conversation_id,
+                "agentmesh.step_key": key,
+            },
+        ) as span:
+            try:
+                async with aclosing(ask(self._source, request)) as pieces:
+                    async for piece in pieces:
+                        if isinstance(piece, ModelReply):
+                            _describe(span, piece)
+                            return piece
+                        scope.progress()
+                        deltas.push(message_id, agent, piece.kind, piece.text)
+            except TurnFailure as failure:
+                span.set_attribute("error.type", type(failure).__name__)
+                span.set_status(Status(StatusCode.ERROR, failure.detail))
+                raise
+        raise ModelRefused("the model's reply never ended")
+
+    def _message(self, scope: TurnScope, key: str, reply: ModelReply) -> SaidMessage:
+        parts = []
+        if reply.reasoning:
+            parts.append(MessagePart(PartKind.REASONING, reply.reasoning))
+        if reply.text:
+            parts.append(MessagePart(PartKind.TEXT, reply.text))
+        parts += [
+            MessagePart(PartKind.TOOL_CALL, call.arguments_json, call.tool, call.call_id)
+            for call in reply.calls
+        ]
+        return SaidMessage(scope.message_id(key), Speaker.AGENT, self._agent.id, tuple(parts))
+
+    async def create_stream(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: Tool | Literal["auto", "required", "none"] = "auto",
+        json_output: bool | type[BaseModel] | None = None,
+        extra_create_args: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+    ) -> AsyncGenerator[str | CreateResult, None]:
+        """The whole reply only; see the class."""
+        yield await self.create(
+            messages, tools=tools, tool_choice=tool_choice, json_output=json_output
+        )
+
+    async def close(self) -> None:
+        """The wrapped model is shared and stays open."""
+
+    def actual_usage(self) -> RequestUsage:
+        """What this wrapper's replies used, replayed ones included."""
+        return self._usage
+
+    def total_usage(self) -> RequestUsage:
+        """As `actual_usage`."""
+        return self._usage
+
+    def count_tokens(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
+    ) -> int:
+        """An estimate: four characters a token."""
+        return sum(len(str(message.content)) for message in messages) // 4
+
+    def remaining_tokens(
+        self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
+    ) -> int:
+        """Not known; large enough that nothing is cut."""
+        return 1 << 30
+
+    @property
+    def capabilities(self) -> ModelCapabilities:
+        """As `model_info`, under its old name."""
+        return self._source.info
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """That of the wrapped model."""
+        return self._source.info
+
+
+def _with_instructions(messages: Sequence[LLMMessage], scope: TurnScope) -> Sequence[LLMMessage]:
+    """Adds the stage's instructions behind the system message; they are not kept in the state."""
+    if scope.stage is None or not scope.stage.instructions:
+        return messages
+    head = next(
+        (i for i, m in enumerate(messages) if not isinstance(m, SystemMessage)), len(messages)
+    )
+    instructions = SystemMessage(content=scope.stage.instructions.strip())
+    return [*messages[:head], instructions, *messages[head:]]
+
+
+def _keep_to(request: ModelRequest, reply: ModelReply) -> ModelReply:
+    """Takes calls away where the request allowed none, as in the last words of a turn."""
+    if not reply.calls or (request.tools and request.tool_choice != "none"):
+        return reply
+    text = reply.text or "I reached the number of tool calls that one turn may make."
+    return ModelReply(text=text, reasoning=reply.reasoning, usage=reply.usage, model=reply.model)
+
+
+def _decode(recorded: bytes) -> ModelReply:
+    try:
+        return ModelReply.decode(recorded)
+    except ValueError as error:
+        raise ReplayDiverged(f"a recorded reply cannot be read: {error}") from error
+
+
+def _notice(scope: TurnScope) -> SaidMessage:
+    part = MessagePart(PartKind.TEXT, scope.notice)
+    return SaidMessage(scope.message_id("notice"), Speaker.SYSTEM, "agentmesh", (part,))
+
+
+def _describe(span: trace.Span, reply: ModelReply) -> None:
+    span.set_attribute("gen_ai.response.model", reply.model)
+    span.set_attribute("gen_ai.response.finish_reasons", (reply.finish_reason,))
+    span.set_attribute("gen_ai.usage.input_tokens", reply.usage.input_tokens)
+    span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)

@@ -1,0 +1,161 @@
+"""What a turn needs from the world. Adapters implement these with gRPC, tests in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from agentmesh_agent_runtime.turns.grant import StepKind
+
+
+@dataclass(frozen=True)
+class Consumption:
+    """What a step used. Tokens that the model server did not report are estimated."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    model_calls: int = 0
+    tool_calls: int = 0
+    estimated: bool = False
+
+
+class PartKind(StrEnum):
+    """What a piece of a message is."""
+
+    TEXT = "text"
+    REASONING = "reasoning"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
+
+
+@dataclass(frozen=True)
+class MessagePart:
+    """A piece of a message. Calls and results use all fields, texts only `text`."""
+
+    kind: PartKind
+    text: str
+    tool: str = ""
+    tool_call_id: str = ""
+    failed: bool = False
+
+
+class Speaker(StrEnum):
+    """Who speaks in a recorded message."""
+
+    AGENT = "agent"
+    TOOL = "tool"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True)
+class SaidMessage:
+    """A message as it goes into the log."""
+
+    message_id: str
+    speaker: Speaker
+    agent: str
+    parts: tuple[MessagePart, ...]
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined by newlines."""
+        return "\n".join(part.text for part in self.parts if part.kind is PartKind.TEXT)
+
+
+@dataclass(frozen=True)
+class StepClaim:
+    """The wish to carry out a step. `attempt_id` is new for each attempt at the effect."""
+
+    step_key: str
+    kind: StepKind
+    request_digest: bytes
+    attempt_id: str
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What came of a step, with the messages that tell of it."""
+
+    step_key: str
+    request_digest: bytes
+    result: bytes
+    encoding: str
+    messages: tuple[SaidMessage, ...]
+    usage: Consumption = field(default_factory=Consumption)
+
+
+class StepLog(Protocol):
+    """The record of a turn's effects, bound to one lease."""
+
+    async def begin(self, claim: StepClaim) -> bytes | None:
+        """Claims a step, taking over a claim that a lost attempt left behind.
+
+        Returns the recorded result if the step was carried out before, else None: go ahead.
+        Raises LeaseLost, ReplayDiverged, BudgetExhausted, StoreUnreachable.
+        """
+        ...
+
+    async def record(self, result: StepResult) -> None:
+        """Records a claimed step. Raises as `begin` does."""
+        ...
+
+
+class DeltaKind(StrEnum):
+    """What a delta previews."""
+
+    TEXT = "text"
+    REASONING = "reasoning"
+    TOOL_ARGUMENTS = "tool_arguments"
+
+
+class DeltaSink(Protocol):
+    """Where pieces of messages go while they are made, bound to one lease. Never blocks."""
+
+    def push(self, message_id: str, agent: str, kind: DeltaKind, text: str) -> None:
+        """Adds the next piece of a message."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToolRequest:
+    """A call that a model asked for. `timeout` is in seconds, None for the tool's own."""
+
+    tool_call_id: str
+    tool: str
+    arguments_json: str
+    agent: str
+    message_id: str
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class ToolOutput:
+    """How a tool call ended: what the model is told, and whether that is a failure."""
+
+    text: str
+    is_error: bool
+
+
+class ToolCaller(Protocol):
+    """Carries out tool calls as recorded steps, bound to one lease."""
+
+    async def call(self, request: ToolRequest, alive: Callable[[], None]) -> ToolOutput:
+        """Runs the tool or returns its record. Cancelling the call leaves the tool to its fence.
+
+        `alive` is called whenever the tool shows a sign of life. Raises LeaseLost,
+        ServiceUnreachable, and ToolRefused if the call can never be carried out.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ToolSchema:
+    """A tool as a model sees it; `parameters` is a JSON Schema."""
+
+    name: str
+    description: str
+    parameters: dict[str, object]

@@ -1,0 +1,198 @@
+"""What the agents of a team share while they take one turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from agentmesh_agent_runtime.definitions.specs import StageSpec
+from agentmesh_agent_runtime.models.replies import Call, ModelReply
+from agentmesh_agent_runtime.turns.failures import HandedOver
+from agentmesh_agent_runtime.turns.grant import Grant, StepKind
+from agentmesh_agent_runtime.turns.ids import AttemptId, message_id
+from agentmesh_agent_runtime.turns.ports import (
+    DeltaSink,
+    SaidMessage,
+    StepClaim,
+    StepLog,
+    StepResult,
+    ToolCaller,
+)
+
+T = TypeVar("T")
+
+Stop = Exception
+"""What ends a turn early: a TurnFailure, LeaseLost or HandedOver."""
+
+
+class TurnScope:
+    """One turn at work.
+
+    Every wait of the turn goes through `guarded`, so that `stop` ends it at once and everything
+    that comes after fails with the same reason.
+    """
+
+    def __init__(
+        self,
+        grant: Grant,
+        steps: StepLog,
+        tools: ToolCaller,
+        deltas: DeltaSink,
+        *,
+        worker_id: str,
+        inputs_through: int,
+        stage: StageSpec | None,
+        notice: str = "",
+    ) -> None:
+        self.grant = grant
+        self.tools = tools
+        self.deltas = deltas
+        self.stage = stage
+        self.said: list[SaidMessage] = []
+        self.last_progress = time.monotonic()
+        self.activity = "rebuilding the team"
+        self.notice = notice
+        self._steps = steps
+        self._attempt = str(AttemptId(worker_id, grant.id.fence, inputs_through))
+        self._ordinals: Counter[str] = Counter()
+        self._calls: dict[str, Call] = {}
+        self._stop: Stop | None = None
+        self._hand_over = False
+        self._waits: set[asyncio.Task[Any]] = set()
+        self._taken_ids = _recorded_ids(grant)
+
+    @property
+    def stopped(self) -> Stop | None:
+        """Why the turn was stopped, or None."""
+        return self._stop
+
+    def stop(self, why: Stop) -> None:
+        """Ends every wait of the turn now. The first reason stands."""
+        if self._stop is None:
+            self._stop = why
+        for wait in tuple(self._waits):
+            wait.cancel()
+
+    def hand_over(self) -> None:
+        """Ends the turn before its next step."""
+        self._hand_over = True
+
+    def progress(self, activity: str | None = None) -> None:
+        """Notes that something happened; the watchdog looks at it."""
+        self.last_progress = time.monotonic()
+        if activity is not None:
+            self.activity = activity
+
+    async def guarded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Awaits `work` unless the turn is stopped meanwhile; raises why it was."""
+        if self._stop is not None:
+            work.close()
+            raise self._stop
+        task = asyncio.ensure_future(work)
+        self._waits.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._stop is not None:
+                raise self._stop from None
+            task.cancel()
+            raise
+        except Exception as error:
+            # AutoGen turns it into text on its way up; here it keeps its type.
+            self.stop(error)
+            raise
+        finally:
+            self._waits.discard(task)
+
+    def next_key(self, path: str) -> str:
+        """The key of the next model step of the agent at `path`, counted from 1 in each turn."""
+        self._ordinals[path] += 1
+        return f"{path}#{self._ordinals[path]}"
+
+    def message_id(self, step_key: str) -> str:
+        """The id of the message that a step makes, the same on every attempt."""
+        return message_id(self.grant.id.run_id, self.grant.id.turn, step_key)
+
+    async def begin(self, step_key: str, digest: bytes) -> bytes | None:
+        """Claims a model step; see StepLog.begin."""
+        if self._hand_over:
+            self.stop(HandedOver())
+        claim = StepClaim(step_key, StepKind.MODEL, digest, self._attempt)
+        return await self.guarded(self._steps.begin(claim))
+
+    async def begin_refusal(self, call_id: str, digest: bytes) -> bytes | None:
+        """Claims the step of a tool call that will not be carried out."""
+        claim = StepClaim(call_id, StepKind.TOOL, digest, self._attempt)
+        return await self.guarded(self._steps.begin(claim))
+
+    async def record(self, result: StepResult) -> None:
+        """Records a step and remembers what it said."""
+        await self.guarded(self._steps.record(result))
+        self.remember(result.messages)
+        self.progress()
+
+    def remember(self, messages: Iterable[SaidMessage]) -> None:
+        """Counts messages as said in this turn."""
+        self.said.extend(messages)
+
+    def name_calls(self, reply: ModelReply) -> ModelReply:
+        """Gives each call of a fresh reply an id that no other step of the turn has."""
+        named = []
+        for index, call in enumerate(reply.calls):
+            base = call.call_id.replace("#", "_")[:200] or f"call_{len(self._taken_ids)}_{index}"
+            unique, copy = base, 1
+            while unique in self._taken_ids:
+                copy += 1
+                unique = f"{base}~{copy}"
+            self._taken_ids.add(unique)
+            named.append(Call(unique, call.tool, call.arguments_json))
+        return ModelReply(
+            text=reply.text,
+            calls=tuple(named),
+            reasoning=reply.reasoning,
+            finish_reason=reply.finish_reason,
+            usage=reply.usage,
+            model=reply.model,
+        )
+
+    def expect(self, calls: Iterable[Call]) -> None:
+        """Remembers calls as the model wrote them; AutoGen hands on parsed ones only."""
+        self._calls |= {call.call_id: call for call in calls}
+
+    def call(self, call_id: str) -> Call:
+        """The call of that id as the model wrote it. Raises KeyError."""
+        return self._calls[call_id]
+
+
+class Seat:
+    """Where the agents of a kept team find the turn that they are taking."""
+
+    def __init__(self) -> None:
+        self._scope: TurnScope | None = None
+
+    @property
+    def scope(self) -> TurnScope:
+        """The present turn's. Raises RuntimeError between turns."""
+        if self._scope is None:
+            raise RuntimeError("an agent acts outside of a turn")
+        return self._scope
+
+    def take(self, scope: TurnScope) -> None:
+        """Begins a turn."""
+        self._scope = scope
+
+    def leave(self) -> None:
+        """Ends the turn."""
+        self._scope = None
+
+
+def _recorded_ids(grant: Grant) -> set[str]:
+    """Step keys and tool-call ids that earlier attempts at this turn gave away."""
+    taken = {step.step_key for step in grant.steps}
+    for step in grant.steps:
+        if step.kind is StepKind.MODEL and step.result is not None:
+            taken |= {call.call_id for call in ModelReply.decode(step.result).calls}
+    return taken

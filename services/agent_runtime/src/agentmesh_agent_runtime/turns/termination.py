@@ -1,0 +1,56 @@
+"""When a team is done, judged by the messages of its run and not by the team's own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentmesh_agent_runtime.definitions.specs import TeamKind, TeamSpec, TerminationSpec
+
+DEFAULT = TerminationSpec(text_mentions=("TERMINATE",))
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What one member or person said at the end of a turn. `target` is set for handoffs."""
+
+    source: str
+    text: str
+    target: str = ""
+
+
+def why_done(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
+    """Why the team is done after what was `said` in its run, or None.
+
+    A single agent is done when it has answered; any other team without conditions when one of its
+    agents says TERMINATE.
+    """
+    members = frozenset(agent.id for agent in team.agents())
+    if team.termination.is_empty():
+        if team.kind is TeamKind.SINGLE and said and said[-1].source in members:
+            return "the agent has answered"
+        return _holds(DEFAULT, said, members)
+    return _holds(team.termination, said, members)
+
+
+def _holds(
+    condition: TerminationSpec, said: Sequence[Utterance], members: frozenset[str]
+) -> str | None:
+    by_agents = [u for u in said if u.source in members]
+    counting = frozenset(condition.text_mention_sources) or members
+    for text in condition.text_mentions:
+        for utterance in by_agents:
+            if utterance.source in counting and text in utterance.text:
+                return f"{utterance.source} said {text!r}"
+    if condition.max_messages is not None and len(said) >= condition.max_messages:
+        return f"the run has {len(said)} messages"
+    for utterance in by_agents:
+        if utterance.target and utterance.target in condition.handoff_to:
+            return f"{utterance.source} handed over to {utterance.target}"
+        if utterance.source in condition.sources:
+            return f"{utterance.source} has spoken"
+    if condition.all_of:
+        reasons = [_holds(part, said, members) for part in condition.all_of]
+        if all(reasons):
+            return " and ".join(reason for reason in reasons if reason)
+    return None

@@ -1,0 +1,155 @@
+"""Tool calls of agents as recorded steps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from autogen_core import CancellationToken
+from autogen_core.tools import (
+    ParametersSchema,
+    StaticStreamWorkbench,
+    TextResultContent,
+    ToolResult,
+)
+from autogen_core.tools import ToolSchema as AutogenToolSchema
+
+from agentmesh_agent_runtime.definitions.specs import AgentSpec, ToolSettings
+from agentmesh_agent_runtime.models.replies import Call
+from agentmesh_agent_runtime.turns import digests
+from agentmesh_agent_runtime.turns.failures import ToolRefused
+from agentmesh_agent_runtime.turns.ports import (
+    MessagePart,
+    PartKind,
+    SaidMessage,
+    Speaker,
+    StepResult,
+    ToolOutput,
+    ToolRequest,
+    ToolSchema,
+)
+from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
+
+REFUSAL_ENCODING = "text/plain; charset=utf-8"
+
+
+class RecordedTools(StaticStreamWorkbench):
+    """The tools of one agent.
+
+    It never raises: AutoGen would wait for the missing result for ever. What goes wrong becomes a
+    failed result, and what stopped the turn meets the agent at its next request to the model.
+    """
+
+    def __init__(self, agent: AgentSpec, schemas: Sequence[ToolSchema], seat: Seat) -> None:
+        super().__init__(tools=[])
+        self._agent = agent
+        self._names = frozenset(schema.name for schema in schemas)
+        self._schemas = [_as_autogen(schema) for schema in schemas]
+        self._seat = seat
+
+    async def list_tools(self) -> list[AutogenToolSchema]:
+        """What the model is told of."""
+        return self._schemas
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+        call_id: str | None = None,
+    ) -> ToolResult:
+        """Carries out the call that the model wrote under `call_id`."""
+        output = await self.carry_out(name, call_id or "")
+        return ToolResult(
+            name=name,
+            result=[TextResultContent(content=output.text)],
+            is_error=output.is_error,
+        )
+
+    async def call_tool_stream(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+        call_id: str | None = None,
+    ) -> AsyncGenerator[Any | ToolResult, None]:
+        """As `call_tool`; output on the way goes from the tool_runner to the subscribers."""
+        yield await self.call_tool(name, arguments, cancellation_token, call_id)
+
+    async def carry_out(self, name: str, call_id: str) -> ToolOutput:
+        """Runs the tool, or records why it is not run. Never raises."""
+        scope = self._seat.scope
+        try:
+            call = scope.call(call_id)
+            if name not in self._names:
+                have = ", ".join(sorted(self._names)) or "none"
+                why = f"You have no tool {call.tool!r}. Your tools: {have}."
+                return await self._refuse(scope, call, why)
+            scope.progress(f"{self._agent.id} calls {name}")
+            settings = self._agent.tool_config.get(name, ToolSettings())
+            request = ToolRequest(
+                tool_call_id=call_id,
+                tool=name,
+                arguments_json=call.arguments_json,
+                agent=self._agent.id,
+                message_id=scope.message_id(call_id),
+                timeout=settings.timeout,
+            )
+            refused, output = await scope.guarded(_call(scope, request))
+            if refused:
+                return await self._refuse(scope, call, output.text)
+            scope.remember([_tool_message(scope, self._agent.id, call, output)])
+            scope.progress()
+        except asyncio.CancelledError:
+            return ToolOutput("The call was cancelled.", is_error=True)
+        except Exception as error:
+            # The turn is over; see the class.
+            scope.stop(error)
+            return ToolOutput("The call could not be carried out.", is_error=True)
+        return output
+
+    async def _refuse(self, scope: TurnScope, call: Call, why: str) -> ToolOutput:
+        """A call that is never carried out is answered here, and recorded like any other."""
+        output = ToolOutput(why, is_error=True)
+        digest = digests.refusal(call.tool, call.arguments_json)
+        message = _tool_message(scope, self._agent.id, call, output)
+        recorded = await scope.begin_refusal(call.call_id, digest)
+        if recorded is not None:
+            scope.remember([message])
+            return ToolOutput(recorded.decode(), is_error=True)
+        await scope.record(
+            StepResult(call.call_id, digest, output.text.encode(), REFUSAL_ENCODING, (message,))
+        )
+        return output
+
+
+async def _call(scope: TurnScope, request: ToolRequest) -> tuple[bool, ToolOutput]:
+    """Whether the call was refused, and what came of it."""
+    try:
+        return False, await scope.tools.call(request, scope.progress)
+    except ToolRefused as refusal:
+        return True, ToolOutput(str(refusal), is_error=True)
+
+
+def _tool_message(scope: TurnScope, agent: str, call: Call, output: ToolOutput) -> SaidMessage:
+    part = MessagePart(
+        PartKind.TOOL_RESULT, output.text, call.tool, call.call_id, failed=output.is_error
+    )
+    return SaidMessage(scope.message_id(call.call_id), Speaker.TOOL, agent, (part,))
+
+
+def _as_autogen(schema: ToolSchema) -> AutogenToolSchema:
+    parameters = schema.parameters
+    properties = parameters.get("properties")
+    required = parameters.get("required")
+    return AutogenToolSchema(
+        name=schema.name,
+        description=schema.description,
+        parameters=ParametersSchema(
+            type="object",
+            properties=properties if isinstance(properties, dict) else {},
+            required=list(required) if isinstance(required, (list, tuple)) else [],
+            additionalProperties=bool(parameters.get("additionalProperties", False)),
+        ),
+    )

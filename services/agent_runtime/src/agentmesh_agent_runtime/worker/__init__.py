@@ -1,0 +1,1 @@
+"""Takes leased turns, many at once, and gives them back in one way or another."""

@@ -1,0 +1,225 @@
+"""The ports of a turn in memory, with the store's rules: fences, claims, digests, one record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamKind, TeamSpec
+from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
+from agentmesh_agent_runtime.models.scripted.rules import Rule, Script
+from agentmesh_agent_runtime.turns.driver import TurnDriver, TurnPorts, TurnResult
+from agentmesh_agent_runtime.turns.failures import EndReason, LeaseLost, ReplayDiverged
+from agentmesh_agent_runtime.turns.grant import (
+    Grant,
+    Input,
+    KnownStep,
+    SavedCheckpoint,
+    StepKind,
+    TurnId,
+)
+from agentmesh_agent_runtime.turns.ports import (
+    DeltaKind,
+    SaidMessage,
+    StepClaim,
+    StepResult,
+    ToolOutput,
+    ToolRequest,
+    ToolSchema,
+)
+from agentmesh_agent_runtime.turns.scope import TurnScope
+from agentmesh_agent_runtime.turns.teams import LiveTeam
+
+Tool = Callable[[ToolRequest], Awaitable[ToolOutput]]
+
+
+@dataclass
+class MemoryRun:
+    """One run with its log, steps, checkpoint and inbox, and every port that its turns need."""
+
+    team: TeamSpec
+    inputs: list[Input] = field(default_factory=list)
+    max_rounds: int = 20
+    human_input: bool = False
+    tools: dict[str, Tool] = field(default_factory=dict)
+    fence: int = 0
+    turn: int = 1
+    rounds: int = 0
+    checkpoint: SavedCheckpoint | None = None
+    said: list[SaidMessage] = field(default_factory=list)
+    steps: dict[str, KnownStep] = field(default_factory=dict)
+    deltas: list[tuple[str, str, DeltaKind, str]] = field(default_factory=list)
+    tool_calls: list[ToolRequest] = field(default_factory=list)
+    results: list[TurnResult] = field(default_factory=list)
+    read_through: int = 0
+    die_before: str = ""
+    die_after: str = ""
+
+    def grant(self) -> Grant:
+        """The next turn, under a new fence."""
+        self.fence += 1
+        return Grant(
+            id=TurnId("run_1", "conv_1", "default", self.turn, self.fence),
+            capability=f"capability-{self.fence}",
+            team=self.team,
+            checkpoint=self.checkpoint,
+            inputs=tuple(i for i in self.inputs if i.sequence > self.read_through),
+            steps=tuple(self.steps.values()),
+            rounds=self.rounds,
+            max_rounds=self.max_rounds,
+            human_input=self.human_input,
+            head_sequence=len(self.said),
+        )
+
+    def ports(self, grant: Grant) -> TurnPorts:
+        """The world as the holder of `grant` meets it."""
+        lease = _Lease(self, grant.id.fence)
+        return TurnPorts(steps=lease, tools=lease, deltas=lease)
+
+    async def schemas(self, tenant: str, names: Iterable[str]) -> Mapping[str, ToolSchema]:
+        """Every tool of the run takes any arguments."""
+        return {n: ToolSchema(n, n, {"properties": {}}) for n in names if n in self.tools}
+
+    def commit(self, result: TurnResult) -> None:
+        """Ends the turn."""
+        self.results.append(result)
+        self.checkpoint = SavedCheckpoint(f"ckpt_{self.turn}", result.checkpoint, result.encoding)
+        self.read_through = max(self.read_through, result.last_input_sequence)
+        self.turn += 1
+        self.rounds += 1
+        self.steps.clear()
+
+    def texts(self) -> list[tuple[str, str]]:
+        """What was said aloud, with who said it."""
+        return [(m.agent, m.text) for m in self.said if m.text]
+
+    def streamed(self) -> dict[str, str]:
+        """The text deltas of each message, joined."""
+        joined: dict[str, str] = {}
+        for message_id, _, kind, text in self.deltas:
+            if kind is DeltaKind.TEXT:
+                joined[message_id] = joined.get(message_id, "") + text
+        return joined
+
+
+class _Lease:
+    """Step log, tool caller and delta sink under one fence."""
+
+    def __init__(self, run: MemoryRun, fence: int) -> None:
+        self._run = run
+        self._fence = fence
+
+    def _check(self) -> None:
+        if self._fence != self._run.fence:
+            raise LeaseLost("fence")
+
+    async def begin(self, claim: StepClaim) -> bytes | None:
+        self._check()
+        known = self._run.steps.get(claim.step_key)
+        if known is not None and known.request_digest != claim.request_digest:
+            raise ReplayDiverged(f"step {claim.step_key} asks for something else than its record")
+        if known is not None and known.result is not None:
+            return known.result
+        self._run.steps[claim.step_key] = KnownStep(
+            claim.step_key, claim.kind, claim.request_digest, claim.attempt_id, None
+        )
+        return None
+
+    async def record(self, result: StepResult) -> None:
+        self._check()
+        self._die(self._run.die_before, result.step_key)
+        claimed = self._run.steps[result.step_key]
+        assert claimed.result is None, "recorded twice"
+        self._run.steps[result.step_key] = replace(
+            claimed, result=result.result, encoding=result.encoding
+        )
+        self._run.said.extend(result.messages)
+        self._die(self._run.die_after, result.step_key)
+
+    def _die(self, key: str, step_key: str) -> None:
+        if key and key == step_key:
+            self._run.die_before = self._run.die_after = ""
+            # As after a SIGKILL: whatever this attempt still does is under an old fence.
+            self._run.fence += 1
+            raise LeaseLost(f"killed at {step_key}")
+
+    async def call(self, request: ToolRequest, alive: Callable[[], None]) -> ToolOutput:
+        self._check()
+        key = request.tool_call_id
+        known = self._run.steps.get(key)
+        if known is not None and known.result is not None:
+            return ToolOutput(**json.loads(known.result))
+        self._run.tool_calls.append(request)
+        output = await self._run.tools[request.tool](request)
+        self._run.steps[key] = KnownStep(
+            key, StepKind.TOOL, b"tool", "tool", json.dumps(output.__dict__).encode()
+        )
+        return output
+
+    def push(self, message_id: str, agent: str, kind: DeltaKind, text: str) -> None:
+        self._run.deltas.append((message_id, agent, kind, text))
+
+
+def agent(agent_id: str = "writer", **fields: Any) -> AgentSpec:
+    """An agent of a model that only a server at OPENAI_BASE_URL can have."""
+    return AgentSpec(id=agent_id, **({"llm_config": {"model": "test-model"}} | fields))
+
+
+def team(*agents: AgentSpec, **fields: Any) -> TeamSpec:
+    """A round-robin team."""
+    return TeamSpec(
+        **({"id": "team", "kind": TeamKind.ROUND_ROBIN, "participants": agents} | fields)
+    )
+
+
+def asked(text: str = "Do it.", sequence: int = 1) -> Input:
+    """What a person says."""
+    return Input(sequence, "user", text)
+
+
+def driver(
+    run: MemoryRun, base_url: str = "", *, rules: tuple[Rule, ...] = (), **fields: Any
+) -> TurnDriver:
+    """A driver whose models are at `base_url`; without one, the script answers by `rules`."""
+    from pathlib import Path
+
+    defaults = ModelDefaults(
+        api_key="sk-test" if base_url else "",
+        base_url=base_url or "",
+        reply_timeout=fields.pop("reply_timeout", 5.0),
+    )
+    models = ModelCatalog(defaults, Script(rules, Path()))
+    return TurnDriver(
+        models,
+        run.schemas,
+        **({"worker_id": "worker-1", "stall_seconds": 30.0} | fields),
+    )
+
+
+async def take_turn(
+    run: MemoryRun,
+    turns: TurnDriver,
+    warm: LiveTeam | None = None,
+    opened: Callable[[TurnScope], None] = lambda scope: None,
+) -> tuple[TurnResult, LiveTeam]:
+    """Grants, takes and commits one turn."""
+    grant = run.grant()
+    scope = turns.open(grant, run.ports(grant))
+    opened(scope)
+    result, live = await turns.take(scope, warm)
+    run.commit(result)
+    live.checkpoint_id = f"ckpt_{run.turn - 1}"
+    return result, live
+
+
+async def take_all(run: MemoryRun, turns: TurnDriver, *, keep_warm: bool = False) -> EndReason:
+    """Takes turns until the run ends."""
+    warm: LiveTeam | None = None
+    for _ in range(100):
+        result, warm = await take_turn(run, turns, warm if keep_warm else None)
+        if result.end_reason is not None:
+            return result.end_reason
+        assert not result.waits_for_input, "waits for a person"
+    raise AssertionError("the run never ended")
