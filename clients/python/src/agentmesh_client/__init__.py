@@ -1,0 +1,42 @@
+"""The Python client of agentmesh.
+
+async with AgentMesh("localhost:50051") as mesh:
+    conversation = await mesh.run("Write a haiku about leases", agents=["writer", "critic"])
+    print(conversation.summary)
+"""
+
+from agentmesh_client.client import AgentMesh
+from agentmesh_client.errors import (
+    AgentMeshError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+    Violation,
+)
+from agentmesh_client.models import Agent, ApiKey, Conversation, Delta, Event, Health, Message
+from agentmesh_client.subscription import Subscription
+from agentmesh_client.transport import Tls
+
+__all__ = [
+    "Agent",
+    "AgentMesh",
+    "AgentMeshError",
+    "ApiKey",
+    "Conversation",
+    "Delta",
+    "Event",
+    "FailedPreconditionError",
+    "Health",
+    "InvalidArgumentError",
+    "Message",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "Subscription",
+    "Tls",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "Violation",
+]

@@ -1,0 +1,208 @@
+"""The client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Literal, Self
+from uuid import uuid4
+
+from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
+from agentmesh.conversation_store.v1.conversation_store_service_pb2 import EventFilter
+from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
+from agentmesh.gateway.v1.admin_service_pb2 import CheckHealthRequest
+from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
+from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+
+from agentmesh_client.catalog import Agents, Keys
+from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
+from agentmesh_client.subscription import Subscription
+from agentmesh_client.transport import Caller, Tls, open_channel
+
+Until = Literal["forever", "head", "run_end"]
+_UNTIL: dict[str, stream_pb2.SubscribeUntil.ValueType] = {
+    "forever": stream_pb2.SUBSCRIBE_UNTIL_FOREVER,
+    "head": stream_pb2.SUBSCRIBE_UNTIL_HEAD,
+    "run_end": stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
+}
+_MIB = 1024 * 1024
+
+
+class AgentMesh:
+    """A gateway of agentmesh.
+
+    `address` is "host:port" of its gRPC edge. `tls` is True for TLS with the system's CAs, or `Tls`
+    with one's own. Calls take `timeout` seconds at most. A gateway that cannot be reached is tried
+    again for `retry_for` seconds, without doing anything twice. All calls raise `AgentMeshError`.
+    """
+
+    def __init__(
+        self,
+        address: str = "localhost:50051",
+        *,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+        timeout: float = 30.0,
+        retry_for: float = 10.0,
+        max_message_bytes: int = 16 * _MIB,
+    ) -> None:
+        used_tls = Tls() if tls is True else tls or None
+        self.channel = open_channel(address, used_tls, max_message_bytes)
+        self._call = Caller(api_key, timeout, retry_for)
+        self._conversations: Any = ConversationServiceStub(self.channel)
+        self._admin: Any = AdminServiceStub(self.channel)
+        self.agents = Agents(self.channel, self._call)
+        self.keys = Keys(self.channel, self._call)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; calls and subscriptions under way end."""
+        await self.channel.close()
+
+    async def start(
+        self,
+        task: str,
+        *,
+        agents: Sequence[str] = (),
+        workflow: str = "",
+        max_rounds: int | None = None,
+        human_input: bool = False,
+        time_limit: timedelta | None = None,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Conversation:
+        """Starts a conversation of `agents`, or of the team that `workflow` names.
+
+        It runs whether or not anybody watches, for at most `time_limit`. The same `request_id`
+        within a day returns the conversation that was started with it.
+        """
+        request = pb2.StartConversationRequest(
+            task=task,
+            agents=agents,
+            workflow=workflow,
+            human_input=human_input,
+            max_rounds=max_rounds,
+            labels=labels,
+            request_id=request_id or uuid4().hex,
+        )
+        if time_limit is not None:
+            request.timeout.FromTimedelta(time_limit)
+        return Conversation.started(
+            await self._call(self._conversations.StartConversation, request)
+        )
+
+    async def get(self, conversation_id: str, *, message_limit: int = 200) -> Conversation:
+        """A conversation with its newest messages. Raises NotFoundError."""
+        request = pb2.GetConversationRequest(
+            conversation_id=conversation_id,
+            message_limit=message_limit,
+            without_messages=message_limit == 0,
+        )
+        return Conversation.of(await self._call(self._conversations.GetConversation, request))
+
+    async def list(
+        self, *, statuses: Sequence[str] = (), agent: str = "", page_size: int = 50
+    ) -> AsyncIterator[Conversation]:
+        """Conversations, newest first, without their messages; pages are read as needed."""
+        known = conversation_pb2.ConversationStatus
+        request = pb2.ListConversationsRequest(
+            page_size=page_size,
+            agent=agent,
+            statuses=[known.Value(f"CONVERSATION_STATUS_{name.upper()}") for name in statuses],
+        )
+        while True:
+            page = await self._call(self._conversations.ListConversations, request)
+            for raw in page.conversations:
+                yield Conversation.of(raw)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def send(
+        self,
+        conversation_id: str,
+        content: str,
+        *,
+        agent: str = "user",
+        request_id: str | None = None,
+    ) -> int:
+        """Adds a message, and starts a run if none is under way; returns the event's sequence."""
+        request = pb2.SendMessageRequest(
+            conversation_id=conversation_id,
+            content=content,
+            agent=agent,
+            request_id=request_id or uuid4().hex,
+        )
+        sent: pb2.SendMessageResponse = await self._call(self._conversations.SendMessage, request)
+        return sent.sequence
+
+    async def cancel(self, conversation_id: str, reason: str = "") -> str:
+        """Ends the run under way; returns the conversation's status."""
+        request = pb2.CancelConversationRequest(
+            conversation_id=conversation_id, reason=reason, request_id=uuid4().hex
+        )
+        answer = await self._call(self._conversations.CancelConversation, request)
+        return status_name(answer.status)
+
+    def subscribe(
+        self,
+        conversation_id: str,
+        *,
+        after: int = 0,
+        resume_token: str = "",
+        until: Until = "forever",
+        kinds: Sequence[str] = (),
+        deltas: bool = True,
+        reconnect_for: float = 60.0,
+    ) -> Subscription:
+        """Each event once and in order, then live, with deltas between them: `async for` over it.
+
+        Begins after the event `after`, or where `resume_token` was. Ends when the log's present end
+        was sent ("head"), when no run is under way ("run_end"), or never. Comes back by itself when
+        the connection breaks, and gives up after `reconnect_for` seconds without one.
+        """
+        request = pb2.SubscribeConversationRequest(
+            conversation_id=conversation_id,
+            after_sequence=after,
+            resume_token=resume_token,
+            until=_UNTIL[until],
+            filter=EventFilter(kinds=kinds, without_deltas=not deltas),
+        )
+        subscribe = self._conversations.SubscribeConversation
+        return Subscription(subscribe, request, self._call.metadata, reconnect_for)
+
+    async def run(
+        self,
+        task: str,
+        *,
+        agents: Sequence[str] = (),
+        workflow: str = "",
+        max_rounds: int | None = None,
+        on_item: Callable[[Event | Delta], None] | None = None,
+    ) -> Conversation:
+        """Starts a conversation, waits for the end of its run, and returns it with its messages.
+
+        `on_item` is given every event and delta on the way.
+        """
+        started = await self.start(task, agents=agents, workflow=workflow, max_rounds=max_rounds)
+        watched = self.subscribe(started.id, until="run_end", deltas=on_item is not None)
+        async for item in watched:
+            if on_item is not None:
+                on_item(item)
+        return await self.get(started.id)
+
+    async def health(self) -> Health:
+        """Whether the mesh serves, service by service."""
+        found = await self._call(self._admin.CheckHealth, CheckHealthRequest())
+        return Health(found.status, dict(found.services), found.version)

@@ -1,0 +1,136 @@
+"""A subscription that outlives its connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import grpc
+from agentmesh.conversation.v1 import stream_pb2
+from agentmesh.gateway.v1.conversation_service_pb2 import SubscribeConversationRequest
+
+from agentmesh_client.errors import AgentMeshError, UnavailableError, from_rpc_error
+from agentmesh_client.models import Delta, Event
+from agentmesh_client.transport import Backoff
+
+# The server sends something at least every 15 s: a connection silent for longer is a dead one.
+_SILENCE_SECONDS = 45.0
+_RECONNECT_ON = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_ENDS_BY_ITSELF = (stream_pb2.SUBSCRIBE_UNTIL_HEAD, stream_pb2.SUBSCRIBE_UNTIL_RUN_END)
+
+
+class Subscription:
+    """Yields every event once and in order, and deltas between them, over any number of
+    connections.
+
+    `sequence` is that of the newest event that was yielded: given as `after`, another subscription
+    goes on there, in this process or another.
+    """
+
+    def __init__(
+        self,
+        subscribe: Callable[..., Any],
+        request: SubscribeConversationRequest,
+        metadata: tuple[tuple[str, str], ...],
+        reconnect_for: float,
+    ) -> None:
+        self._subscribe = subscribe
+        self._request = request
+        self._metadata = metadata
+        self._reconnect_for = reconnect_for
+        self._sequence = request.after_sequence
+        self._previews = _Previews()
+
+    @property
+    def sequence(self) -> int:
+        """Of the newest event that was yielded; where the subscription began before the first."""
+        return self._sequence
+
+    def __aiter__(self) -> AsyncIterator[Event | Delta]:
+        return self._items()
+
+    async def _items(self) -> AsyncIterator[Event | Delta]:
+        backoff = Backoff(self._reconnect_for)
+        while True:
+            call = None
+            try:
+                call = self._subscribe(self._request, metadata=self._metadata)
+                while True:
+                    async with asyncio.timeout(_SILENCE_SECONDS):
+                        response = await call.read()
+                    if response is grpc.aio.EOF:
+                        break
+                    backoff.reset()
+                    for item in self._unpack(response.item):
+                        yield item
+                    if response.item.resume_token:
+                        self._request.resume_token = response.item.resume_token
+                if self._request.until in _ENDS_BY_ITSELF:
+                    return
+                error: AgentMeshError = UnavailableError("UNAVAILABLE", "the stream ended early")
+            except grpc.aio.AioRpcError as failure:
+                error = from_rpc_error(failure)
+                if failure.code() not in _RECONNECT_ON:
+                    raise error from None
+            except (asyncio.CancelledError, grpc.aio.UsageError):
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise AgentMeshError("CANCELLED", "the client was closed") from None
+            except TimeoutError:
+                error = UnavailableError("UNAVAILABLE", "the stream went silent")
+            finally:
+                if call is not None:
+                    call.cancel()
+            await backoff.wait(error)
+
+    def _unpack(self, item: stream_pb2.StreamItem) -> Iterator[Event | Delta]:
+        if item.HasField("events"):
+            for raw in item.events.events:
+                if raw.sequence > self._sequence:
+                    self._sequence = raw.sequence
+                    yield Event.of(raw)
+        elif item.HasField("delta"):
+            yield from self._previews.take(item.delta)
+        elif item.HasField("discard"):
+            yield from self._previews.discard(item.discard)
+
+
+class _Previews:
+    """Which pieces of which message were shown, so that none is shown twice."""
+
+    def __init__(self) -> None:
+        self._shown: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def take(self, delta: stream_pb2.Delta) -> Iterator[Delta]:
+        key = (delta.message_id, delta.kind)
+        fence, last = self._shown.get(key, (delta.fence, -1))
+        if delta.fence < fence or (delta.fence == fence and delta.last_index <= last):
+            return
+        # A server that we came back to sends the text so far in one piece.
+        replaces = last >= 0 and (delta.fence > fence or delta.first_index <= last)
+        self._shown[key] = (delta.fence, delta.last_index)
+        yield _delta(delta, replaces=replaces)
+
+    def discard(self, discard: stream_pb2.DeltaDiscard) -> Iterator[Delta]:
+        for (message_id, kind), (fence, _) in list(self._shown.items()):
+            if message_id == discard.message_id and fence < discard.fence:
+                self._shown[message_id, kind] = (discard.fence, -1)
+                empty = stream_pb2.Delta(
+                    message_id=message_id, kind=stream_pb2.DeltaKind.ValueType(kind)
+                )
+                yield _delta(empty, replaces=True)
+
+
+def _delta(raw: stream_pb2.Delta, *, replaces: bool) -> Delta:
+    known = stream_pb2.DeltaKind
+    name = known.Name(raw.kind) if raw.kind in known.values() else str(raw.kind)
+    return Delta(
+        message_id=raw.message_id,
+        agent=raw.agent,
+        kind=name.removeprefix("DELTA_KIND_").lower(),
+        text=raw.text,
+        replaces=replaces,
+        raw=raw,
+    )

@@ -1,0 +1,188 @@
+"""The client against a real gateway and a real store, each a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from agentmesh.catalog.v1.agent_pb2 import AgentDefinition
+from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
+from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from agentmesh_client import (
+    AgentMesh,
+    Event,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from meshkit.testkit import HostFactory, MeshProcess, mesh_hosts
+
+__all__ = ["mesh_hosts"]
+
+
+@dataclass
+class RealMesh:
+    """Two processes and a client."""
+
+    store: MeshProcess
+    gateway: MeshProcess
+    client: AgentMesh
+
+
+@pytest_asyncio.fixture
+async def real(tmp_path: Path, mesh_hosts: HostFactory) -> AsyncIterator[RealMesh]:
+    store = MeshProcess([sys.executable, "-m", "agentmesh_conversation_store"], tmp_path / "store")
+    async with store:
+        await _publish_agents(mesh_hosts, store.grpc_address)
+        settings = {
+            "APP_PORT": "0",
+            "AGENTMESH_STORE_ADDRESS": store.grpc_address,
+            "AGENTMESH_KEY_CACHE_SECONDS": "0",
+        }
+        gateway = MeshProcess(
+            [sys.executable, "-m", "agentmesh_gateway"], tmp_path / "gateway", settings
+        )
+        async with gateway, AgentMesh(gateway.grpc_address) as client:
+            yield RealMesh(store, gateway, client)
+
+
+async def _publish_agents(hosts: HostFactory, store: str) -> None:
+    channel = hosts.channels("agent_runtime").channel(store, "conversation_store")
+    stub: Any = CatalogServiceStub(channel)
+    documents = [
+        catalog_pb2.Document(
+            kind=catalog_pb2.DOCUMENT_KIND_AGENT,
+            name=name,
+            agent=AgentDefinition(id=name, name=name.title()),
+        )
+        for name in ("writer", "critic")
+    ]
+    await stub.PublishDocuments(catalog_pb2.PublishDocumentsRequest(documents=documents))
+
+
+async def test_a_conversation_from_start_to_cancel(real: RealMesh) -> None:
+    mesh = real.client
+    started = await mesh.start(
+        "Write a haiku", agents=["writer", "critic"], time_limit=timedelta(hours=1)
+    )
+    assert (started.status, started.agents) == ("running", ("writer", "critic"))
+    assert started.running
+    assert await mesh.send(started.id, "about leases") > 0
+    assert [found.id async for found in mesh.list(statuses=["running"])] == [started.id]
+    assert await mesh.cancel(started.id) == "cancelled"
+
+    kinds = [
+        item.kind
+        async for item in mesh.subscribe(started.id, until="run_end")
+        if isinstance(item, Event)
+    ]
+    assert kinds[0] == "conversation_started"
+    assert kinds[-1] == "run_ended"
+    ended = await mesh.get(started.id)
+    assert ended.messages[-1].content == "about leases"
+    assert (ended.messages[-1].role, ended.messages[-1].agent) == ("user", "user")
+    assert not ended.running
+    assert ended.completed_at is not None
+
+
+async def test_a_run_is_waited_for(real: RealMesh) -> None:
+    seen: list[str] = []
+
+    def cancel_when_started(item: Any) -> None:
+        seen.append(item.kind)
+        if item.kind == "run_started":
+            cancelling.append(asyncio.ensure_future(_cancel_newest(real.client)))
+
+    cancelling: list[asyncio.Future[None]] = []
+    ended = await real.client.run("x", agents=["writer"], on_item=cancel_when_started)
+    assert ended.status == "cancelled"
+    assert seen[-1] == "run_ended"
+
+
+async def _cancel_newest(mesh: AgentMesh) -> None:
+    async for found in mesh.list():
+        await mesh.cancel(found.id)
+
+
+async def test_a_subscription_outlives_gateway_and_store(real: RealMesh) -> None:
+    mesh = real.client
+    started = await mesh.start("x", agents=["writer"])
+    subscription = mesh.subscribe(started.id, until="run_end")
+    sequences: list[int] = []
+
+    async def watch() -> None:
+        async for item in subscription:
+            if isinstance(item, Event):
+                sequences.append(item.sequence)
+
+    watching = asyncio.ensure_future(watch())
+    await mesh.send(started.id, "one")
+    await real.gateway.restart()
+    await mesh.send(started.id, "two")
+    await real.store.restart()
+    await mesh.send(started.id, "three")
+    await mesh.cancel(started.id)
+    await asyncio.wait_for(watching, 30)
+    assert sequences == list(range(1, len(sequences) + 1))
+    assert subscription.sequence == sequences[-1]
+    messages = (await mesh.get(started.id)).messages
+    assert [message.content for message in messages][-3:] == ["one", "two", "three"]
+
+
+async def test_errors_are_typed_and_say_what_to_do(real: RealMesh) -> None:
+    mesh = real.client
+    with pytest.raises(InvalidArgumentError) as invalid:
+        await mesh.start("x", agents=["writer", "nobody"])
+    assert invalid.value.violations[0].field == "agents[1]"
+    with pytest.raises(NotFoundError) as missing:
+        await mesh.get("conv_nothing")
+    assert missing.value.reason == "NOT_FOUND"
+    with pytest.raises(UnavailableError) as unavailable:
+        async with AgentMesh(real.gateway.grpc_address, retry_for=0) as hasty:
+            await hasty.agents.register("poet", system_message="You write.")
+    assert unavailable.value.metadata["service"] == "agent_runtime"
+
+
+async def test_keys_and_agents(real: RealMesh) -> None:
+    address = real.gateway.grpc_address
+    agents = await real.client.agents.list()
+    assert [(agent.id, agent.built_in) for agent in agents] == [("critic", True), ("writer", True)]
+    admin = await real.client.keys.create("admin", name="first")
+    with pytest.raises(UnauthenticatedError) as refused:
+        await real.client.agents.list()
+    assert refused.value.reason == "CREDENTIALS_MISSING"
+    async with AgentMesh(address, api_key=admin.secret) as boss:
+        made = await boss.keys.create("viewer", ttl=timedelta(hours=1))
+        async with AgentMesh(address, api_key=made.secret) as viewer:
+            assert (await viewer.agents.get("writer")).name == "Writer"
+            with pytest.raises(PermissionDeniedError):
+                await viewer.start("x", agents=["writer"])
+            await boss.keys.revoke(made.id)
+            with pytest.raises(UnauthenticatedError):
+                await viewer.agents.list()
+        assert {key.id for key in await boss.keys.list()} == {admin.id, made.id}
+        assert (await boss.health()).services["conversation_store"] == "serving"
+
+
+async def _read_to_the_end(items: AsyncIterator[Any]) -> None:
+    async for _ in items:
+        pass
+
+
+async def test_a_stopped_gateway_ends_cleanly(real: RealMesh) -> None:
+    started = await real.client.start("x", agents=["writer"])
+    received = aiter(real.client.subscribe(started.id, reconnect_for=0.2))
+    await anext(received)
+    assert await real.gateway.sigterm(within=15) == 0
+    with pytest.raises(UnavailableError):
+        await _read_to_the_end(received)
+    assert "Traceback" not in real.gateway.log()

@@ -1,0 +1,89 @@
+"""Definitions, read from the store's catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from agentmesh.catalog.v1.agent_pb2 import AgentDefinition
+from agentmesh.catalog.v1.team_pb2 import TeamDefinition
+from agentmesh.catalog.v1.workflow_pb2 import WorkflowDefinition
+from agentmesh.conversation_store.v1.catalog_service_pb2 import (
+    Document,
+    DocumentKind,
+    ListDocumentsRequest,
+)
+
+if TYPE_CHECKING:
+    # Only the stubs' type information has these names.
+    from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
+
+_PAGE = 1000
+
+
+class Catalog:
+    """The definitions that the caller's tenant can use."""
+
+    def __init__(self, store: CatalogServiceAsyncStub) -> None:
+        self._store = store
+
+    async def documents(
+        self, kind: DocumentKind.ValueType, names: Collection[str] | None = None
+    ) -> dict[str, Document]:
+        """The newest versions by name: all of them, or those of `names` that exist."""
+        if names is not None and not names:
+            return {}
+        request = ListDocumentsRequest(kind=kind, page_size=_PAGE, names=sorted(names or ()))
+        found: dict[str, Document] = {}
+        while True:
+            page = await self._store.ListDocuments(request)
+            found.update((document.name, document) for document in page.documents)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
+    async def names(self, kind: DocumentKind.ValueType) -> list[str]:
+        """All names of one kind, in order."""
+        return sorted(await self.documents(kind))
+
+    async def agents(self, ids: Collection[str]) -> dict[str, AgentDefinition]:
+        """Those agents of `ids` that exist, each with its id and version."""
+        documents = await self.documents(DocumentKind.DOCUMENT_KIND_AGENT, ids)
+        return {name: pinned_agent(document) for name, document in documents.items()}
+
+    async def teams(self, ids: Collection[str]) -> dict[str, TeamDefinition]:
+        """Those teams of `ids` that exist, each with its id and version."""
+        documents = await self.documents(DocumentKind.DOCUMENT_KIND_TEAM, ids)
+        return {name: pinned_team(document) for name, document in documents.items()}
+
+    async def missing_tools(self, names: Collection[str]) -> list[str]:
+        """Those tools of `names` that do not exist, in order."""
+        known = await self.documents(DocumentKind.DOCUMENT_KIND_TOOL, names)
+        return sorted(set(names) - set(known))
+
+
+def pinned_agent(document: Document) -> AgentDefinition:
+    """The agent of a document, with the id and version that the catalog gave it."""
+    agent = AgentDefinition()
+    agent.CopyFrom(document.agent)
+    agent.id = document.name
+    agent.version = document.version
+    return agent
+
+
+def pinned_team(document: Document) -> TeamDefinition:
+    """The team of a document, with the id and version that the catalog gave it."""
+    team = TeamDefinition()
+    team.CopyFrom(document.team)
+    team.id = document.name
+    team.version = document.version
+    return team
+
+
+def pinned_workflow(document: Document) -> WorkflowDefinition:
+    """The workflow of a document, with the id and version that the catalog gave it."""
+    workflow = WorkflowDefinition()
+    workflow.CopyFrom(document.workflow)
+    workflow.id = document.name
+    workflow.version = document.version
+    return workflow

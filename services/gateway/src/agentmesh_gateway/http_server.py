@@ -1,0 +1,97 @@
+"""uvicorn inside a service that has an event loop and a way to stop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Generator
+from typing import Any
+
+import uvicorn
+from meshkit.server import StartupError
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_DRAIN_SECONDS = 3600
+
+
+class _QuietServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals belong to the service, which stops both of its edges."""
+        yield
+
+
+class HttpServer:
+    """Serves an ASGI application from the running loop."""
+
+    def __init__(
+        self, app: Any, host: str, port: int, *, drain_seconds: float, keep_alive_seconds: int
+    ) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._drain_seconds = drain_seconds
+        self._keep_alive_seconds = keep_alive_seconds
+        self._server: uvicorn.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> str:
+        """Listens; returns the address as "http://host:port". Raises StartupError."""
+        listener = _listen(self._host, self._port)
+        config = uvicorn.Config(
+            self._app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=self._keep_alive_seconds,
+            timeout_graceful_shutdown=int(min(self._drain_seconds, _LONGEST_DRAIN_SECONDS)) + 1,
+        )
+        self._server = _QuietServer(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        while not self._server.started:
+            if self._task.done():
+                await self._task
+                raise StartupError(f"cannot serve HTTP on {self._host}:{self._port}")
+            await asyncio.sleep(0.005)
+        address = f"http://{_reachable(listener)}"
+        logger.info("the gateway serves REST on %s", address)
+        return address
+
+    async def drain(self) -> None:
+        """Takes no more connections and closes idle ones; does not wait."""
+        if self._server is not None:
+            self._server.should_exit = True
+
+    async def stop(self) -> None:
+        """Waits for requests under way, for as long as a drain may take."""
+        await self.drain()
+        if self._task is not None:
+            await self._task
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host.strip("[]"), port))
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"cannot serve HTTP on {host}:{port}: {error.strerror}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _reachable(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,50 @@
+"""Streams of other services, forwarded as the bytes that came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+from meshkit.errors import MeshError
+
+ByteCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, bytes]"
+
+
+class Relay:
+    """Forwards streams, and ends them all when the service drains."""
+
+    def __init__(self) -> None:
+        self._open: set[ByteCall] = set()
+        self._draining = False
+
+    @property
+    def open_streams(self) -> int:
+        """Upstream calls under way."""
+        return len(self._open)
+
+    async def forward(self, call: ByteCall) -> AsyncIterator[bytes]:
+        """What `call` yields. Leaving the iterator cancels the call."""
+        if self._draining:
+            call.cancel()
+            raise MeshError.draining()
+        self._open.add(call)
+        try:
+            async for response in call:
+                yield response
+        except asyncio.CancelledError:
+            # A cancelled call and a cancelled task look alike; only the task's is passed on.
+            task = asyncio.current_task()
+            if self._draining and (task is None or not task.cancelling()):
+                raise MeshError.draining() from None
+            raise
+        finally:
+            self._open.discard(call)
+            call.cancel()
+
+    async def drain(self) -> None:
+        """Ends every stream with UNAVAILABLE, so that its reader goes elsewhere."""
+        self._draining = True
+        for call in list(self._open):
+            call.cancel()

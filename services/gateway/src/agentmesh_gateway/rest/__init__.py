@@ -1,0 +1,1 @@
+"""REST and server-sent events, derived from the contracts' descriptors."""

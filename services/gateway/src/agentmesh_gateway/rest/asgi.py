@@ -1,0 +1,43 @@
+"""The ASGI messages that the edge reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class BodyTooLargeError(Exception):
+    """The request's body exceeds the limit."""
+
+
+class ClientLeftError(Exception):
+    """The client closed the connection before its request was complete."""
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises BodyTooLargeError before reading more than `limit` bytes."""
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > limit:
+        raise BodyTooLargeError
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise BodyTooLargeError
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

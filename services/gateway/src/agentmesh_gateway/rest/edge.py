@@ -1,0 +1,191 @@
+"""The REST edge: one ASGI application for every method of the public contract."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import grpc
+from agentmesh.common.v1 import errors_pb2, options_pb2
+from google.protobuf.message import Message as ProtobufMessage
+from meshkit.errors import FieldViolation, MeshError
+from meshkit.ids import new_id
+
+from agentmesh_gateway.identity import Authenticator
+from agentmesh_gateway.local_calls import CallFailedError, LocalCalls
+from agentmesh_gateway.rest.asgi import (
+    BodyTooLargeError,
+    ClientLeftError,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    read_body,
+)
+from agentmesh_gateway.rest.binding import bind
+from agentmesh_gateway.rest.codec import MalformedJsonError, encode_message, parse_json
+from agentmesh_gateway.rest.errors import status_of
+from agentmesh_gateway.rest.problems import Problems
+from agentmesh_gateway.rest.request_headers import (
+    REQUEST_ID,
+    call_metadata,
+    request_id_of,
+    take_idempotency_key,
+    take_last_event_id,
+)
+from agentmesh_gateway.rest.responder import Responder
+from agentmesh_gateway.rest.routes import Match, Route, RouteTable
+from agentmesh_gateway.rest.streaming import StreamRoute, serve_stream
+from agentmesh_gateway.servicers.context import HTTP_STATUS_KEY
+
+logger = logging.getLogger(__name__)
+
+
+class RestEdge:
+    """Serves HTTP requests by calling this service's own methods."""
+
+    def __init__(
+        self,
+        table: RouteTable,
+        calls: LocalCalls,
+        authenticator: Authenticator,
+        *,
+        max_body_bytes: int,
+        keep_alive_seconds: float,
+    ) -> None:
+        self._table = table
+        self._calls = calls
+        self._authenticator = authenticator
+        self._max_body_bytes = max_body_bytes
+        self._keep_alive_seconds = keep_alive_seconds
+        self._streams = {
+            route.rpc: StreamRoute(route) for route in table.routes if route.server_streaming
+        }
+        self._public = {route.rpc for route in table.routes if _needs_credentials(route)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = request_id_of(headers) or new_id("req")
+        answer = Responder(
+            send, [(REQUEST_ID, request_id.encode())], without_body=scope["method"] == "HEAD"
+        )
+        try:
+            await self._serve(scope, headers, receive, answer)
+        except ClientLeftError:
+            return
+        except CallFailedError as error:
+            await answer.error(error.status)
+        except BodyTooLargeError:
+            await answer.error(status_of(MeshError.message_too_large(self._max_body_bytes)))
+        except UnsupportedMediaTypeError as error:
+            await answer.error(status_of(error), 415)
+        except MeshError as error:
+            await answer.error(status_of(error))
+        except (ConnectionError, GeneratorExit):
+            raise
+        except Exception:
+            reference = new_id("err")
+            logger.exception("a request over HTTP failed: %s", reference)
+            if answer.started:
+                raise
+            await answer.error(status_of(MeshError.internal(reference)))
+
+    async def _serve(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Responder
+    ) -> None:
+        path = raw_path(scope)
+        match = self._table.match("GET" if scope["method"] == "HEAD" else scope["method"], path)
+        if match is None or (scope["method"] == "HEAD" and match.route.server_streaming):
+            await self._refuse_path(scope["method"], path, answer)
+            return
+        metadata = call_metadata(headers)
+        if match.route.rpc in self._public:
+            # Before the body is read: strangers do not get to send megabytes.
+            await self._authenticator.authenticate(metadata)
+        request = await self._request(match, scope, headers, receive)
+        stream = self._streams.get(match.route.rpc)
+        if stream is not None:
+            await serve_stream(
+                stream,
+                self._calls,
+                request,
+                metadata,
+                answer,
+                receive,
+                self._keep_alive_seconds,
+            )
+            return
+        response, trailing = await self._calls.unary(match.route.rpc, request, metadata)
+        http_code = int(dict(trailing).get(HTTP_STATUS_KEY, 200))
+        await answer.json(http_code, encode_message(response))
+
+    async def _request(
+        self, match: Match, scope: Scope, headers: dict[bytes, bytes], receive: Receive
+    ) -> ProtobufMessage:
+        body = await read_body(headers, receive, self._max_body_bytes)
+        document = _parse(headers.get(b"content-type", b""), body) if body else None
+        query = scope["query_string"].decode("latin-1")
+        request, problems = bind(match, query, document)
+        take_last_event_id(headers, request, problems)
+        take_idempotency_key(headers, request, problems)
+        _refuse(problems)
+        return request
+
+    async def _refuse_path(self, method: str, path: str, answer: Responder) -> None:
+        allowed = list(self._table.allowed(path))
+        if not allowed:
+            await answer.error(status_of(MeshError.not_found("path", path)))
+            return
+        allow: Headers = [(b"allow", ", ".join([*allowed, "OPTIONS"]).encode())]
+        if method == "OPTIONS":
+            await answer.empty(204, allow)
+            return
+        error = MeshError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            errors_pb2.ERROR_REASON_UNIMPLEMENTED,
+            f"{path} takes {' and '.join(allowed)}, not {method}",
+            metadata={"method": method},
+        )
+        await answer.error(status_of(error), 405, allow)
+
+
+class UnsupportedMediaTypeError(MeshError):
+    """A body of another type than JSON."""
+
+
+def raw_path(scope: Scope) -> str:
+    """The path as it was sent, still percent-encoded."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return raw.partition(b"?")[0].decode("latin-1")
+
+
+def _needs_credentials(route: Route) -> bool:
+    policy = route.method.GetOptions().Extensions[options_pb2.policy]
+    return bool(policy.audience == options_pb2.AUDIENCE_PUBLIC)
+
+
+def _parse(content_type: bytes, body: bytes) -> Any:
+    media_type, _, parameters = content_type.decode("latin-1").lower().partition(";")
+    media_type = media_type.strip()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        said = f"not {media_type}" if media_type else "and the request names none"
+        raise UnsupportedMediaTypeError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            errors_pb2.ERROR_REASON_MALFORMED_BODY,
+            f"the content type must be application/json, {said}",
+        )
+    charset = parameters.partition("charset=")[2].strip().strip('"')
+    if charset not in ("", "utf-8", "utf8"):
+        raise MeshError.malformed(f"the body must be UTF-8, not {charset}")
+    try:
+        return parse_json(body)
+    except MalformedJsonError as error:
+        raise MeshError.malformed(f"the body {error}") from None
+
+
+def _refuse(problems: Problems) -> None:
+    if problems:
+        raise MeshError.invalid_fields(
+            [FieldViolation(problem.field, problem.description) for problem in problems.found]
+        )

@@ -1,0 +1,69 @@
+"""HTTP request headers that mean something to the mesh."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from google.protobuf.message import Message
+
+from agentmesh_gateway.local_calls import Metadata
+from agentmesh_gateway.rest.problems import Problems
+
+REQUEST_ID = b"x-request-id"
+# Nothing else passes: a client must not speak for another service of the mesh.
+_FORWARDED = (b"authorization", b"x-api-key", b"traceparent", b"tracestate")
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_LAST_EVENT_ID = b"last-event-id"
+_IDEMPOTENCY_KEY = b"idempotency-key"
+_LARGEST_SEQUENCE = 2**63 - 1
+READ_HEADERS = sorted(
+    name.decode()
+    for name in (*_FORWARDED, REQUEST_ID, _LAST_EVENT_ID, _IDEMPOTENCY_KEY, b"content-type")
+)
+"""Every request header that the edge reads, for CORS."""
+
+
+def call_metadata(headers: dict[bytes, bytes]) -> Metadata:
+    """The metadata of the call that a request becomes."""
+    return tuple(
+        (name.decode(), headers[name].decode("latin-1")) for name in _FORWARDED if name in headers
+    )
+
+
+def request_id_of(headers: dict[bytes, bytes]) -> str:
+    """The client's X-Request-Id, if it is one that can be echoed."""
+    value = headers.get(REQUEST_ID, b"")
+    return value.decode() if _REQUEST_ID.fullmatch(value) else ""
+
+
+def take_last_event_id(headers: dict[bytes, bytes], request: Any, problems: Problems) -> None:
+    """Resumes a stream where Last-Event-ID says, over what the query says.
+
+    A browser that reconnects sends the same query again, so that the header is what is new.
+    """
+    value = headers.get(_LAST_EVENT_ID, b"").decode("latin-1").strip()
+    names = request.DESCRIPTOR.fields_by_name
+    if not value or "resume_token" not in names:
+        return
+    if "after_sequence" in names and value.isascii() and value.isdigit():
+        if int(value[:20]) > _LARGEST_SEQUENCE:
+            problems.add("Last-Event-ID", "is no id of an event of this stream")
+            return
+        request.ClearField("resume_token")
+        request.after_sequence = int(value)
+    else:
+        request.resume_token = value
+
+
+def take_idempotency_key(headers: dict[bytes, bytes], request: Message, problems: Problems) -> None:
+    """Uses Idempotency-Key as the request's `request_id`; naming two different ones is refused."""
+    value = headers.get(_IDEMPOTENCY_KEY, b"").decode("latin-1").strip()
+    names: Any = request.DESCRIPTOR.fields_by_name
+    if not value or "request_id" not in names:
+        return
+    given: str = getattr(request, "request_id")  # noqa: B009  the field was just looked up
+    if given and given != value:
+        problems.add("request_id", "differs from the Idempotency-Key header")
+        return
+    setattr(request, "request_id", value)  # noqa: B010  the field was just looked up

@@ -1,0 +1,127 @@
+"""Wires the gateway: what serves, what it calls, and how it stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from meshkit.active_calls import ActiveCalls
+from meshkit.admission import Admission
+from meshkit.context import Principal
+from meshkit.policy import service_rules
+from meshkit.server import ServiceHost
+from meshkit.server_calls import MeshServerInterceptor
+from starlette.middleware.cors import CORSMiddleware
+
+from agentmesh_gateway.catalog import Catalog
+from agentmesh_gateway.http_server import HttpServer
+from agentmesh_gateway.identity import Authenticator
+from agentmesh_gateway.local_calls import LocalCalls
+from agentmesh_gateway.probes import health_probes
+from agentmesh_gateway.public_api import PUBLIC_SERVICES
+from agentmesh_gateway.registration import adder, handlers_of
+from agentmesh_gateway.relay import Relay
+from agentmesh_gateway.rest.edge import RestEdge
+from agentmesh_gateway.rest.request_headers import READ_HEADERS
+from agentmesh_gateway.rest.routes import RouteTable, routes_of
+from agentmesh_gateway.servicers.admin import AdminServicer
+from agentmesh_gateway.servicers.agents import AgentServicer
+from agentmesh_gateway.servicers.artifacts import ArtifactServicer
+from agentmesh_gateway.servicers.conversations import ConversationServicer
+from agentmesh_gateway.servicers.tools import ToolServicer
+from agentmesh_gateway.servicers.workflows import WorkflowServicer
+from agentmesh_gateway.settings import GatewaySettings
+from agentmesh_gateway.store_keys import StoreKeys
+from agentmesh_gateway.traces import TraceCollector
+from agentmesh_gateway.upstream import connect
+
+NAME = "gateway"
+
+
+def build(settings: GatewaySettings) -> ServiceHost:
+    """The gateway, ready to start."""
+    host = ServiceHost(NAME, settings)
+    upstream = connect(host.channels, settings)
+    authenticator = Authenticator(
+        StoreKeys(upstream.keys),
+        allow_anonymous=settings.allow_anonymous,
+        loopback_only=settings.loopback_only,
+        cache_seconds=settings.key_cache_seconds,
+    )
+
+    async def authenticate(context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
+        return await authenticator.authenticate(context.invocation_metadata() or ())
+
+    host.public_authenticator = authenticate
+    relay = Relay()
+    catalog = Catalog(upstream.catalog)
+    probes = health_probes(upstream.channels)
+    traces = TraceCollector(NAME, host.trace_ring, upstream.channels)
+    servicers: dict[str, object] = {
+        "ConversationService": ConversationServicer(
+            upstream, catalog, relay, traces, probes, settings
+        ),
+        "AgentService": AgentServicer(upstream, catalog, probes),
+        "WorkflowService": WorkflowServicer(upstream),
+        "ToolService": ToolServicer(upstream, catalog, relay),
+        "ArtifactService": ArtifactServicer(upstream, relay),
+        "AdminService": AdminServicer(upstream, authenticator, probes),
+    }
+    # The services that are not named above are registered, and answer UNIMPLEMENTED.
+    served = [(service, servicers.get(service.name, object())) for service in PUBLIC_SERVICES]
+    for service, servicer in served:
+        host.add(adder(service), servicer, service.full_name)
+    host.on_drain.append(relay.drain)
+    _add_http(host, settings, authenticator, served)
+    return host
+
+
+def _add_http(
+    host: ServiceHost,
+    settings: GatewaySettings,
+    authenticator: Authenticator,
+    served: list[tuple[ServiceDescriptor, object]],
+) -> None:
+    calls = ActiveCalls()
+    rules = {
+        path: rule
+        for service, _ in served
+        for path, rule in service_rules(service.full_name).items()
+    }
+    admission = Admission(host.identity, host.public_authenticator)
+    interceptor = MeshServerInterceptor(rules, admission, host.telemetry, calls)
+    handlers = {
+        path: handler
+        for service, servicer in served
+        for path, handler in handlers_of(service, servicer).items()
+    }
+    edge: Any = RestEdge(
+        RouteTable(routes_of(PUBLIC_SERVICES)),
+        LocalCalls(interceptor, handlers),
+        authenticator,
+        max_body_bytes=settings.max_message_bytes,
+        keep_alive_seconds=settings.sse_keep_alive_seconds,
+    )
+    if settings.cors_allow_origins:
+        edge = CORSMiddleware(
+            edge,
+            allow_origins=settings.cors_allow_origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=READ_HEADERS,
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    http = HttpServer(
+        edge,
+        settings.app_host,
+        settings.app_port,
+        drain_seconds=settings.drain_seconds,
+        keep_alive_seconds=settings.http_keep_alive_seconds,
+    )
+
+    async def start() -> None:
+        host.http_address = await http.start()
+
+    host.on_start.append(start)
+    host.on_drain.append(http.drain)
+    host.on_stop.append(http.stop)

@@ -1,0 +1,68 @@
+"""AdminService: keys and health."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from agentmesh.conversation_store.v1 import identity_service_pb2 as store_pb2
+from agentmesh.gateway.v1 import admin_service_pb2 as pb2
+
+from agentmesh_gateway.health import Probe, examine
+from agentmesh_gateway.identity import Authenticator
+from agentmesh_gateway.servicers.context import Context, set_http_status
+from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
+
+_VERSION = metadata.version("agentmesh-gateway")
+
+
+class AdminServicer:
+    """Policies and the audit log are not served yet."""
+
+    def __init__(
+        self, upstream: Upstream, authenticator: Authenticator, probes: dict[str, Probe]
+    ) -> None:
+        self._keys = upstream.keys
+        self._authenticator = authenticator
+        self._probes = probes
+
+    async def create_key(
+        self, request: pb2.CreateKeyRequest, context: Context
+    ) -> pb2.CreateKeyResponse:
+        """Makes a key."""
+        wanted = store_pb2.CreateKeyRequest(
+            request_id=request.request_id, role=request.role, name=request.name
+        )
+        if request.HasField("ttl"):
+            wanted.ttl.CopyFrom(request.ttl)
+        made = await self._keys.CreateKey(wanted)
+        # The first key ends anonymous access: here at once, elsewhere when its cache ends.
+        self._authenticator.forget()
+        return pb2.CreateKeyResponse(key=made.key, secret=made.secret)
+
+    async def list_keys(
+        self, request: pb2.ListKeysRequest, context: Context
+    ) -> pb2.ListKeysResponse:
+        """A page of the tenant's keys."""
+        page = await self._keys.ListKeys(
+            store_pb2.ListKeysRequest(page_size=request.page_size, page_token=request.page_token)
+        )
+        return pb2.ListKeysResponse(keys=page.keys, next_page_token=page.next_page_token)
+
+    async def revoke_key(
+        self, request: pb2.RevokeKeyRequest, context: Context
+    ) -> pb2.RevokeKeyResponse:
+        """Makes a key useless."""
+        revoked = await self._keys.RevokeKey(store_pb2.RevokeKeyRequest(key_id=request.key_id))
+        self._authenticator.forget()
+        return pb2.RevokeKeyResponse(key=revoked.key)
+
+    async def check_health(
+        self, request: pb2.CheckHealthRequest, context: Context
+    ) -> pb2.CheckHealthResponse:
+        """Without the store nothing works; without the others conversations wait."""
+        report = await examine(self._probes, vital=[STORE], helpful=[RUNTIME, TOOL_RUNNER])
+        if report.status == "unhealthy":
+            set_http_status(context, 503)
+        return pb2.CheckHealthResponse(
+            status=report.status, services=report.services, version=_VERSION
+        )

@@ -1,0 +1,245 @@
+"""ConversationService: start conversations, read them, watch them, take part, stop them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
+from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
+from meshkit.errors import MeshError
+
+from agentmesh_gateway.catalog import Catalog
+from agentmesh_gateway.health import Probe, examine
+from agentmesh_gateway.inspection import debug_detail, runs_of
+from agentmesh_gateway.pinning import Pinned, pin
+from agentmesh_gateway.relay import Relay
+from agentmesh_gateway.servicers.context import Context, recast, set_http_status
+from agentmesh_gateway.settings import GatewaySettings
+from agentmesh_gateway.traces import TraceCollector
+from agentmesh_gateway.transcript import newest_messages
+from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
+
+_DEFAULT_MESSAGES = 200
+
+
+class ConversationServicer:
+    """Updating, forking, deleting and the tenant's feed are not served yet."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        catalog: Catalog,
+        relay: Relay,
+        traces: TraceCollector,
+        probes: dict[str, Probe],
+        settings: GatewaySettings,
+    ) -> None:
+        self._store = upstream.conversations
+        self._subscribe = upstream.subscribe_bytes
+        self._catalog = catalog
+        self._relay = relay
+        self._traces = traces
+        self._probes = probes
+        self._settings = settings
+
+    async def start_conversation(
+        self, request: pb2.StartConversationRequest, context: Context
+    ) -> pb2.StartConversationResponse:
+        """Pins what was named and hands it to the store. No runtime is needed for it."""
+        self._check(request)
+        pinned = await pin(self._catalog, request.agents, request.workflow)
+        started = await self._store.StartConversation(self._to_store(request, pinned))
+        conversation = started.conversation
+        return pb2.StartConversationResponse(
+            conversation_id=conversation.conversation_id,
+            status=conversation.status,
+            agents=conversation.agents,
+            task=conversation.task,
+            started_at=conversation.started_at,
+            workflow=conversation.workflow,
+            run_id=conversation.run.run_id,
+            max_rounds=conversation.run.max_rounds,
+        )
+
+    async def get_conversation(
+        self, request: pb2.GetConversationRequest, context: Context
+    ) -> pb2.GetConversationResponse:
+        """A conversation and its newest messages."""
+        found = (
+            await self._store.GetConversation(
+                store_pb2.GetConversationRequest(conversation_id=request.conversation_id)
+            )
+        ).conversation
+        response = pb2.GetConversationResponse(
+            conversation_id=found.conversation_id,
+            status=found.status,
+            summary=found.summary,
+            agents=found.agents,
+            task=found.task,
+            workflow=found.workflow,
+            usage=found.usage,
+            head_sequence=found.head_sequence,
+            labels=found.labels,
+            etag=found.etag,
+        )
+        response.started_at.CopyFrom(found.started_at)
+        if found.HasField("completed_at"):
+            response.completed_at.CopyFrom(found.completed_at)
+        if found.HasField("run"):
+            response.run.CopyFrom(found.run)
+        if not request.without_messages:
+            limit = request.message_limit or _DEFAULT_MESSAGES
+            newest = await newest_messages(self._store, found, limit, request.before_sequence)
+            response.messages.extend(newest.messages)
+            response.messages_before_sequence = newest.older_before
+        return response
+
+    async def list_conversations(
+        self, request: pb2.ListConversationsRequest, context: Context
+    ) -> pb2.ListConversationsResponse:
+        """A page of conversations without their messages."""
+        page = await self._store.ListConversations(
+            recast(request, store_pb2.ListConversationsRequest)
+        )
+        return recast(page, pb2.ListConversationsResponse)
+
+    async def send_message(
+        self, request: pb2.SendMessageRequest, context: Context
+    ) -> pb2.SendMessageResponse:
+        """Adds a message; the store starts a run if none is under way."""
+        if not request.content.strip():
+            raise MeshError.invalid("content", "must not be blank")
+        sent = await self._store.SendMessage(
+            store_pb2.SendMessageRequest(
+                request_id=request.request_id,
+                conversation_id=request.conversation_id,
+                content=request.content,
+                agent=request.agent,
+                strategy=request.strategy,
+            )
+        )
+        return pb2.SendMessageResponse(
+            message_id=sent.message_id,
+            sequence=sent.sequence,
+            run_id=sent.run_id,
+            conversation_id=request.conversation_id,
+            status=sent.status,
+        )
+
+    async def subscribe_conversation(
+        self, request: pb2.SubscribeConversationRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        """The store's stream, as the bytes that came."""
+        wanted = recast(request, store_pb2.SubscribeConversationRequest)
+        call = self._subscribe(wanted, timeout=context.time_remaining())
+        async for response in self._relay.forward(call):
+            yield response
+
+    async def list_events(
+        self, request: pb2.ListEventsRequest, context: Context
+    ) -> pb2.ListEventsResponse:
+        """A page of events."""
+        page = await self._store.ListEvents(recast(request, store_pb2.ListEventsRequest))
+        return recast(page, pb2.ListEventsResponse)
+
+    async def cancel_conversation(
+        self, request: pb2.CancelConversationRequest, context: Context
+    ) -> pb2.CancelConversationResponse:
+        """Ends the run under way."""
+        answer = await self._store.CancelConversation(
+            store_pb2.CancelConversationRequest(
+                request_id=request.request_id,
+                conversation_id=request.conversation_id,
+                reason=request.reason,
+            )
+        )
+        return pb2.CancelConversationResponse(
+            conversation_id=request.conversation_id, status=answer.conversation.status
+        )
+
+    async def pause_conversation(
+        self, request: pb2.PauseConversationRequest, context: Context
+    ) -> pb2.PauseConversationResponse:
+        """Stops after the turn under way."""
+        answer = await self._store.PauseConversation(
+            store_pb2.PauseConversationRequest(
+                request_id=request.request_id, conversation_id=request.conversation_id
+            )
+        )
+        return pb2.PauseConversationResponse(
+            conversation_id=request.conversation_id, status=answer.conversation.status
+        )
+
+    async def resume_conversation(
+        self, request: pb2.ResumeConversationRequest, context: Context
+    ) -> pb2.ResumeConversationResponse:
+        """Goes on from the last good turn."""
+        answer = await self._store.ResumeConversation(
+            store_pb2.ResumeConversationRequest(
+                request_id=request.request_id, conversation_id=request.conversation_id
+            )
+        )
+        return pb2.ResumeConversationResponse(
+            conversation_id=request.conversation_id, status=answer.conversation.status
+        )
+
+    async def debug_conversation(
+        self, request: pb2.DebugConversationRequest, context: Context
+    ) -> pb2.DebugConversationResponse:
+        """Runs and sizes, read from the log; no contents."""
+        wanted = store_pb2.GetConversationRequest(conversation_id=request.conversation_id)
+        conversation = (await self._store.GetConversation(wanted)).conversation
+        runs = await runs_of(self._store, conversation)
+        detail = debug_detail(conversation)
+        conversation.task = conversation.summary = ""
+        return pb2.DebugConversationResponse(conversation=conversation, runs=runs, detail=detail)
+
+    async def get_trace(
+        self, request: pb2.GetTraceRequest, context: Context
+    ) -> pb2.GetTraceResponse:
+        """The newest run's spans from every service that can be asked."""
+        wanted = store_pb2.GetConversationRequest(conversation_id=request.conversation_id)
+        conversation = (await self._store.GetConversation(wanted)).conversation
+        trace = await self._traces.collect(conversation.run.traceparent)
+        return pb2.GetTraceResponse(
+            trace_id=trace.trace_id, spans=trace.spans, unreachable=trace.unreachable
+        )
+
+    async def check_conversations_health(
+        self, request: pb2.CheckConversationsHealthRequest, context: Context
+    ) -> pb2.CheckConversationsHealthResponse:
+        """With the store conversations start; with the others they are carried out."""
+        report = await examine(self._probes, vital=[STORE], helpful=[RUNTIME, TOOL_RUNNER])
+        if report.status == "unhealthy":
+            set_http_status(context, 503)
+        return pb2.CheckConversationsHealthResponse(status=report.status, services=report.services)
+
+    def _check(self, request: pb2.StartConversationRequest) -> None:
+        if not request.task.strip():
+            raise MeshError.invalid("task", "must not be blank: say what is to be done")
+        if request.human_input and not self._settings.human_in_loop:
+            raise MeshError.invalid(
+                "human_input", "agents may not ask people here: ENABLE_HUMAN_IN_LOOP is false"
+            )
+
+    def _to_store(
+        self, request: pb2.StartConversationRequest, pinned: Pinned
+    ) -> store_pb2.StartConversationRequest:
+        wanted = store_pb2.StartConversationRequest(
+            request_id=request.request_id,
+            task=request.task,
+            definition=pinned.definition,
+            workflow=request.workflow,
+            agents=pinned.agents,
+            max_rounds=request.max_rounds
+            or pinned.definition.max_rounds
+            or self._settings.max_rounds,
+            priority=request.priority,
+            labels=request.labels,
+            human_input=request.human_input,
+        )
+        if request.HasField("budget"):
+            wanted.budget.CopyFrom(request.budget)
+        if request.HasField("timeout"):
+            wanted.timeout.CopyFrom(request.timeout)
+        return wanted

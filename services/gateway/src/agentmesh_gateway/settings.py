@@ -1,0 +1,35 @@
+"""Everything the gateway can be told, from the environment or a YAML file."""
+
+from __future__ import annotations
+
+from meshkit.settings import Port, ServiceSettings, is_loopback
+from pydantic import AliasChoices, Field
+
+
+class GatewaySettings(ServiceSettings):
+    """Settings of the gateway; the README has a table of them."""
+
+    grpc_port: Port = 50051
+    app_host: str = Field(
+        default="127.0.0.1", validation_alias=AliasChoices("app_host", "APP_HOST")
+    )
+    app_port: Port = Field(default=8000, validation_alias=AliasChoices("app_port", "APP_PORT"))
+    allow_anonymous: bool = False
+    key_cache_seconds: float = Field(default=5.0, ge=0, le=10)
+    max_rounds: int = Field(
+        default=50,
+        gt=0,
+        le=10_000,
+        validation_alias=AliasChoices("max_rounds", "AUTOGEN_MAX_ROUNDS"),
+    )
+    human_in_loop: bool = Field(
+        default=True, validation_alias=AliasChoices("human_in_loop", "ENABLE_HUMAN_IN_LOOP")
+    )
+    sse_keep_alive_seconds: float = Field(default=15.0, gt=0, le=300)
+    http_keep_alive_seconds: int = Field(default=75, ge=1, le=3600)
+    cors_allow_origins: tuple[str, ...] = ()
+
+    @property
+    def loopback_only(self) -> bool:
+        """Whether nobody but this machine can connect to either edge."""
+        return is_loopback(self.grpc_host) and is_loopback(self.app_host)

@@ -1,0 +1,96 @@
+"""The newest messages of a conversation, read from its log.
+
+The log is read forwards, so a window before its end is read, and a wider one if that holds too few
+messages. Messages of discarded turns do not count; the event that says so comes after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentmesh.conversation.v1.conversation_pb2 import Conversation
+from agentmesh.conversation.v1.event_pb2 import Event
+from agentmesh.conversation.v1.message_pb2 import Message
+from agentmesh.conversation_store.v1.conversation_store_service_pb2 import (
+    EventFilter,
+    ListEventsRequest,
+)
+
+if TYPE_CHECKING:
+    # Only the stubs' type information has these names.
+    from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
+        ConversationStoreServiceAsyncStub,
+    )
+
+_PAGE = 500
+# A message comes with about this many other events: the turn's end, the run's start and end.
+_EVENTS_PER_MESSAGE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Messages, oldest first. Before the sequence `older_before` there are more, unless it is 0."""
+
+    messages: list[Message]
+    older_before: int
+
+
+async def newest_messages(
+    store: ConversationStoreServiceAsyncStub,
+    conversation: Conversation,
+    limit: int,
+    before_sequence: int,
+) -> Transcript:
+    """At most `limit` messages before `before_sequence`, or up to the log's end if that is 0."""
+    first = max(conversation.oldest_sequence, 1)
+    end = conversation.head_sequence + 1
+    stop = min(before_sequence or end, end)
+    width = limit * _EVENTS_PER_MESSAGE + 1
+    while True:
+        start = max(first, stop - width)
+        events = await _messages_between(store, conversation.conversation_id, start, stop)
+        if len(events) > limit or start == first:
+            break
+        width *= 4
+    kept = events[-limit:]
+    older = kept[0].sequence if len(events) > limit else 0
+    return Transcript([event.message for event in kept], older)
+
+
+async def _messages_between(
+    store: ConversationStoreServiceAsyncStub, conversation_id: str, start: int, stop: int
+) -> list[Event]:
+    messages: list[Event] = []
+    discarded: set[str] = set()
+    kinds = ["message", "turn_discarded"]
+    async for event in read_events(store, conversation_id, kinds, after=start - 1):
+        if event.HasField("turn_discarded"):
+            discarded.update(event.turn_discarded.message_ids)
+        elif event.sequence < stop:
+            messages.append(event)
+    return [event for event in messages if event.message.message_id not in discarded]
+
+
+async def read_events(
+    store: ConversationStoreServiceAsyncStub,
+    conversation_id: str,
+    kinds: Sequence[str],
+    *,
+    after: int = 0,
+) -> AsyncIterator[Event]:
+    """All events of some kinds after a sequence, in order."""
+    request = ListEventsRequest(
+        conversation_id=conversation_id,
+        after_sequence=after,
+        page_size=_PAGE,
+        filter=EventFilter(kinds=kinds),
+    )
+    while True:
+        page = await store.ListEvents(request)
+        for event in page.events:
+            yield event
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token

@@ -1,0 +1,86 @@
+"""The other services of the mesh, as this one calls them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import grpc
+from agentmesh.agent_runtime.v1.agent_runtime_service_pb2_grpc import AgentRuntimeServiceStub
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
+from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
+    ConversationStoreServiceStub,
+)
+from agentmesh.conversation_store.v1.identity_service_pb2_grpc import IdentityServiceStub
+from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
+from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
+from google.protobuf.message import Message
+from meshkit.channels import MeshChannels
+
+from agentmesh_gateway.settings import GatewaySettings
+
+if TYPE_CHECKING:
+    # Only the stubs' type information has these names.
+    from agentmesh.agent_runtime.v1.agent_runtime_service_pb2_grpc import (
+        AgentRuntimeServiceAsyncStub,
+    )
+    from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
+    from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
+        ConversationStoreServiceAsyncStub,
+    )
+    from agentmesh.conversation_store.v1.identity_service_pb2_grpc import IdentityServiceAsyncStub
+    from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceAsyncStub
+
+STORE = "conversation_store"
+RUNTIME = "agent_runtime"
+TOOL_RUNNER = "tool_runner"
+
+_SUBSCRIBE = "/agentmesh.conversation_store.v1.ConversationStoreService/SubscribeConversation"
+
+_EXECUTE = "/agentmesh.tool_runner.v1.ToolRunnerService/Execute"
+_READ_FILE = "/agentmesh.tool_runner.v1.ToolRunnerService/ReadFile"
+
+_Request = TypeVar("_Request", bound=Message)
+BytesStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[_Request, bytes]"
+"""A stream whose responses come as bytes: the public contract has the same message for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Channels and stubs of the services that the gateway calls."""
+
+    channels: dict[str, grpc.aio.Channel]
+    """By service name."""
+    conversations: ConversationStoreServiceAsyncStub
+    subscribe_bytes: BytesStream[store_pb2.SubscribeConversationRequest]
+    catalog: CatalogServiceAsyncStub
+    keys: IdentityServiceAsyncStub
+    runtime: AgentRuntimeServiceAsyncStub
+    tools: ToolRunnerServiceAsyncStub
+    execute_bytes: BytesStream[runner_pb2.ExecuteRequest]
+    read_file_bytes: BytesStream[runner_pb2.ReadFileRequest]
+
+
+def connect(channels: MeshChannels, settings: GatewaySettings) -> Upstream:
+    """Stubs over channels that connect when they are first used."""
+    store = channels.channel(settings.store_address, STORE)
+    runtime = channels.channel(settings.runtime_address, RUNTIME)
+    tool_runner = channels.channel(settings.tool_runner_address, TOOL_RUNNER)
+    return Upstream(
+        channels={STORE: store, RUNTIME: runtime, TOOL_RUNNER: tool_runner},
+        conversations=ConversationStoreServiceStub(store),
+        subscribe_bytes=_bytes_stream(store, _SUBSCRIBE, store_pb2.SubscribeConversationRequest),
+        catalog=CatalogServiceStub(store),
+        keys=IdentityServiceStub(store),
+        runtime=AgentRuntimeServiceStub(runtime),
+        tools=ToolRunnerServiceStub(tool_runner),
+        execute_bytes=_bytes_stream(tool_runner, _EXECUTE, runner_pb2.ExecuteRequest),
+        read_file_bytes=_bytes_stream(tool_runner, _READ_FILE, runner_pb2.ReadFileRequest),
+    )
+
+
+def _bytes_stream(
+    channel: grpc.aio.Channel, method: str, request: type[_Request]
+) -> BytesStream[_Request]:
+    return channel.unary_stream(method, request_serializer=request.SerializeToString)

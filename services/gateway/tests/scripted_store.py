@@ -1,0 +1,91 @@
+"""A store whose subscriptions do what a test says, behind a real gRPC server.
+
+For what a real store cannot be made to do on command: stay silent, fail in mid-stream, or tell that
+its caller has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from agentmesh.conversation.v1.event_pb2 import Event
+from agentmesh.conversation.v1.message_pb2 import Message
+from agentmesh.conversation.v1.stream_pb2 import Delta, EventBatch, Heartbeat, StreamItem
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
+from agentmesh.conversation_store.v1 import identity_service_pb2 as identity_pb2
+from agentmesh_gateway.registration import adder
+from meshkit.server import ServiceHost
+from meshkit.testkit import HostFactory
+
+Script = Callable[[store_pb2.SubscribeConversationRequest], AsyncIterator[StreamItem]]
+
+
+class ScriptedStore:
+    """Answers subscriptions by a script, and remembers who asked."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.requests: list[store_pb2.SubscribeConversationRequest] = []
+        self.left = asyncio.Event()
+
+    async def subscribe_conversation(
+        self, request: store_pb2.SubscribeConversationRequest, context: Any
+    ) -> AsyncIterator[store_pb2.SubscribeConversationResponse]:
+        self.requests.append(request)
+        try:
+            async for item in self.script(request):
+                yield store_pb2.SubscribeConversationResponse(item=item)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+
+class NoKeys:
+    """Knows no key at all."""
+
+    async def authenticate_key(
+        self, request: identity_pb2.AuthenticateKeyRequest, context: Any
+    ) -> identity_pb2.AuthenticateKeyResponse:
+        return identity_pb2.AuthenticateKeyResponse(keys_exist=False)
+
+
+async def start_scripted_store(hosts: HostFactory, store: ScriptedStore) -> ServiceHost:
+    """Serves `store` on a free port."""
+    services = {
+        store_pb2.DESCRIPTOR.services_by_name["ConversationStoreService"]: store,
+        identity_pb2.DESCRIPTOR.services_by_name["IdentityService"]: NoKeys(),
+    }
+    return await hosts.start(
+        "conversation_store",
+        [(adder(service), servicer, service.full_name) for service, servicer in services.items()],
+    )
+
+
+def events(*sequences: int) -> StreamItem:
+    """One item with messages at these sequences."""
+    batch = EventBatch(
+        events=[
+            Event(
+                sequence=sequence,
+                conversation_id="conv_1",
+                message=Message(agent="developer", content=f"message {sequence}"),
+            )
+            for sequence in sequences
+        ]
+    )
+    return StreamItem(events=batch, resume_token=f"token-{sequences[-1]}")
+
+
+def delta(text: str) -> StreamItem:
+    """One item with a piece of a message."""
+    return StreamItem(delta=Delta(message_id="msg_1", text=text))
+
+
+def heartbeat(through: int) -> StreamItem:
+    """One item with a sign of life."""
+    return StreamItem(
+        heartbeat=Heartbeat(delivered_through=through, head_sequence=through),
+        resume_token=f"token-{through}",
+    )
