@@ -1,0 +1,42 @@
+"""A mesh of real processes, as `agentmesh up` starts it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from agentmesh.gateway.v1 import agent_service_pb2, agent_service_pb2_grpc
+from agentmesh_cli.supervisor import Mesh, plan_mesh
+
+from bench.harness.model_server import MODEL
+
+_START_SECONDS = 120.0
+
+
+@asynccontextmanager
+async def running_mesh(environment: Mapping[str, str]) -> AsyncIterator[Mesh]:
+    """Four services on free ports over an empty data directory, `environment` added to ours."""
+    with tempfile.TemporaryDirectory(prefix="agentmesh-bench-") as folder:
+        plan = plan_mesh(Path(folder), {**os.environ, **environment}, ports=None, drain_seconds=1)
+        async with Mesh(plan) as mesh:
+            await mesh.wait_ready(_START_SECONDS)
+            yield mesh
+
+
+def model_environment(base_url: str) -> dict[str, str]:
+    """Makes the services use the model server at `base_url`."""
+    return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "bench", "DEFAULT_MODEL": MODEL}
+
+
+async def register_agents(channel: grpc.aio.Channel, instructions: Mapping[str, str]) -> None:
+    """Registers agents without tools: name to system message."""
+    agents: agent_service_pb2_grpc.AgentServiceAsyncStub = agent_service_pb2_grpc.AgentServiceStub(
+        channel
+    )
+    for name, message in instructions.items():
+        config = agent_service_pb2.AgentConfig(role="bench", system_message=message)
+        await agents.RegisterAgent(agent_service_pb2.RegisterAgentRequest(name=name, config=config))

@@ -1,0 +1,117 @@
+"""A model server that costs next to nothing: real HTTP, the OpenAI chat completions format.
+
+python -m bench.harness.model_server --tokens 40 --delay 0.05 prints its base URL. Every reply has
+the same text; a stream is sent as fast as the reader takes it, so that the reader is what is
+measured. It runs in a process of its own: mesh and reference read from the same one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+MODEL = "bench-model"
+_WRITE_BYTES = 16 * 1024
+
+
+def reply_text(tokens: int) -> str:
+    """What the model says: as many words as tokens, each followed by a blank."""
+    return "".join(_words(tokens))
+
+
+def _words(tokens: int) -> list[str]:
+    return [f"word{number % 1000} " for number in range(tokens)]
+
+
+class Replies:
+    """The one reply, in both forms, made once."""
+
+    def __init__(self, tokens: int, delay: float) -> None:
+        self._delay = delay
+        usage = {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
+        common = {"id": "bench", "created": 1, "model": MODEL}
+        self._whole = {
+            **common,
+            "object": "chat.completion",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": reply_text(tokens)},
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": usage,
+        }
+        chunk = {**common, "object": "chat.completion.chunk"}
+        events: list[dict[str, Any]] = [
+            {**chunk, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
+            for word in _words(tokens)
+        ]
+        events[0]["choices"][0]["delta"]["role"] = "assistant"
+        events.append({**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        self._stream = b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events)
+        self._usage = b"data: " + json.dumps({**chunk, "choices": [], "usage": usage}).encode()
+
+    async def complete(self, http: web.Request) -> web.StreamResponse:
+        """Answers one request."""
+        body = await http.json()
+        await asyncio.sleep(self._delay)
+        if not body.get("stream"):
+            return web.json_response(self._whole)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(http)
+        for start in range(0, len(self._stream), _WRITE_BYTES):
+            await response.write(self._stream[start : start + _WRITE_BYTES])
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await response.write(self._usage + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+async def serve(tokens: int, delay: float) -> None:
+    """Serves until the process is told to stop."""
+    application = web.Application(client_max_size=64 << 20)
+    application.router.add_post("/v1/chat/completions", Replies(tokens, delay).complete)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", flush=True)
+    await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def model_server(tokens: int, delay_seconds: float = 0.0) -> AsyncIterator[str]:
+    """A server in a process of its own; its base URL."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.harness.model_server"),
+        *("--tokens", str(tokens), "--delay", str(delay_seconds)),
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def main() -> None:
+    """Serves what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--delay", type=float, default=0.0)
+    arguments = parser.parse_args()
+    asyncio.run(serve(arguments.tokens, arguments.delay))
+
+
+if __name__ == "__main__":
+    main()

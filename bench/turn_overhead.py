@@ -1,0 +1,107 @@
+"""What the mesh adds to a conversation: 20 turns with a model that takes 50 ms.
+
+Ours: from StartConversation until the run's end reaches a subscriber at the gateway, through four
+processes, every step and turn committed to disk. Reference: `run_stream` of the same round-robin
+team on AutoGen alone, in this process, nothing kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+
+import grpc
+from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
+from agentmesh.gateway.v1 import conversation_service_pb2, conversation_service_pb2_grpc
+
+from bench.harness.autogen_team import autogen_team
+from bench.harness.mesh import model_environment, register_agents, running_mesh
+from bench.harness.model_server import model_server
+from bench.harness.rounds import Target, interleave, report
+
+TEAM = {
+    "bench_writer": "You write.",
+    "bench_editor": "You edit.",
+    "bench_critic": "You criticise.",
+}
+TASK = "Write about gRPC."
+TOKENS = 40
+DELAY_SECONDS = 0.05
+TARGET = Target("at most", 1.5)
+
+
+async def through_the_mesh(channel: grpc.aio.Channel, turns: int) -> float:
+    """Milliseconds of one conversation."""
+    conversations: conversation_service_pb2_grpc.ConversationServiceAsyncStub = (
+        conversation_service_pb2_grpc.ConversationServiceStub(channel)
+    )
+    began = time.perf_counter()
+    started = await conversations.StartConversation(
+        conversation_service_pb2.StartConversationRequest(
+            agents=list(TEAM), task=TASK, max_rounds=turns
+        )
+    )
+    stream = conversations.SubscribeConversation(
+        conversation_service_pb2.SubscribeConversationRequest(
+            conversation_id=started.conversation_id,
+            until=stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
+        )
+    )
+    committed = 0
+    ended = conversation_pb2.RUN_STATUS_UNSPECIFIED
+    async for response in stream:
+        for event in response.item.events.events:
+            committed += event.HasField("turn_committed")
+            if event.HasField("run_ended"):
+                ended = event.run_ended.status
+    took = (time.perf_counter() - began) * 1000
+    assert ended == conversation_pb2.RUN_STATUS_COMPLETED, ended
+    assert committed == turns, f"{committed} turns instead of {turns}"
+    return took
+
+
+async def on_autogen_alone(base_url: str, turns: int) -> float:
+    """Milliseconds of one conversation."""
+    began = time.perf_counter()
+    result = await autogen_team(base_url, TEAM, turns).run(task=TASK)
+    took = (time.perf_counter() - began) * 1000
+    assert len(result.messages) == turns + 1, len(result.messages)
+    return took
+
+
+async def measure(rounds: int, turns: int) -> None:
+    """Takes the rounds and reports them."""
+    async with (
+        model_server(TOKENS, DELAY_SECONDS) as base_url,
+        running_mesh(model_environment(base_url)) as mesh,
+        grpc.aio.insecure_channel(mesh.gateway_address) as channel,
+    ):
+        await register_agents(channel, TEAM)
+        taken = await interleave(
+            lambda: through_the_mesh(channel, turns),
+            lambda: on_autogen_alone(base_url, turns),
+            rounds,
+            "ms",
+        )
+    report(
+        "turn_overhead",
+        "ms",
+        taken,
+        reference_name=f"AutoGen alone in process, {turns} turns of a model that takes 50 ms",
+        target=TARGET,
+        distribution=True,
+    )
+
+
+def main() -> None:
+    """Measures what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=20)
+    arguments = parser.parse_args()
+    asyncio.run(measure(arguments.rounds, arguments.turns))
+
+
+if __name__ == "__main__":
+    main()

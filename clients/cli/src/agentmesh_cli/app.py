@@ -1,0 +1,92 @@
+"""The command line as a whole: its commands, its errors, its exit status."""
+
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+from cyclopts import App
+from rich.console import Console
+from rich.text import Text
+
+from agentmesh_cli import __version__
+from agentmesh_cli.commands import catalog, conversations, keys, run, up
+from agentmesh_cli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CliError
+from agentmesh_cli.rendering.terminal_text import strip_controls
+
+HELP = "Run AutoGen multi-agent conversations on a mesh of gRPC services."
+EXAMPLES = """Examples:
+  agentmesh run --with-mesh              a whole mesh for one conversation
+  agentmesh up                           a mesh of four services on this machine
+  agentmesh run "write a haiku"          start a conversation there and watch it
+  agentmesh list
+  agentmesh watch conv_…
+  agentmesh keys create --tenant acme --role operator
+
+Exit status: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+def build_app(console: Console, error_console: Console) -> App:
+    """The command line, printing to `console`."""
+    app = App(
+        name="agentmesh",
+        help=HELP,
+        help_epilogue=EXAMPLES,
+        version=__version__,
+        help_format="plaintext",
+        console=console,
+        error_console=error_console,
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
+    up.register(app, console)
+    run.register(app, console)
+    conversations.register(app, console)
+    catalog.register(app, console)
+    keys.register(app, console)
+
+    @app.command
+    def version() -> int:
+        """Print the version of this command."""
+        console.print(f"agentmesh {__version__}")
+        return EXIT_OK
+
+    return app
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that takes nothing it is given for markup. NO_COLOR is honoured by rich."""
+    return Console(
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status."""
+    console, error_console = make_console(), make_console(stderr=True)
+    app = build_app(console, error_console)
+    try:
+        status = app(sys.argv[1:] if arguments is None else list(arguments))
+    except cyclopts.CycloptsError as error:
+        _complain(error_console, str(error))
+        return EXIT_USAGE
+    except CliError as error:
+        _complain(error_console, str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output left; nothing can be said to anybody.
+        sys.stdout = None
+        return EXIT_OK
+    return status if isinstance(status, int) else EXIT_OK
+
+
+def _complain(console: Console, message: str) -> None:
+    console.print(
+        Text.assemble(("agentmesh: ", "bold red"), strip_controls(message)), soft_wrap=True
+    )

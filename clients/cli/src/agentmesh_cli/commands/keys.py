@@ -1,0 +1,137 @@
+"""agentmesh keys: API keys."""
+
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.text import Text
+
+from agentmesh_cli import settings
+from agentmesh_cli.errors import EXIT_OK, UsageError
+from agentmesh_cli.gateway import Gateway
+from agentmesh_cli.options import NO_CONNECTION, Connection, JsonFlag
+from agentmesh_cli.rendering.json_output import dump, to_json
+from agentmesh_cli.rendering.tables import print_keys
+from agentmesh_cli.rendering.terminal_text import one_line
+
+KEYS_EXAMPLES = """Examples:
+  agentmesh keys create --tenant acme --role operator --name ci
+  agentmesh keys list
+  agentmesh keys revoke key_…
+  agentmesh keys create --role viewer --address mesh:50051
+
+Without --address they work on the data directory, whether its mesh runs or
+not. With --address it is the caller's own tenant, by an admin key in
+AGENTMESH_API_KEY.
+"""
+
+
+DEFAULT_TENANT = "default"
+TenantHelp = Parameter(help=f"Whose key [default: {DEFAULT_TENANT}].")
+
+
+class Role(StrEnum):
+    """What a key may do; each includes those before it."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+
+def register(app: App, console: Console) -> None:
+    """Adds the commands to `app`."""
+    keys = App(name="keys", help="Make, list and revoke API keys.", help_epilogue=KEYS_EXAMPLES)
+    app.command(keys)
+
+    @keys.command(help_epilogue=KEYS_EXAMPLES)
+    async def create(
+        *,
+        tenant: Annotated[str, TenantHelp] = "",
+        role: Annotated[Role, Parameter(help="What it may do.")] = Role.OPERATOR,
+        name: Annotated[str, Parameter(help="A name for people.")] = "",
+        json: JsonFlag = False,
+        connection: Connection = NO_CONNECTION,
+    ) -> int:
+        """Make an API key; its secret is shown this once."""
+        if not connection.address:
+            _refuse_json(json)
+            arguments = ["--tenant", tenant or DEFAULT_TENANT, "--role", role, "--name", name]
+            return _at_local_store(connection, "create", *arguments)
+        _refuse_tenant(tenant)
+        async with Gateway.open(connection) as gateway:
+            made = await gateway.mesh.keys.create(role, name=name)
+        if json:
+            shown = {"key": to_json(made.raw), "secret": made.secret}
+            console.out(dump(shown), highlight=False)
+        else:
+            print_keys(console, [made])
+            console.print(Text(one_line(made.secret, 256), "bold"), soft_wrap=True)
+        return EXIT_OK
+
+    @keys.command(name="list")
+    async def list_(
+        *,
+        tenant: Annotated[str, TenantHelp] = "",
+        json: JsonFlag = False,
+        connection: Connection = NO_CONNECTION,
+    ) -> int:
+        """List API keys, without their secrets."""
+        if not connection.address:
+            _refuse_json(json)
+            return _at_local_store(connection, "list", "--tenant", tenant or DEFAULT_TENANT)
+        _refuse_tenant(tenant)
+        async with Gateway.open(connection) as gateway:
+            found = await gateway.mesh.keys.list()
+        if json:
+            console.out(dump([to_json(key.raw) for key in found]), highlight=False)
+        else:
+            print_keys(console, found)
+        return EXIT_OK
+
+    @keys.command
+    async def revoke(
+        key: str,
+        /,
+        *,
+        tenant: Annotated[str, TenantHelp] = "",
+        connection: Connection = NO_CONNECTION,
+    ) -> int:
+        """Make an API key useless, within seconds.
+
+        Parameters
+        ----------
+        key
+            Its id (key_…).
+        """
+        if not connection.address:
+            return _at_local_store(connection, "revoke", key, "--tenant", tenant or DEFAULT_TENANT)
+        _refuse_tenant(tenant)
+        async with Gateway.open(connection) as gateway:
+            revoked = await gateway.mesh.keys.revoke(key)
+        print_keys(console, [revoked])
+        return EXIT_OK
+
+
+def _at_local_store(connection: Connection, *arguments: str) -> int:
+    """Runs the store's own command on the data directory; it shares this terminal."""
+    directory: Path = connection.data_dir or settings.default_data_dir()
+    environment = {**settings.service_environment(), "AGENTMESH_DATA_DIR": str(directory)}
+    command = [sys.executable, "-m", "agentmesh_conversation_store", "keys", *arguments]
+    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603  # fixed
+
+
+def _refuse_json(json: bool) -> None:
+    if json:
+        raise UsageError("--json needs a mesh", remedy="name its gateway with --address")
+
+
+def _refuse_tenant(tenant: str) -> None:
+    if tenant:
+        raise UsageError(
+            "--tenant cannot be chosen with --address",
+            remedy="a key made through a mesh belongs to the tenant of the key that asks for it",
+        )

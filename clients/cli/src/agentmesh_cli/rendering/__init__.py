@@ -1,0 +1,1 @@
+"""Turns what the mesh says into text for people, and into JSON for programs."""

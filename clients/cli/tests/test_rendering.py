@@ -1,0 +1,137 @@
+"""Trees, tables and JSON."""
+
+import io
+import json
+
+from agentmesh.common.v1 import trace_service_pb2, usage_pb2
+from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
+from agentmesh_cli.rendering.json_output import dump, to_json
+from agentmesh_cli.rendering.tables import print_usage
+from agentmesh_cli.rendering.tool_text import abridge_arguments
+from agentmesh_cli.rendering.trace_tree import build_tree, collapse, print_trace
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.console import Console
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def span(
+    span_id: str, parent: str, service: str, name: str, times: tuple[int, int], failed: str = ""
+) -> trace_service_pb2.Span:
+    """A span between two times in milliseconds."""
+    zero = 1_700_000_000_000
+    made = trace_service_pb2.Span(
+        trace_id=TRACE, span_id=span_id, parent_span_id=parent, name=name, service=service,
+        failed=bool(failed), status_message=failed,
+    )  # fmt: skip
+    made.start_time.FromMilliseconds(zero + times[0])
+    made.end_time.FromMilliseconds(zero + times[1])
+    return made
+
+
+STORE = "conversation_store"
+SPANS = [
+    span("e", "c", "tool_runner", "agentmesh.tool_runner.v1.Tools/CallTool", (60, 160)),
+    span("a", "", "gateway", "agentmesh.gateway.v1.Conversations/Start", (0, 20)),
+    span("b", "a", STORE, "x.v1.Store/Start", (5, 15)),
+    span("c", "a", "agent_runtime", "turn developer", (30, 1230)),
+    span("d1", "c", STORE, "x.v1.Turns/RecordStep", (40, 42)),
+    span("d2", "c", STORE, "x.v1.Turns/RecordStep", (50, 53)),
+    span("f", "c", STORE, "x.v1.Turns/CommitTurn", (170, 180), failed="stale\x1b[2J"),
+]
+
+
+def text(**options: object) -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, width=120, markup=False, highlight=False), file
+
+
+def test_a_trace_is_a_tree_over_the_services_with_times() -> None:
+    console, file = text()
+    print_trace(console, TRACE, SPANS, ["tool_runner"])
+    assert file.getvalue().splitlines() == [
+        f"trace {TRACE}  agent_runtime 1, conversation_store 4, gateway 1, tool_runner 1",
+        "└── gateway Conversations/Start  20.0 ms  at 0.0 ms",
+        "    ├── conversation_store Store/Start  10.0 ms  at 5.0 ms",
+        "    └── agent_runtime turn developer  1.20 s  at 30.0 ms",
+        "        ├── conversation_store Turns/RecordStep x2  5.0 ms  at 40.0 ms",
+        "        ├── tool_runner Tools/CallTool  100.0 ms  at 60.0 ms",
+        "        └── conversation_store Turns/CommitTurn  10.0 ms  at 170.0 ms  failed: stale",
+        "tool_runner did not answer; its spans are missing",
+    ]
+
+
+def test_every_span_can_be_shown() -> None:
+    console, file = text()
+    print_trace(console, TRACE, SPANS, every_span=True)
+    assert file.getvalue().count("RecordStep") == 2
+
+
+def test_spans_without_a_known_parent_are_roots_and_doubles_count_once() -> None:
+    lost = span("z", "unknown", "gateway", "orphan", (5, 6))
+    roots = build_tree([*SPANS, *SPANS, lost])
+    assert [root.span.name for root in roots] == [SPANS[1].name, "orphan"]
+    assert len(roots[0].children) == 2
+
+
+def test_only_leaves_are_joined() -> None:
+    parents = [span(f"t{at}", "", "r", "turn", (at, at + 5)) for at in (0, 10)]
+    child = span("c", "t0", "s", "step", (1, 2))
+    assert [node.count for node in collapse(build_tree([*parents, child]))] == [1, 1]
+
+
+def test_json_is_what_the_rest_interface_says() -> None:
+    run = conversation_pb2.Run(
+        run_id="run_1", status=conversation_pb2.RUN_STATUS_DEAD_LETTER, rounds=3,
+        usage=usage_pb2.Usage(input_tokens=2**40),
+    )  # fmt: skip
+    conversation = conversation_pb2.Conversation(
+        conversation_id="conv_1",
+        status=conversation_pb2.CONVERSATION_STATUS_RUNNING,
+        agents=["a", "b"],
+        labels={"team": "x"},
+        started_at=Timestamp(seconds=1_700_000_000),
+        run=run,
+    )
+    shown = json.loads(dump(to_json(conversation)))
+    assert shown["status"] == "running"
+    assert shown["agents"] == ["a", "b"]
+    assert shown["labels"] == {"team": "x"}
+    assert shown["started_at"] == "2023-11-14T22:13:20Z"
+    assert shown["run"]["status"] == "dead_letter"
+    assert shown["run"]["usage"]["input_tokens"] == 2**40
+    assert shown["summary"] == ""
+    assert "completed_at" not in shown
+
+
+def test_json_shows_unknown_enum_values_and_escapes_controls() -> None:
+    event = event_pb2.Event(message=message_pb2.Message(content="\x1b[2J\x9b2J"))
+    event.message.role = 99  # type: ignore[assignment]  # from a newer version
+    shown = dump(to_json(event))
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    loaded = json.loads(shown)
+    assert loaded["message"]["content"] == "\x1b[2J\x9b2J"
+    assert loaded["message"]["role"] == "99"
+
+
+def test_usage_has_a_line_for_each_speaker_and_a_total() -> None:
+    console, file = text()
+    developer = usage_pb2.Usage(input_tokens=1200, output_tokens=30, model_calls=2, tool_calls=1)
+    total = usage_pb2.Usage(input_tokens=1300, sandbox_cpu_ms=250, estimated=True)
+    print_usage(console, {"developer": developer}, total)
+    lines = file.getvalue().splitlines()
+    assert lines[0].split("  ")[0] == "usage"
+    assert lines[0].rstrip().endswith("sandbox CPU")
+    assert lines[1].split() == ["developer", "1,200", "30", "2", "1", "0", "ms"]
+    assert lines[2].split() == ["total", "1,300", "0", "0", "0", "250", "ms"]
+    assert "estimated" in lines[3]
+
+
+def test_arguments_are_abridged_and_broken_ones_shown_as_they_are() -> None:
+    assert abridge_arguments('{"n": 3, "ok": true}') == "n=3 ok=true"
+    assert abridge_arguments('{"broken": ') == '{"broken":'
+    assert abridge_arguments("[1, 2]") == "[1, 2]"
+    long = abridge_arguments(json.dumps({"code": "x = 1\n" * 500}))
+    assert len(long) <= 160
+    assert "(501 lines)" in long
