@@ -121,7 +121,7 @@ async def test_a_worker_that_wakes_up_late_can_write_nothing(
     """A runtime is stopped in the middle of a model call, loses its lease, and goes on."""
     model_server.reply_with(Reply("slow but sure"))
     model_server.delay = 1.0
-    started = await model_mesh.start_conversation("wait", ("project_manager",), max_rounds=2)
+    started = await model_mesh.start_conversation("wait", AGENTS, max_rounds=2)
     while not model_server.requests:
         await asyncio.sleep(0.01)
     runtime = model_mesh.processes["agent_runtime"]

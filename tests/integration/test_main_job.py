@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
-from agentmesh.conversation.v1 import conversation_pb2, message_pb2
+import pytest
+from agentmesh.conversation.v1 import conversation_pb2, message_pb2, stream_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from agentmesh_tool_runner.settings import default_sandbox_python
 from httpx_sse import aconnect_sse
 
 from tests.conftest import MeshFactory
@@ -23,6 +29,7 @@ from tests.support.conversations import (
     tool_results,
 )
 from tests.support.mesh import Mesh
+from tests.support.model_server import ModelServer, Reply
 
 
 async def test_over_grpc(mesh: Mesh) -> None:
@@ -64,23 +71,28 @@ async def test_over_grpc(mesh: Mesh) -> None:
     assert [m.message_id for m in whole.messages] == [m.message_id for m in messages_of(events)]
 
 
-async def test_deltas_preview_the_messages_that_come(mesh: Mesh) -> None:
-    conversation_id = await mesh.start_main_job()
-    items = await subscribe(mesh.channel(), conversation_id)
-    final: dict[str, int] = {}
-    texts: dict[str, str] = {}
-    for position, item in enumerate(items):
-        for event in item.events.events:
-            if event.WhichOneof("kind") == "message":
-                final[event.message.message_id] = position
+async def test_deltas_preview_the_messages_that_come(
+    model_mesh: Mesh, model_server: ModelServer
+) -> None:
+    words = " ".join(f"word{n}" for n in range(30))
+    model_server.reply_with(Reply(words))
+    model_server.chunk_delay = 0.02
+    started = await model_mesh.start_conversation("speak", TEAM[:2], max_rounds=2)
+    previews: dict[str, str] = {}
+    said: dict[str, str] = {}
+    for item in await subscribe(model_mesh.channel(), started.conversation_id):
+        for message in messages_of(item.events.events):
+            said[message.message_id] = message.content
         if item.WhichOneof("item") == "delta":
             delta = item.delta
-            assert delta.message_id not in final, "a delta came after its message"
-            if delta.kind == 1:
-                texts[delta.message_id] = texts.get(delta.message_id, "") + delta.text
-    messages = {m.message_id: m for m in messages_of(events_of(items))}
-    whole = [t for mid, t in texts.items() if messages[mid].content == t]
-    assert whole, "no message was previewed from its first to its last character"
+            assert delta.message_id not in said, "a delta came after its message"
+            assert delta.kind == stream_pb2.DELTA_KIND_TEXT
+            previews[delta.message_id] = previews.get(delta.message_id, "") + delta.text
+    assert len(previews) == 2
+    for message_id, preview in previews.items():
+        assert said[message_id] == words
+        assert words.startswith(preview)
+        assert len(preview) > len(words) / 2, "it was not shown while it was written"
 
 
 async def test_over_rest(mesh: Mesh) -> None:
@@ -121,16 +133,31 @@ async def test_over_rest(mesh: Mesh) -> None:
         assert conversation_id in [c["conversation_id"] for c in listed]
 
 
-async def test_another_sandbox_output_takes_another_path(mesh: Mesh, meshes: MeshFactory) -> None:
+@pytest.fixture
+def python_without_pytest() -> Iterator[Path]:
+    """A copy of the sandbox's Python that has no pytest, where any user can read it."""
+    original = default_sandbox_python()
+    assert original is not None, "run scripts/prepare_sandbox_python.py"
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp", prefix="agentmesh-test-"))
+    folder.chmod(0o755)
+    ignore = shutil.ignore_patterns("pytest", "_pytest", "pytest-*")
+    yield Path(shutil.copytree(original, folder / "python", symlinks=True, ignore=ignore))
+    shutil.rmtree(folder)
+
+
+async def test_another_sandbox_output_takes_another_path(
+    mesh: Mesh, meshes: MeshFactory, python_without_pytest: Path
+) -> None:
     """The scripted model reads what the sandbox really said. In a sandbox whose Python has no
     pytest the tests cannot run: nothing is mended, and nobody claims that tests passed."""
     usual = await follow(mesh.channel(), await mesh.start_main_job())
-    bare = await meshes(tool_runner={"AGENTMESH_SANDBOX_PYTHON": "/usr/bin/python3"})
+    bare = await meshes(tool_runner={"AGENTMESH_SANDBOX_PYTHON": str(python_without_pytest)})
     other = await follow(bare.channel(), await bare.start_main_job())
 
     usual_output = [r.output for r in tool_results(usual) if r.tool == "code_executor"]
     other_output = [r.output for r in tool_results(other) if r.tool == "code_executor"]
     assert "passed" in usual_output[-1]
+    assert other_output
     assert all("No module named pytest" in output for output in other_output)
     said = [m.content for m in messages_of(other) if m.role == message_pb2.MESSAGE_ROLE_AGENT]
     assert not any("tests pass" in text.lower() for text in said)

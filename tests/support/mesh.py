@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -141,7 +142,8 @@ class Mesh:
         cached = self._channels.get((key, id(asyncio.get_running_loop())))
         if cached is not None:
             return cached
-        interceptors = [_Bearer(self.keys[key])] if key else []
+        secret = self.keys.get(key, "")
+        interceptors = [_BearerOnCalls(secret), _BearerOnStreams(secret)] if key else []
         options = [
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.initial_reconnect_backoff_ms", 100),
@@ -156,9 +158,19 @@ class Mesh:
     async def start_conversation(
         self, task: str, agents: Sequence[str] = (), *, key: str = "", **fields: Any
     ) -> conversations.StartConversationResponse:
+        """Starts a conversation; calls again while a service is coming back, as clients do."""
         stub = ConversationServiceStub(self.channel(key))
-        request = conversations.StartConversationRequest(task=task, agents=agents, **fields)
-        return await stub.StartConversation(request, timeout=20, wait_for_ready=True)
+        request = conversations.StartConversationRequest(
+            task=task, agents=agents, request_id=uuid.uuid4().hex, **fields
+        )
+        for patience in range(50, -1, -1):
+            try:
+                return await stub.StartConversation(request, timeout=20, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE or not patience:
+                    raise
+                await asyncio.sleep(0.1)
+        raise AssertionError("unreachable")
 
     async def start_main_job(self, *, key: str = "") -> str:
         """Starts the software development team on its task; the conversation's id."""
@@ -194,21 +206,22 @@ class Mesh:
         return secret
 
 
-class _Bearer(
-    grpc.aio.UnaryUnaryClientInterceptor,
-    grpc.aio.UnaryStreamClientInterceptor,
-):
+class _Bearer:
     """Sends an API key with every call."""
 
     def __init__(self, secret: str) -> None:
         self._header = ("authorization", f"Bearer {secret}")
 
-    def _with_key(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+    def with_key(self, details: Any) -> Any:
         metadata = grpc.aio.Metadata(*(details.metadata or ()), self._header)
-        return details._replace(metadata=metadata)  # type: ignore[attr-defined,no-any-return]
+        return details._replace(metadata=metadata)
 
+
+class _BearerOnCalls(_Bearer, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await continuation(self._with_key(details), request)
+        return await continuation(self.with_key(details), request)
 
+
+class _BearerOnStreams(_Bearer, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        return await continuation(self._with_key(details), request)
+        return await continuation(self.with_key(details), request)

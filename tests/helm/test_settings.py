@@ -1,0 +1,130 @@
+"""What charts and compose files set is what the services read: names, values and ports."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from meshkit.settings import ServiceSettings, variable_of
+from pydantic import ValidationError
+
+from .conftest import pods
+from .test_compose import DEPLOY, OWN, VARIANTS, services
+
+# For the interpreter; read before there are settings; and one that a store may leave unread without
+# harm, since replicas also look for each other's events by themselves.
+BEYOND_SETTINGS = {"PYTHONPATH", "AGENTMESH_CONFIG_FILE", "REDIS_URL"}
+# Charts are ahead of the store here, which has to refuse it.
+NOT_YET = {"POSTGRES_URL"}
+PORTS = {
+    "gateway": 50051,
+    "conversation-store": 50052,
+    "agent-runtime": 50053,
+    "tool-runner": 50054,
+}
+
+
+def settings_of(service: str) -> type[ServiceSettings]:
+    """The settings class of a service."""
+    module = importlib.import_module(f"agentmesh_{service.replace('-', '_')}.settings")
+    classes: list[type[ServiceSettings]] = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, ServiceSettings)
+        and value.__module__ == module.__name__
+    ]
+    assert len(classes) == 1, f"{module.__name__} has {len(classes)} settings classes"
+    return classes[0]
+
+
+def variables(settings: type[ServiceSettings]) -> set[str]:
+    return {variable_of(settings, name) for name in settings.model_fields}
+
+
+def chart_environments(umbrella: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Component and environment of each pod; secrets as a long enough text."""
+    for manifests in umbrella.values():
+        for pod in pods(manifests).values():
+            (container,) = pod["containers"]
+            if container["name"] != "health":
+                environment = {v["name"]: v.get("value", "s" * 48) for v in container["env"]}
+                yield container["name"], environment
+
+
+@pytest.mark.parametrize("service", OWN)
+def test_charts_set_what_the_service_reads(umbrella: dict[str, Any], service: str) -> None:
+    known = variables(settings_of(service))
+    for component, environment in chart_environments(umbrella):
+        if component == service:
+            assert environment.keys() - BEYOND_SETTINGS <= known
+
+
+@pytest.mark.parametrize("service", OWN)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compose_sets_what_the_service_reads(service: str, variant: str) -> None:
+    known = variables(settings_of(service))
+    found = services(DEPLOY / f"docker-compose{variant}.yml")[service]["environment"]
+    assert found.keys() - BEYOND_SETTINGS <= known
+
+
+@pytest.mark.parametrize("service", OWN)
+def test_the_service_accepts_the_charts_values(
+    umbrella: dict[str, Any], service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(service)
+    seen = 0
+    for component, environment in chart_environments(umbrella):
+        if component == service:
+            with monkeypatch.context() as patch:
+                for name, value in environment.items():
+                    if name not in NOT_YET:
+                        patch.setenv(name, value)
+                loaded = settings()
+            assert loaded.grpc_port == PORTS[service]
+            assert loaded.grpc_host == "0.0.0.0"  # noqa: S104  what a pod has to listen on
+            assert str(loaded.data_dir) == environment["AGENTMESH_DATA_DIR"]
+            seen += 1
+    assert seen == 3
+
+
+@pytest.mark.parametrize("service", OWN)
+def test_default_ports_are_the_charts(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in variables(settings_of(service)):
+        monkeypatch.delenv(name, raising=False)
+    assert settings_of(service)().grpc_port == PORTS[service]
+
+
+def test_probes_ask_for_services_that_exist(helm: ModuleType) -> None:
+    from meshkit import trace_service
+
+    (pod,) = [p for n, p in pods(helm.render("gateway").manifests).items() if "Depl" in n]
+    (container,) = pod["containers"]
+    assert container["livenessProbe"]["grpc"]["service"] == trace_service.FULL_NAME
+    assert "service" not in container["readinessProbe"]["grpc"]
+    assert container["readinessProbe"]["grpc"]["port"] == PORTS["gateway"]
+
+
+def test_images_start_with_settings_the_service_reads() -> None:
+    for service in OWN:
+        folder = service.replace("-", "_")
+        text = (DEPLOY.parent / "services" / folder / "Dockerfile").read_text(encoding="utf-8")
+        set_here = {
+            word.partition("=")[0]
+            for word in text.replace("\\\n", " ").split()
+            if word.startswith(("AGENTMESH_", "APP_")) and "=" in word
+        }
+        assert set_here <= variables(settings_of(service)), service
+        assert Path("/var/lib/agentmesh").as_posix() in text
+
+
+def test_the_store_refuses_a_database_it_would_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else three replicas would keep three SQLite files, and the operator would not know."""
+    for name in NOT_YET:
+        monkeypatch.setenv(name, "postgresql://user:password@host/name")
+        with pytest.raises(ValidationError, match=name):
+            settings_of("conversation-store")()
