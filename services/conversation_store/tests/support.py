@@ -156,18 +156,14 @@ class RunningStore:
         """IdentityService."""
         return identity_service_pb2_grpc.IdentityServiceStub(self.channel)
 
-    async def start_conversation(
-        self, principal: Principal = ACME, **fields: Any
-    ) -> store_pb.conversation__pb2.Conversation:
+    async def start_conversation(self, principal: Principal = ACME, **fields: Any) -> Any:
         """A conversation with one agent."""
         values: dict[str, Any] = {"task": "do it", "definition": team(), "max_rounds": 10}
         request = store_pb.StartConversationRequest(**(values | fields))
         response = await self.conversations.StartConversation(request, metadata=acting(principal))
         return response.conversation
 
-    async def send(
-        self, conversation_id: str, content: str = "more", **fields: Any
-    ) -> store_pb.SendMessageResponse:
+    async def send(self, conversation_id: str, content: str = "more", **fields: Any) -> Any:
         """A message of a person."""
         request = store_pb.SendMessageRequest(
             conversation_id=conversation_id, content=content, **fields
@@ -309,7 +305,7 @@ class Turn:
         """Of the message this turn makes."""
         return f"msg_{self.run_id}_{self.grant.turn}"
 
-    async def begin(self, step_key: str = "writer/1", **fields: Any) -> turn_pb.BeginStepResponse:
+    async def begin(self, step_key: str = "writer/1", **fields: Any) -> Any:
         """Claims a step."""
         values: dict[str, Any] = {
             "run_id": self.run_id,
@@ -322,9 +318,7 @@ class Turn:
         request = turn_pb.BeginStepRequest(**(values | fields))
         return await self.store.turns.BeginStep(request, metadata=self.metadata)
 
-    async def record(
-        self, step_key: str = "writer/1", content: str = "said", **fields: Any
-    ) -> turn_pb.RecordStepResponse:
+    async def record(self, step_key: str = "writer/1", content: str = "said", **fields: Any) -> Any:
         """Records a step that said something."""
         values: dict[str, Any] = {
             "run_id": self.run_id,
@@ -337,7 +331,7 @@ class Turn:
         request = turn_pb.RecordStepRequest(**(values | fields))
         return await self.store.turns.RecordStep(request, metadata=self.metadata)
 
-    async def commit(self, status: str = "RUNNABLE", **fields: Any) -> turn_pb.CommitTurnResponse:
+    async def commit(self, status: str = "RUNNABLE", **fields: Any) -> Any:
         """Commits."""
         values: dict[str, Any] = {
             "run_id": self.run_id,
@@ -350,7 +344,7 @@ class Turn:
         request = turn_pb.CommitTurnRequest(**(values | fields))
         return await self.store.turns.CommitTurn(request, metadata=self.metadata)
 
-    async def take(self, status: str = "RUNNABLE", **fields: Any) -> turn_pb.CommitTurnResponse:
+    async def take(self, status: str = "RUNNABLE", **fields: Any) -> Any:
         """A whole turn: one step that says something, and the commit."""
         await self.begin()
         await self.record(content=f"turn {self.grant.turn}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
 from agentmesh.conversation.v1 import conversation_pb2
+from google.protobuf.duration_pb2 import Duration
 from meshkit.identity import Principal
 from meshkit.testkit import raises_rich
 
@@ -161,8 +163,7 @@ async def test_priority_counts_within_a_tenant(store: RunningStore) -> None:
 
 async def test_a_deadline_ends_a_run_and_its_lease(store: RunningStore) -> None:
     worker = await store.worker()
-    request = {"timeout": {"nanos": 200_000_000}}
-    conversation = await store.start_conversation(**request)
+    conversation = await store.start_conversation(timeout=Duration(nanos=200_000_000))
     turn = await worker.granted()
     assert (await worker.lost()).reason == "deadline"
     with raises_rich(grpc.StatusCode.ABORTED, "STALE_FENCE"):
@@ -194,7 +195,7 @@ async def test_after_a_restart_leases_have_a_grace_and_their_workers_go_on(
 
 
 async def test_the_first_message_must_be_hello(store: RunningStore) -> None:
-    async def requests():  # type: ignore[no-untyped-def]  # a generator of requests
+    async def requests() -> AsyncIterator[turn_pb.LeaseTurnsRequest]:
         yield turn_pb.LeaseTurnsRequest(capacity=turn_pb.LeaseCapacity(max_turns=1))
         await asyncio.sleep(PATIENCE)
 

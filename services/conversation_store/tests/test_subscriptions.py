@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -30,7 +32,7 @@ async def _begun(store: RunningStore) -> tuple[str, LeasedWorker, Turn]:
     return conversation.conversation_id, worker, turn
 
 
-async def _read_all(store: RunningStore, conversation_id: str, **fields: object) -> Reader:
+async def _read_all(store: RunningStore, conversation_id: str, **fields: Any) -> Reader:
     reader = Reader(store.subscribe(conversation_id, **fields))
     await reader.ended()
     return reader
@@ -50,9 +52,9 @@ async def test_every_reader_sees_the_log_while_writers_write(store: RunningStore
         await asyncio.sleep(0.01)
         return Reader(store.subscribe(cid))
 
-    _, *late = await asyncio.gather(
+    late, _ = await asyncio.gather(
+        asyncio.gather(*(join_late() for _ in range(5))),
         asyncio.gather(*(write(writer) for writer in range(writers))),
-        *(join_late() for _ in range(5)),
     )
     log = await store.log(cid)
     assert len(log) == 3 + messages * writers
@@ -76,8 +78,8 @@ async def test_resuming_at_every_token_gives_the_rest(store: RunningStore) -> No
         assert rest.sequences == list(range(seen + 1, 14))
 
 
-async def test_a_reader_goes_on_after_a_restart_of_the_store(tmp_path: object) -> None:
-    store = await RunningStore.start(tmp_path)  # type: ignore[arg-type]  # a path
+async def test_a_reader_goes_on_after_a_restart_of_the_store(tmp_path: Path) -> None:
+    store = await RunningStore.start(tmp_path)
     conversation = await store.start_conversation()
     cid = conversation.conversation_id
     reader = Reader(store.subscribe(cid))
@@ -88,7 +90,7 @@ async def test_a_reader_goes_on_after_a_restart_of_the_store(tmp_path: object) -
     assert drained.error.retry_after is not None
     await stopping
     await store.stop()
-    store = await RunningStore.start(tmp_path)  # type: ignore[arg-type]  # a path
+    store = await RunningStore.start(tmp_path)
     await store.send(cid)
     rest = await _read_all(store, cid, resume_token=reader.items[-1].resume_token, until=HEAD)
     assert rest.sequences == [4]
@@ -136,8 +138,8 @@ async def test_until_head_and_until_run_end(store: RunningStore) -> None:
     assert (await _read_all(store, cid, until=RUN_END)).sequences == [1, 2, 3, 4, 5, 6]
 
 
-async def test_filters_skip_events_and_heartbeats_tell_of_it(tmp_path: object) -> None:
-    store = await RunningStore.start(tmp_path, heartbeat_seconds=0.05)  # type: ignore[arg-type]  # a path
+async def test_filters_skip_events_and_heartbeats_tell_of_it(tmp_path: Path) -> None:
+    store = await RunningStore.start(tmp_path, heartbeat_seconds=0.05)
     cid, _, turn = await _begun(store)
     await turn.record()
     only = store_pb.EventFilter(kinds=["message"], agents=["writer"])
@@ -282,10 +284,10 @@ async def test_a_slow_reader_gets_everything_and_holds_nobody_up(
     quick.stop()
 
 
-async def test_two_stores_on_one_database_serve_each_others_events(tmp_path: object) -> None:
+async def test_two_stores_on_one_database_serve_each_others_events(tmp_path: Path) -> None:
     """No notice passes between them: the look at the heads must find what the other wrote."""
-    one = await RunningStore.start(tmp_path)  # type: ignore[arg-type]  # a path
-    two = await RunningStore.start(tmp_path)  # type: ignore[arg-type]  # a path
+    one = await RunningStore.start(tmp_path)
+    two = await RunningStore.start(tmp_path)
     conversation = await one.start_conversation()
     cid = conversation.conversation_id
     reader = Reader(two.subscribe(cid))

@@ -366,7 +366,7 @@ async def test_cancel_and_commit_race_to_one_end(store: RunningStore, round_: in
     assert ends[0].status == expected
     if not committed:
         with raises_rich(ABORTED, "STALE_FENCE"):
-            raise outcomes[0]  # type: ignore[misc]  # an error of the call
+            raise outcomes[0]
 
 
 async def test_a_message_and_the_last_commit_race_and_the_message_is_read(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 from agentmesh_conversation_store.domain.changes import Changes
 from agentmesh_conversation_store.domain.events import NewEvent, StoredEvent
-from agentmesh_conversation_store.domain.model import Conversation
+from agentmesh_conversation_store.domain.model import Conversation, ConversationView
 
 from .interface import EventCodec
+
+R = TypeVar("R")
 
 
 def encoded(event: NewEvent, codec: EventCodec) -> StoredEvent:
@@ -34,3 +37,10 @@ def encoded_changes(
         size = sum(len(event.data) for event in events)
         conversation = replace(conversation, size_bytes=conversation.size_bytes + size)
     return events, conversation
+
+
+def metered(result: R, conversation: Conversation | None) -> R:
+    """A result that shows the conversation shows it with its size, which decisions do not know."""
+    if conversation is not None and isinstance(result, ConversationView):
+        return replace(result, conversation=conversation)
+    return result

@@ -12,7 +12,7 @@ from agentmesh_conversation_store.domain.changes import Changes, Command, Loaded
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import SECOND, CommittedTurn, Conversation, Run, Step
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.storage.encoding import encoded_changes
+from agentmesh_conversation_store.storage.encoding import encoded_changes, metered
 from agentmesh_conversation_store.storage.interface import Committed, EventCodec, Request
 from agentmesh_conversation_store.storage.rows import (
     CHECKPOINTS,
@@ -83,8 +83,8 @@ class Unit:
         """Decides on the rows as they are inside the transaction, and writes the outcome."""
         scope = command.scope
         decision = command.decide(self._load(session, scope), session.now)
-        self._apply(session, scope, decision.changes)
-        return decision.result
+        conversation = self._apply(session, scope, decision.changes)
+        return metered(decision.result, conversation)
 
     def execute_once(self, session: Session, command: Command[R], request: Request[R]) -> bytes:
         """As `execute`, unless the request was carried out before."""
@@ -169,7 +169,7 @@ class Unit:
         ).fetchone()
         return row is not None
 
-    def _apply(self, session: Session, scope: Scope, changes: Changes) -> None:
+    def _apply(self, session: Session, scope: Scope, changes: Changes) -> Conversation | None:
         db, tenant, conversation_id = session.connection, scope.tenant, scope.conversation_id
         events, conversation = encoded_changes(changes, self._codec)
         if conversation is not None:
@@ -204,6 +204,7 @@ class Unit:
                     tuple(changes.fences),
                 )
             )
+        return conversation
 
     def _apply_inputs(self, db: sqlite3.Connection, scope: Scope, changes: Changes) -> None:
         for run_id, sequence in changes.inputs:

@@ -1,0 +1,114 @@
+"""What is particular to SQLite: durability, migrations, a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from agentmesh_conversation_store.codec.events import ProtobufEvents
+from agentmesh_conversation_store.domain.conversations import SendMessage
+from agentmesh_conversation_store.domain.events import UserMessage
+from agentmesh_conversation_store.domain.model import Strategy
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.storage.sqlite import SqliteStorage
+from agentmesh_conversation_store.storage.sqlite.database import connect, migrate, migrations
+
+from services.conversation_store.tests.support import fresh, start_command
+
+
+def _message(conversation_id: str, content: str) -> SendMessage:
+    body = UserMessage(fresh("msg"), "user", content, "alice")
+    return SendMessage("acme", conversation_id, body, Strategy.AFTER_TURN, fresh("run"), "")
+
+
+async def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "s.db", ProtobufEvents())
+    await storage.open()
+    view = await storage.execute(start_command())
+    cid = view.conversation.conversation_id
+    await storage._writer.run(
+        lambda session: session.connection.execute("PRAGMA max_page_count = 120").fetchone()
+    )
+    written = 0
+
+    async def write_on() -> None:
+        nonlocal written
+        for _ in range(200):
+            await storage.execute(_message(cid, "x" * 10_000))
+            written += 1
+
+    with pytest.raises(Rejection) as refused:
+        await write_on()
+    assert refused.value.reason is Reason.STORAGE_FULL
+    assert written > 0
+    events = await storage.events("acme", cid, 0, 1000, 10**9)
+    assert [event.sequence for event in events] == list(range(1, written + 4))
+    await storage._writer.run(
+        lambda session: session.connection.execute("PRAGMA max_page_count = 100000").fetchone()
+    )
+    sent = await storage.execute(_message(cid, "there is room again"))
+    assert sent.sequence == written + 4
+    await storage.close()
+    check = sqlite3.connect(tmp_path / "s.db")
+    assert check.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    check.close()
+
+
+async def test_what_was_acknowledged_survives(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "s.db", ProtobufEvents())
+    await storage.open()
+    view = await storage.execute(start_command())
+    await storage.close()
+    with pytest.raises(Rejection) as refused:
+        await storage.execute(start_command())
+    assert refused.value.reason is Reason.DATABASE_UNAVAILABLE
+    again = SqliteStorage(tmp_path / "s.db", ProtobufEvents())
+    await again.open()
+    found = await again.conversation("acme", view.conversation.conversation_id)
+    assert found == view
+    await again.close()
+
+
+def _migrate(path: str) -> int:
+    connection = connect(Path(path))
+    try:
+        return migrate(connection)
+    finally:
+        connection.close()
+
+
+def test_those_that_start_at_once_migrate_once(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(_migrate, [path] * 8)) == {migrations()[-1][0]}
+    connection = sqlite3.connect(path)
+    versions = connection.execute("SELECT version FROM schema_version").fetchall()
+    assert versions == [(version,) for version, _ in migrations()]
+    connection.close()
+
+
+def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    _migrate(str(path))
+    connection = connect(path)
+    connection.execute("INSERT INTO schema_version VALUES (999)")
+    with pytest.raises(Rejection, match="999"):
+        migrate(connection)
+    connection.close()
+
+
+async def test_a_cancelled_caller_does_not_undo_what_was_asked_for(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "s.db", ProtobufEvents())
+    await storage.open()
+    view = await storage.execute(start_command())
+    cid = view.conversation.conversation_id
+    impatient = [asyncio.create_task(storage.execute(_message(cid, "x"))) for _ in range(20)]
+    await asyncio.sleep(0)
+    for task in impatient:
+        task.cancel()
+    sent = await storage.execute(_message(cid, "patient"))
+    assert sent.sequence == 24
+    await storage.close()
