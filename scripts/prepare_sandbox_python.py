@@ -211,7 +211,7 @@ def build(target: Path, interpreter: Path | None, requirements: Path) -> None:
 def prove(folder: Path, interpreter: Path) -> None:
     """Runs it as the sandbox will: without root's rights, in an almost empty environment."""
     environment = {"LD_LIBRARY_PATH": str(folder / "lib")} if has_shared_library(folder) else {}
-    command = [interpreter, "-I", "-c", PROBE.format(version=version_of(interpreter))]
+    command = [str(interpreter), "-I", "-c", PROBE.format(version=version_of(interpreter))]
     if os.geteuid() == 0:
         nobody = 65534
         subprocess.run(

@@ -20,6 +20,7 @@ from meshkit.channels import MeshChannels, call_metadata
 from meshkit.context import Principal
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, mesh_hosts
+from meshkit.testkit.hosts import Registration
 
 from .memory_store import MemoryStore
 
@@ -59,13 +60,13 @@ class Mesh:
         channel = channels.channel(runner.host.grpc_address, "tool_runner")
         self.stub = pb_grpc.ToolRunnerServiceStub(channel)
 
-    def worker(self, fence: int | None = None) -> Any:
+    def worker(self) -> Any:
         """Metadata of a worker that holds the run's lease."""
         token = self.runner.host.identity.mint_capability(
             tenant=TENANT,
             conversation_id=CONVERSATION,
             run_id=RUN,
-            fence=self.store.fence if fence is None else fence,
+            fence=self.store.fence,
         )
         return call_metadata(Principal("runtime", "", 0), token)
 
@@ -73,23 +74,17 @@ class Mesh:
         """Metadata of a user's call that the gateway passes on."""
         return call_metadata(Principal("alice", tenant, role))
 
-    async def call(
-        self, tool: str, call_id: str = "", fence: int | None = None, **arguments: Any
-    ) -> Called:
+    async def call(self, tool: str, call_id: str = "", **arguments: Any) -> Called:
         """Calls a tool as a worker."""
-        return await self.call_raw(tool, json.dumps(arguments), call_id or f"call_{tool}", fence)
+        return await self.call_raw(tool, json.dumps(arguments), call_id or f"call_{tool}")
 
-    async def call_raw(
-        self, tool: str, arguments_json: str, call_id: str, fence: int | None = None
-    ) -> Called:
+    async def call_raw(self, tool: str, arguments_json: str, call_id: str) -> Called:
         called = Called()
-        async for item in self.start_call(tool, arguments_json, call_id, fence):
+        async for item in self.start_call(tool, arguments_json, call_id):
             called.items.append(item)
         return called
 
-    def start_call(
-        self, tool: str, arguments_json: str, call_id: str, fence: int | None = None
-    ) -> Any:
+    def start_call(self, tool: str, arguments_json: str, call_id: str) -> Any:
         request = pb.CallToolRequest(
             turn=1,
             tool_call_id=call_id,
@@ -98,7 +93,7 @@ class Mesh:
             agent="developer",
             message_id=f"msg_{call_id}",
         )
-        return self.stub.CallTool(request, metadata=self.worker(fence))
+        return self.stub.CallTool(request, metadata=self.worker())
 
     async def execute(self, code: str, **fields: Any) -> list[pb.ExecutionItem]:
         """Runs code as a user."""
@@ -110,10 +105,10 @@ class Mesh:
 
 @pytest.fixture
 async def store_host(mesh_hosts: HostFactory) -> tuple[MemoryStore, ServiceHost]:
-    store = MemoryStore()
+    store = MemoryStore()  # type: ignore[abstract]  # serves what tool_runner calls
     turns = turn_service_pb2_grpc.add_TurnServiceServicer_to_server
     catalog = catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server
-    services = [
+    services: list[Registration] = [
         (turns, store, f"{PACKAGE}.TurnService"),
         (catalog, store, f"{PACKAGE}.CatalogService"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -96,7 +97,7 @@ async def test_the_next_worker_joins_what_still_runs(mesh: Mesh) -> None:
     joined = await mesh.call_raw("code_executor", arguments, "call_1")
     assert joined.result.output == "exit code 0\ngo\nx"
     assert joined.output == "go\nx"
-    [record] = mesh.store.recorded
+    assert len(mesh.store.recorded) == 1
     assert mesh.store.steps[1, "call_1"].fence == 2
 
 
@@ -190,8 +191,7 @@ async def test_live_output_is_published_in_order_under_the_fence(mesh: Mesh) -> 
     assert "".join(stdout) == "".join(f"é {n}\n" for n in range(20))
     numbers = [(d.first_index, d.last_index) for d in deltas]
     assert numbers[0][0] == 0
-    pairs = zip(numbers, numbers[1:], strict=False)
-    assert all(before[1] + 1 == after[0] for before, after in pairs)
+    assert all(before[1] + 1 == after[0] for before, after in pairwise(numbers))
     assert {(d.conversation_id, d.run_id, d.message_id, d.fence, d.turn) for d in deltas} == {
         (CONVERSATION, RUN, "msg_call_code_executor", 1, 1)
     }
@@ -264,9 +264,7 @@ async def test_without_a_proved_sandbox_nothing_runs_and_nothing_is_claimed(
         assert store.steps == {}
         from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 
-        answer = await mesh.stub.GetCapabilities(
-            pb.GetCapabilitiesRequest(), metadata=mesh.user()
-        )
+        answer = await mesh.stub.GetCapabilities(pb.GetCapabilitiesRequest(), metadata=mesh.user())
         assert not answer.ready
         assert remedy in answer.remedy
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -59,7 +61,9 @@ async def test_output_can_be_read_again_from_any_chunk(mesh: Mesh) -> None:
 
 
 async def test_another_tenant_finds_nothing(mesh: Mesh) -> None:
-    await mesh.execute("open('secret', 'w').write('x')", execution_id="e1", conversation_id="conv_9")
+    await mesh.execute(
+        "open('secret', 'w').write('x')", execution_id="e1", conversation_id="conv_9"
+    )
     request = pb.AttachRequest(execution_id="e1")
     with raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
         async for _ in mesh.stub.Attach(request, metadata=mesh.user("other")):
@@ -72,14 +76,18 @@ async def test_another_tenant_finds_nothing(mesh: Mesh) -> None:
 
 
 async def test_input_signal_and_kill(mesh: Mesh) -> None:
-    code = "trap 'echo caught' USR1; echo ready; read line; echo \"got $line\"; sleep 600"
+    code = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('caught'))\n"
+        "print('ready')\nprint('got', input())\ntime.sleep(600)"
+    )
     request = pb.ExecuteRequest(
         execution_id="e1",
-        language=pb.EXECUTION_LANGUAGE_SHELL,
+        language=pb.EXECUTION_LANGUAGE_PYTHON,
         code=code,
         keep_stdin_open=True,
     )
-    stream = mesh.stub.Execute(request, metadata=mesh.user())
+    stream: Any = mesh.stub.Execute(request, metadata=mesh.user())
 
     async def until(wanted: bytes) -> None:
         seen = b""
@@ -90,6 +98,7 @@ async def test_input_signal_and_kill(mesh: Mesh) -> None:
     await mesh.stub.SignalExecution(
         pb.SignalExecutionRequest(execution_id="e1", signal=10), metadata=mesh.user()
     )
+    await until(b"caught")
     await mesh.stub.WriteInput(
         pb.WriteInputRequest(execution_id="e1", data=b"line\n"), metadata=mesh.user()
     )
@@ -97,7 +106,9 @@ async def test_input_signal_and_kill(mesh: Mesh) -> None:
     await mesh.stub.SignalExecution(
         pb.SignalExecutionRequest(execution_id="e1", signal=9), metadata=mesh.user()
     )
-    last = [item async for item in stream][-1]
+    last = await stream.read()
+    while not last.item.HasField("finished"):
+        last = await stream.read()
     assert last.item.finished.reason == pb.EXECUTION_END_REASON_CANCELLED
 
 
@@ -109,7 +120,7 @@ async def test_leaving_ends_it_unless_detached(mesh: Mesh, detached: bool) -> No
         code="echo go; sleep 0.4; echo done",
         detached=detached,
     )
-    stream = mesh.stub.Execute(request, metadata=mesh.user())
+    stream: Any = mesh.stub.Execute(request, metadata=mesh.user())
     while not (await stream.read()).item.output.data:
         pass
     stream.cancel()
@@ -127,7 +138,7 @@ async def test_leaving_ends_it_unless_detached(mesh: Mesh, detached: bool) -> No
 async def test_files_go_in_and_out(mesh: Mesh) -> None:
     content = bytes(range(256)) * 4096
 
-    async def chunks() -> object:
+    async def chunks() -> AsyncIterator[pb.WriteFileRequest]:
         yield pb.WriteFileRequest(conversation_id="conv_1", path="d/blob", chunk=content[:1000])
         yield pb.WriteFileRequest(chunk=content[1000:])
 

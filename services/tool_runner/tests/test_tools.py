@@ -59,9 +59,9 @@ async def test_code_is_written_tested_mended_and_tested_again(mesh: Mesh) -> Non
     assert "1 passed" in passed.result.output
     listed = await mesh.call("file_manager", action="list")
     assert listed.result.output.splitlines() == [
-        "half.py (33 bytes)",
+        "half.py (31 bytes)",
         "tests/",
-        "tests/test_half.py (72 bytes)",
+        "tests/test_half.py (65 bytes)",
     ]
 
 
@@ -77,7 +77,9 @@ async def test_limits_are_told_in_words(mesh: Mesh) -> None:
     slow = await mesh.call("code_executor", code="import time; time.sleep(60)", timeout_seconds=0.3)
     assert slow.result.output == "ended: it took longer than 0.3 s and was killed"
     assert slow.result.detail["reason"] == "wall_timeout"
-    large = await mesh.call("code_executor", call_id="c2", code="x = []\nwhile 1: x.append(' ' * 9**7)")
+    large = await mesh.call(
+        "code_executor", call_id="c2", code="x = []\nwhile 1: x.append(' ' * 9**7)"
+    )
     assert "more memory than it may have" in large.result.output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,9 @@ Run = Callable[..., Awaitable[Result]]
 
 
 @pytest.fixture(params=["control groups", "no control groups"])
-async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BubblewrapBackend]:
+async def backend(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[BubblewrapBackend]:
     if shutil.which("bwrap") is None:
         pytest.skip("bubblewrap is not installed")
     wants_groups = request.param == "control groups"
@@ -92,3 +95,20 @@ def shell(workspace: Workspace) -> Run:
         return await collect(workspace, ExecutionSpec(["/bin/sh", "-c", command], limits=limits))
 
     return run
+
+
+def read_host(path: Path | str) -> bytes:
+    """A file of the host, as it is now."""
+    return Path(path).read_bytes()
+
+
+def saved_archives(folder: Path) -> list[Path]:
+    """The archives of all workspaces below a data folder."""
+    return sorted(folder.rglob("*.tar"))
+
+
+def saved_mode(folder: Path, name: str) -> int:
+    """The mode that the only archive keeps of a file."""
+    [archive] = saved_archives(folder)
+    with tarfile.open(archive) as saved:
+        return saved.getmember(name).mode

@@ -1,7 +1,7 @@
 """The same abuse as an ordinary user: this file runs the others again, without root's rights.
 
-A checkout and its virtual environment may lie where other users cannot go, so what is needed is copied
-to a folder that they can read, and run by an interpreter that they can execute.
+A checkout and its virtual environment may lie where other users cannot go, so what is needed is
+copied to a folder that they can read, and run by an interpreter that they can execute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ import pytest
 UID = 54_321
 NEEDED = ("pytest", "pytest-asyncio", "pluggy", "iniconfig", "packaging", "typing_extensions")
 SUITES = ("test_holes.py", "test_limits.py", "test_lifecycle.py", "test_selftest.py")
-INTERPRETERS = (sys.executable, "/var/lib/agentmesh/sandbox-python/current/bin/python3", "/usr/bin/python3")
+INTERPRETERS = (
+    sys.executable,
+    "/var/lib/agentmesh/sandbox-python/current/bin/python3",
+    "/usr/bin/python3",
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the other tests ran as an ordinary user")
 
@@ -48,7 +52,7 @@ def as_user(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Readable by all, with the source, the tests and what runs them; `home` belongs to the user."""
+    """Readable by all, with the source, the tests and what runs them; `home` is the user's."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -86,8 +90,6 @@ def interpreter(folder: Path) -> str:
 @pytest.mark.parametrize("suite", SUITES)
 def test_abuse_as_an_ordinary_user(folder: Path, interpreter: str, suite: str) -> None:
     options = ["-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "--import-mode=importlib"]
-    told = as_user(
-        interpreter, "-m", "pytest", *options, f"tests/sandbox/{suite}", folder=folder
-    )
+    told = as_user(interpreter, "-m", "pytest", *options, f"tests/sandbox/{suite}", folder=folder)
     assert told.returncode == 0, told.stdout[-6000:] + told.stderr[-2000:]
     assert " passed" in told.stdout

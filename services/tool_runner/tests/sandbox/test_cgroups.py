@@ -40,7 +40,7 @@ def test_version_2_and_a_container_that_sees_a_part() -> None:
 
 
 def delegated(folder: Path, members: str) -> Path:
-    """A version 2 group as a delegation leaves it; plain files, which the kernel's behave like here."""
+    """A version 2 group as a delegation leaves it, in plain files."""
     folder.mkdir()
     (folder / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     (folder / "cgroup.subtree_control").write_text("")

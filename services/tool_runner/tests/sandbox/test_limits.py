@@ -52,7 +52,9 @@ async def test_standard_input_that_stays_open(workspace: Workspace) -> None:
 
 
 async def test_output_comes_while_the_program_runs(workspace: Workspace) -> None:
-    spec = ExecutionSpec(["/bin/sh", "-c", "echo first; read line; echo last"], keep_stdin_open=True)
+    spec = ExecutionSpec(
+        ["/bin/sh", "-c", "echo first; read line; echo last"], keep_stdin_open=True
+    )
     execution = await workspace.execute(spec)
     output = execution.output()
     first = await anext(output)
@@ -180,6 +182,7 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
+        open("/workspace/alive", "a").write("x")
         print("ready", flush=True)
         while True:
             open("/workspace/alive", "a").write("x")

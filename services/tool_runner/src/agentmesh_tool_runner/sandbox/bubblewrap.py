@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import resource
+from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from .meters import FamilyMeter, GroupMeter
 from .workspaces import Mounted, WorkspaceHandle, WorkspaceRules, Workspaces
 
 _IDLE_CHECK_SECONDS: Final = 30.0
+_SPARES: Final = 2
 _MAXIMUM: Final = Limits(
     wall_seconds=600,
     cpu_seconds=600,
@@ -81,7 +83,7 @@ class BubblewrapBackend(SandboxBackend):
         self._slots = asyncio.Semaphore(options.max_executions)
         self._launching = asyncio.Lock()
         self._sparing = asyncio.Lock()
-        self._spare: tuple[str, cgroups.Group] | None = None
+        self._spares: deque[tuple[str, cgroups.Group]] = deque()
         self._idle_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._uid = self._first_uid()
@@ -145,7 +147,7 @@ class BubblewrapBackend(SandboxBackend):
     async def start(self) -> None:
         await asyncio.to_thread(self._inspect)
         await self._live_launcher()
-        await self._keep_spare()
+        await self._keep_spares()
         self._idle_task = asyncio.create_task(self._close_idle_workspaces())
 
     def _inspect(self) -> None:
@@ -207,7 +209,7 @@ class BubblewrapBackend(SandboxBackend):
             self._idle_task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._workspaces.close_all()
-        await self._drop_spare()
+        await self._drop_spares()
         if self._launcher:
             await self._launcher.close()
         if self._groups:
@@ -227,7 +229,7 @@ class BubblewrapBackend(SandboxBackend):
             if self._launcher is not None:
                 await self._launcher.close()
                 self._workspaces.forget_all()
-                await self._drop_spare()
+                await self._drop_spares()
             folder = self._options.python_folder
             launcher = LauncherClient(avoid=[folder] if folder else [])
             await launcher.start()
@@ -308,34 +310,35 @@ class BubblewrapBackend(SandboxBackend):
     async def _make_meter(self, limits: Limits) -> tuple[str, cgroups.Group | None, Meter]:
         if self._groups is None:
             return self._new_name(), None, FamilyMeter(limits.memory_bytes)
-        spare, self._spare = self._spare, None
-        self._in_background(self._keep_spare())
-        if spare is None:
+        if self._spares:
+            name, group = self._spares.popleft()
+            group.limit(_group_limits(limits))
+        else:
             name = self._new_name()
             group = await asyncio.to_thread(self._groups.group, name, _group_limits(limits))
-        else:
-            name, group = spare
-            group.limit(_group_limits(limits))
+        self._in_background(self._keep_spares())
         return name, group, GroupMeter(group)
 
     def _new_name(self) -> str:
         return f"execution-{next(self._numbers)}"
 
-    async def _keep_spare(self) -> None:
-        """Makes a group, and a process that has joined it, for the next execution."""
+    async def _keep_spares(self) -> None:
+        """Makes groups, and processes that have joined them, for the next executions."""
         async with self._sparing:
-            if self._groups is None or self._spare is not None:
-                return
-            name = self._new_name()
-            with contextlib.suppress(OSError, LauncherLostError):
-                launcher = await self._live_launcher()
-                group = await asyncio.to_thread(self._groups.group, name, _group_limits(Limits()))
-                await launcher.keep_spare(name, group.member_files)
-                self._spare = name, group
+            while self._groups is not None and len(self._spares) < _SPARES:
+                name = self._new_name()
+                try:
+                    launcher = await self._live_launcher()
+                    limits = _group_limits(Limits())
+                    group = await asyncio.to_thread(self._groups.group, name, limits)
+                    await launcher.keep_spare(name, group.member_files)
+                except (OSError, LauncherLostError):
+                    return
+                self._spares.append((name, group))
 
-    async def _drop_spare(self) -> None:
-        if self._spare is not None and self._launcher is not None:
-            (name, group), self._spare = self._spare, None
+    async def _drop_spares(self) -> None:
+        while self._spares and self._launcher is not None:
+            name, group = self._spares.popleft()
             with contextlib.suppress(OSError, LauncherLostError):
                 await self._launcher.drop_spare(name)
             await GroupMeter(group).release()

@@ -230,7 +230,12 @@ def _limit_files(hierarchy: Hierarchy, limits: GroupLimits) -> list[tuple[str, s
         }
     else:
         files = {
-            "memory": [("memory.limit_in_bytes", memory), ("memory.memsw.limit_in_bytes", memory)],
+            # Memory may never exceed memory and swap together, whichever way it is changed.
+            "memory": [
+                ("memory.memsw.limit_in_bytes", "-1"),
+                ("memory.limit_in_bytes", memory),
+                ("memory.memsw.limit_in_bytes", memory),
+            ],
             "pids": [("pids.max", processes)],
             "cpu": [("cpu.cfs_period_us", period), ("cpu.cfs_quota_us", quota)],
         }

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import os
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,7 +84,9 @@ class Workspaces:
         self._mounter = mounter
         self._rules = rules
         self._open: dict[WorkspaceKey, Mounted] = {}
-        self._opening: dict[WorkspaceKey, asyncio.Lock] = {}
+        self._locks: weakref.WeakValueDictionary[WorkspaceKey, asyncio.Lock] = (
+            weakref.WeakValueDictionary()
+        )
         self._numbers = itertools.count()
 
     def archive(self, key: WorkspaceKey) -> Path:
@@ -92,8 +95,7 @@ class Workspaces:
     @contextlib.asynccontextmanager
     async def use(self, key: WorkspaceKey) -> AsyncIterator[Mounted]:
         """The workspace, open while the block runs. Raises what mounting and restoring raise."""
-        lock = self._opening.setdefault(key, asyncio.Lock())
-        async with lock:
+        async with self._lock(key):
             mounted = self._open.get(key)
             if mounted is None:
                 await self._make_room()
@@ -105,6 +107,13 @@ class Workspaces:
             mounted.users -= 1
             mounted.used_at = time.monotonic()
             mounted.close_when_unused()
+
+    def _lock(self, key: WorkspaceKey) -> asyncio.Lock:
+        """Held while a workspace is opened or closed; lives as long as somebody has it."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
 
     async def _mount(self, key: WorkspaceKey) -> Mounted:
         number = next(self._numbers)
@@ -159,7 +168,7 @@ class Workspaces:
             await self._close(key)
 
     async def _close(self, key: WorkspaceKey) -> None:
-        async with self._opening.setdefault(key, asyncio.Lock()):
+        async with self._lock(key):
             mounted = self._open.get(key)
             if mounted is None or mounted.users:
                 return
@@ -167,7 +176,6 @@ class Workspaces:
             with contextlib.suppress(WorkspaceFullError):
                 await self._save(key, mounted)
             await self._drop(key, mounted)
-            self._opening.pop(key, None)
 
     async def _drop(self, key: WorkspaceKey, mounted: Mounted) -> None:
         self._open.pop(key, None)
