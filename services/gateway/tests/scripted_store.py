@@ -10,12 +10,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from agentmesh.conversation.v1.conversation_pb2 import Conversation
 from agentmesh.conversation.v1.event_pb2 import Event
 from agentmesh.conversation.v1.message_pb2 import Message
 from agentmesh.conversation.v1.stream_pb2 import Delta, EventBatch, Heartbeat, StreamItem
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.conversation_store.v1 import identity_service_pb2 as identity_pb2
 from agentmesh_gateway.registration import adder
+from meshkit.errors import MeshError
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory
 
@@ -40,6 +42,15 @@ class ScriptedStore:
         except asyncio.CancelledError:
             self.left.set()
             raise
+
+    async def get_conversation(
+        self, request: store_pb2.GetConversationRequest, context: Any
+    ) -> store_pb2.GetConversationResponse:
+        if request.conversation_id != "conv_1":
+            raise MeshError.not_found("conversation", request.conversation_id)
+        return store_pb2.GetConversationResponse(
+            conversation=Conversation(conversation_id="conv_1")
+        )
 
 
 class NoKeys:

@@ -151,6 +151,19 @@ async def test_long_conversations_are_read_page_by_page_from_the_end(front: Fron
     assert nothing["messages"] == []
 
 
+async def test_a_page_of_large_messages_is_as_long_as_a_response_may_be(front: Front) -> None:
+    conversation = (await front.started())["conversation_id"]
+    path = f"/conversations/{conversation}"
+    for number in range(5):
+        await front.http.post(f"{path}/message", json={"content": str(number) * 500_000})
+    page = (await front.http.get(path)).json()
+    assert [message["content"][0] for message in page["messages"]] == ["2", "3", "4"]
+    before = {"before_sequence": page["messages_before_sequence"]}
+    older = (await front.http.get(path, params=before)).json()
+    assert [message["content"][0] for message in older["messages"]][-2:] == ["0", "1"]
+    assert older["messages_before_sequence"] == 0
+
+
 async def test_unknown_agents_are_named_with_those_that_exist(own_front: Front) -> None:
     body: dict[str, Any] = {"task": "x", "agents": ["developer", "develper"]}
     said = violations(await own_front.http.post(START, json=body))

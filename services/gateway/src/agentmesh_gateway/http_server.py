@@ -12,9 +12,9 @@ from typing import Any
 import uvicorn
 from meshkit.server import StartupError
 
-logger = logging.getLogger(__name__)
+from agentmesh_gateway.settings import GatewaySettings
 
-_LONGEST_DRAIN_SECONDS = 3600
+logger = logging.getLogger(__name__)
 
 
 class _QuietServer(uvicorn.Server):
@@ -27,20 +27,16 @@ class _QuietServer(uvicorn.Server):
 class HttpServer:
     """Serves an ASGI application from the running loop."""
 
-    def __init__(
-        self, app: Any, host: str, port: int, *, drain_seconds: float, keep_alive_seconds: int
-    ) -> None:
+    def __init__(self, app: Any, settings: GatewaySettings) -> None:
         self._app = app
-        self._host = host
-        self._port = port
-        self._drain_seconds = drain_seconds
-        self._keep_alive_seconds = keep_alive_seconds
+        self._settings = settings
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Listens; returns the address as "http://host:port". Raises StartupError."""
-        listener = _listen(self._host, self._port)
+        """Listens; returns the address as a URL. Raises StartupError."""
+        settings = self._settings
+        listener = _listen(settings.app_host, settings.app_port)
         config = uvicorn.Config(
             self._app,
             http="httptools",
@@ -52,17 +48,20 @@ class HttpServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=self._keep_alive_seconds,
-            timeout_graceful_shutdown=int(min(self._drain_seconds, _LONGEST_DRAIN_SECONDS)) + 1,
+            timeout_keep_alive=settings.http_keep_alive_seconds,
+            timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
+            ssl_certfile=settings.tls_cert_file if settings.http_tls else None,
+            ssl_keyfile=settings.tls_key_file if settings.http_tls else None,
         )
         self._server = _QuietServer(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         while not self._server.started:
             if self._task.done():
                 await self._task
-                raise StartupError(f"cannot serve HTTP on {self._host}:{self._port}")
+                raise StartupError(f"cannot serve HTTP on {settings.app_host}")
             await asyncio.sleep(0.005)
-        address = f"http://{_reachable(listener)}"
+        scheme = "https" if settings.http_tls else "http"
+        address = f"{scheme}://{_reachable(listener)}"
         logger.info("the gateway serves REST on %s", address)
         return address
 

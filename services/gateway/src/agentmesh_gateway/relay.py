@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,20 +12,24 @@ from meshkit.errors import MeshError
 ByteCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, bytes]"
 
 
-class Relay:
-    """Forwards streams, and ends them all when the service drains."""
+async def forward(call: ByteCall) -> AsyncGenerator[bytes, None]:
+    """What `call` yields. Leaving the iterator cancels the call."""
+    try:
+        async for response in call:
+            yield response
+    finally:
+        call.cancel()
+
+
+class Subscriptions:
+    """Forwards streams that have no end of their own, and ends them when the service drains."""
 
     def __init__(self) -> None:
         self._open: set[ByteCall] = set()
         self._draining = False
 
-    @property
-    def open_streams(self) -> int:
-        """Upstream calls under way."""
-        return len(self._open)
-
-    async def forward(self, call: ByteCall) -> AsyncIterator[bytes]:
-        """What `call` yields. Leaving the iterator cancels the call."""
+    async def forward(self, call: ByteCall) -> AsyncGenerator[bytes, None]:
+        """What `call` yields until it ends, its reader leaves, or the service drains."""
         if self._draining:
             call.cancel()
             raise MeshError.draining()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ from agentmesh_gateway.local_calls import LocalCalls
 from agentmesh_gateway.probes import health_probes
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
 from agentmesh_gateway.registration import adder, handlers_of
-from agentmesh_gateway.relay import Relay
+from agentmesh_gateway.relay import Subscriptions
 from agentmesh_gateway.rest.edge import RestEdge
 from agentmesh_gateway.rest.request_headers import READ_HEADERS
 from agentmesh_gateway.rest.routes import RouteTable, routes_of
@@ -36,12 +37,16 @@ from agentmesh_gateway.store_keys import StoreKeys
 from agentmesh_gateway.traces import TraceCollector
 from agentmesh_gateway.upstream import connect
 
+logger = logging.getLogger(__name__)
+
 NAME = "gateway"
 
 
 def build(settings: GatewaySettings) -> ServiceHost:
     """The gateway, ready to start."""
     host = ServiceHost(NAME, settings)
+    if settings.allow_anonymous and not settings.loopback_only:
+        logger.warning("AGENTMESH_ALLOW_ANONYMOUS: whoever can connect is an administrator")
     upstream = connect(host.channels, settings)
     authenticator = Authenticator(
         StoreKeys(upstream.keys),
@@ -54,25 +59,25 @@ def build(settings: GatewaySettings) -> ServiceHost:
         return await authenticator.authenticate(context.invocation_metadata() or ())
 
     host.public_authenticator = authenticate
-    relay = Relay()
+    subscriptions = Subscriptions()
     catalog = Catalog(upstream.catalog)
     probes = health_probes(upstream.channels)
     traces = TraceCollector(NAME, host.trace_ring, upstream.channels)
     servicers: dict[str, object] = {
         "ConversationService": ConversationServicer(
-            upstream, catalog, relay, traces, probes, settings
+            upstream, catalog, subscriptions, traces, probes, settings
         ),
         "AgentService": AgentServicer(upstream, catalog, probes),
         "WorkflowService": WorkflowServicer(upstream),
-        "ToolService": ToolServicer(upstream, catalog, relay),
-        "ArtifactService": ArtifactServicer(upstream, relay),
+        "ToolService": ToolServicer(upstream, catalog),
+        "ArtifactService": ArtifactServicer(upstream),
         "AdminService": AdminServicer(upstream, authenticator, probes),
     }
     # The services that are not named above are registered, and answer UNIMPLEMENTED.
     served = [(service, servicers.get(service.name, object())) for service in PUBLIC_SERVICES]
     for service, servicer in served:
         host.add(adder(service), servicer, service.full_name)
-    host.on_drain.append(relay.drain)
+    host.on_drain.append(subscriptions.drain)
     _add_http(host, settings, authenticator, served)
     return host
 
@@ -111,13 +116,7 @@ def _add_http(
             allow_headers=READ_HEADERS,
             expose_headers=["x-request-id", "retry-after"],
         )
-    http = HttpServer(
-        edge,
-        settings.app_host,
-        settings.app_port,
-        drain_seconds=settings.drain_seconds,
-        keep_alive_seconds=settings.http_keep_alive_seconds,
-    )
+    http = HttpServer(edge, settings)
 
     async def start() -> None:
         host.http_address = await http.start()

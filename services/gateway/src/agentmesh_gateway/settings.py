@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from meshkit.settings import Port, ServiceSettings, is_loopback
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 
 
 class GatewaySettings(ServiceSettings):
@@ -14,6 +16,7 @@ class GatewaySettings(ServiceSettings):
         default="127.0.0.1", validation_alias=AliasChoices("app_host", "APP_HOST")
     )
     app_port: Port = Field(default=8000, validation_alias=AliasChoices("app_port", "APP_PORT"))
+    http_tls: bool = False
     allow_anonymous: bool = False
     key_cache_seconds: float = Field(default=5.0, ge=0, le=10)
     max_rounds: int = Field(
@@ -28,6 +31,12 @@ class GatewaySettings(ServiceSettings):
     sse_keep_alive_seconds: float = Field(default=15.0, gt=0, le=300)
     http_keep_alive_seconds: int = Field(default=75, ge=1, le=3600)
     cors_allow_origins: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _http_tls_has_a_certificate(self) -> Self:
+        if self.http_tls and self.tls_cert_file is None:
+            raise ValueError("AGENTMESH_HTTP_TLS needs AGENTMESH_TLS_CERT_FILE and its key")
+        return self
 
     @property
     def loopback_only(self) -> bool:

@@ -42,8 +42,12 @@ async def newest_messages(
     conversation: Conversation,
     limit: int,
     before_sequence: int,
+    most_bytes: int,
 ) -> Transcript:
-    """At most `limit` messages before `before_sequence`, or up to the log's end if that is 0."""
+    """At most `limit` messages before `before_sequence`, or up to the log's end if that is 0.
+
+    Fewer if they would take more than `most_bytes`, but one at least.
+    """
     first = max(conversation.oldest_sequence, 1)
     end = conversation.head_sequence + 1
     stop = min(before_sequence or end, end)
@@ -54,9 +58,18 @@ async def newest_messages(
         if len(events) > limit or start == first:
             break
         width *= 4
-    kept = events[-limit:]
-    older = kept[0].sequence if len(events) > limit else 0
+    kept = _newest_that_fit(events[-limit:], most_bytes)
+    older = kept[0].sequence if len(kept) < len(events) else 0
     return Transcript([event.message for event in kept], older)
+
+
+def _newest_that_fit(events: list[Event], most_bytes: int) -> list[Event]:
+    room = most_bytes
+    for position in range(len(events) - 1, -1, -1):
+        room -= events[position].message.ByteSize()
+        if room < 0:
+            return events[min(position + 1, len(events) - 1) :]
+    return events
 
 
 async def _messages_between(

@@ -211,7 +211,7 @@ def _field_encoder(field: FieldDescriptor) -> _Encode | None:
         value_encoder = _value_encoder(message_type(field).fields_by_name["value"])
         return lambda entries: {
             _map_key(key): item if value_encoder is None else value_encoder(item)
-            for key, item in entries.items()
+            for key, item in sorted(entries.items(), key=_by_key)
         }
     encode = _value_encoder(field)
     if not is_repeated(field):
@@ -219,6 +219,11 @@ def _field_encoder(field: FieldDescriptor) -> _Encode | None:
     if encode is None:
         return list
     return lambda items: [encode(item) for item in items]
+
+
+def _by_key(entry: tuple[Any, Any]) -> Any:
+    # Protobuf keeps maps in no order; people compare responses.
+    return entry[0]
 
 
 def _map_key(key: object) -> str:

@@ -83,7 +83,7 @@ def _encode_value(message: struct_pb2.Value) -> Any:
 
 
 def _encode_struct(message: struct_pb2.Struct) -> dict[str, Any]:
-    return {key: _encode_value(value) for key, value in message.fields.items()}
+    return {key: _encode_value(message.fields[key]) for key in sorted(message.fields)}
 
 
 def _encode_list(message: struct_pb2.ListValue) -> list[Any]:

@@ -12,7 +12,7 @@ from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.health import Probe, examine
 from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
-from agentmesh_gateway.relay import Relay
+from agentmesh_gateway.relay import Subscriptions
 from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.settings import GatewaySettings
 from agentmesh_gateway.traces import TraceCollector
@@ -29,7 +29,7 @@ class ConversationServicer:
         self,
         upstream: Upstream,
         catalog: Catalog,
-        relay: Relay,
+        subscriptions: Subscriptions,
         traces: TraceCollector,
         probes: dict[str, Probe],
         settings: GatewaySettings,
@@ -37,10 +37,12 @@ class ConversationServicer:
         self._store = upstream.conversations
         self._subscribe = upstream.subscribe_bytes
         self._catalog = catalog
-        self._relay = relay
+        self._subscriptions = subscriptions
         self._traces = traces
         self._probes = probes
         self._settings = settings
+        # The rest of a response leaves room for its other fields.
+        self._most_message_bytes = settings.max_message_bytes * 3 // 4
 
     async def start_conversation(
         self, request: pb2.StartConversationRequest, context: Context
@@ -89,7 +91,9 @@ class ConversationServicer:
             response.run.CopyFrom(found.run)
         if not request.without_messages:
             limit = request.message_limit or _DEFAULT_MESSAGES
-            newest = await newest_messages(self._store, found, limit, request.before_sequence)
+            newest = await newest_messages(
+                self._store, found, limit, request.before_sequence, self._most_message_bytes
+            )
             response.messages.extend(newest.messages)
             response.messages_before_sequence = newest.older_before
         return response
@@ -126,14 +130,13 @@ class ConversationServicer:
             status=sent.status,
         )
 
-    async def subscribe_conversation(
+    def subscribe_conversation(
         self, request: pb2.SubscribeConversationRequest, context: Context
     ) -> AsyncIterator[bytes]:
         """The store's stream, as the bytes that came."""
         wanted = recast(request, store_pb2.SubscribeConversationRequest)
         call = self._subscribe(wanted, timeout=context.time_remaining())
-        async for response in self._relay.forward(call):
-            yield response
+        return self._subscriptions.forward(call)
 
     async def list_events(
         self, request: pb2.ListEventsRequest, context: Context

@@ -9,7 +9,7 @@ from agentmesh.gateway.v1 import tool_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 
 from agentmesh_gateway.catalog import Catalog
-from agentmesh_gateway.relay import Relay
+from agentmesh_gateway.relay import forward
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
 
@@ -17,11 +17,10 @@ from agentmesh_gateway.upstream import Upstream
 class ToolServicer:
     """All of the contract is served."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, relay: Relay) -> None:
+    def __init__(self, upstream: Upstream, catalog: Catalog) -> None:
         self._runner = upstream.tools
         self._execute = upstream.execute_bytes
         self._catalog = catalog
-        self._relay = relay
 
     async def list_tools(
         self, request: pb2.ListToolsRequest, context: Context
@@ -35,7 +34,7 @@ class ToolServicer:
             tool.name, tool.version = name, documents[name].version
         return response
 
-    async def execute_code(
+    def execute_code(
         self, request: pb2.ExecuteCodeRequest, context: Context
     ) -> AsyncIterator[bytes]:
         """Runs code; the runner ends it when this stream is left."""
@@ -44,9 +43,7 @@ class ToolServicer:
         )
         if request.HasField("limits"):
             wanted.limits.CopyFrom(request.limits)
-        call = self._execute(wanted, timeout=context.time_remaining())
-        async for response in self._relay.forward(call):
-            yield response
+        return forward(self._execute(wanted, timeout=context.time_remaining()))
 
     async def get_sandbox_capabilities(
         self, request: pb2.GetSandboxCapabilitiesRequest, context: Context
