@@ -42,6 +42,7 @@ class WireTap(grpc.GenericRpcHandler):
     def __init__(self, upstream: str, port: int = 0) -> None:
         self.calls: Counter[str] = Counter()
         self._points: list[Point] = []
+        self._actions: list[asyncio.Future[None]] = []
         self._upstream = upstream
         options = [
             ("grpc.max_receive_message_length", -1),
@@ -63,6 +64,7 @@ class WireTap(grpc.GenericRpcHandler):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        await asyncio.gather(*self._actions, return_exceptions=True)
         await self._server.stop(None)
         await self._channel.close()
 
@@ -117,4 +119,7 @@ class WireTap(grpc.GenericRpcHandler):
             due = (point.side, point.method, point.nth) == (side, method, nth)
             if due and not point.reached.is_set():
                 point.reached.set()
-                await point.action()
+                # The caller may die of it, and its call with it; the action goes on.
+                action = asyncio.ensure_future(point.action())
+                self._actions.append(action)
+                await asyncio.shield(action)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamKind, TeamSpec
@@ -183,8 +184,6 @@ def driver(
     run: MemoryRun, base_url: str = "", *, rules: tuple[Rule, ...] = (), **fields: Any
 ) -> TurnDriver:
     """A driver whose models are at `base_url`; without one, the script answers by `rules`."""
-    from pathlib import Path
-
     defaults = ModelDefaults(
         api_key="sk-test" if base_url else "",
         base_url=base_url or "",
@@ -194,7 +193,8 @@ def driver(
     return TurnDriver(
         models,
         run.schemas,
-        **({"worker_id": "worker-1", "stall_seconds": 30.0} | fields),
+        worker_id=fields.get("worker_id", "worker-1"),
+        stall_seconds=fields.get("stall_seconds", 30.0),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from agentmesh_agent_runtime.turns.failures import (
@@ -37,7 +38,7 @@ def one_agent(**fields: object) -> MemoryRun:
     return MemoryRun(team(agent("alice", **fields)), [asked()])
 
 
-async def failure(server: ModelServer, **fields: object) -> TurnFailure:
+async def failure(server: ModelServer, **fields: Any) -> TurnFailure:
     run = one_agent()
     with pytest.raises(TurnFailure) as caught:
         await take_turn(run, driver(run, server.base_url, **fields))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from agentmesh_agent_runtime.models.replies import ModelReply
 from agentmesh_agent_runtime.turns.failures import EndReason, LeaseLost, ReplayDiverged
 from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
     PartKind,
     Speaker,
+    StepResult,
     ToolOutput,
     ToolRequest,
 )
@@ -26,7 +30,7 @@ from services.agent_runtime.tests.memory_world import (
 from tests.support.model_server import ModelServer, Reply, ToolCall
 
 
-def say_who(body: dict, number: int) -> Reply:
+def say_who(body: dict[str, Any], number: int) -> Reply:
     """A reply that depends on everything that was asked, so that lost context shows."""
     seen = [str(m.get("content"))[:20] for m in body["messages"]]
     return Reply(f"I see {len(seen)} messages, the last is {seen[-1]!r}")
@@ -75,12 +79,14 @@ async def test_usage_is_counted_in_streams(model_server: ModelServer) -> None:
     ports = run.ports(grant)
     record = ports.steps.record
 
-    async def spy(result):
-        recorded.append(result.usage)
-        await record(result)
+    class Spy:
+        begin = ports.steps.begin
 
-    ports.steps.record = spy
-    await turns.take(turns.open(grant, ports), None)
+        async def record(self, result: StepResult) -> None:
+            recorded.append(result.usage)
+            await record(result)
+
+    await turns.take(turns.open(grant, replace(ports, steps=Spy())), None)
     assert recorded[0].output_tokens == 6
     assert recorded[0].reasoning_tokens == 2
     assert recorded[0].input_tokens == 4
@@ -94,13 +100,11 @@ async def test_missing_usage_is_estimated_and_says_so(model_server: ModelServer)
     run = MemoryRun(team(agent("alice")), [asked("one two three four")])
     turns = driver(run, model_server.base_url)
     await take_turn(run, turns)
-    from agentmesh_agent_runtime.models.replies import ModelReply
-
     # The record of the step was cleared by the commit; ask again for the encoded form.
     grant = run.grant()
     scope = turns.open(grant, run.ports(grant))
     await turns.take(scope, None)
-    reply = ModelReply.decode(next(iter(run.steps.values())).result)
+    reply = ModelReply.decode(next(iter(run.steps.values())).result or b"")
     assert reply.usage.estimated
     assert reply.usage.output_tokens > 0
 
@@ -109,7 +113,7 @@ async def echo(request: ToolRequest) -> ToolOutput:
     return ToolOutput(f"{request.tool} got {request.arguments_json}", is_error=False)
 
 
-def tool_run(**fields) -> MemoryRun:
+def tool_run(**fields: Any) -> MemoryRun:
     return MemoryRun(
         team(agent("alice", tools=("echo",))), [asked()], tools={"echo": echo}, **fields
     )
@@ -175,7 +179,7 @@ async def test_repeated_call_ids_get_names_of_their_own(model_server: ModelServe
     assert answered == ["same", "same~2", "same~3"]
 
 
-def worker(body: dict, number: int) -> Reply:
+def worker(body: dict[str, Any], number: int) -> Reply:
     """Calls the tool once per turn and then says what came of it."""
     last = body["messages"][-1]
     if last["role"] == "tool":
@@ -241,3 +245,29 @@ async def test_another_request_under_a_recorded_key_diverges(model_server: Model
     run.inputs[0] = asked("something else", 1)
     with pytest.raises(ReplayDiverged):
         await take_turn(run, turns)
+
+
+@pytest.mark.parametrize("human_input", [True, False])
+async def test_terminate_mode_asks_a_person_before_the_end(
+    model_server: ModelServer, human_input: bool
+) -> None:
+    model_server.reply_with(Reply("done TERMINATE"))
+    member = agent("alice", human_input_mode="TERMINATE")
+    run = MemoryRun(team(member), [asked("begin", 1)], human_input=human_input)
+    turns = driver(run, model_server.base_url)
+    result, _ = await take_turn(run, turns)
+    assert result.waits_for_input == human_input
+    assert (result.end_reason is EndReason.TERMINATED) == (not human_input)
+    if not human_input:
+        return
+    model_server.reply_with([Reply("as you wish"), Reply("done TERMINATE")])
+    run.inputs.append(asked("one thing more", 5))
+    result, _ = await take_turn(run, turns)
+    assert result.end_reason is None, "what was said before the answer ended the run"
+    assert not result.waits_for_input
+    await take_turn(run, turns)
+    run.inputs.append(asked("exit", 9))
+    calls = len(model_server.requests)
+    result, _ = await take_turn(run, turns)
+    assert result.end_reason is EndReason.TERMINATED
+    assert len(model_server.requests) == calls

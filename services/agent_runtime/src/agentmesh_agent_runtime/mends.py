@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,13 @@ from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
 # Spans of AutoGen's runtime carry whole messages in their attributes and slow a team down by a
 # factor of four; each of its runtimes reads this when it is made.
-os.environ["AUTOGEN_DISABLE_RUNTIME_TRACING"] = "true"
+NO_RUNTIME_TRACING = "AUTOGEN_DISABLE_RUNTIME_TRACING"
+os.environ[NO_RUNTIME_TRACING] = "true"
+
+# Its loggers write whole messages at INFO, and a traceback for every model error that is reported
+# to the run anyway.
+for _name in ("autogen_core", "autogen_agentchat"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 Executed = tuple[FunctionCall, FunctionExecutionResult]
 
@@ -26,8 +33,8 @@ class MeshAgent(AssistantAgent):
     """An AssistantAgent all of whose tool calls reach its workbench.
 
     AutoGen answers malformed arguments and unknown tools by itself, so that the log would show a
-    call without a result; and it waits for ever if a call raises or is cancelled (issues #7956,
-    #7100).
+    call without a result; and it waits for ever if a call raises or is cancelled (microsoft/autogen
+    #7956, #7100).
     """
 
     component_provider_override = "agentmesh_agent_runtime.mends.MeshAgent"

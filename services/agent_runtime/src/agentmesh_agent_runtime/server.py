@@ -117,7 +117,9 @@ class Runtime:
         self._spawn(publish(self._catalog, self._definitions))
         self._spawn(self._tick())
         self._leases.start()
-        if not self._settings.openai_api_key:
+        if self._settings.openai_api_key:
+            self._spawn(self.models.prepare())
+        else:
             log.warning("OPENAI_API_KEY is not set: the scripted model answers for every agent")
 
     async def _drain(self) -> None:

@@ -48,6 +48,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         request: runtime_pb2.CheckDefinitionsRequest,
         context: Context,
     ) -> runtime_pb2.CheckDefinitionsResponse:
+        await self._models.prepare()
         return runtime_pb2.CheckDefinitionsResponse(
             findings=[
                 runtime_pb2.DefinitionFinding(path=finding.path, description=finding.description)

@@ -8,7 +8,7 @@ from meshkit.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field, SecretStr
 
 
-def _brief(name: str) -> AliasChoices:
+def _bare(name: str) -> AliasChoices:
     """A variable without the AGENTMESH_ prefix."""
     return AliasChoices(name, name.upper())
 
@@ -24,13 +24,11 @@ class RuntimeSettings(ServiceSettings):
     stall_seconds: float = Field(default=300.0, gt=0)
     max_reply_chars: int = Field(default=2_000_000, gt=0)
 
-    openai_api_key: SecretStr | None = Field(
-        default=None, validation_alias=_brief("openai_api_key")
-    )
-    openai_base_url: str = Field(default="", validation_alias=_brief("openai_base_url"))
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias=_bare("openai_api_key"))
+    openai_base_url: str = Field(default="", validation_alias=_bare("openai_base_url"))
     default_model: str = Field(
-        default="gpt-4", min_length=1, validation_alias=_brief("default_model")
+        default="gpt-4", min_length=1, validation_alias=_bare("default_model")
     )
-    temperature: float = Field(default=0.7, ge=0, le=2, validation_alias=_brief("temperature"))
-    max_tokens: int = Field(default=4000, gt=0, validation_alias=_brief("max_tokens"))
-    autogen_timeout: float = Field(default=300.0, gt=0, validation_alias=_brief("autogen_timeout"))
+    temperature: float = Field(default=0.7, ge=0, le=2, validation_alias=_bare("temperature"))
+    max_tokens: int = Field(default=4000, gt=0, validation_alias=_bare("max_tokens"))
+    autogen_timeout: float = Field(default=300.0, gt=0, validation_alias=_bare("autogen_timeout"))

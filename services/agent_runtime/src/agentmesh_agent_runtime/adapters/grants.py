@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC
 
 from agentmesh.common.v1 import usage_pb2
@@ -68,7 +67,6 @@ def grant_to_domain(grant: turns_pb2.TurnGrant) -> Grant:
         attempt=run.attempt,
         deadline=run.deadline.ToDatetime(tzinfo=UTC) if run.HasField("deadline") else None,
         traceparent=run.traceparent,
-        granted_at=time.time(),
     )
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx2
 from autogen_core.models import ModelFamily, ModelInfo
-from autogen_ext.models.openai import OpenAIChatCompletionClient
-from autogen_ext.models.openai._model_info import get_info
 
 from agentmesh_agent_runtime.definitions.specs import LlmSettings
-from agentmesh_agent_runtime.models.openai_stream import OpenAIReplySource
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.models.scripted.rules import Script
 from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
 from agentmesh_agent_runtime.models.scripted.source import ScriptedReplySource
+
+if TYPE_CHECKING:
+    from autogen_ext.models.openai import OpenAIChatCompletionClient
+
+# Takes a second or more to import, half the start of this service: `prepare` does it in a thread.
+_OPENAI_CLIENT = "agentmesh_agent_runtime.models.openai_stream"
 
 _THINKERS = (ModelFamily.O1, ModelFamily.O3, ModelFamily.O4, ModelFamily.GPT_5)
 
@@ -82,12 +86,18 @@ class ModelCatalog:
         name = llm.model or self._defaults.model
         if name == SCRIPTED or not self._defaults.api_key:
             return self._scripted
+        from agentmesh_agent_runtime.models.openai_stream import OpenAIReplySource
+
         key = json.dumps([name, llm.model_dump(mode="json")], sort_keys=True)
         if key not in self._clients:
             self._clients[key] = OpenAIReplySource(
                 self._open(name, llm), name, max_reply_chars=self._defaults.max_reply_chars
             )
         return self._clients[key]
+
+    async def prepare(self) -> None:
+        """Loads what `problem` and `resolve` need. Without it they block until it is loaded."""
+        await asyncio.to_thread(importlib.import_module, _OPENAI_CLIENT)
 
     async def close(self) -> None:
         """Closes all clients."""
@@ -96,6 +106,9 @@ class ModelCatalog:
             await client.close()
 
     def _open(self, name: str, llm: LlmSettings) -> OpenAIChatCompletionClient:
+        import httpx2
+        from autogen_ext.models.openai import OpenAIChatCompletionClient
+
         defaults = self._defaults
         info = _known(name) or DEFAULT_CAPABILITIES
         thinks = info["family"] in _THINKERS
@@ -122,6 +135,8 @@ class ModelCatalog:
 
 
 def _known(name: str) -> ModelInfo | None:
+    from autogen_ext.models.openai._model_info import get_info
+
     try:
         return get_info(name)
     except (KeyError, ValueError):

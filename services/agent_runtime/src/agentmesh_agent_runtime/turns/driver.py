@@ -106,6 +106,8 @@ class TurnDriver:
         A team that failed is thrown away. Raises TurnFailure, LeaseLost, HandedOver.
         """
         grant = scope.grant
+        if any(not self._models.stands_in_for(a.llm_config) for a in grant.team.agents()):
+            await scope.guarded(self._models.prepare())
         self._check(grant.team)
         inputs = [i for i in grant.inputs if i.sequence <= _readable_through(grant)]
         team = await self._team(scope, warm)

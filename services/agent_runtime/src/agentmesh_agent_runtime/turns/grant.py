@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
@@ -74,4 +74,3 @@ class Grant:
     attempt: int = 0
     deadline: datetime | None = None
     traceparent: str = ""
-    granted_at: float = field(default=0.0, compare=False)

@@ -61,13 +61,7 @@ class LeaseThread:
         self._renew_every = DEFAULT_RENEWAL
         self._loop_seen_at = time.monotonic()
         self._call: grpc.Call | None = None
-        self._connected = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-
-    @property
-    def connected(self) -> bool:
-        """True while the store has accepted the stream."""
-        return self._connected.is_set()
 
     def start(self) -> None:
         """Connects, and goes on connecting."""
@@ -113,7 +107,6 @@ class LeaseThread:
                 log.warning("the lease stream ended: %s", code)
             except Exception:
                 log.exception("the lease stream failed")
-            self._connected.clear()
             if time.monotonic() - began > LONGEST_BACK_OFF:
                 wait = FIRST_BACK_OFF
             self._stopping.wait(wait * random.uniform(0.5, 1.5))  # noqa: S311  jitter
@@ -160,7 +153,6 @@ class LeaseThread:
             case "accepted":
                 every = response.accepted.renew_every.ToNanoseconds() / 1e9
                 self._renew_every = every if every > 0 else DEFAULT_RENEWAL
-                self._connected.set()
                 log.info("the store takes this worker as %s", self._worker_id)
             case "grant":
                 grant = response.grant

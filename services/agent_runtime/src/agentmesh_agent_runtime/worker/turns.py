@@ -112,7 +112,8 @@ class TurnWorker:
             return
         log.info("the lease on %s is gone: %s", run_id, reason)
         turn.revoked = reason or "revoked"
-        self._warm.pop(run_id, None)
+        if reason != "superseded":
+            self._warm.pop(run_id, None)
         if turn.scope is not None:
             turn.scope.stop(LeaseLost(turn.revoked))
 
@@ -148,6 +149,8 @@ class TurnWorker:
         while following is not None:
             current, following = following, None
             turn = ActiveTurn(turn_id(current))
+            # The run may come back under a new lease while its old turn has not noticed yet.
+            self.revoke(turn.id.run_id, turn.id.fence, "superseded")
             self._active[turn.id.run_id] = turn
             try:
                 following = await self._one(turn, current)
