@@ -40,11 +40,11 @@ up: setup ## Start a mesh and keep it serving
 
 # --- testing ---------------------------------------------------------------------------------
 
-.PHONY: test check lint types soak bench
+.PHONY: test check lint types charts-check soak bench
 test: setup check ## Run all tests (STRICT=1: install what is missing, no silent skips)
 	@pytest $(PYTEST_ARGS)
 
-check: lint types protos-check ## Lint, types and contracts
+check: lint types protos-check charts-check ## Lint, types, contracts and charts
 
 lint: .make/venv
 	@ruff check $(SOURCES)
@@ -52,6 +52,10 @@ lint: .make/venv
 
 types: .make/venv
 	@mypy $(foreach package,$(TYPED),-p $(package))
+	@mypy tests scripts bench
+
+charts-check: .make/venv
+	@python scripts/helm.py check
 
 soak: setup ## Chaos, for 10 minutes
 	@AGENTMESH_SOAK_SECONDS=600 pytest tests/chaos $(PYTEST_ARGS)

@@ -2,7 +2,7 @@
 
 Ours: from StartConversation until the run's end reaches a subscriber at the gateway, through four
 processes, every step and turn committed to disk. Reference: `run_stream` of the same round-robin
-team on AutoGen alone, in this process, nothing kept.
+team on AutoGen alone, in the process that calls it, nothing kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import grpc
 from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2, conversation_service_pb2_grpc
 
-from bench.harness.autogen_team import autogen_team
+from bench.harness.autogen_team import AutogenProcess, autogen_process
 from bench.harness.mesh import model_environment, register_agents, running_mesh
 from bench.harness.model_server import model_server
 from bench.harness.rounds import Target, interleave, report
@@ -61,13 +61,11 @@ async def through_the_mesh(channel: grpc.aio.Channel, turns: int) -> float:
     return took
 
 
-async def on_autogen_alone(base_url: str, turns: int) -> float:
+async def on_autogen_alone(autogen: AutogenProcess, turns: int) -> float:
     """Milliseconds of one conversation."""
-    began = time.perf_counter()
-    result = await autogen_team(base_url, TEAM, turns).run(task=TASK)
-    took = (time.perf_counter() - began) * 1000
-    assert len(result.messages) == turns + 1, len(result.messages)
-    return took
+    timing = await autogen.run()
+    assert timing.messages == turns + 1, timing
+    return timing.end * 1000
 
 
 async def measure(rounds: int, turns: int) -> None:
@@ -76,11 +74,12 @@ async def measure(rounds: int, turns: int) -> None:
         model_server(TOKENS, DELAY_SECONDS) as base_url,
         running_mesh(model_environment(base_url)) as mesh,
         grpc.aio.insecure_channel(mesh.gateway_address) as channel,
+        autogen_process(base_url, TEAM, turns, TASK) as autogen,
     ):
         await register_agents(channel, TEAM)
         taken = await interleave(
             lambda: through_the_mesh(channel, turns),
-            lambda: on_autogen_alone(base_url, turns),
+            lambda: on_autogen_alone(autogen, turns),
             rounds,
             "ms",
         )

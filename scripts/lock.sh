@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Resolves all dependencies afresh and writes requirements/*.txt: exact versions with hashes and
-# no addresses. dev.txt is everything for development; the others are what one image installs.
+# no addresses. dev.txt is everything for development, build.txt what builds the packages in an
+# image's first stage, and the others are what one image runs with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,8 @@ export_lock() { # FILE ARGUMENTS...
     echo "$file: $(grep -c '==' "$file") packages"
 }
 
-export_lock dev --all-packages --group dev
+export_lock dev --all-packages --all-extras --group dev
+export_lock build --only-group build
 for service in gateway agent_runtime tool_runner conversation_store; do
     export_lock "$service" --package "agentmesh-${service//_/-}" --no-default-groups
 done

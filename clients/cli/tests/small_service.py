@@ -19,6 +19,11 @@ def journal(word: str) -> None:
         stream.write(f"{word} {os.environ['NAME']} {os.getpid()}\n")
 
 
+def stop(*_: object) -> None:
+    journal("stop")
+    sys.exit(0)
+
+
 def main() -> None:
     fate = os.environ.get("FATE", "")
     journal("start")
@@ -26,8 +31,8 @@ def main() -> None:
         sys.stderr.write("AGENTMESH_GRPC_PORT: must be a number\n")
         sys.exit(2)
     if fate == "crash":
-        sys.exit(7)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(journal("stop") or 0))
+        sys.exit(sys.stderr.write("no disk\n") and 7)
+    signal.signal(signal.SIGTERM, stop)
     if fate == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if fate == "grandchild":

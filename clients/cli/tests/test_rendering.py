@@ -8,7 +8,7 @@ from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
 from agentmesh_cli.rendering.json_output import dump, to_json
 from agentmesh_cli.rendering.tables import print_usage
 from agentmesh_cli.rendering.tool_text import abridge_arguments
-from agentmesh_cli.rendering.trace_tree import build_tree, collapse, print_trace
+from agentmesh_cli.rendering.trace_tree import build_tree, condense, print_trace
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
@@ -35,8 +35,10 @@ SPANS = [
     span("a", "", "gateway", "agentmesh.gateway.v1.Conversations/Start", (0, 20)),
     span("b", "a", STORE, "x.v1.Store/Start", (5, 15)),
     span("c", "a", "agent_runtime", "turn developer", (30, 1230)),
-    span("d1", "c", STORE, "x.v1.Turns/RecordStep", (40, 42)),
-    span("d2", "c", STORE, "x.v1.Turns/RecordStep", (50, 53)),
+    span("d1", "c", "agent_runtime", "x.v1.Turns/RecordStep", (40, 43)),
+    span("d2", "d1", STORE, "x.v1.Turns/RecordStep", (41, 42)),
+    span("d3", "c", "agent_runtime", "x.v1.Turns/RecordStep", (50, 54)),
+    span("d4", "d3", STORE, "x.v1.Turns/RecordStep", (51, 53)),
     span("f", "c", STORE, "x.v1.Turns/CommitTurn", (170, 180), failed="stale\x1b[2J"),
 ]
 
@@ -50,13 +52,14 @@ def test_a_trace_is_a_tree_over_the_services_with_times() -> None:
     console, file = text()
     print_trace(console, TRACE, SPANS, ["tool_runner"])
     assert file.getvalue().splitlines() == [
-        f"trace {TRACE}  agent_runtime 1, conversation_store 4, gateway 1, tool_runner 1",
-        "└── gateway Conversations/Start  20.0 ms  at 0.0 ms",
-        "    ├── conversation_store Store/Start  10.0 ms  at 5.0 ms",
-        "    └── agent_runtime turn developer  1.20 s  at 30.0 ms",
-        "        ├── conversation_store Turns/RecordStep x2  5.0 ms  at 40.0 ms",
-        "        ├── tool_runner Tools/CallTool  100.0 ms  at 60.0 ms",
-        "        └── conversation_store Turns/CommitTurn  10.0 ms  at 170.0 ms  failed: stale",
+        f"trace {TRACE}  agent_runtime 3, conversation_store 4, gateway 1, tool_runner 1",
+        "     start       took",
+        "    0.0 ms    20.0 ms  gateway Conversations/Start",
+        "    5.0 ms    10.0 ms  ├ conversation_store Store/Start",
+        "   30.0 ms     1.20 s  └ agent_runtime turn developer",
+        "   40.0 ms     7.0 ms    ├ agent_runtime > conversation_store Turns/RecordStep x2",
+        "   60.0 ms   100.0 ms    ├ tool_runner Tools/CallTool",
+        "  170.0 ms    10.0 ms    └ conversation_store Turns/CommitTurn  failed: stale",
         "tool_runner did not answer; its spans are missing",
     ]
 
@@ -64,7 +67,7 @@ def test_a_trace_is_a_tree_over_the_services_with_times() -> None:
 def test_every_span_can_be_shown() -> None:
     console, file = text()
     print_trace(console, TRACE, SPANS, every_span=True)
-    assert file.getvalue().count("RecordStep") == 2
+    assert file.getvalue().count("RecordStep") == 4
 
 
 def test_spans_without_a_known_parent_are_roots_and_doubles_count_once() -> None:
@@ -74,10 +77,11 @@ def test_spans_without_a_known_parent_are_roots_and_doubles_count_once() -> None
     assert len(roots[0].children) == 2
 
 
-def test_only_leaves_are_joined() -> None:
-    parents = [span(f"t{at}", "", "r", "turn", (at, at + 5)) for at in (0, 10)]
-    child = span("c", "t0", "s", "step", (1, 2))
-    assert [node.count for node in collapse(build_tree([*parents, child]))] == [1, 1]
+def test_what_is_no_call_is_joined_only_if_nothing_is_inside() -> None:
+    turns = [span(f"t{at}", "", "r", "turn", (at, at + 5)) for at in (0, 10)]
+    step = span("c", "t0", "s", "step", (1, 2))
+    assert [node.count for node in condense(build_tree([*turns, step]))] == [1, 1]
+    assert [node.count for node in condense(build_tree(turns))] == [2]
 
 
 def test_json_is_what_the_rest_interface_says() -> None:
@@ -102,6 +106,13 @@ def test_json_is_what_the_rest_interface_says() -> None:
     assert shown["run"]["usage"]["input_tokens"] == 2**40
     assert shown["summary"] == ""
     assert "completed_at" not in shown
+
+
+def test_json_of_structured_detail_is_the_detail() -> None:
+    result = message_pb2.ToolResultPart(tool="code_executor")
+    result.detail.update({"exit_code": 1, "files": ["a.py"]})
+    shown = json.loads(dump(to_json(message_pb2.Part(tool_result=result))))
+    assert shown["tool_result"]["detail"] == {"exit_code": 1, "files": ["a.py"]}
 
 
 def test_json_shows_unknown_enum_values_and_escapes_controls() -> None:

@@ -88,7 +88,7 @@ async def test_a_crashing_service_is_started_ever_more_rarely(
         await until(lambda: len(journal(tmp_path, "start")) >= 4, "four starts")
     waits = [s.detail for s in seen if s.state is ServiceState.BACKING_OFF]
     assert [w.rpartition("in ")[2] for w in waits[:3]] == ["0.1 s", "0.1 s", "0.2 s"]
-    assert all(w.startswith("ended with status 7") for w in waits)
+    assert all(w.startswith("ended with status 7: no disk; starts again in ") for w in waits)
 
 
 def test_backoff_grows_to_its_ceiling_and_forgets_after_a_stable_life() -> None:
@@ -216,7 +216,7 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ports = MeshPorts(*([port] * 4), rest=free_ports("127.0.0.1").rest)
+        ports = MeshPorts(port, port, port, port, free_ports("127.0.0.1").rest)
         with pytest.raises(CliError, match=rf"{port}.* in use; use --any-port"):
             plan_mesh(tmp_path, {}, ports=ports)
 

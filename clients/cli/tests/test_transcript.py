@@ -302,7 +302,7 @@ def test_long_output_is_abridged_where_it_says_so() -> None:
     )
     reader.answers("msg_1", "developer", result)
     page = reader.page
-    assert "140 lines left out" in page
+    assert "170 lines left out" in page
     assert "line 0\n" in page
     assert "line 199\n" in page
     assert "line 100\n" not in page

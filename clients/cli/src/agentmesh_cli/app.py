@@ -55,14 +55,16 @@ def build_app(console: Console, error_console: Console) -> App:
     return app
 
 
+# Wide enough for what is written to files and pipes, where nothing has to wrap.
+_WIDTH_ELSEWHERE = 160
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console that takes nothing it is given for markup. NO_COLOR is honoured by rich."""
-    return Console(
-        stderr=stderr,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_ELSEWHERE)
+    return console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,10 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output left; nothing can be said to anybody.
-        sys.stdout = None
-        return EXIT_OK
     return status if isinstance(status, int) else EXIT_OK
 
 

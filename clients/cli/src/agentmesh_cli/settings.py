@@ -11,6 +11,10 @@ API_KEY_VARIABLE = "AGENTMESH_API_KEY"
 DATA_DIR_VARIABLE = "AGENTMESH_DATA_DIR"
 
 
+SCRIPTED = "scripted"
+SCRIPTED_NOTE = f"{SCRIPTED} (prepared replies, no model is called; set OPENAI_API_KEY to use one)"
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """Which model the services of an own mesh will use; the same variables reach them."""
@@ -22,7 +26,7 @@ class ModelSettings:
     def describe(self) -> str:
         """One line that nobody can misread: scripted, or which real model at which server."""
         if not self.api_key and not self.base_url:
-            return "scripted (prepared replies, no model is called; set OPENAI_API_KEY to use one)"
+            return SCRIPTED_NOTE
         where = self.base_url or "api.openai.com"
         return f"{self.model or 'the default of the agents'} at {where}"
 

@@ -134,7 +134,8 @@ class _Start:
         )
         page = session.page
         if model:
-            page.line(("model         ", "dim"), one_line(model, 120))
+            note = settings.SCRIPTED_NOTE if model == settings.SCRIPTED else one_line(model, 120)
+            page.line(("model         ", "dim"), note)
         note = f"  (workflow {started.workflow})" if started.workflow else ""
         page.line(("agents        ", "dim"), one_line(", ".join(started.agents) + note, 400))
         page.line(("conversation  ", "dim"), started.id)
@@ -172,7 +173,8 @@ async def _own_mesh(page: Page, interrupts: Interrupts, folder: Path) -> AsyncIt
 
     def show(status: ServiceStatus) -> None:
         if status.state is ServiceState.BACKING_OFF:
-            page.line((f"{page.marks.again} {status.name} {status.detail}", "yellow"))
+            detail = one_line(status.detail, 300)
+            page.line((f"{page.marks.again} {status.name} {detail}", "yellow"))
 
     async with Mesh(plan, show) as mesh:
         page.wait(f"starting {', '.join(SERVICE_NAMES)}")

@@ -122,6 +122,7 @@ async def _up(console: Console, data_dir: Path, options: UpOptions, follow_logs:
     async with AsyncExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(mesh.kill))
         stack.enter_context(view)
+        stack.callback(view.note, "stopped")
         await stack.enter_async_context(mesh)
         if follow_logs:
             stack.push_async_callback(_cancel_all, _follow_logs(plan, view))

@@ -26,7 +26,9 @@ def to_json(message: Message) -> object:
         if field.has_presence and not message.HasField(field.name):
             continue
         value = getattr(message, field.name)
-        if isinstance(value, Mapping):
+        if isinstance(value, Message):  # first: some messages behave as mappings, too
+            shown[field.name] = to_json(value)
+        elif isinstance(value, Mapping):
             shown[field.name] = _map(field, value)
         elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
             shown[field.name] = [_single(field, item) for item in value]

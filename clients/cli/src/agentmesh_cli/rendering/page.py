@@ -54,7 +54,7 @@ class Page:
     def block(self, text: str, gutter: str, style: str = "") -> None:
         """Writes lines of text, each behind `gutter`, so that none can pass for a line of ours."""
         for line in text.split("\n"):
-            self.line((gutter, "dim"), (line, style))
+            self.line((gutter if line else gutter.rstrip(), "dim"), (line, style))
 
     def grow(self, text: str, gutter: str, style: str = "") -> None:
         """Writes text that more will follow within the same line."""

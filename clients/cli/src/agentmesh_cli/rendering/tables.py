@@ -31,12 +31,12 @@ def print_usage(
 ) -> None:
     """What each speaker consumed, and all of them together."""
     table = _table("usage", "input tokens", "output tokens", "model calls", "tool calls")
-    table.add_column("sandbox CPU", justify="right")
+    table.add_column("sandbox CPU", header_style="dim", no_wrap=True)
     for column in table.columns[1:]:
         column.justify = "right"
     priced = any(usage.cost_micros for usage in (*by_speaker.values(), total))
     if priced:
-        table.add_column("cost", justify="right")
+        table.add_column("cost", justify="right", header_style="dim", no_wrap=True)
     for speaker, usage in by_speaker.items():
         table.add_row(Text(speaker), *_usage_cells(usage, priced))
     table.add_row(Text("total", "bold"), *_usage_cells(total, priced))

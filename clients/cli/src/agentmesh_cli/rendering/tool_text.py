@@ -9,8 +9,8 @@ from agentmesh_cli.rendering.words import word
 
 _VALUE_LIMIT = 60
 _ARGUMENTS_LIMIT = 160
-_HEAD_LINES = 30
-_TAIL_LINES = 30
+_HEAD_LINES = 10
+_TAIL_LINES = 20
 
 
 def abridge_arguments(arguments_json: str) -> str:

@@ -141,7 +141,7 @@ class Transcript:
                     (f"{_BODY}{self._page.marks.again} the message as recorded:", "dim")
                 )
             else:
-                self._heading(message.author or message.agent or word(message, "role"))
+                self._heading(_speaker_of(message))
             self._page.block(strip_controls(said).strip("\n"), _BODY)
         for part in message.parts:
             if part.HasField("tool_call"):
@@ -293,6 +293,13 @@ def add_usage(total: usage_pb2.Usage, more: usage_pb2.Usage) -> None:
             total.estimated = total.estimated or more.estimated
         else:
             setattr(total, field.name, getattr(total, field.name) + getattr(more, field.name))
+
+
+def _speaker_of(message: message_pb2.Message) -> str:
+    if message.role == message_pb2.MESSAGE_ROLE_USER:
+        known = message.author not in ("", "anonymous")
+        return f"user ({message.author})" if known else "user"
+    return message.agent or word(message, "role")
 
 
 def _text_of(message: message_pb2.Message) -> str:

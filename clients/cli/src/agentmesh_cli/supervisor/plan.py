@@ -4,8 +4,10 @@ import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+from agentmesh_cli.errors import CliError
 from agentmesh_cli.supervisor.ports import MeshPorts, free_ports, require_free
 from agentmesh_cli.supervisor.service import ServiceSpec
 
@@ -37,8 +39,9 @@ def plan_mesh(
 
     `ports` None: any free ones. `environment` is passed on to the services, with their addresses
     and a secret of this mesh added; the secret is on no disk and on no command line. Raises
-    CliError if a port is taken.
+    CliError if a port is taken or a service is not installed.
     """
+    _require_installed()
     if ports is None:
         ports = free_ports(LOOPBACK)
     else:
@@ -61,6 +64,15 @@ def plan_mesh(
         for name in SERVICE_NAMES
     )
     return MeshPlan(data_dir, services, drain_seconds)
+
+
+def _require_installed() -> None:
+    missing = [name for name in SERVICE_NAMES if find_spec(f"agentmesh_{name}") is None]
+    if missing:
+        raise CliError(
+            f"not installed beside this command: {', '.join(missing)}",
+            remedy="install agentmesh-cli[mesh]",
+        )
 
 
 def _service(

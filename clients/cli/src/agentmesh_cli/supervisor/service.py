@@ -180,11 +180,14 @@ class SupervisedService:
 
     async def _back_off(self, served: float, exit_status: int) -> None:
         delay = self._backoff.next_delay(served)
+        reason = _describe_exit(exit_status)
+        if not served and exit_status > 0:  # it gave up by itself, and its log may say why
+            reason = ": ".join([reason, *last_lines(self.spec.log_file, 1)])
         self._change(
             state=ServiceState.BACKING_OFF,
             pid=None,
             restarts=self.status.restarts + 1,
-            detail=f"{_describe_exit(exit_status)}; starts again in {delay:.1f} s",
+            detail=f"{reason}; starts again in {delay:.1f} s",
         )
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), delay)

@@ -26,10 +26,8 @@ class MeshTable:
 
     def __init__(self, console: Console) -> None:
         self._statuses: Sequence[ServiceStatus] = ()
-        self._live = Live(
-            get_renderable=self._render, console=console, refresh_per_second=4, transient=False
-        )
         self._note = ""
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4)
 
     def __enter__(self) -> "MeshTable":
         self._live.start()

@@ -153,7 +153,7 @@ class ConversationServiceServicer(object):
     def SubscribeConversation(self, request, context):
         """Each event of a conversation once and in order, then live, with previews of what is being
         written. Resume with the newest resume_token after a broken stream, at any gateway. Over REST:
-        server-sent events whose id is the resume token, so that Last-Event-ID resumes.
+        server-sent events whose id says where to resume, so that Last-Event-ID does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -437,7 +437,7 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
     SubscribeConversation: _ConversationServiceSubscribeConversationType
     """Each event of a conversation once and in order, then live, with previews of what is being
     written. Resume with the newest resume_token after a broken stream, at any gateway. Over REST:
-    server-sent events whose id is the resume token, so that Last-Event-ID resumes.
+    server-sent events whose id says where to resume, so that Last-Event-ID does.
     """
 
     ListEvents: _ConversationServiceListEventsType
@@ -589,7 +589,7 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationResponse], collections.abc.AsyncIterator[agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationResponse]]:
         """Each event of a conversation once and in order, then live, with previews of what is being
         written. Resume with the newest resume_token after a broken stream, at any gateway. Over REST:
-        server-sent events whose id is the resume token, so that Last-Event-ID resumes.
+        server-sent events whose id says where to resume, so that Last-Event-ID does.
         """
 
     @abc.abstractmethod

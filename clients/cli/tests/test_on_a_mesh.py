@@ -1,0 +1,286 @@
+"""The command on a mesh of real processes."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from agentmesh_cli.rendering.terminal_text import strip_controls
+from agentmesh_cli.supervisor import read_mesh_file
+
+pytestmark = pytest.mark.timeout(600)
+
+COMMAND = (sys.executable, "-m", "agentmesh_cli")
+WITHOUT_MODEL = {
+    name: value
+    for name, value in os.environ.items()
+    if not name.startswith(("OPENAI_", "AGENTMESH_", "DEFAULT_MODEL"))
+}
+
+
+@dataclass(frozen=True)
+class LocalMesh:
+    """A mesh in the background, and the command that finds it by its data directory."""
+
+    data_dir: Path
+
+    def __call__(self, *arguments: str, status: int = 0) -> str:
+        done = self.try_run(*arguments)
+        assert done.returncode == status, (done.stdout, done.stderr)
+        return done.stdout
+
+    def try_run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, *arguments, "--data-dir", str(self.data_dir)],
+            env=WITHOUT_MODEL, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+
+    def conversation(self) -> str:
+        """The newest conversation's id."""
+        found = json.loads(self("list", "--limit", "1", "--json"))
+        return str(found[0]["conversation_id"])
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalMesh]:
+    local = LocalMesh(tmp_path_factory.mktemp("mesh"))
+    local("up", "--wait", "--any-port", "--timeout", "200", "--drain", "2")
+    yield local
+    local("down")
+    assert read_mesh_file(local.data_dir) is None
+
+
+@pytest.fixture(scope="module")
+def told(mesh: LocalMesh) -> str:
+    """What `run` prints of the main job."""
+    return mesh("run")
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.05)
+
+
+def test_run_shows_the_conversation_with_real_output_of_the_sandbox(told: str) -> None:
+    assert "write a function that parses ISO-8601 durations" in told
+    for speaker in ("project_manager", "developer", "reviewer"):
+        assert f"\n▌ {speaker}\n" in told
+    failed, passed = (
+        told.index(" failed, "),
+        told.index(" passed in ", told.index(" failed, ") + 40),
+    )
+    assert failed < passed, "a first version fails its tests and is mended"
+    assert "\ncompleted (" in told
+    assert "\nsummary\n" in told
+    assert "\x1b" not in told
+
+
+def test_run_ends_with_usage_and_one_trace_over_four_services(told: str) -> None:
+    total = next(line for line in told.splitlines() if line.startswith("total "))
+    assert int(total.split()[1].replace(",", "")) > 0
+    heading = next(line for line in told.splitlines() if line.startswith("trace "))
+    for service in ("agent_runtime", "conversation_store", "gateway", "tool_runner"):
+        assert service in heading
+
+
+def test_what_was_said_can_be_read_again(mesh: LocalMesh, told: str) -> None:
+    conversation = mesh.conversation()
+    assert conversation in told
+    assert conversation in mesh("list", "--status", "completed")
+    spoken = told[told.index("▌ user") : told.index("completed (")]
+    assert spoken in mesh("show", conversation)
+    assert spoken in mesh("watch", conversation)
+    later = mesh("watch", conversation, "--from", "6")
+    assert "▌ user" not in later
+    assert "completed (" in later
+
+
+def test_json_is_for_programs(mesh: LocalMesh, told: str) -> None:
+    conversation = mesh.conversation()
+    shown = json.loads(mesh("show", conversation, "--json"))
+    assert shown["status"] == "completed"
+    assert shown["messages"][0]["role"] == "user"
+    spans = json.loads(mesh("trace", conversation, "--json"))["spans"]
+    assert {span["service"] for span in spans} >= {"agent_runtime", "gateway", "tool_runner"}
+    agents = json.loads(mesh("agents", "--json"))
+    assert {"project_manager", "developer", "reviewer"} <= {agent["id"] for agent in agents}
+    assert json.loads(mesh("health", "--json"))["status"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["run", "x", "--agents", "nobody"], 2, "nobody"),
+        (["run", "x", "--workflow", "no_such_thing"], 2, "no_such_thing"),
+        (["run", "x", "--max-rounds", "100000"], 2, "max_rounds"),
+        (["show", "conv_nothing"], 1, "conv_nothing"),
+        (["watch", "conv_nothing"], 1, "conv_nothing"),
+        (["cancel", "conv_nothing"], 1, "conv_nothing"),
+    ],
+)
+def test_what_the_mesh_refuses_is_one_line(
+    mesh: LocalMesh, arguments: list[str], status: int, complaint: str
+) -> None:
+    done = mesh.try_run(*arguments)
+    assert done.returncode == status, done
+    assert complaint in done.stderr
+    assert done.stderr.startswith("agentmesh: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_message_after_the_end_starts_another_run(mesh: LocalMesh, told: str) -> None:
+    conversation = mesh.conversation()
+    mesh("send", conversation, "Please also accept weeks")
+    mesh("watch", conversation)
+    assert "Please also accept weeks" in mesh("show", conversation)
+
+
+def test_a_second_up_is_refused_and_a_waiting_one_finds_the_mesh(mesh: LocalMesh) -> None:
+    refused = mesh.try_run("up", "--any-port")
+    assert refused.returncode == 1
+    assert "already runs" in refused.stderr
+    assert "ready" in mesh("up", "--wait")
+
+
+def test_a_killed_service_comes_back_while_a_conversation_runs(mesh: LocalMesh) -> None:
+    before = read_mesh_file(mesh.data_dir)
+    assert before is not None
+    with subprocess.Popen(
+        [*COMMAND, "run", "--data-dir", str(mesh.data_dir)],
+        env=WITHOUT_MODEL, stdout=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        for line in running.stdout:
+            if "code_executor" in line:
+                break
+        os.kill(before.pids["agent_runtime"], signal.SIGKILL)
+        rest = running.stdout.read()
+    assert running.returncode == 0, rest
+    assert "completed (" in rest
+    after = read_mesh_file(mesh.data_dir)
+    assert after is not None
+    assert after.pids["agent_runtime"] != before.pids["agent_runtime"]
+    assert after.addresses == before.addresses
+
+
+def test_interrupting_a_run_without_a_terminal_cancels_it(mesh: LocalMesh) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "run", "--data-dir", str(mesh.data_dir)],
+        env=WITHOUT_MODEL, stdout=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("▌ project_manager"):
+                break
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+    if "completed (" not in rest:  # it may have been quicker than the signal
+        assert running.returncode == 1
+        assert "cancelled (" in rest
+        assert mesh.conversation() in mesh("list", "--status", "cancelled")
+
+
+class Terminal:
+    """The command on a terminal of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._master, slave = os.openpty()
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**WITHOUT_MODEL, "TERM": "xterm-256color", "COLUMNS": "120"},
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        self.shown = ""
+
+    def read_until(self, text: str) -> None:
+        """Reads until `text` is shown, or to the end if it is empty."""
+        deadline = time.monotonic() + 120
+        while not text or text not in self.shown:
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self._master], [], [], 0.2)[0]:
+                try:
+                    data = os.read(self._master, 65536)
+                except OSError:  # the other side is closed
+                    data = b""
+                if not data:
+                    assert not text, f"{text!r} was not shown: {self.shown}"
+                    return
+                self.shown += data.decode(errors="replace")
+
+    def type_line(self, line: str) -> None:
+        os.write(self._master, f"{line}\n".encode())
+
+
+def test_a_terminal_sees_text_once_and_in_colour(mesh: LocalMesh) -> None:
+    terminal = Terminal("run", "--data-dir", str(mesh.data_dir))
+    terminal.read_until("")
+    assert terminal.process.wait() == 0
+    shown = strip_controls(terminal.shown)
+    assert shown.count("I break the task into steps and record them.") == 1
+    assert shown.count("5 failed, 13 passed") == 1
+    assert "\x1b[1;36m" in terminal.shown or "\x1b[36m" in terminal.shown
+
+
+def test_interrupting_at_a_terminal_asks_and_can_leave_it_running(mesh: LocalMesh) -> None:
+    terminal = Terminal("run", "--data-dir", str(mesh.data_dir))
+    terminal.read_until("conv_")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_until("[d]etach")
+    terminal.type_line("d")
+    terminal.read_until("agentmesh watch conv_")
+    terminal.read_until("")
+    assert terminal.process.wait() == 130
+    assert "completed (" in mesh("watch", mesh.conversation())
+
+
+def test_keys_of_the_local_store_open_the_mesh_and_close_it_to_others(
+    tmp_path: Path,
+) -> None:
+    own = LocalMesh(tmp_path)
+    own("up", "--wait", "--any-port", "--timeout", "200", "--drain", "1")
+    try:
+        secret = own("keys", "create", "--role", "admin", "--name", "boss").strip()
+        assert secret.startswith("amk_")
+        # The gateway asks again within ten seconds whether there are keys.
+        wait_until(lambda: own.try_run("list").returncode == 1, "the mesh asks for a key")
+        refused = own.try_run("list")
+        assert "--api-key" in refused.stderr
+        assert "no conversations" in own("list", "--api-key", secret)
+        address = json.loads((tmp_path / "mesh.json").read_text())["addresses"]["gateway"]
+        at_mesh = ("--address", address, "--api-key", secret)
+        made = json.loads(own("keys", "create", "--role", "viewer", "--json", *at_mesh))
+        assert "no conversations" in own("list", "--api-key", made["secret"])
+        low = own.try_run("run", "hi", "--api-key", made["secret"])
+        assert low.returncode == 1
+        assert "role" in low.stderr
+        assert "boss" in own("keys", "list", *at_mesh)
+        own("keys", "revoke", made["key"]["key_id"], *at_mesh)
+        wait_until(
+            lambda: own.try_run("list", "--api-key", made["secret"]).returncode == 1,
+            "the revoked key is refused",
+        )
+    finally:
+        own("down")
+
+
+def test_run_with_a_mesh_of_its_own_leaves_nothing_behind(tmp_path: Path) -> None:
+    environment = {**WITHOUT_MODEL, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [*COMMAND, "run", "--with-mesh"],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert "model         scripted" in done.stdout
+    assert " failed, " in done.stdout
+    assert "\ncompleted (" in done.stdout
+    assert list(tmp_path.glob("agentmesh-*")) == []
