@@ -98,10 +98,9 @@ def generate(target: Path) -> None:
             f"--mypy_grpc_out=quiet:{target}",
             *services,
         )
-    for package in {p.parent for p in target.glob("agentmesh/**/*_pb2.py")} | {
-        target / "buf" / "validate"
-    }:
-        (package / "py.typed").touch()
+    modules = [*target.glob("agentmesh/**/*_pb2.py"), *target.glob("buf/**/*_pb2.py")]
+    for folder in {module.parent for module in modules}:
+        (folder / "py.typed").touch()
 
 
 def write_image(path: Path) -> None:

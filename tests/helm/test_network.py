@@ -39,7 +39,8 @@ class Peer:
 
 def covers(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     assert selector.keys() <= {"matchLabels"}
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted: dict[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()
 
 
 def matches(entry: dict[str, Any], peer: Peer, namespace: str) -> bool:

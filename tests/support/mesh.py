@@ -143,7 +143,9 @@ class Mesh:
         if cached is not None:
             return cached
         secret = self.keys.get(key, "")
-        interceptors = [_BearerOnCalls(secret), _BearerOnStreams(secret)] if key else []
+        interceptors: list[grpc.aio.ClientInterceptor] = (
+            [_BearerOnCalls(secret), _BearerOnStreams(secret)] if key else []
+        )
         options = [
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.initial_reconnect_backoff_ms", 100),

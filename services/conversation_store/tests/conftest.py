@@ -11,7 +11,8 @@ from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 
-from services.conversation_store.tests.support import ManualClock, RunningStore
+from services.conversation_store.tests.driver import RunningStore
+from services.conversation_store.tests.support import ManualClock
 
 
 @pytest.fixture

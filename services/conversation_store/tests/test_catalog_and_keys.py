@@ -22,7 +22,8 @@ from google.protobuf.duration_pb2 import Duration
 from meshkit.identity import SYSTEM, Principal
 from meshkit.testkit import raises_rich
 
-from services.conversation_store.tests.support import ACME, OTHER, RunningStore, acting
+from services.conversation_store.tests.driver import RunningStore
+from services.conversation_store.tests.support import ACME, OTHER, acting
 
 AGENT = catalog_pb.DOCUMENT_KIND_AGENT
 

@@ -11,15 +11,8 @@ from agentmesh.common.v1 import usage_pb2
 from agentmesh.conversation.v1 import conversation_pb2
 from meshkit.testkit import raises_rich
 
-from services.conversation_store.tests.support import (
-    ACME,
-    OTHER,
-    RunningStore,
-    acting,
-    dense,
-    store_pb,
-    team,
-)
+from services.conversation_store.tests.driver import RunningStore
+from services.conversation_store.tests.support import ACME, OTHER, acting, dense, store_pb, team
 
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION

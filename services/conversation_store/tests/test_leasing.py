@@ -13,12 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from meshkit.identity import Principal
 from meshkit.testkit import raises_rich
 
-from services.conversation_store.tests.support import (
-    PATIENCE,
-    LeasedWorker,
-    RunningStore,
-    turn_pb,
-)
+from services.conversation_store.tests.driver import LeasedWorker, RunningStore
+from services.conversation_store.tests.support import PATIENCE, turn_pb
 
 
 async def test_a_broken_stream_hands_its_turns_over(tmp_path: Path) -> None:
@@ -182,8 +178,10 @@ async def test_after_a_restart_leases_have_a_grace_and_their_workers_go_on(
     turn = await worker.granted()
     held = list(worker.held.items())
     await store.stop()
+    await asyncio.sleep(store.settings.lease_seconds)
     store = await RunningStore.start(tmp_path)
     rival = await store.worker()
+    await asyncio.sleep(10 * store.settings.sweep_seconds)
     back = LeasedWorker(store, worker.worker_id, 1, held=held)
     store.workers.append(back)
     await back.connect()

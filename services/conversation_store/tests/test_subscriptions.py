@@ -11,14 +11,8 @@ import pytest
 from agentmesh.conversation.v1 import stream_pb2
 from meshkit.testkit import raises_rich
 
-from services.conversation_store.tests.support import (
-    OTHER,
-    LeasedWorker,
-    Reader,
-    RunningStore,
-    Turn,
-    store_pb,
-)
+from services.conversation_store.tests.driver import LeasedWorker, Reader, RunningStore, Turn
+from services.conversation_store.tests.support import OTHER, store_pb
 
 HEAD = stream_pb2.SUBSCRIBE_UNTIL_HEAD
 RUN_END = stream_pb2.SUBSCRIBE_UNTIL_RUN_END

@@ -11,12 +11,8 @@ from agentmesh.common.v1 import usage_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2
 from meshkit.testkit import raises_rich
 
-from services.conversation_store.tests.support import (
-    RunningStore,
-    dense,
-    message_event,
-    turn_pb,
-)
+from services.conversation_store.tests.driver import RunningStore
+from services.conversation_store.tests.support import dense, message_event, turn_pb
 
 ABORTED = grpc.StatusCode.ABORTED
 EXISTS = grpc.StatusCode.ALREADY_EXISTS

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -40,6 +41,7 @@ class DeltaStream:
         self._stub = stub
         self._sinks: dict[LeaseDeltas, None] = {}
         self._pushed = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def lease(self, grant: Grant, head: Head) -> LeaseDeltas:
@@ -50,6 +52,10 @@ class DeltaStream:
         """Has `sink` emptied with the next message."""
         self._sinks[sink] = None
         self._pushed.set()
+
+    def hurry(self) -> None:
+        """Has what waits sent at once."""
+        self._hurry.set()
 
     def start(self) -> None:
         """Begins to send."""
@@ -73,7 +79,10 @@ class DeltaStream:
     async def _requests(self) -> AsyncIterator[turns_pb2.PublishDeltasRequest]:
         while True:
             await self._pushed.wait()
-            await asyncio.sleep(JOIN_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(JOIN_SECONDS):
+                    await self._hurry.wait()
+            self._hurry.clear()
             self._pushed.clear()
             sinks, self._sinks = self._sinks, {}
             for sink in sinks:
@@ -115,6 +124,11 @@ class LeaseDeltas:
         if self._pending == 0:
             self._stream.wake(self)
         self._pending += max(1, len(text))
+
+    def flush(self) -> None:
+        """See DeltaSink."""
+        if self._pending:
+            self._stream.hurry()
 
     def take(self) -> list[turns_pb2.PublishDeltasRequest]:
         """What waits."""

@@ -69,12 +69,16 @@ class ToolRunnerCaller:
         self, message: tools_pb2.CallToolRequest, alive: Callable[[], None]
     ) -> tools_pb2.CallFinished:
         stream = self._stub.CallTool(message, metadata=capability_metadata(self._grant.capability))
+        finished: tools_pb2.CallFinished | None = None
         try:
+            # Read to its end, so that the call ends well on both sides.
             async for item in stream:
                 alive()
                 if item.WhichOneof("item") == "finished":
-                    return item.finished
+                    finished = item.finished
         except grpc.aio.AioRpcError as error:
+            if finished is not None:
+                return finished
             found = from_rpc_error(error)
             refused = found.reason in _REFUSALS or (
                 found.reason == errors_pb2.ERROR_REASON_NOT_FOUND
@@ -88,6 +92,8 @@ class ToolRunnerCaller:
             raise
         finally:
             stream.cancel()
+        if finished is not None:
+            return finished
         raise ServiceUnreachable("the tool_runner ended a call without a result")
 
 

@@ -139,6 +139,7 @@ class RecordedModel(ChatCompletionClient):
                 async with aclosing(ask(self._source, request)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, ModelReply):
+                            deltas.flush()
                             _describe(span, piece)
                             return piece
                         scope.progress()

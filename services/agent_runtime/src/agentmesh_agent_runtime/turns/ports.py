@@ -119,6 +119,10 @@ class DeltaSink(Protocol):
         """Adds the next piece of a message."""
         ...
 
+    def flush(self) -> None:
+        """Hands over what was pushed without waiting for more, as a message is complete."""
+        ...
+
 
 @dataclass(frozen=True)
 class ToolRequest:

@@ -87,6 +87,7 @@ class Dispatcher:
 
     async def renew(self, worker: Worker, held: list[tuple[str, int]]) -> None:
         """Prolongs leases, and tells the worker of those it lost."""
+        worker.renewing()
         renewal = await self._storage.renew(worker.worker_id, held, self.times.lease)
         worker.holds(renewal.kept)
         worker.push(Renewed(renewal.until))

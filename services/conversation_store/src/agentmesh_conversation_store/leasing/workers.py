@@ -42,6 +42,7 @@ class Worker:
     held: dict[str, int] = field(default_factory=dict)
     outbox: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     _fresh: set[str] = field(default_factory=set)
+    _gone: set[str] = field(default_factory=set)
 
     @property
     def free(self) -> int:
@@ -56,17 +57,24 @@ class Worker:
         """It holds a lease that it may not know of yet."""
         self.held[run_id] = fence
         self._fresh.add(run_id)
+        self._gone.discard(run_id)
+
+    def renewing(self) -> None:
+        """A renewal is on its way to the storage; what ends meanwhile it cannot know."""
+        self._gone.clear()
 
     def holds(self, renewed: Iterable[tuple[str, int]]) -> None:
         """What it says it holds is true, but for grants that are on their way."""
         fresh = {run_id: self.held[run_id] for run_id in self._fresh if run_id in self.held}
         self._fresh.clear()
-        self.held = {**dict(renewed), **fresh}
+        kept = {run_id: fence for run_id, fence in renewed if run_id not in self._gone}
+        self.held = {**kept, **fresh}
 
     def lets_go(self, run_id: str) -> None:
         """It holds the lease no more."""
         self.held.pop(run_id, None)
         self._fresh.discard(run_id)
+        self._gone.add(run_id)
 
 
 class Workers:

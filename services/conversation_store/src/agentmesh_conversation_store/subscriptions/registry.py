@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from agentmesh_conversation_store.codec.tokens import resumed_sequence
@@ -87,12 +87,8 @@ class Subscriptions:
         until: Until = Until.FOREVER,
         accepted: EventFilter | None = None,
         deltas: bool = True,
-        opened: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[bytes]:
-        """Serialized responses. OUT_OF_RANGE for a position that is removed or beyond the head.
-
-        `opened` is called once the position is known to be good.
-        """
+        """Serialized responses. OUT_OF_RANGE for a position that is removed or beyond the head."""
         hub = self._hub(tenant, conversation_id)
         placeholder = _Placeholder()
         hub.subscribers.add(placeholder)
@@ -109,7 +105,6 @@ class Subscriptions:
         finally:
             hub.subscribers.discard(placeholder)
             self._forget_if_idle(hub)
-        opened()
         try:
             async for response in subscriber.responses():
                 yield response

@@ -1,0 +1,82 @@
+"""How many places a runtime has left, as news and renewals cross each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentmesh_conversation_store.domain.changes import Loaded
+from agentmesh_conversation_store.domain.model import SECOND, Run, RunStatus
+from agentmesh_conversation_store.domain.runs import granted, runnable, turn_closed
+from agentmesh_conversation_store.leasing.workers import Replaced, Worker, Workers
+
+from services.conversation_store.tests.support import start_command
+
+NOW = 1_800_000_000 * SECOND
+
+
+def _leased(worker_id: str = "w") -> Run:
+    run = start_command().decide(Loaded(), NOW).result.run
+    return granted(run, worker_id, SECOND, NOW)
+
+
+def _connected(places: int = 2) -> tuple[Workers, Worker]:
+    workers = Workers()
+    worker = Worker("w", places)
+    workers.add(worker)
+    return workers, worker
+
+
+def test_a_commit_frees_its_place_and_the_next_grant_takes_it() -> None:
+    workers, worker = _connected()
+    run = _leased()
+    assert not workers.hear_runs([run])
+    assert workers.demand() == {"w": 1}
+    committed = turn_closed(replace(run, status=RunStatus.RUNNABLE), 1)
+    workers.hear_runs([granted(committed, "w", SECOND, NOW)])
+    assert workers.demand() == {"w": 1}
+    assert workers.holder(run.run_id, run.fence) is None
+    assert workers.holder(run.run_id, run.fence + 1) is worker
+    assert workers.hear_runs([replace(committed, fence=run.fence + 1)])
+    assert workers.demand() == {"w": 2}
+    assert worker.outbox.empty()
+
+
+def test_a_grant_on_its_way_survives_a_renewal_that_does_not_know_of_it() -> None:
+    workers, worker = _connected()
+    run = _leased()
+    worker.renewing()
+    workers.hear_runs([run])
+    worker.holds([])
+    assert worker.held == {run.run_id: run.fence}
+    worker.renewing()
+    worker.holds([])
+    assert not worker.held
+
+
+def test_a_turn_that_ends_during_a_renewal_stays_ended() -> None:
+    workers, worker = _connected()
+    run = _leased()
+    workers.hear_runs([run])
+    worker.renewing()
+    workers.hear_runs([turn_closed(replace(run, status=RunStatus.COMPLETED), 1)])
+    worker.holds([(run.run_id, run.fence)])
+    assert worker.free == 2
+
+
+def test_an_expired_lease_is_told_to_the_worker_that_still_listens() -> None:
+    workers, worker = _connected()
+    run = _leased()
+    workers.hear_runs([run])
+    assert workers.hear_runs([runnable(run, NOW)])
+    lost = worker.outbox.get_nowait()
+    assert (lost.run_id, lost.reason) == (run.run_id, "expired")  # type: ignore[union-attr]  # a LostLease
+
+
+def test_a_newer_stream_of_the_same_worker_replaces_the_older() -> None:
+    workers, older = _connected()
+    newer = Worker("w", 1)
+    workers.add(newer)
+    assert isinstance(older.outbox.get_nowait(), Replaced)
+    assert not workers.remove(older)
+    assert workers.get("w") is newer
+    assert workers.remove(newer)
