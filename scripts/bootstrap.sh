@@ -23,7 +23,7 @@ find_python() {
 
 python=$(find_python)
 echo "setting up .venv with $("$python" --version) (first time: a minute or two)"
-if command -v uv >/dev/null 2>&1; then
+if uv --version >/dev/null 2>&1; then
     uv venv --quiet --allow-existing --python "$python" .venv
     export VIRTUAL_ENV=$PWD/.venv
     uv pip sync --quiet --require-hashes requirements/dev.txt
