@@ -32,11 +32,14 @@ setup: .make/sandbox ## Set up everything, once
 # --- running ---------------------------------------------------------------------------------
 
 .PHONY: run up
+# Variables of .env, if it is there, for the processes of the mesh.
+WITH_ENV := set -a; [ ! -f .env ] || . ./.env; set +a;
+
 run: setup ## Start a mesh, run a real multi-agent conversation in it, show it, stop
-	@agentmesh run --with-mesh
+	@$(WITH_ENV) agentmesh run --with-mesh
 
 up: setup ## Start a mesh and keep it serving
-	@agentmesh up
+	@$(WITH_ENV) agentmesh up
 
 # --- testing ---------------------------------------------------------------------------------
 

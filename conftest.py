@@ -1,5 +1,8 @@
-"""Strict runs: with STRICT=1 a skipped test is a failure, unless its reason is on the list of
-things that no machine of this kind can run (tests/cannot_run.toml)."""
+"""What holds for every test of the repository.
+
+Strict runs: with STRICT=1 a skipped test is a failure, unless its reason is on the list of
+things that no machine of this kind can run (tests/cannot_run.toml).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,14 @@ import tomllib
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A machine may be busy: how long an example takes says nothing about what is tested.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 STRICT = os.environ.get("STRICT") == "1"
 LIST = Path(__file__).parent / "tests" / "cannot_run.toml"
