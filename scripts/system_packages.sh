@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure of the programs that no Python package brings: bubblewrap, which isolates code that
-# agents write. As root with apt it is installed; else one line says what to do, and the mesh
-# refuses to run code until then.
+# agents write. As root with apt it is installed; else one line says what to do. Until then code runs
+# in sandlock's sandbox where the kernel has Landlock 6, and nowhere else.
 set -euo pipefail
 
 missing=()

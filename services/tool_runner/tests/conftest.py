@@ -14,6 +14,7 @@ from agentmesh.conversation.v1 import message_pb2
 from agentmesh.conversation_store.v1 import catalog_service_pb2_grpc, turn_service_pb2_grpc
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2_grpc as pb_grpc
+from agentmesh_tool_runner.sandbox.sandlock import landlock_version
 from agentmesh_tool_runner.server import ToolRunner
 from agentmesh_tool_runner.settings import ToolRunnerSettings
 from meshkit.channels import MeshChannels, call_metadata
@@ -115,12 +116,30 @@ async def store_host(mesh_hosts: HostFactory) -> tuple[MemoryStore, ServiceHost]
     return store, await mesh_hosts.start("conversation_store", services)
 
 
+def backends() -> list[str]:
+    """What this machine can have, as the service prefers it."""
+    found = ["bubblewrap"] if shutil.which("bwrap") else []
+    return found + (["sandlock"] if landlock_version() >= 6 else [])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what is about a backend that this machine cannot have."""
+    items[:] = [item for item in items if _kind(item) in (None, *backends())]
+
+
+def _kind(item: pytest.Item) -> str | None:
+    if not item.path.is_relative_to(Path(__file__).parent) or not hasattr(item, "callspec"):
+        return None
+    kind: str | None = item.callspec.params.get("kind")
+    return kind
+
+
 @pytest.fixture
 async def mesh(
     mesh_hosts: HostFactory, store_host: tuple[MemoryStore, ServiceHost], tmp_path: Path
 ) -> AsyncIterator[Mesh]:
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
+    if not backends():
+        pytest.skip("neither bubblewrap nor Landlock is here")
     store, host = store_host
     runner = ToolRunner(settings(tmp_path, host.grpc_address))
     await runner.host.start()

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from agentmesh.conversation.v1 import message_pb2, stream_pb2
+from agentmesh_tool_runner.sandbox import sandlock
 from agentmesh_tool_runner.server import ToolRunner
 from agentmesh_tool_runner.tools import TOOLS
 from meshkit.server import ServiceHost
@@ -241,7 +242,12 @@ async def test_the_call_lives_in_the_runs_trace(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("values", "remedy"),
     [
-        ({"sandbox_bwrap": "/nowhere/bwrap"}, "install the package bubblewrap"),
+        ({"sandbox_bwrap": "/nowhere/bwrap"}, "install the package bubblewrap; or sandlock needs"),
+        (
+            {"sandbox_bwrap": "/nowhere/bwrap", "sandbox_backend": "bubblewrap"},
+            "install the package bubblewrap",
+        ),
+        ({"sandbox_backend": "sandlock"}, "Linux 6.12 or newer"),
         ({"code_execution": "none"}, "AUTOGEN_CODE_EXECUTION"),
     ],
 )
@@ -251,7 +257,9 @@ async def test_without_a_proved_sandbox_nothing_runs_and_nothing_is_claimed(
     tmp_path: Path,
     values: dict[str, str],
     remedy: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sandlock, "landlock_version", lambda: -1)
     store, host = store_host
     runner = ToolRunner(settings(tmp_path, host.grpc_address, **values))
     await runner.host.start()
@@ -261,6 +269,7 @@ async def test_without_a_proved_sandbox_nothing_runs_and_nothing_is_claimed(
             with raises_rich(grpc.StatusCode.FAILED_PRECONDITION, "SANDBOX_UNAVAILABLE") as failed:
                 await attempt
             assert remedy in failed.error.metadata["remedy"]
+            assert "\n" not in failed.error.metadata["remedy"]
         assert store.steps == {}
         from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
+from agentmesh_tool_runner.server import ToolRunner
 from google.protobuf.duration_pb2 import Duration
-from meshkit.testkit import raises_rich
+from meshkit.server import ServiceHost
+from meshkit.testkit import HostFactory, raises_rich
 
-from .conftest import Mesh
+from .conftest import Mesh, backends, settings
+from .memory_store import MemoryStore
 
 
 def text(items: list[pb.ExecutionItem]) -> str:
@@ -21,7 +25,7 @@ def text(items: list[pb.ExecutionItem]) -> str:
 
 async def test_first_started_then_output_then_finished(mesh: Mesh) -> None:
     items = await mesh.execute("import sys; print('a'); print('b', file=sys.stderr); sys.exit(4)")
-    assert items[0].started.backend == "bubblewrap"
+    assert items[0].started.backend == backends()[0]
     assert [item.chunk for item in items] == list(range(len(items)))
     finished = items[-1].finished
     assert finished.reason == pb.EXECUTION_END_REASON_EXITED
@@ -170,10 +174,42 @@ async def test_a_viewer_may_not_run_code(mesh: Mesh) -> None:
 async def test_capabilities_say_what_was_proved(mesh: Mesh) -> None:
     answer = await mesh.stub.GetCapabilities(pb.GetCapabilitiesRequest(), metadata=mesh.user())
     assert answer.ready
-    assert answer.backend == "bubblewrap"
+    assert answer.backend == backends()[0]
     assert {c.name for c in answer.capabilities} >= {"isolation", "network", "memory_limit"}
     assert all(capability.enforced for capability in answer.capabilities)
     assert not answer.remedy
     tools = await mesh.stub.ListTools(pb.ListToolsRequest(), metadata=mesh.user())
     assert [tool.name for tool in tools.tools] == sorted(tool.name for tool in tools.tools)
     assert len(tools.tools) == 7
+
+
+@pytest.mark.parametrize("kind", ["sandlock"])
+@pytest.mark.parametrize(
+    "values", [{"sandbox_bwrap": "/nowhere/bwrap"}, {"sandbox_backend": "sandlock"}]
+)
+async def test_code_runs_without_bubblewrap(
+    mesh_hosts: HostFactory,
+    store_host: tuple[MemoryStore, ServiceHost],
+    tmp_path: Path,
+    values: dict[str, str],
+    kind: str,
+) -> None:
+    store, host = store_host
+    runner = ToolRunner(settings(tmp_path, host.grpc_address, **values))
+    await runner.host.start()
+    try:
+        mesh = Mesh(runner, store, mesh_hosts.channels())
+        items = await mesh.execute("print(6 * 7)")
+        assert items[0].started.backend == kind
+        assert text(items) == "42\n"
+        shell = pb.EXECUTION_LANGUAGE_SHELL
+        assert text(await mesh.execute("echo $((6 * 7))", language=shell)) == "42\n"
+        called = await mesh.call("code_executor", code="print(open('/etc/passwd').read())")
+        assert "root" not in called.output
+        assert "sandbox" in called.output
+        answer = await mesh.stub.GetCapabilities(pb.GetCapabilitiesRequest(), metadata=mesh.user())
+        assert answer.ready
+        assert all(capability.enforced for capability in answer.capabilities)
+        assert "Landlock" in answer.capabilities[0].detail
+    finally:
+        await runner.host.stop()

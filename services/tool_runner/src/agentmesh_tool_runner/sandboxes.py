@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from .sandbox import selftest
 from .sandbox.backend import SandboxBackend, SandboxUnavailableError
 from .sandbox.bubblewrap import BubblewrapBackend
+from .sandbox.sandlock import SandlockBackend
 from .settings import ToolRunnerSettings
 
 logger = logging.getLogger(__name__)
@@ -37,20 +40,47 @@ class Sandboxes:
         if self._settings.code_execution == "none":
             self.report = selftest.Report((), remedy="AUTOGEN_CODE_EXECUTION=none switches it off")
             return
-        backend = BubblewrapBackend(self._settings.bubblewrap)
+        reports = []
+        for backend in self._candidates():
+            self.report = await self._prove(backend)
+            if self.report.passed:
+                logger.info("code runs in %s sandboxes", backend.name)
+                return
+            logger.info("no %s sandboxes: %s", backend.name, self.report.remedy)
+            reports.append(self.report)
+        self.report = _refusal(reports)
+        logger.warning("no code will run: %s", self.report.remedy)
+
+    def _candidates(self) -> Iterator[SandboxBackend]:
+        """Those that may be used, the best first."""
+        wanted = self._settings.sandbox_backend
+        if wanted in ("auto", "bubblewrap"):
+            yield BubblewrapBackend(self._settings.bubblewrap)
+        if wanted in ("auto", "sandlock"):
+            yield SandlockBackend(self._settings.sandlock)
+
+    async def _prove(self, backend: SandboxBackend) -> selftest.Report:
+        """Keeps the backend if it passes; else nothing of it is left."""
         try:
             await backend.start()
         except (SandboxUnavailableError, OSError) as error:
-            self.report = selftest.Report((), remedy=str(error))
+            report = selftest.Report((), remedy=str(error))
         else:
+            report = await selftest.run(backend)
+        if report.passed:
             self._backend = backend
-            self.report = await selftest.run(backend)
-        if self.report.passed:
-            logger.info("code runs in %s sandboxes", backend.name)
         else:
-            logger.warning("no code will run: %s", self.report.remedy)
+            await backend.close()
+        return report
 
     async def close(self) -> None:
         """Kills what runs and saves the workspaces."""
         if self._backend is not None:
             await self._backend.close()
+
+
+def _refusal(reports: Sequence[selftest.Report]) -> selftest.Report:
+    """Why there is none, in the order of preference; the properties are of the one that got far."""
+    furthest = max(reports, key=lambda report: len(report.capabilities))
+    remedies = dict.fromkeys(report.remedy for report in reports)
+    return replace(furthest, remedy="; or ".join(remedies))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from meshkit.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field
 
 from .sandbox.backend import MIB, Limits
 from .sandbox.bubblewrap import BubblewrapOptions
+from .sandbox.options import LocalOptions
 
 _DEFAULT_BWRAP = "/usr/bin/bwrap"
 
@@ -39,6 +40,7 @@ class ToolRunnerSettings(ServiceSettings):
         le=86_400,
         validation_alias=AliasChoices("execution_seconds", "AUTOGEN_TIMEOUT"),
     )
+    sandbox_backend: Literal["auto", "bubblewrap", "sandlock"] = "auto"
     sandbox_python: Path | None = Field(default_factory=default_sandbox_python)
     sandbox_bwrap: str = Field(
         default_factory=lambda: shutil.which("bwrap") or _DEFAULT_BWRAP,
@@ -87,17 +89,24 @@ class ToolRunnerSettings(ServiceSettings):
         )
 
     @property
+    def sandlock(self) -> LocalOptions:
+        """Options of the sandlock backend."""
+        return LocalOptions(**self._local_options)
+
+    @property
     def bubblewrap(self) -> BubblewrapOptions:
         """Options of the bubblewrap backend."""
-        python = self.sandbox_python.resolve() if self.sandbox_python else None
-        return BubblewrapOptions(
-            data_folder=self.data_dir / "tool_runner",
-            bwrap=self.sandbox_bwrap,
-            python_folder=python,
-            cgroup=self.sandbox_cgroup,
-            first_uid=self.sandbox_first_uid,
-            max_executions=self.max_executions,
-            max_open_workspaces=self.max_open_workspaces,
-            workspace_idle_seconds=self.workspace_idle_seconds,
-            maximum=self.maximum_limits,
-        )
+        return BubblewrapOptions(**self._local_options, bwrap=self.sandbox_bwrap)
+
+    @property
+    def _local_options(self) -> dict[str, Any]:
+        return {
+            "data_folder": self.data_dir / "tool_runner",
+            "python_folder": self.sandbox_python.resolve() if self.sandbox_python else None,
+            "cgroup": self.sandbox_cgroup,
+            "first_uid": self.sandbox_first_uid,
+            "max_executions": self.max_executions,
+            "max_open_workspaces": self.max_open_workspaces,
+            "workspace_idle_seconds": self.workspace_idle_seconds,
+            "maximum": self.maximum_limits,
+        }

@@ -1,4 +1,4 @@
-"""Real sandboxes: every test runs with control groups where there are any, and without."""
+"""Real sandboxes of every backend this machine has, with control groups and without."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh_tool_runner.sandbox.backend import (
@@ -22,6 +23,9 @@ from agentmesh_tool_runner.sandbox.backend import (
     WorkspaceKey,
 )
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
+from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.options import LocalOptions
+from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend, landlock_version
 
 LIMITS = Limits(wall_seconds=60, cpu_seconds=30, memory_bytes=256 * MIB, processes=24)
 
@@ -38,17 +42,43 @@ class Result:
 Run = Callable[..., Awaitable[Result]]
 
 
+def kinds() -> list[str]:
+    """The backends that this machine can have; each is tested, and none that it cannot have."""
+    found = ["bubblewrap"] if shutil.which("bwrap") else []
+    return found + (["sandlock"] if landlock_version() >= 6 else [])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what is about a backend that this machine cannot have."""
+    items[:] = [item for item in items if _kind(item) in (None, *kinds())]
+
+
+def _kind(item: pytest.Item) -> str | None:
+    if not item.path.is_relative_to(Path(__file__).parent) or not hasattr(item, "callspec"):
+        return None
+    kind: str | None = item.callspec.params.get("kind")
+    return kind
+
+
+def make_backend(kind: str, folder: Path, **options: Any) -> LocalBackend:
+    """A backend that is not started, with its data below the folder."""
+    if kind == "sandlock":
+        return SandlockBackend(LocalOptions(data_folder=folder, **options))
+    bwrap = shutil.which("bwrap") or ""
+    return BubblewrapBackend(BubblewrapOptions(data_folder=folder, bwrap=bwrap, **options))
+
+
+@pytest.fixture(params=kinds())
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(params=["control groups", "no control groups"])
 async def backend(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[BubblewrapBackend]:
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed")
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> AsyncIterator[LocalBackend]:
     wants_groups = request.param == "control groups"
-    options = BubblewrapOptions(
-        data_folder=tmp_path, bwrap=shutil.which("bwrap") or "", use_cgroups=wants_groups
-    )
-    backend = BubblewrapBackend(options)
+    backend = make_backend(kind, tmp_path, use_cgroups=wants_groups)
     try:
         await backend.start()
     except SandboxUnavailableError as error:
@@ -61,7 +91,7 @@ async def backend(
 
 
 @pytest.fixture
-async def workspace(backend: BubblewrapBackend) -> Workspace:
+async def workspace(backend: LocalBackend) -> Workspace:
     return await backend.workspace(WorkspaceKey("tenant", "conv_test"))
 
 
@@ -76,7 +106,7 @@ async def collect(workspace: Workspace, spec: ExecutionSpec) -> Result:
 
 
 @pytest.fixture
-def python(backend: BubblewrapBackend, workspace: Workspace) -> Run:
+def python(backend: LocalBackend, workspace: Workspace) -> Run:
     """Runs Python code in the workspace."""
 
     async def run(code: str, limits: Limits = LIMITS, stdin: bytes = b"") -> Result:

@@ -13,12 +13,12 @@ import pytest
 from agentmesh_tool_runner.sandbox import launcher, seccomp
 from agentmesh_tool_runner.sandbox.backend import ExecutionSpec, Workspace, WorkspaceKey
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
-from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend
+from agentmesh_tool_runner.sandbox.local import LocalBackend
 
 from .conftest import LIMITS, Run, collect, read_host, saved_mode
 
 
-def seen_by_launcher(backend: BubblewrapBackend, name: str) -> list[Path]:
+def seen_by_launcher(backend: LocalBackend, name: str) -> list[Path]:
     """Files of that name in the mounted workspaces, which only the launcher's namespace shows."""
     return sorted(Path(f"/proc/{backend.launcher_pid}/root/mnt").glob(f"workspace-*/{name}"))
 
@@ -42,12 +42,42 @@ for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"
     assert "AGENTMESH" not in ended.stdout
 
 
-async def test_the_launcher_holds_no_environment_either(backend: BubblewrapBackend) -> None:
+# Bubblewrap's first process can be looked into: it holds nothing, and is under the same filter.
+@pytest.mark.parametrize("kind", ["sandlock"])
+async def test_the_first_process_cannot_be_looked_into(python: Run) -> None:
+    code = """
+import os
+for path in ("/proc/1/mem", "/proc/1/maps", "/proc/1/fd/0", "/proc/1/root/workspace"):
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+        print("opened", path)
+    except OSError as error:
+        print(error)
+"""
+    ended = await python(code)
+    assert ended.outcome.succeeded
+    assert "opened" not in ended.stdout
+
+
+@pytest.mark.parametrize("kind", ["sandlock"])
+async def test_landlock_refuses_what_the_mounts_would_allow(python: Run) -> None:
+    code = """
+for path in ("/proc/self/comm", "/proc/self/oom_score_adj", "/proc/self/coredump_filter"):
+    try:
+        open(path, "w").close()
+        print("opened", path)
+    except PermissionError:
+        print("refused")
+"""
+    assert (await python(code)).stdout == "refused\n" * 3
+
+
+async def test_the_launcher_holds_no_environment_either(backend: LocalBackend) -> None:
     assert read_host(f"/proc/{backend.launcher_pid}/environ") == b""
 
 
 async def test_files_belong_to_a_uid_of_the_sandbox_and_none_is_setuid(
-    python: Run, workspace: Workspace, backend: BubblewrapBackend, tmp_path: Path
+    python: Run, workspace: Workspace, backend: LocalBackend, tmp_path: Path
 ) -> None:
     code = """
 import os
@@ -80,7 +110,7 @@ async def test_root_in_the_sandbox_is_nobody_on_the_host(shell: Run) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has one uid")
-async def test_conversations_have_uids_of_their_own(backend: BubblewrapBackend) -> None:
+async def test_conversations_have_uids_of_their_own(backend: LocalBackend) -> None:
     for name in ("conv_a", "conv_b"):
         workspace = await backend.workspace(WorkspaceKey("tenant", name))
         ended = await collect(
@@ -101,7 +131,7 @@ for line in open("/proc/mounts"):
     if kind == "tmpfs" and options.startswith("rw"):
         found.append([target, "size=" in options])
     if target in ("/", "/usr", "/dev") or target.startswith("/etc/"):
-        found.append([target, options.startswith("ro")])
+        found.append([target, options.startswith("ro,nosuid,nodev,")])
 for path in ("/", "/dev", "/etc", "/usr", "/run", "/run/input", "/var"):
     try:
         open(os.path.join(path, "x"), "w").close()

@@ -19,15 +19,15 @@ from agentmesh_tool_runner.sandbox.backend import (
     WorkspaceFullError,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
+from agentmesh_tool_runner.sandbox.local import LocalBackend
 
-from .conftest import LIMITS, Run, collect, read_host, saved_archives
+from .conftest import LIMITS, Run, collect, make_backend, read_host, saved_archives
 
 SOURCE = Path(cgroups.__file__).parents[2]
 
 
 async def test_files_outlive_execution_save_and_restart(
-    backend: BubblewrapBackend, workspace: Workspace, shell: Run, tmp_path: Path
+    backend: LocalBackend, workspace: Workspace, shell: Run, tmp_path: Path
 ) -> None:
     await shell(
         "mkdir -p a/b; echo text > a/b/file; ln -s b/file a/link; chmod 750 a/b; ln a/b/file hard"
@@ -35,7 +35,7 @@ async def test_files_outlive_execution_save_and_restart(
     await workspace.write_file("from/service.txt", b"by the service")
     await workspace.save()
     await backend.close()
-    second = BubblewrapBackend(BubblewrapOptions(data_folder=tmp_path))
+    second = make_backend(backend.name, tmp_path)
     await second.start()
     try:
         restored = await second.workspace(workspace.key)
@@ -64,7 +64,7 @@ async def test_service_reads_what_the_program_hid(workspace: Workspace, shell: R
 
 
 async def test_tenants_with_the_same_conversation_id_share_nothing(
-    backend: BubblewrapBackend,
+    backend: LocalBackend,
 ) -> None:
     one = await backend.workspace(WorkspaceKey("a", "conv_1"))
     other = await backend.workspace(WorkspaceKey("b", "conv_1"))
@@ -97,9 +97,8 @@ async def test_writing_more_than_fits_is_told(workspace: Workspace) -> None:
     assert await workspace.list_files() == []
 
 
-async def test_idle_workspaces_are_closed_and_come_back(tmp_path: Path) -> None:
-    options = BubblewrapOptions(data_folder=tmp_path, max_open_workspaces=2)
-    backend = BubblewrapBackend(options)
+async def test_idle_workspaces_are_closed_and_come_back(kind: str, tmp_path: Path) -> None:
+    backend = make_backend(kind, tmp_path, max_open_workspaces=2)
     await backend.start()
     try:
         for number in range(6):
@@ -115,7 +114,7 @@ async def test_idle_workspaces_are_closed_and_come_back(tmp_path: Path) -> None:
 
 
 async def test_launcher_death_ends_executions_and_the_next_one_runs(
-    backend: BubblewrapBackend, workspace: Workspace, python: Run
+    backend: LocalBackend, workspace: Workspace, python: Run
 ) -> None:
     await workspace.write_file("saved", b"saved")
     await workspace.save()
@@ -131,9 +130,17 @@ import asyncio, pathlib, sys
 sys.path.insert(0, {source!r})
 from agentmesh_tool_runner.sandbox.backend import ExecutionSpec, WorkspaceKey
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
+from agentmesh_tool_runner.sandbox.options import LocalOptions
+from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend
+
+KINDS = {{
+    "bubblewrap": (BubblewrapBackend, BubblewrapOptions),
+    "sandlock": (SandlockBackend, LocalOptions),
+}}
 
 async def main():
-    backend = BubblewrapBackend(BubblewrapOptions(pathlib.Path({folder!r}), use_cgroups={groups}))
+    backend, options = KINDS[{kind!r}]
+    backend = backend(options(pathlib.Path({folder!r}), use_cgroups={groups}))
     await backend.start()
     workspace = await backend.workspace(WorkspaceKey("t", "conv"))
     command = "(setsid sleep 54321 &) ; echo running; exec sleep 54321"
@@ -176,8 +183,8 @@ def wait_for(argument: str, *, count: int) -> bool:
 
 @pytest.mark.parametrize("victim", ["service", "launcher"])
 @pytest.mark.parametrize("groups", [True, False])
-def test_parent_death_kills_the_tree(tmp_path: Path, victim: str, groups: bool) -> None:
-    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=groups)
+def test_parent_death_kills_the_tree(kind: str, tmp_path: Path, victim: str, groups: bool) -> None:
+    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=groups, kind=kind)
     service = start_service(code)
     try:
         assert service.stdout is not None
@@ -192,11 +199,11 @@ def test_parent_death_kills_the_tree(tmp_path: Path, victim: str, groups: bool) 
             service.stdout.close()
 
 
-async def test_groups_of_a_killed_service_are_swept(tmp_path: Path) -> None:
+async def test_groups_of_a_killed_service_are_swept(kind: str, tmp_path: Path) -> None:
     hierarchies = cgroups.discover()
     if not cgroups.Parent(hierarchies).bounds_memory_and_processes:
         pytest.skip("no control group can be made here")
-    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=True)
+    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=True, kind=kind)
     service = start_service(code)
     assert service.stdout is not None
     launcher = int(service.stdout.readline())
@@ -213,8 +220,8 @@ async def test_groups_of_a_killed_service_are_swept(tmp_path: Path) -> None:
     assert wait_until_gone("54321")
 
 
-async def test_nothing_is_left_of_a_closed_backend(tmp_path: Path) -> None:
-    backend = BubblewrapBackend(BubblewrapOptions(data_folder=tmp_path))
+async def test_nothing_is_left_of_a_closed_backend(kind: str, tmp_path: Path) -> None:
+    backend = make_backend(kind, tmp_path)
     await backend.start()
     workspace = await backend.workspace(WorkspaceKey("t", "conv"))
     execution = await workspace.execute(ExecutionSpec(["/bin/sleep", "98765"], limits=LIMITS))

@@ -16,7 +16,7 @@ from agentmesh_tool_runner.sandbox.backend import (
     Workspace,
 )
 
-from .conftest import LIMITS, Run
+from .conftest import LIMITS, Run, collect
 
 
 async def test_program_that_ends_by_itself(python: Run) -> None:
@@ -33,6 +33,17 @@ async def test_program_that_a_signal_ends(shell: Run) -> None:
     ended = await shell("kill -TERM $$")
     assert ended.outcome.reason is EndReason.SIGNALED
     assert ended.outcome.signal == 15
+
+
+async def test_program_that_is_not_there(workspace: Workspace) -> None:
+    ended = await collect(workspace, ExecutionSpec(["no-such-program"], limits=LIMITS))
+    assert ended.outcome.reason is EndReason.SANDBOX_LOST
+    assert "No such file" in ended.outcome.detail
+
+
+async def test_program_is_found_on_the_path(workspace: Workspace) -> None:
+    ended = await collect(workspace, ExecutionSpec(["echo", "found"], limits=LIMITS))
+    assert ended.stdout == "found\n"
 
 
 async def test_standard_input_is_what_was_given(python: Run) -> None:

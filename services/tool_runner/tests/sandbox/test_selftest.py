@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from agentmesh_tool_runner.sandbox import profile, selftest
+from agentmesh_tool_runner.sandbox import sandlock, selftest
 from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
+from agentmesh_tool_runner.sandbox.inside import Launch
+from agentmesh_tool_runner.sandbox.local import LocalBackend
+
+from .conftest import make_backend
 
 
-async def test_every_property_is_proved(backend: BubblewrapBackend) -> None:
+async def test_every_property_is_proved(backend: LocalBackend) -> None:
     report = await selftest.run(backend)
     assert report.remedy == ""
     assert report.passed
@@ -18,28 +25,58 @@ async def test_every_property_is_proved(backend: BubblewrapBackend) -> None:
     assert all(each.enforced and each.detail for each in report.capabilities)
 
 
-@pytest.mark.parametrize(
-    ("option", "broken"),
-    [("--unshare-net", "network"), ("--seccomp", "system_calls"), ("--unshare-pid", "isolation")],
-)
-async def test_a_weaker_sandbox_fails(
-    backend: BubblewrapBackend, monkeypatch: pytest.MonkeyPatch, option: str, broken: str
-) -> None:
-    """Takes one option out of what bwrap is told."""
-    compose = profile.compose
+WEAKER = [("network", "network"), ("seccomp", "system_calls"), ("pid", "isolation")]
+OPTIONS = {"network": b"--unshare-net", "seccomp": b"--seccomp", "pid": b"--unshare-pid"}
+ALLOW_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
 
-    def weaker(*arguments: object, **named: object) -> profile.Launch:
-        launch = compose(*arguments, **named)  # type: ignore[arg-type]  # passed through
+
+def without(launch: Launch, lock: str) -> Launch:
+    """The same sandbox with one lock less."""
+    if launch.enclosure is None:
         words = launch.contents[0].split(b"\0")
-        at = words.index(option.encode())
-        del words[at : at + (2 if option == "--seccomp" else 1)]
-        return profile.Launch(launch.argv, [b"\0".join(words), *launch.contents[1:]])
+        at = words.index(OPTIONS[lock])
+        del words[at : at + (2 if lock == "seccomp" else 1)]
+        return replace(launch, contents=[b"\0".join(words), *launch.contents[1:]])
+    if lock == "seccomp":
+        return replace(launch, contents=[ALLOW_ALL, *launch.contents[1:]])
+    if lock == "landlock":
+        return replace(launch, enclosure=dict(launch.enclosure) | {"writable": ["/"]})
+    left = [name for name in launch.enclosure["namespaces"] if name != lock]
+    return replace(launch, enclosure=dict(launch.enclosure) | {"namespaces": left})
 
-    monkeypatch.setattr(profile, "compose", weaker)
-    report = await selftest.run(backend)
+
+async def report_without(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> selftest.Report:
+    compose = backend._compose
+
+    def weaker(*arguments: Any, **named: Any) -> Launch:
+        return without(compose(*arguments, **named), lock)
+
+    monkeypatch.setattr(backend, "_compose", weaker)
+    return await selftest.run(backend)
+
+
+@pytest.mark.parametrize(("lock", "broken"), WEAKER)
+async def test_a_weaker_sandbox_fails(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, lock: str, broken: str
+) -> None:
+    report = await report_without(backend, monkeypatch, lock)
     assert not report.passed
+    if (backend.name, lock) == ("sandlock", "pid"):
+        # The kernel gives no /proc without a pid namespace, so nothing runs that could be judged.
+        broken = "mount /newroot/proc: Operation not permitted"
     assert broken in report.remedy
     assert "\n" not in report.remedy
+
+
+@pytest.mark.parametrize("kind", ["sandlock"])
+async def test_nothing_runs_that_sandlock_did_not_lock(
+    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = await report_without(backend, monkeypatch, "landlock")
+    assert not report.passed
+    assert "sandlock took nothing away" in report.remedy
 
 
 async def test_missing_bubblewrap_says_what_to_install(tmp_path: Path) -> None:
@@ -48,10 +85,27 @@ async def test_missing_bubblewrap_says_what_to_install(tmp_path: Path) -> None:
         await backend.start()
 
 
-async def test_unusable_python_says_what_to_run(tmp_path: Path) -> None:
+async def test_a_kernel_without_landlock_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandlock, "landlock_version", lambda: -1)
+    with pytest.raises(SandboxUnavailableError, match=r"Linux 6\.12"):
+        await make_backend("sandlock", tmp_path).start()
+
+
+async def test_missing_sandlock_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandlock, "landlock_version", lambda: 6)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SandboxUnavailableError, match="install the Python package sandlock"):
+        await make_backend("sandlock", tmp_path).start()
+
+
+async def test_unusable_python_says_what_to_run(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "python"
     folder.mkdir()
-    backend = BubblewrapBackend(BubblewrapOptions(tmp_path, python_folder=folder))
+    backend = make_backend(kind, tmp_path, python_folder=folder)
     await backend.start()
     try:
         report = await selftest.run(backend)

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import kernel
+from . import child, enclosure, kernel
 from .launcher_protocol import receive, send
 
 START_MILLISECONDS = 5000
@@ -136,6 +136,8 @@ class Launcher:
         match request["do"]:
             case "prepare":
                 self.base = request["base"]
+                if request["sandlock"] is not None:
+                    enclosure.load(request["sandlock"])
                 kernel.enter_namespaces(self.base)
                 return {"result": None}, []
             case "mount":
@@ -182,7 +184,7 @@ class Launcher:
         launcher = os.getpid()
         pid = os.fork()
         if pid == 0:
-            kernel.wait_as_spare(theirs, request["member_files"], launcher)
+            child.wait_as_spare(theirs, request["member_files"], launcher)
         theirs.close()
         self.spares[request["name"]] = pid, ours
 
@@ -219,7 +221,7 @@ class Launcher:
         launcher = os.getpid()
         pid = os.fork()
         if pid == 0:
-            kernel.become_sandbox(request, descriptors, status, block, launcher)
+            child.become_sandbox(request, descriptors, status, block, launcher)
         return pid
 
     def bound_before_release(

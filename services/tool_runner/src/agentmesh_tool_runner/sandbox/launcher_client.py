@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import socket
@@ -40,6 +41,8 @@ class StartRequest:
     limits: Sequence[tuple[int, int]] = ()
     late_limits: Sequence[tuple[int, int]] = ()
     """Set inside the sandbox's own user namespace, before the program starts."""
+    enclosure: Mapping[str, Any] | None = None
+    """What the launcher's child builds itself around argv; None: argv is bwrap, which does."""
     member_files: Sequence[str] = ()
     kill_files: Sequence[str] = ()
 
@@ -68,6 +71,8 @@ class LauncherClient:
 
     avoid: Sequence[Path]
     """Paths that must stay visible to sandboxes; the mount base hides none of them."""
+    sandlock: Path | None = None
+    """The folder of packages that holds sandlock, where sandboxes are built with it."""
     _calls: dict[int, asyncio.Future[tuple[Any, list[int]]]] = field(default_factory=dict)
     _watched: dict[str, _Watched] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -105,9 +110,12 @@ class LauncherClient:
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours.fileno(), self._receive)
         try:
-            await self._call("prepare", base=self._mount_base())
+            folder = None if self.sandlock is None else str(self.sandlock)
+            await self._call("prepare", base=self._mount_base(), sandlock=folder)
         except (OSError, LauncherLostError) as error:
             await self.close()
+            if isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+                raise SandboxUnavailableError(str(error)) from error
             raise SandboxUnavailableError(
                 f"this kernel or container refuses namespaces to sandboxes ({error}); allow "
                 "unprivileged user namespaces, or run the service where it may create them"
@@ -154,6 +162,7 @@ class LauncherClient:
                 uid=request.uid,
                 limits=list(request.limits),
                 late_limits=list(request.late_limits),
+                enclosure=request.enclosure,
                 member_files=list(request.member_files),
                 kill_files=list(request.kill_files),
             )

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import resource
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from .backend import INPUT_DIRECTORY, MIB, WORKSPACE_DIRECTORY, ExecutionSpec, Limits
+from . import inside
+from .backend import INPUT_DIRECTORY, WORKSPACE_DIRECTORY, ExecutionSpec
+from .inside import Launch
 from .launcher_protocol import BLOCK_DESCRIPTOR, FIRST_EXTRA_DESCRIPTOR, STATUS_DESCRIPTOR
-
-_INNER_ID: Final = 1000
-_PYTHON_DIRECTORY: Final = "/opt/python"
-_PASSWD: Final = b"sandbox:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/usr/sbin/nologin\n"
-_GROUP: Final = b"sandbox:x:1000:\nnogroup:x:65534:\n"
-_TOP_LEVEL_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-_SYSTEM_FILES: Final = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
-_STACK_BYTES: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -30,11 +21,6 @@ class Installation:
     bwrap: str
     python_folder: Path | None
     options: frozenset[str]
-
-    @property
-    def python(self) -> str:
-        """The interpreter's path inside."""
-        return f"{_PYTHON_DIRECTORY}/bin/python3" if self.python_folder else "/usr/bin/python3"
 
 
 def supported_options(bwrap: str) -> frozenset[str]:
@@ -46,26 +32,16 @@ def supported_options(bwrap: str) -> frozenset[str]:
     return frozenset(word for word in words if word.startswith("--"))
 
 
-@dataclass(frozen=True)
-class Launch:
-    """Command line, option text for `--args`, and the contents of the descriptors it names from 3
-    on.
-    """
-
-    argv: Sequence[str]
-    contents: Sequence[bytes]
-
-
 def compose(
     installation: Installation,
     spec: ExecutionSpec,
     *,
     workspace: str,
     seccomp: bytes,
-    bounded_late: bool,
+    processes: int | None,
 ) -> Launch:
-    """`workspace` is where the launcher mounted it; `bounded_late` waits for limits set from
-    outside.
+    """`workspace` is where the launcher mounted it; `processes` is a bound to set from outside
+    where no control group has it.
     """
     contents: list[bytes] = [b"", seccomp]  # the first place is kept for the options themselves
 
@@ -74,8 +50,8 @@ def compose(
         return str(FIRST_EXTRA_DESCRIPTOR + len(contents) - 1)
 
     options = [*_isolation(installation), *_system_files(installation)]
-    options += ["--ro-bind-data", descriptor_of(_PASSWD), "/etc/passwd"]
-    options += ["--ro-bind-data", descriptor_of(_GROUP), "/etc/group"]
+    options += ["--ro-bind-data", descriptor_of(inside.PASSWD), "/etc/passwd"]
+    options += ["--ro-bind-data", descriptor_of(inside.GROUP), "/etc/group"]
     size = str(spec.limits.temporary_bytes)
     options += ["--proc", "/proc", "--dev", "/dev"]
     options += ["--perms", "1777", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108 - inside
@@ -86,13 +62,15 @@ def compose(
     options += ["--bind", workspace, WORKSPACE_DIRECTORY, "--chdir", WORKSPACE_DIRECTORY]
     options += ["--remount-ro", "/", "--seccomp", str(FIRST_EXTRA_DESCRIPTOR + 1)]
     options += ["--json-status-fd", str(STATUS_DESCRIPTOR)]
-    if bounded_late:
+    if processes is not None:
         options += ["--block-fd", str(BLOCK_DESCRIPTOR)]
-    for name, value in {**_environment(installation), **spec.environment}.items():
+    environment = inside.environment(installation.python_folder) | dict(spec.environment)
+    for name, value in environment.items():
         options += ["--setenv", name, value]
     contents[0] = b"".join(os.fsencode(option) + b"\0" for option in options)
     argv = [installation.bwrap, "--args", str(FIRST_EXTRA_DESCRIPTOR), "--", *spec.argv]
-    return Launch(argv, contents)
+    late = [] if processes is None else [(resource.RLIMIT_NPROC, processes)]
+    return Launch(argv, contents, late)
 
 
 def _isolation(installation: Installation) -> list[str]:
@@ -101,73 +79,20 @@ def _isolation(installation: Installation) -> list[str]:
     if "--disable-userns" in installation.options:
         # The seccomp filter refuses new user namespaces as well; this holds without it.
         options.append("--disable-userns")
-    options += ["--uid", str(_INNER_ID), "--gid", str(_INNER_ID), "--hostname", "sandbox"]
+    inner = str(inside.INNER_ID)
+    options += ["--uid", inner, "--gid", inner, "--hostname", "sandbox"]
     return [*options, "--clearenv"]
 
 
 def _system_files(installation: Installation) -> list[str]:
-    options = list(_base_system())
-    if installation.python_folder:
-        options += ["--ro-bind", str(installation.python_folder), _PYTHON_DIRECTORY]
-    return options
-
-
-@functools.cache
-def _base_system() -> tuple[str, ...]:
-    options = ["--ro-bind", "/usr", "/usr"]
-    for folder in _TOP_LEVEL_FOLDERS:
-        path = Path(folder)
-        if path.is_symlink():
-            options += ["--symlink", str(path.readlink()), folder]
-        elif path.is_dir():
-            options += ["--ro-bind", folder, folder]
-    for file in _SYSTEM_FILES:
+    system = inside.system_files()
+    options: list[str] = []
+    for folder in system.folders:
+        options += ["--ro-bind", folder, folder]
+    for name, target in system.links:
+        options += ["--symlink", target, name]
+    for file in system.files:
         options += ["--ro-bind-try", file, file]
-    return tuple(options)
-
-
-def _environment(installation: Installation) -> dict[str, str]:
-    path = "/usr/local/bin:/usr/bin:/bin"
     if installation.python_folder:
-        path = f"{_PYTHON_DIRECTORY}/bin:{path}"
-    return {
-        **_library_path(installation.python_folder),
-        "PATH": path,
-        "HOME": "/tmp",  # noqa: S108 - inside
-        "TMPDIR": "/tmp",  # noqa: S108 - inside
-        "USER": "sandbox",
-        "LANG": "C.UTF-8",
-        "PYTHONPATH": WORKSPACE_DIRECTORY,
-        "PYTHONUNBUFFERED": "1",
-        # Neither caches nor bytecode belong into what is kept of a workspace.
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTEST_ADDOPTS": "-p no:cacheprovider",
-    }
-
-
-@functools.cache
-def _library_path(python_folder: Path | None) -> dict[str, str]:
-    """A copied interpreter with a shared library looks for it where it came from."""
-    if python_folder and any((python_folder / "lib").glob("libpython*")):
-        return {"LD_LIBRARY_PATH": f"{_PYTHON_DIRECTORY}/lib"}
-    return {}
-
-
-def process_limits(limits: Limits, *, address_space: int | None) -> list[tuple[int, int]]:
-    """Limits that every process of the sandbox inherits, as (RLIMIT_*, value)."""
-    # A little more than fits, so that a program meets "no space left" rather than a signal.
-    largest_file = max(limits.workspace_bytes, limits.temporary_bytes) + MIB
-    values = [
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, int(limits.cpu_seconds) + 2),
-        (resource.RLIMIT_FSIZE, largest_file),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_STACK, _STACK_BYTES),
-        (resource.RLIMIT_NICE, 0),
-        (resource.RLIMIT_RTPRIO, 0),
-    ]
-    if address_space is not None:
-        values.append((resource.RLIMIT_AS, address_space))
-    return values
+        options += ["--ro-bind", str(installation.python_folder), inside.PYTHON_DIRECTORY]
+    return options
