@@ -95,7 +95,7 @@ async def test_a_kill_on_either_side_of_a_record(
     events = await converse(model_mesh)
 
     # The last event may be here before the reply to the commit that made it.
-    await asyncio.wait_for(point.reached.wait(), 10)
+    await asyncio.wait_for(point.done.wait(), 20)
     assert_dense(events)
     assert run_end(events).status == conversation_pb2.RUN_STATUS_COMPLETED, run_end(events)
     assert sum(e.WhichOneof("kind") == "run_ended" for e in events) == 1

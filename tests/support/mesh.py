@@ -115,7 +115,9 @@ class Mesh:
 
     async def heal(self) -> None:
         """Waits for restarts under way, starts what is dead, closes this loop's channels."""
-        await asyncio.gather(*self._restarts, return_exceptions=True)
+        running = asyncio.get_running_loop()
+        ours = [restart for restart in self._restarts if restart.get_loop() is running]
+        await asyncio.gather(*ours, return_exceptions=True)
         self._restarts.clear()
         for process in self.processes.values():
             if not process.alive:

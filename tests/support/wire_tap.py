@@ -34,6 +34,7 @@ class Point:
     side: Side
     action: Action
     reached: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class WireTap(grpc.GenericRpcHandler):
@@ -120,6 +121,13 @@ class WireTap(grpc.GenericRpcHandler):
             if due and not point.reached.is_set():
                 point.reached.set()
                 # The caller may die of it, and its call with it; the action goes on.
-                action = asyncio.ensure_future(point.action())
+                action = asyncio.ensure_future(self._act(point))
                 self._actions.append(action)
                 await asyncio.shield(action)
+
+    @staticmethod
+    async def _act(point: Point) -> None:
+        try:
+            await point.action()
+        finally:
+            point.done.set()

@@ -130,6 +130,14 @@ def decode(message: Message, document: object) -> tuple[Problem, ...]:
     return problems.found
 
 
+def test_negative_zero_keeps_its_sign() -> None:
+    message = AgentDefinition(component_config=struct_pb2.Struct())
+    message.component_config.fields["x"].number_value = -0.0
+    again = AgentDefinition()
+    assert decode(again, parse_json(orjson.dumps(encode_message(message)))) == ()
+    assert again == message
+
+
 @settings(max_examples=300, deadline=None)
 @given(messages())
 def test_every_message_survives_the_way_through_json_bytes(message: Message) -> None:

@@ -25,7 +25,7 @@ class ModelSettings:
 
     def describe(self) -> str:
         """One line that nobody can misread: scripted, or which real model at which server."""
-        if not self.api_key and not self.base_url:
+        if not self.api_key:
             return SCRIPTED_NOTE
         where = self.base_url or "api.openai.com"
         return f"{self.model or 'the default of the agents'} at {where}"

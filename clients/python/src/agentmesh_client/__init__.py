@@ -1,7 +1,7 @@
 """The Python client of agentmesh.
 
 async with AgentMesh("localhost:50051") as mesh:
-    conversation = await mesh.run("Write a haiku about leases", agents=["writer", "critic"])
+    conversation = await mesh.run("Write a haiku about leases", agents=["developer", "reviewer"])
     print(conversation.summary)
 """
 

@@ -32,7 +32,7 @@ _OWN_MESH_DRAIN_SECONDS = 2.0
 
 RUN_EXAMPLES = f"""Examples:
   agentmesh run --with-mesh
-  agentmesh run "compare three sorting algorithms" --agents researcher,reviewer
+  agentmesh run "compare three sorting algorithms" --agents developer,reviewer
   agentmesh run "build a parser" --workflow {DEFAULT_WORKFLOW} --max-rounds 12
 
 Exit status: 0 only if the run completed, 1 if it failed or was cancelled,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +77,9 @@ def _encode_value(message: struct_pb2.Value) -> Any:
         return _encode_list(message.list_value)
     if kind == "number_value":
         number = message.number_value
-        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+        whole = number.is_integer() and abs(number) < 2**53
+        negative_zero = number == 0 and math.copysign(1, number) < 0
+        return int(number) if whole and not negative_zero else number
     if kind is None or kind == "null_value":
         return None
     return getattr(message, kind)
