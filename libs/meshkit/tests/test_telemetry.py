@@ -11,7 +11,8 @@ from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turn
 from meshkit import telemetry
 from meshkit.errors import MeshError
-from meshkit.identity import Principal, principal_scope
+from meshkit.identity import Principal, RunCapability, capability_scope, principal_scope
+from meshkit.tenant_spans import belongs_to
 from meshkit.testkit import raises_rich
 from meshkit.trace_ring import TraceRing, span_context
 from opentelemetry import trace
@@ -91,6 +92,48 @@ async def test_spans_of_another_tenant_are_not_shown(mesh: Any, operator: Princi
         await mesh.catalog(host).GetDocument(GET, metadata=(("traceparent", PARENT),))
     assert len(await _list(mesh, host, operator)) == 1
     assert await _list(mesh, host, Principal("spy", "evil", 3)) == []
+
+
+async def test_spans_of_libraries_and_calls_are_marked_with_the_tenant_in_scope(
+    mesh: Any, operator: Principal
+) -> None:
+    async def get(request: Any, context: Any) -> Any:
+        with telemetry.tracer().start_as_current_span("private"):
+            pass
+        other: Any = catalog_service_stub(
+            host.channels.channel(behind.grpc_address, "conversation_store")
+        )
+        return await other.GetDocument(request)
+
+    async def get_behind(request: Any, context: Any) -> Any:
+        return catalog.GetDocumentResponse()
+
+    behind = await mesh.serve(GetDocument=get_behind, name="behind")
+    host = await mesh.serve(GetDocument=get, name="front")
+    with principal_scope(operator):
+        await mesh.catalog(host).GetDocument(GET, metadata=(("traceparent", PARENT),))
+    assert len(await _list(mesh, host, operator)) == 3
+    assert await _list(mesh, host, Principal("spy", "evil", 3)) == []
+
+
+async def test_a_run_capability_marks_spans_too(mesh: Any) -> None:
+    host = mesh.hosts.build("worker")
+    capability = RunCapability("acme", "conv_1", "run_1", 1, "token")
+    with capability_scope(capability), host.telemetry.tracer.start_as_current_span("turn"):
+        trace_id = telemetry.current_trace_id()
+    (span,) = host.trace_ring.spans(trace_id)
+    assert belongs_to(span, "acme")
+    assert not belongs_to(span, "evil")
+
+
+async def test_a_span_without_a_tenant_is_nobodys(mesh: Any, operator: Principal) -> None:
+    host = await mesh.hosts.start("service")
+    with host.telemetry.tracer.start_as_current_span("housekeeping"):
+        trace_id = telemetry.current_trace_id()
+    (span,) = host.trace_ring.spans(trace_id)
+    assert not belongs_to(span, "acme")
+    assert not belongs_to(span, "")
+    assert await _list(mesh, host, operator, trace_id) == []
 
 
 async def test_control_streams_and_health_leave_no_spans(mesh: Any) -> None:

@@ -188,7 +188,7 @@ def driver(
 ) -> TurnDriver:
     """A driver whose models are at `base_url`; without one, the script answers by `rules`."""
     defaults = ModelDefaults(
-        api_key="sk-test" if base_url else "",
+        api_key=fields.pop("api_key", "sk-test") if base_url else "",
         base_url=base_url or "",
         reply_timeout=fields.pop("reply_timeout", 5.0),
     )

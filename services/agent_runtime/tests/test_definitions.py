@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,19 @@ def test_without_a_key_every_model_is_the_scripted_one() -> None:
     assert catalog(api_key="k", model="gpt-4o").resolve(LlmSettings()).model == "gpt-4o"
     assert catalog().stands_in_for(settings) == "gpt-4"
     assert catalog(api_key="k").stands_in_for(settings) is None
+
+
+async def test_settings_without_end_share_one_connection() -> None:
+    models = catalog(api_key="k", base_url="http://x/v1")
+    sources = [
+        models.resolve(LlmSettings(model="m", temperature=n / 100, timeout=1 + n))
+        for n in range(100)
+    ]
+    connections = {id(source._connection) for source in sources}  # type: ignore[attr-defined]
+    assert len(connections) == 1
+    assert len({json.dumps(s._client._create_args, default=str) for s in sources}) == 100  # type: ignore[attr-defined]
+    await models.close()
+    assert sources[0]._connection.is_closed()  # type: ignore[attr-defined]
 
 
 def said(*pairs: tuple[str, str]) -> list[Utterance]:

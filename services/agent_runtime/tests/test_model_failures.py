@@ -76,6 +76,24 @@ async def test_each_failure_has_its_kind(
     assert "sk-abcdefgh" not in error.detail
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=401, message="bad key gsk_Abc123 here"),
+        Fault(status=400, message="bad key gsk_Abc123 here"),
+        Fault(stream="error", after_chunks=3, message="bad key gsk_Abc123 here"),
+    ],
+)
+async def test_the_configured_key_is_never_repeated(
+    model_server: ModelServer, fault: Fault
+) -> None:
+    model_server.reply_with(Reply("one two three"))
+    model_server.fail_next(fault)
+    error = await failure(model_server, api_key="gsk_Abc123")
+    assert "gsk_Abc123" not in error.detail
+    assert "bad key [key] here" in error.detail
+
+
 async def test_a_passing_failure_is_asked_again_and_leaves_no_trace(
     model_server: ModelServer,
 ) -> None:

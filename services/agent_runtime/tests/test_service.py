@@ -21,7 +21,7 @@ from meshkit.testkit import test_settings
 
 from services.agent_runtime.tests.memory_world import agent, team
 from services.agent_runtime.tests.real_mesh import RealMesh
-from tests.support.model_server import ModelServer, Reply
+from tests.support.model_server import Fault, ModelServer, Reply
 
 ADMIN = Principal("root", "acme", options_pb2.ROLE_ADMIN, "gateway")
 
@@ -137,3 +137,24 @@ async def test_spans_of_turns_and_models_belong_to_the_run(
         assert "agentmesh.turn" in above, above
     assert "secret" not in str(response)
     assert "the task" not in str(response)
+
+
+async def test_spans_of_a_failed_turn_quote_nothing_and_are_the_tenants_alone(
+    mesh: RealMesh, channels: MeshChannels, model_server: ModelServer
+) -> None:
+    model_server.fail_next(Fault(status=400, message="cannot answer 'the secret word'"))
+    conversation = await mesh.begin(team(agent("alice")), "the task", max_rounds=2)
+    ended = await mesh.settled(conversation)
+    request = trace_service_pb2.ListSpansRequest(trace_id=ended.run.traceparent.split("-")[1])
+    stub = TraceServiceStub(channels.channel(mesh.runtimes[0].grpc_address, "agent_runtime"))
+    with principal_scope(ADMIN):
+        response = await stub.ListSpans(request)
+    failed = {s.name: s.status_message for s in response.spans if s.failed}
+    assert failed["chat test-model"] == failed["agentmesh.turn"] == "ModelRefused"
+    assert any(s.name.startswith("invoke_agent") for s in response.spans)
+    assert any(
+        s.name.endswith("/RecordStep") or s.name.endswith("/BeginStep") for s in response.spans
+    )
+    assert "secret" not in str(response)
+    with principal_scope(Principal("spy", "evil", options_pb2.ROLE_ADMIN, "gateway")):
+        assert not (await stub.ListSpans(request)).spans

@@ -230,6 +230,26 @@ async def test_an_interrupted_message_is_discarded(store: RunningStore) -> None:
     reader.stop()
 
 
+@pytest.mark.parametrize("end", ["commit", "discard", "cancel"])
+async def test_deltas_after_the_end_of_their_turn_show_no_phantom(
+    store: RunningStore, end: str
+) -> None:
+    cid, _, turn = await _begun(store)
+    if end == "cancel":
+        await store.cancel(cid)
+    else:
+        await turn.record()
+        await turn.commit("COMPLETED" if end == "commit" else "RUNNABLE", discard=end == "discard")
+    await turn.publish(turn.delta(0, "a phantom", message_id="msg_phantom", after_sequence=0))
+    reader = Reader(store.subscribe(cid))
+    await reader.until(lambda r: bool(r.events))
+    await turn.publish(turn.delta(1, "another", message_id="msg_phantom", after_sequence=0))
+    sent = (await store.send(cid)).sequence
+    await reader.until(lambda r: bool(r.sequences) and r.sequences[-1] >= sent)
+    assert not reader.deltas
+    reader.stop()
+
+
 async def test_a_filter_may_refuse_deltas(store: RunningStore) -> None:
     cid, _, turn = await _begun(store)
     reader = Reader(store.subscribe(cid, filter=store_pb.EventFilter(without_deltas=True)))

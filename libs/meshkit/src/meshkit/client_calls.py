@@ -18,6 +18,7 @@ from meshkit.errors import SERVICE_ATTRIBUTE
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER, InternalIdentity
 from meshkit.policy import MethodRules
 from meshkit.telemetry import STATUS_ATTRIBUTE, TRACEPARENT, Telemetry, context_headers
+from meshkit.tenant_spans import TENANT_ATTRIBUTE, tenant_in_scope
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 
@@ -45,7 +46,11 @@ class CallScope:
         if self._spans is None or (rules is not None and rules.is_control_stream):
             return None
         parent = get_current_span().get_span_context()
-        return self._spans.start(path[1:], SpanKind.CLIENT, parent if parent.is_valid else None)
+        span = self._spans.start(path[1:], SpanKind.CLIENT, parent if parent.is_valid else None)
+        tenant = tenant_in_scope()
+        if tenant:
+            span.set_attribute(TENANT_ATTRIBUTE, tenant)
+        return span
 
     def metadata(self, given: Any, span: Span | None) -> Metadata:
         """What the caller gave, completed by credentials and trace context."""

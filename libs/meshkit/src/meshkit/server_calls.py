@@ -28,7 +28,8 @@ from meshkit.errors import STATUS_DETAILS_KEY, MeshError, from_rpc_error, to_ric
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER
 from meshkit.ids import new_id
 from meshkit.policy import INFRASTRUCTURE_PREFIXES, MethodRules
-from meshkit.telemetry import STATUS_ATTRIBUTE, TENANT_ATTRIBUTE, TRACEPARENT, TRACESTATE, Telemetry
+from meshkit.telemetry import STATUS_ATTRIBUTE, TRACEPARENT, TRACESTATE, Telemetry
+from meshkit.tenant_spans import TENANT_ATTRIBUTE
 from meshkit.validation import validate
 
 Behavior: TypeAlias = Callable[[Any, Any], Any]

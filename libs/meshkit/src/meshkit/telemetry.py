@@ -26,11 +26,11 @@ from opentelemetry.util.types import AttributeValue
 
 from meshkit.rpc_spans import RpcSpans
 from meshkit.settings import ServiceSettings
+from meshkit.tenant_spans import TenantMarker
 from meshkit.trace_ring import TraceRing
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
-TENANT_ATTRIBUTE = "agentmesh.tenant"
 STATUS_ATTRIBUTE = "rpc.grpc.status_code"
 
 _PATTERN = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -71,7 +71,7 @@ def configure(service: str, settings: ServiceSettings) -> Telemetry:
     if settings.otlp_endpoint:
         exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint)
         processors.append(BatchSpanProcessor(exporter))
-    for processor in processors:
+    for processor in (TenantMarker(), *processors):
         provider.add_span_processor(processor)
     rpc_spans = RpcSpans(provider, processors)
     telemetry = Telemetry(service, provider.get_tracer(_SCOPE), ring, provider, rpc_spans)

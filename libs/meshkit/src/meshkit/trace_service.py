@@ -9,14 +9,15 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 from meshkit.context import current_principal
-from meshkit.telemetry import TENANT_ATTRIBUTE, Telemetry
+from meshkit.telemetry import Telemetry
+from meshkit.tenant_spans import belongs_to
 from meshkit.trace_ring import span_context
 
 FULL_NAME = "agentmesh.common.v1.TraceService"
 
 
 class TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
-    """Answers from the ring. Spans that served another tenant are left out."""
+    """Answers from the ring. Spans that are not known to be the tenant's are left out."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
@@ -31,7 +32,7 @@ class TraceServicer(trace_service_pb2_grpc.TraceServiceServicer):
             spans=[
                 span_message(span, self._telemetry.service)
                 for span in spans
-                if (span.attributes or {}).get(TENANT_ATTRIBUTE, tenant) == tenant
+                if belongs_to(span, tenant)
             ]
         )
 

@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 2.0
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
 
 
 async def publish(stub: CatalogServiceAsyncStub, definitions: Definitions) -> None:
@@ -43,7 +52,7 @@ async def publish(stub: CatalogServiceAsyncStub, definitions: Definitions) -> No
         try:
             await stub.PublishDocuments(request)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+            if error.code() not in _PASSING:
                 log.exception("the store refuses the definitions")
                 return
             log.info("definitions are not published yet: %s", error.code().name)

@@ -10,7 +10,7 @@ import grpc
 from agentmesh.common.v1.trace_service_pb2 import ListSpansRequest, Span
 from agentmesh.common.v1.trace_service_pb2_grpc import TraceServiceStub
 from meshkit.context import current_principal
-from meshkit.telemetry import TENANT_ATTRIBUTE
+from meshkit.tenant_spans import belongs_to
 from meshkit.trace_ring import TraceRing
 from meshkit.trace_service import span_message
 
@@ -68,5 +68,5 @@ class TraceCollector:
         return [
             span_message(span, self._service)
             for span in self._ring.spans(trace_id)
-            if (span.attributes or {}).get(TENANT_ATTRIBUTE, tenant) == tenant
+            if belongs_to(span, tenant)
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
 from agentmesh_agent_runtime.models.scripted.source import ScriptedReplySource
 
 if TYPE_CHECKING:
-    from autogen_ext.models.openai import OpenAIChatCompletionClient
+    from openai import AsyncOpenAI
 
 # Takes a second or more to import, half the start of this service: `prepare` does it in a thread.
 _OPENAI_CLIENT = "agentmesh_agent_runtime.models.openai_stream"
@@ -52,14 +51,14 @@ class ModelDefaults:
 
 
 class ModelCatalog:
-    """Resolves an agent's settings to a model. Equal settings share one client."""
+    """Resolves an agent's settings to a model. Models of one server share one connection."""
 
     def __init__(
         self, defaults: ModelDefaults, script: Script, *, script_word_delay: float = 0.0
     ) -> None:
         self._defaults = defaults
         self._scripted = ScriptedReplySource(script, word_delay=script_word_delay)
-        self._clients: dict[str, ReplySource] = {}
+        self._connections: dict[str, AsyncOpenAI] = {}
 
     @property
     def default_model(self) -> str:
@@ -88,50 +87,68 @@ class ModelCatalog:
             return self._scripted
         from agentmesh_agent_runtime.models.openai_stream import OpenAIReplySource
 
-        key = json.dumps([name, llm.model_dump(mode="json")], sort_keys=True)
-        if key not in self._clients:
-            self._clients[key] = OpenAIReplySource(
-                self._open(name, llm), name, max_reply_chars=self._defaults.max_reply_chars
-            )
-        return self._clients[key]
+        return OpenAIReplySource(
+            self._connection(name),
+            _known(name) or DEFAULT_CAPABILITIES,
+            self._parameters(name, llm),
+            max_reply_chars=self._defaults.max_reply_chars,
+        )
 
     async def prepare(self) -> None:
         """Loads what `problem` and `resolve` need. Without it they block until it is loaded."""
         await asyncio.to_thread(importlib.import_module, _OPENAI_CLIENT)
 
     async def close(self) -> None:
-        """Closes all clients."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.close()
+        """Closes all connections."""
+        connections, self._connections = self._connections, {}
+        for connection in connections.values():
+            await connection.close()
 
-    def _open(self, name: str, llm: LlmSettings) -> OpenAIChatCompletionClient:
+    def _connection(self, name: str) -> AsyncOpenAI:
+        """The one to the model's server, whatever else an agent sets."""
+        from openai import AsyncOpenAI
+
+        base_url = self._defaults.base_url or _home(name)
+        connection = self._connections.get(base_url)
+        if connection is None:
+            connection = self._connections[base_url] = AsyncOpenAI(
+                api_key=self._defaults.api_key, base_url=base_url or None, max_retries=0
+            )
+        return connection
+
+    def _parameters(self, name: str, llm: LlmSettings) -> dict[str, Any]:
+        """What every request of such an agent says besides its messages."""
         import httpx2
-        from autogen_ext.models.openai import OpenAIChatCompletionClient
 
         defaults = self._defaults
-        info = _known(name) or DEFAULT_CAPABILITIES
-        thinks = info["family"] in _THINKERS
+        thinks = (_known(name) or DEFAULT_CAPABILITIES)["family"] in _THINKERS
         temperature = llm.temperature if llm.temperature is not None else defaults.temperature
         max_tokens = llm.max_tokens or defaults.max_tokens
-        settings: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "model": name,
-            "api_key": defaults.api_key,
-            "model_info": info,
-            "max_retries": 0,
             "timeout": httpx2.Timeout(
                 llm.timeout or defaults.reply_timeout, connect=defaults.connect_timeout
             ),
         }
-        if defaults.base_url:
-            settings["base_url"] = defaults.base_url
         if temperature is not None and not thinks:
-            settings["temperature"] = temperature
+            parameters["temperature"] = temperature
         if max_tokens is not None:
-            settings["max_completion_tokens" if thinks else "max_tokens"] = max_tokens
+            parameters["max_completion_tokens" if thinks else "max_tokens"] = max_tokens
         if llm.extra:
-            settings["extra_body"] = llm.extra
-        return OpenAIChatCompletionClient(**settings)
+            parameters["extra_body"] = llm.extra
+        return parameters
+
+
+def _home(name: str) -> str:
+    """The server of a model that AutoGen knows to be somebody else's than OpenAI's, or ""."""
+    from autogen_ext.models.openai import _model_info
+
+    homes = {
+        "gemini-": _model_info.GEMINI_OPENAI_BASE_URL,
+        "claude-": _model_info.ANTHROPIC_OPENAI_BASE_URL,
+        "Llama-": _model_info.LLAMA_API_BASE_URL,
+    }
+    return next((url for prefix, url in homes.items() if name.startswith(prefix)), "")
 
 
 def _known(name: str) -> ModelInfo | None:

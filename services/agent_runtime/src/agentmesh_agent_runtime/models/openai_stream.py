@@ -27,22 +27,27 @@ CHARACTERS_PER_TOKEN = 4
 class OpenAIReplySource:
     """A model behind a server of the OpenAI wire format.
 
-    `max_reply_chars` bounds what one reply may hold, in characters.
+    `parameters` go with every request; among them is the `model`. `max_reply_chars` bounds what one
+    reply may hold, in characters. The connection is shared and stays open.
     """
 
     def __init__(
         self,
-        client: BaseOpenAIChatCompletionClient,
-        model: str,
+        connection: openai.AsyncOpenAI,
+        info: ModelInfo,
+        parameters: dict[str, Any],
         *,
         provider: str = "openai",
         max_reply_chars: int,
     ) -> None:
-        self._client = client
+        self._connection = connection
+        self._client = BaseOpenAIChatCompletionClient(
+            connection, create_args=parameters, model_info=info
+        )
         self._max_reply_chars = max_reply_chars
         self.provider = provider
-        self.model = model
-        self.info: ModelInfo = client.model_info
+        self.model: str = parameters["model"]
+        self.info = info
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
         """See ReplySource."""
@@ -57,20 +62,16 @@ class OpenAIReplySource:
         }
         if parameters.tools:
             arguments["tools"] = parameters.tools
-        reply = _ReplyBuilder(self.model, self._max_reply_chars)
-        completions = self._client._client.chat.completions
+        reply = _ReplyBuilder(self.model, self._max_reply_chars, self._connection.api_key)
+        completions = self._connection.chat.completions
         try:
             async with completions.with_streaming_response.create(**arguments) as response:
                 async for event in _events(response.iter_lines()):
                     for piece in reply.take(event):
                         yield piece
         except (openai.APIError, httpx2.HTTPError) as error:
-            raise from_openai(error) from error
+            raise from_openai(error, self._connection.api_key) from error
         yield reply.finish(prompt_chars=_length(parameters.messages))
-
-    async def close(self) -> None:
-        """See ReplySource."""
-        await self._client.close()
 
 
 async def _events(lines: AsyncIterator[str]) -> AsyncGenerator[dict[str, Any], None]:
@@ -93,9 +94,10 @@ async def _events(lines: AsyncIterator[str]) -> AsyncGenerator[dict[str, Any], N
 class _ReplyBuilder:
     """Puts a reply together from its chunks."""
 
-    def __init__(self, model: str, max_chars: int) -> None:
+    def __init__(self, model: str, max_chars: int, api_key: str) -> None:
         self._model = model
         self._max_chars = max_chars
+        self._api_key = api_key
         self._chars = 0
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -106,7 +108,7 @@ class _ReplyBuilder:
     def take(self, event: dict[str, Any]) -> list[Piece]:
         """What a chunk adds."""
         if event.get("error"):
-            raise from_stream_error(event["error"])
+            raise from_stream_error(event["error"], self._api_key)
         self._model = event.get("model") or self._model
         self._usage = event.get("usage") or self._usage
         pieces: list[Piece] = []

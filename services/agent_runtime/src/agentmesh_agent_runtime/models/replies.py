@@ -111,7 +111,3 @@ class ReplySource(Protocol):
         Raises ModelFailed, ModelRefused, ModelCredentialsRefused.
         """
         ...
-
-    async def close(self) -> None:
-        """Lets go of connections."""
-        ...

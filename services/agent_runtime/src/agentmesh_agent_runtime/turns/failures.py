@@ -110,3 +110,7 @@ class LeaseLost(Exception):  # noqa: N818  an instruction to stop, no defect
 
 class HandedOver(Exception):  # noqa: N818  an instruction to stop, no defect
     """The runtime drains: stop at the next step and give the lease back."""
+
+
+class TurnStopped(Exception):  # noqa: N818  an instruction to stop, no defect
+    """What AutoGen sees instead of the reason why the turn ends, which its scope knows."""

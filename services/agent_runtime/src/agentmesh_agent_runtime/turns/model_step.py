@@ -30,7 +30,12 @@ from agentmesh_agent_runtime.models.replies import (
     ReplySource,
 )
 from agentmesh_agent_runtime.turns import digests
-from agentmesh_agent_runtime.turns.failures import ModelRefused, ReplayDiverged, TurnFailure
+from agentmesh_agent_runtime.turns.failures import (
+    ModelRefused,
+    ReplayDiverged,
+    TurnFailure,
+    TurnStopped,
+)
 from agentmesh_agent_runtime.turns.ports import (
     MessagePart,
     PartKind,
@@ -81,7 +86,13 @@ class RecordedModel(ChatCompletionClient):
             tool_choice=tool_choice,
             json_output=json_output,
         )
-        reply = await self._step(scope, request)
+        try:
+            reply = await self._step(scope, request)
+        except Exception as error:
+            # AutoGen writes the text of whatever passes through it into its spans. The turn ends
+            # with what `stop` is given.
+            scope.stop(error)
+            raise TurnStopped(type(error).__name__) from None
         scope.expect(reply.calls)
         result = reply.as_create_result()
         self._usage = RequestUsage(
@@ -145,8 +156,9 @@ class RecordedModel(ChatCompletionClient):
                         scope.progress()
                         deltas.push(message_id, agent, piece.kind, piece.text)
             except TurnFailure as failure:
-                span.set_attribute("error.type", type(failure).__name__)
-                span.set_status(Status(StatusCode.ERROR, failure.detail))
+                kind = type(failure).__name__
+                span.set_attribute("error.type", kind)
+                span.set_status(Status(StatusCode.ERROR, kind))
                 raise
         raise ModelRefused("the model's reply never ended")
 

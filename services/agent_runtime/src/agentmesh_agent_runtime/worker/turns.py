@@ -14,6 +14,7 @@ from typing import Protocol
 
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
 from meshkit import telemetry
+from meshkit.identity import RunCapability, capability_scope
 from opentelemetry.trace import Span, Status, StatusCode
 
 from agentmesh_agent_runtime.adapters.grants import grant_to_domain, turn_id
@@ -169,23 +170,26 @@ class TurnWorker:
     async def _one(
         self, turn: ActiveTurn, granted: turns_pb2.TurnGrant
     ) -> turns_pb2.TurnGrant | None:
-        with telemetry.start_as_remote_child(
-            granted.run.traceparent,
-            "agentmesh.turn",
-            attributes={
-                "gen_ai.conversation.id": turn.id.conversation_id,
-                "agentmesh.run": turn.id.run_id,
-                "agentmesh.turn": turn.id.turn,
-                "agentmesh.fence": turn.id.fence,
-                telemetry.TENANT_ATTRIBUTE: turn.id.tenant,
-            },
-        ) as span:
+        with (
+            capability_scope(_capability(turn.id, granted.capability)),
+            telemetry.start_as_remote_child(
+                granted.run.traceparent,
+                "agentmesh.turn",
+                attributes={
+                    "gen_ai.conversation.id": turn.id.conversation_id,
+                    "agentmesh.run": turn.id.run_id,
+                    "agentmesh.turn": turn.id.turn,
+                    "agentmesh.fence": turn.id.fence,
+                },
+            ) as span,
+        ):
             try:
                 return await self._take_and_commit(turn, granted, span)
             except HandedOver:
                 await self._store.release(turn.id, granted.capability)
             except TurnFailure as failure:
-                span.set_status(Status(StatusCode.ERROR, failure.detail))
+                # The detail may quote what was said; it is for the run's log, not for traces.
+                span.set_status(Status(StatusCode.ERROR, type(failure).__name__))
                 await self._give_up(turn, granted.capability, failure)
             except LeaseLost:
                 raise
@@ -238,3 +242,7 @@ class TurnWorker:
                 await self._store.release(turn.id, capability, failure)
             else:
                 await self._store.fail(turn.id, capability, failure)
+
+
+def _capability(turn: TurnId, token: str) -> RunCapability:
+    return RunCapability(turn.tenant, turn.conversation_id, turn.run_id, turn.fence, token)

@@ -56,6 +56,7 @@ class Subscriptions:
         self._hubs: dict[tuple[str, str], ConversationHub] = {}
         self._finished = _Recent()
         self._fences = _Recent()
+        self._ended_turns = _Recent()
         self._task: asyncio.Task[None] | None = None
         fanout.listen(self._hear)
 
@@ -127,6 +128,8 @@ class Subscriptions:
         if isinstance(notice, EventsCommitted):
             for message_id in notice.message_ids:
                 self._finished.remember(message_id, notice.head.sequence)
+            for run_id, turn in notice.ended_turns:
+                self._ended_turns.remember(run_id, max(turn, self._ended_turns.get(run_id, 0)))
             hub = self._hubs.get((notice.tenant, notice.conversation_id))
             if hub is not None:
                 hub.settle(notice.message_ids, notice.ended_turns)
@@ -139,11 +142,12 @@ class Subscriptions:
                 self._fences.remember(run.run_id, run.fence)
 
     def _hear_deltas(self, notice: DeltasMade) -> None:
-        """Pieces of finished messages and of voided leases come too late."""
+        """Pieces of finished messages, turns that are over and voided leases come too late."""
         deltas = [
             delta
             for delta in notice.deltas
             if delta.message_id not in self._finished
+            and delta.turn > self._ended_turns.get(delta.run_id, 0)
             and delta.fence >= self._fences.get(delta.run_id, 0)
         ]
         if deltas:

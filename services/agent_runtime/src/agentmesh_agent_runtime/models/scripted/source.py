@@ -52,9 +52,6 @@ class ScriptedReplySource:
                 yield Piece(kind, word)
         yield reply
 
-    async def close(self) -> None:
-        """See ReplySource; there is nothing to let go of."""
-
     def _reply(self, match: Match, request: ModelRequest) -> ModelReply:
         rule, file = match.rule, self._script.file
         calls = tuple(
