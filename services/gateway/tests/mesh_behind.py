@@ -14,6 +14,7 @@ from agentmesh.catalog.v1.team_pb2 import (
     Participant,
     Stage,
     TeamDefinition,
+    Termination,
 )
 from agentmesh.catalog.v1.tool_pb2 import ToolDefinition
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
@@ -78,6 +79,9 @@ def _teams() -> list[TeamDefinition]:
             participants=participants,
             max_rounds=12,
             stages=[Stage(name=f"stage_{name}", agent=name) for name in members],
+            termination=Termination(
+                text_mentions=["TERMINATE"], text_mention_sources=["project_manager"]
+            ),
         ),
         TeamDefinition(id="swarm", kind=TEAM_KIND_SWARM, participants=participants),
         TeamDefinition(

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation.v1.conversation_pb2 import Conversation
 from agentmesh.conversation.v1.event_pb2 import Event
 from agentmesh.conversation.v1.message_pb2 import Message
@@ -53,20 +54,38 @@ class ScriptedStore:
         )
 
 
-class NoKeys:
-    """Knows no key at all."""
+class Keys:
+    """Knows the secrets of viewers of the tenant `default`; can be made unable to look them up."""
+
+    def __init__(self, *secrets: str) -> None:
+        self.secrets = set(secrets)
+        self.down = False
+        self.failed = 0
+        self.failed_twice = asyncio.Event()
 
     async def authenticate_key(
         self, request: identity_pb2.AuthenticateKeyRequest, context: Any
     ) -> identity_pb2.AuthenticateKeyResponse:
-        return identity_pb2.AuthenticateKeyResponse(keys_exist=False)
+        if self.down:
+            self.failed += 1
+            if self.failed == 2:
+                self.failed_twice.set()
+            raise MeshError.unavailable("database", "gone")
+        answer = identity_pb2.AuthenticateKeyResponse(keys_exist=bool(self.secrets))
+        if request.secret in self.secrets:
+            answer.key.key_id = "key_1"
+            answer.key.tenant = "default"
+            answer.key.role = options_pb2.ROLE_VIEWER
+        return answer
 
 
-async def start_scripted_store(hosts: HostFactory, store: ScriptedStore) -> ServiceHost:
-    """Serves `store` on a free port."""
+async def start_scripted_store(
+    hosts: HostFactory, store: ScriptedStore, keys: Keys | None = None
+) -> ServiceHost:
+    """Serves `store` on a free port; without `keys` there are none."""
     services = {
         store_pb2.DESCRIPTOR.services_by_name["ConversationStoreService"]: store,
-        identity_pb2.DESCRIPTOR.services_by_name["IdentityService"]: NoKeys(),
+        identity_pb2.DESCRIPTOR.services_by_name["IdentityService"]: keys or Keys(),
     }
     return await hosts.start(
         "conversation_store",

@@ -185,14 +185,21 @@ async def test_listed_agents_must_be_members_and_restrict_the_team(front: Front)
         await front.http.post(START, json=QUICK_START | {"agents": ["developer", "dreamer"]})
     )
     assert "no member" in said["agents[1]"]
-    restricted = await front.started(agents=["reviewer", "developer"])
-    assert restricted["agents"] == ["developer", "reviewer"]
+    restricted = await front.started(agents=["reviewer", "project_manager"])
+    assert restricted["agents"] == ["project_manager", "reviewer"]
     said = violations(
         await front.http.post(
             START, json=QUICK_START | {"workflow": "swarm", "agents": ["developer"]}
         )
     )
     assert "all its members" in said["agents"]
+
+
+async def test_whoever_ends_a_team_cannot_be_left_out_of_it(front: Front) -> None:
+    body = QUICK_START | {"agents": ["developer", "reviewer"]}
+    said = violations(await front.http.post(START, json=body))
+    assert list(said) == ["agents"]
+    assert '"software_development" ends by what project_manager says' in said["agents"]
 
 
 async def test_agents_without_a_workflow_take_turns_in_the_order_given(front: Front) -> None:

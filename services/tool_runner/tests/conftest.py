@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from agentmesh.conversation.v1 import message_pb2
 from agentmesh.conversation_store.v1 import catalog_service_pb2_grpc, turn_service_pb2_grpc
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2_grpc as pb_grpc
+from agentmesh_tool_runner.calls import ToolCall
 from agentmesh_tool_runner.sandbox.sandlock import landlock_version
 from agentmesh_tool_runner.server import ToolRunner
 from agentmesh_tool_runner.settings import ToolRunnerSettings
@@ -23,7 +25,7 @@ from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, mesh_hosts
 from meshkit.testkit.hosts import Registration
 
-from .memory_store import MemoryStore
+from .memory_store import MemoryStore, Step
 
 __all__ = ["mesh_hosts"]
 
@@ -157,3 +159,25 @@ def settings(folder: Path, store_address: str, **values: Any) -> ToolRunnerSetti
         "execution_seconds": 60.0,
     }
     return ToolRunnerSettings(**(given | values))
+
+
+async def until(condition: object, what: str) -> None:
+    """Waits until the condition, a function, holds."""
+    for _ in range(1000):
+        if condition():  # type: ignore[operator]  # a function of no arguments
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"never: {what}")
+
+
+async def orphan(mesh: Mesh, tool: str, arguments_json: str) -> None:
+    """A claim of a runner that died: the digest of the same call, an attempt nobody knows."""
+    call = ToolCall(1, "call_1", tool, arguments_json, "developer", "msg")
+    mesh.store.steps[1, "call_1"] = Step(1, "a runner that died:1", call.digest)
+
+
+async def first_output(stream: Any) -> None:
+    """Reads a call's stream until its program has written."""
+    async for item in stream:
+        if item.output.data:
+            return

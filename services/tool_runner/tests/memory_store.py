@@ -19,6 +19,12 @@ from meshkit.context import current_capability
 from meshkit.errors import MeshError
 
 
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class Step:
     """A claimed or recorded step."""
@@ -44,6 +50,11 @@ class MemoryStore(
     raised: asyncio.Queue[turn_service_pb2.RaisedFence] = field(default_factory=asyncio.Queue)
     watched: asyncio.Event = field(default_factory=asyncio.Event)
     down_for_records: int = 0
+    lost_claim_answers: int = 0
+    claims: int = 0
+    """How many have arrived."""
+    before_claims: asyncio.Event = field(default_factory=_open_gate)
+    after_claims: asyncio.Event = field(default_factory=_open_gate)
 
     def raise_fence(self, run_id: str, tenant: str) -> None:
         """As a cancel does."""
@@ -61,7 +72,18 @@ class MemoryStore(
     async def BeginStep(  # noqa: N802 - as the contract names it
         self, request: turn_service_pb2.BeginStepRequest, context: Any
     ) -> turn_service_pb2.BeginStepResponse:
-        fence = self._check_fence()
+        self.claims += 1
+        await self.before_claims.wait()
+        answer = self._begin(request, self._check_fence())
+        await self.after_claims.wait()
+        if self.lost_claim_answers:
+            self.lost_claim_answers -= 1
+            raise MeshError.unavailable("conversation_store", "its connection broke")
+        return turn_service_pb2.BeginStepResponse(step=answer)
+
+    def _begin(
+        self, request: turn_service_pb2.BeginStepRequest, fence: int
+    ) -> turn_service_pb2.StepRecord:
         key = (request.turn, request.step_key)
         step = self.steps.get(key)
         if step is not None and step.digest != request.request_digest:
@@ -78,7 +100,7 @@ class MemoryStore(
             answer.state = turn_service_pb2.STEP_STATE_CLAIMED
         else:
             answer.state = turn_service_pb2.STEP_STATE_ORPHANED
-        return turn_service_pb2.BeginStepResponse(step=answer)
+        return answer
 
     async def RecordStep(  # noqa: N802 - as the contract names it
         self, request: turn_service_pb2.RecordStepRequest, context: Any

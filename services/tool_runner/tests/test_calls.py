@@ -10,25 +10,17 @@ from pathlib import Path
 import grpc
 import pytest
 from agentmesh.conversation.v1 import message_pb2, stream_pb2
+from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox import sandlock
 from agentmesh_tool_runner.server import ToolRunner
 from agentmesh_tool_runner.tools import TOOLS
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, raises_rich
 
-from .conftest import CONVERSATION, RUN, TENANT, Mesh, settings
+from .conftest import CONVERSATION, RUN, TENANT, Mesh, orphan, settings, until
 from .memory_store import MemoryStore
 
 APPEND = "printf x >> count; cat count"
-
-
-async def until(condition: object, what: str) -> None:
-    """Waits until the condition, a function, holds."""
-    for _ in range(1000):
-        if condition():  # type: ignore[operator]  # a function of no arguments
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"never: {what}")
 
 
 async def test_a_call_is_recorded_before_it_is_answered(mesh: Mesh) -> None:
@@ -142,16 +134,6 @@ async def test_an_orphan_that_may_be_repeated_is_repeated(mesh: Mesh) -> None:
     assert called.result.outcome == message_pb2.TOOL_OUTCOME_OK
 
 
-async def orphan(mesh: Mesh, tool: str, arguments_json: str) -> None:
-    """A claim of a runner that died: the digest of the same call, an attempt nobody knows."""
-    from agentmesh_tool_runner.calls import ToolCall
-
-    from .memory_store import Step
-
-    call = ToolCall(1, "call_1", tool, arguments_json, "developer", "msg")
-    mesh.store.steps[1, "call_1"] = Step(1, "a runner that died:1", call.digest)
-
-
 async def test_a_raised_fence_kills_the_process_tree(mesh: Mesh) -> None:
     code = "setsid sleep 31337 & echo go; exec sleep 31337"
     arguments = json.dumps({"language": "shell", "code": code})
@@ -224,8 +206,6 @@ async def test_an_unknown_tool_is_a_result_that_lists_the_tools(mesh: Mesh) -> N
 
 
 async def test_a_call_needs_a_run_capability(mesh: Mesh) -> None:
-    from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
-
     request = pb.CallToolRequest(
         turn=1, tool_call_id="c", tool="file_manager", agent="a", message_id="m"
     )
@@ -271,8 +251,6 @@ async def test_without_a_proved_sandbox_nothing_runs_and_nothing_is_claimed(
             assert remedy in failed.error.metadata["remedy"]
             assert "\n" not in failed.error.metadata["remedy"]
         assert store.steps == {}
-        from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
-
         answer = await mesh.stub.GetCapabilities(pb.GetCapabilitiesRequest(), metadata=mesh.user())
         assert not answer.ready
         assert remedy in answer.remedy

@@ -87,6 +87,10 @@ class Authenticator:
             return _ANONYMOUS
         raise MeshError.credentials_missing(_REMEDY_MISSING)
 
+    def trusts_this_machine(self, principal: Principal) -> bool:
+        """Whether `principal` is anonymous only because no key exists and all callers are local."""
+        return principal is _ANONYMOUS and not self._allow_anonymous
+
     def forget(self) -> None:
         """Forgets every answer, because keys were changed through this gateway."""
         self._entries.clear()

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import grpc
 from agentmesh.catalog.v1.agent_pb2 import AgentDefinition
-from agentmesh.catalog.v1.team_pb2 import Participant, TeamDefinition, TeamKind
+from agentmesh.catalog.v1.team_pb2 import Participant, TeamDefinition, TeamKind, Termination
 from agentmesh.common.v1 import errors_pb2
 from agentmesh.conversation_store.v1.catalog_service_pb2 import DocumentKind
 from meshkit.errors import FieldViolation, MeshError
@@ -22,6 +22,7 @@ from agentmesh_gateway.team_selection import (
     Fault,
     left_out,
     listing,
+    missing_closers,
     outsiders,
     repeated_agents,
     unknown_agents,
@@ -94,19 +95,29 @@ async def _team_of(catalog: Catalog, agents: Sequence[str]) -> TeamDefinition:
 
 
 def _restrict(team: TeamDefinition, agents: Sequence[str]) -> None:
-    """Leaves those members in the team that the caller listed; all if none."""
+    """Leaves those members in the team that the caller listed, with their stages; all if none."""
     if not agents:
         return
     members = [_name(participant) for participant in team.participants]
     refuse(outsiders(agents, team.id, members))
     if team.kind not in _DIVISIBLE:
         refuse(left_out(agents, team.id, members))
+    closers = dict.fromkeys(name for name in _sources(team.termination) if name in members)
+    refuse(missing_closers(agents, team.id, list(closers)))
     kept = [part for part in team.participants if _name(part) in agents]
     stages = [stage for stage in team.stages if stage.agent in agents]
     del team.participants[:]
     team.participants.extend(kept)
     del team.stages[:]
     team.stages.extend(stages)
+
+
+def _sources(termination: Termination) -> Iterator[str]:
+    """Whose words the conditions wait for. Without one of them a runtime refuses the team."""
+    yield from termination.sources
+    yield from termination.text_mention_sources
+    for part in termination.all_of:
+        yield from _sources(part)
 
 
 def _name(participant: Participant) -> str:

@@ -59,13 +59,13 @@ def build(settings: GatewaySettings) -> ServiceHost:
         return await authenticator.authenticate(context.invocation_metadata() or ())
 
     host.public_authenticator = authenticate
-    subscriptions = Subscriptions()
+    subscriptions = Subscriptions(settings.recheck_seconds)
     catalog = Catalog(upstream.catalog)
     probes = health_probes(upstream.channels)
     traces = TraceCollector(NAME, host.trace_ring, upstream.channels)
     servicers: dict[str, object] = {
         "ConversationService": ConversationServicer(
-            upstream, catalog, subscriptions, traces, probes, settings
+            upstream, catalog, subscriptions, authenticator, traces, probes, settings
         ),
         "AgentService": AgentServicer(upstream, catalog, probes),
         "WorkflowService": WorkflowServicer(upstream),
@@ -107,6 +107,7 @@ def _add_http(
         authenticator,
         max_body_bytes=settings.max_message_bytes,
         keep_alive_seconds=settings.sse_keep_alive_seconds,
+        allowed_origins=settings.cors_allow_origins,
     )
     if settings.cors_allow_origins:
         edge = CORSMiddleware(

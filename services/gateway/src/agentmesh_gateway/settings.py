@@ -7,6 +7,8 @@ from typing import Self
 from meshkit.settings import Port, ServiceSettings, is_loopback
 from pydantic import AliasChoices, Field, model_validator
 
+_RECHECK_SECONDS_UNCACHED = 1.0
+
 
 class GatewaySettings(ServiceSettings):
     """Settings of the gateway; the README has a table of them."""
@@ -37,6 +39,11 @@ class GatewaySettings(ServiceSettings):
         if self.http_tls and self.tls_cert_file is None:
             raise ValueError("AGENTMESH_HTTP_TLS needs AGENTMESH_TLS_CERT_FILE and its key")
         return self
+
+    @property
+    def recheck_seconds(self) -> float:
+        """How often the credentials of open streams are checked again."""
+        return self.key_cache_seconds or _RECHECK_SECONDS_UNCACHED
 
     @property
     def loopback_only(self) -> bool:

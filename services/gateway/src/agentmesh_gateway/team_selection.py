@@ -60,6 +60,18 @@ def outsiders(listed: Sequence[str], team: str, members: Sequence[str]) -> list[
     ]
 
 
+def missing_closers(listed: Sequence[str], team: str, closers: Sequence[str]) -> list[Fault]:
+    """A fault if nobody would be left to say what ends the team: `closers` are those who do."""
+    missing = [name for name in closers if name not in listed]
+    if not missing:
+        return []
+    description = (
+        f'"{team}" ends by what {listing(missing)} says, and could not run without; '
+        f"list {listing(missing)} too, or no agents"
+    )
+    return [Fault("agents", description)]
+
+
 def left_out(listed: Sequence[str], team: str, members: Sequence[str]) -> list[Fault]:
     """A fault if a team that needs all its members is to work with some of them."""
     missing = [name for name in members if name not in listed]

@@ -1,14 +1,15 @@
 """The newest messages of a conversation, read from its log.
 
 The log is read forwards, so a window before its end is read, and a wider one if that holds too few
-messages. Messages of discarded turns do not count; the event that says so comes after them.
+messages. Messages of discarded turns do not count; the event that says so comes after them, maybe
+after the window: of what follows it, only such events are read.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentmesh.conversation.v1.conversation_pb2 import Conversation
 from agentmesh.conversation.v1.event_pb2 import Event
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     )
 
 _PAGE = 500
+_DISCARDED: Final = "turn_discarded"
 # A message comes with about this many other events: the turn's end, the run's start and end.
 _EVENTS_PER_MESSAGE = 3
 
@@ -52,9 +54,10 @@ async def newest_messages(
     end = conversation.head_sequence + 1
     stop = min(before_sequence or end, end)
     width = limit * _EVENTS_PER_MESSAGE + 1
+    window = _Window(store, conversation.conversation_id, stop)
     while True:
         start = max(first, stop - width)
-        events = await _messages_between(store, conversation.conversation_id, start, stop)
+        events = await window.messages(start)
         if len(events) > limit or start == first:
             break
         width *= 4
@@ -72,18 +75,52 @@ def _newest_that_fit(events: list[Event], most_bytes: int) -> list[Event]:
     return events
 
 
-async def _messages_between(
-    store: ConversationStoreServiceAsyncStub, conversation_id: str, start: int, stop: int
-) -> list[Event]:
-    messages: list[Event] = []
-    discarded: set[str] = set()
-    kinds = ["message", "turn_discarded"]
-    async for event in read_events(store, conversation_id, kinds, after=start - 1):
-        if event.HasField("turn_discarded"):
-            discarded.update(event.turn_discarded.message_ids)
-        elif event.sequence < stop:
-            messages.append(event)
-    return [event for event in messages if event.message.message_id not in discarded]
+class _Window:
+    """A part of a log that ends before the sequence `stop`."""
+
+    def __init__(
+        self, store: ConversationStoreServiceAsyncStub, conversation_id: str, stop: int
+    ) -> None:
+        self._store = store
+        self._conversation_id = conversation_id
+        self._stop = stop
+        self._discarded_later: set[str] | None = None
+
+    async def messages(self, start: int) -> list[Event]:
+        """The messages from the sequence `start` on that were not discarded, then or later."""
+        if start >= self._stop:
+            return []
+        messages: list[Event] = []
+        discarded: set[str] = set()
+        async for event in read_events(
+            self._store,
+            self._conversation_id,
+            ["message", _DISCARDED],
+            after=start - 1,
+            # The window has no more events than this; larger pages would reach beyond it.
+            page_size=min(self._stop - start, _PAGE),
+        ):
+            if event.sequence >= self._stop:
+                discarded |= await self._later()
+                break
+            if event.HasField(_DISCARDED):
+                discarded.update(event.turn_discarded.message_ids)
+            else:
+                messages.append(event)
+        return [event for event in messages if event.message.message_id not in discarded]
+
+    async def _later(self) -> set[str]:
+        """The ids of messages that are discarded at `stop` or after it; read once."""
+        if self._discarded_later is None:
+            after = self._stop - 1
+            self._discarded_later = {
+                message_id
+                async for event in read_events(
+                    self._store, self._conversation_id, [_DISCARDED], after=after
+                )
+                for message_id in event.turn_discarded.message_ids
+            }
+        return self._discarded_later
 
 
 async def read_events(
@@ -92,12 +129,13 @@ async def read_events(
     kinds: Sequence[str],
     *,
     after: int = 0,
+    page_size: int = _PAGE,
 ) -> AsyncIterator[Event]:
     """All events of some kinds after a sequence, in order."""
     request = ListEventsRequest(
         conversation_id=conversation_id,
         after_sequence=after,
-        page_size=_PAGE,
+        page_size=page_size,
         filter=EventFilter(kinds=kinds),
     )
     while True:

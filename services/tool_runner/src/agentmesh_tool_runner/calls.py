@@ -8,16 +8,15 @@ here, repeated if its tool is safe to repeat, and otherwise recorded as of unkno
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import itertools
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from .sandbox.backend import (
     EndReason,
@@ -36,11 +35,14 @@ from .tools.tool import ReplyOutcome, Tool, ToolContext, ToolReply
 
 logger = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
 _KEEP_UNRECORDED_SECONDS: Final = 600.0
+_CLOSE_SECONDS: Final = 10.0
 _UNKNOWN_TEXT: Final = (
     "The call was started before and its outcome is not known: the process that ran it died. It is "
     "not repeated, for that could do its work twice. Look at the workspace before you go on."
 )
+_CANCELLED: Final = ToolReply(ReplyOutcome.CANCELLED, "The call was cancelled.")
 
 
 Key: TypeAlias = tuple[str, str, int, str]
@@ -123,20 +125,30 @@ class CallEnd:
 
 @dataclass
 class RunningCall:
-    """A call on its way. Output is kept for those who join later."""
+    """A call on its way. Output is kept for those who join later.
+
+    It acts once at most, under one attempt id, however often it is claimed and recorded anew.
+    """
 
     call: ToolCall
     authority: Authority
+    attempt: str
     output: list[Output] = field(default_factory=list)
     replayed: bool = False
     executions: set[Execution] = field(default_factory=set)
     acting: asyncio.Task[ToolReply] | None = None
     reply: ToolReply | None = None
     recording: asyncio.Task[CallEnd] | None = None
+    claiming: asyncio.Lock = field(default_factory=asyncio.Lock)
     killed: bool = False
     touched_at: float = field(default_factory=time.monotonic)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     listeners: set[Callable[[], None]] = field(default_factory=set)
+
+    @property
+    def begun(self) -> bool:
+        """True if its effect must not be started any more."""
+        return self.acting is not None or self.reply is not None
 
     def tell(self) -> None:
         """Wakes those who stream this call."""
@@ -178,8 +190,9 @@ class ToolCalls:
         self._backend = backend
         self._rules = rules
         self._calls: dict[Key, RunningCall] = {}
-        self._attempts: dict[Key, str] = {}
         self._attempt_numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
 
     def begin(self, authority: Authority, call: ToolCall) -> RunningCall:
         """Starts the call, or joins the same call where it runs already; see `end`.
@@ -187,26 +200,35 @@ class ToolCalls:
         Raises SandboxUnavailableError where no code may run, before anything is claimed.
         """
         backend = self._backend()
+        if self._closing:
+            raise SandboxUnavailableError("the service is being stopped")
         self._forget_old()
         key = (authority.tenant, authority.run_id, call.turn, call.tool_call_id)
         running = self._calls.get(key)
         if running is not None and running.call.digest == call.digest and not running.killed:
-            self._join(running, authority)
+            self._join(key, running, authority, backend)
             return running
-        running = self._calls[key] = RunningCall(call, authority)
-        running.recording = asyncio.create_task(self._carry_out(key, running, backend))
+        attempt = f"{self._rules.process_id}:{next(self._attempt_numbers)}"
+        running = self._calls[key] = RunningCall(call, authority, attempt)
+        running.recording = self._start(self._carry_out(key, running, backend))
         return running
 
-    def _join(self, running: RunningCall, authority: Authority) -> None:
+    def _join(
+        self, key: Key, running: RunningCall, authority: Authority, backend: SandboxBackend
+    ) -> None:
         running.touched_at = time.monotonic()
         if authority.fence < running.authority.fence:
             return
         raised = authority.fence > running.authority.fence
         running.authority = authority
         if raised or (running.recording is not None and running.recording.done()):
-            # Claims anew under the new fence; what ran goes on, or has its result already.
-            previous = running.recording
-            running.recording = asyncio.create_task(self._record_again(running, previous))
+            running.recording = self._start(self._carry_out(key, running, backend))
+
+    def _start(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def end(self, running: RunningCall) -> CallEnd:
         """Waits until the call is recorded. Leaving does not end the call.
@@ -224,81 +246,61 @@ class ToolCalls:
                     raise
 
     async def _carry_out(self, key: Key, running: RunningCall, backend: SandboxBackend) -> CallEnd:
-        try:
-            claim = await self._claim(running, key)
+        """Claims the call, starts its effect unless that has begun before, and records its reply.
+
+        Runs once for each worker that wants the call, and fails alone: what acts goes on.
+        """
+        # One claim at a time: what becomes of an earlier one decides whether to take it over.
+        async with running.claiming:
+            claim = await self._claim(running)
             if claim.reply is not None:
-                running.replayed = True
-                return CallEnd(claim.reply, 0, replayed=True)
-            running.started.set()
-            running.tell()
-            if claim.state is ClaimState.ORPHANED:
-                running.reply = ToolReply(ReplyOutcome.UNKNOWN, _UNKNOWN_TEXT)
-            else:
-                running.acting = asyncio.create_task(self._act(running, backend))
-                running.reply = await self._reply_of(running)
-            return await self._record(key, running)
-        except BaseException:
-            if running.reply is None:
-                self._calls.pop(key, None)
-            raise
-        finally:
-            running.started.set()
-            running.tell()
-
-    async def _claim(self, running: RunningCall, key: Key) -> Claim:
-        """Claims under an attempt of its own, or the last one's whose claim was never answered."""
-        attempt = self._attempts.pop(key, None) or self._new_attempt()
-        call, authority = running.call, running.authority
-        tool = self._tools.get(call.tool)
-        repeat = tool is None or tool.safe_to_repeat
-        try:
-            claim = await self._ledger.claim(authority, call, attempt, take_over=False)
-            if claim.state is ClaimState.ORPHANED and repeat:
-                claim = await self._ledger.claim(authority, call, attempt, take_over=True)
-        except BaseException:
-            # Nothing has run: the store may take the same claim again for the same attempt.
-            self._attempts[key] = attempt
-            raise
-        if claim.state is ClaimState.RECORDED:
-            self._calls.pop(key, None)
-        return claim
-
-    def _new_attempt(self) -> str:
-        return f"{self._rules.process_id}:{next(self._attempt_numbers)}"
-
-    async def _record(self, key: Key, running: RunningCall) -> CallEnd:
-        if running.reply is None:
-            raise RuntimeError("there is nothing to record yet")
-        sequence = await self._ledger.record(running.authority, running.call, running.reply)
-        self._calls.pop(key, None)
+                running.replayed = not running.begun
+            elif not running.begun:
+                self._begin_effect(running, claim, backend)
+        running.started.set()
+        running.tell()
+        if claim.reply is not None:
+            self._forget(key, running)
+            return CallEnd(claim.reply, 0, replayed=True)
+        running.reply = await self._reply_of(running)
+        sequence = await self._record(running, running.reply)
+        self._forget(key, running)
         return CallEnd(running.reply, sequence, replayed=False)
 
-    async def _record_again(
-        self, running: RunningCall, previous: asyncio.Task[CallEnd] | None
-    ) -> CallEnd:
-        """Takes the claim over for a newer fence, waits for the result, records it under that."""
-        authority = running.authority
-        key = (authority.tenant, authority.run_id, running.call.turn, running.call.tool_call_id)
-        attempt = self._new_attempt()
-        claim = await self._ledger.claim(authority, running.call, attempt, take_over=True)
-        if claim.reply is not None:
-            self._calls.pop(key, None)
-            return CallEnd(claim.reply, 0, replayed=True)
-        if previous is not None:
-            with contextlib.suppress(Exception):
-                # Refused under its old fence, if the result came before this claim.
-                await asyncio.shield(previous)
-        return await self._record(key, running)
+    async def _claim(self, running: RunningCall) -> Claim:
+        """An orphan that never ran here is taken over only if its tool is safe to repeat."""
+        call, authority, attempt = running.call, running.authority, running.attempt
+        tool = self._tools.get(call.tool)
+        repeat = tool is None or tool.safe_to_repeat
+        claim = await self._ledger.claim(authority, call, attempt, take_over=running.begun)
+        if claim.state is ClaimState.ORPHANED and repeat:
+            claim = await self._ledger.claim(authority, call, attempt, take_over=True)
+        return claim
+
+    def _begin_effect(self, running: RunningCall, claim: Claim, backend: SandboxBackend) -> None:
+        if running.killed:
+            running.reply = _CANCELLED
+        elif claim.state is ClaimState.ORPHANED:
+            running.reply = ToolReply(ReplyOutcome.UNKNOWN, _UNKNOWN_TEXT)
+        else:
+            running.acting = self._start(self._act(running, backend))
+
+    async def _record(self, running: RunningCall, reply: ToolReply) -> int:
+        if self._closing:
+            raise RuntimeError("nothing is recorded while the service stops")
+        return await self._ledger.record(running.authority, running.call, reply)
 
     async def _reply_of(self, running: RunningCall) -> ToolReply:
+        if running.reply is not None:
+            return running.reply
         if running.acting is None:
             raise RuntimeError("the call does not run")
         try:
-            return await running.acting
+            return await asyncio.shield(running.acting)
         except asyncio.CancelledError:
-            if not running.killed:
+            if self._closing or not running.killed:
                 raise
-            return ToolReply(ReplyOutcome.CANCELLED, "The call was cancelled.")
+            return _CANCELLED
 
     async def _act(self, running: RunningCall, backend: SandboxBackend) -> ToolReply:
         call, authority = running.call, running.authority
@@ -307,16 +309,18 @@ class ToolCalls:
             known = ", ".join(sorted(self._tools))
             return ToolReply.error(f"there is no tool {call.tool!r}; there are: {known}")
         key = WorkspaceKey(authority.tenant, authority.conversation_id)
-        workspace = await backend.workspace(key)
-        context = ToolContext(
-            workspace=workspace,
-            python=backend.python,
-            limits=self._limits(call),
-            emit=lambda piece: self._emit(running, piece),
-            run=lambda spec: self._run(running, workspace, spec),
-        )
         try:
+            workspace = await backend.workspace(key)
+            context = ToolContext(
+                workspace=workspace,
+                python=backend.python,
+                limits=self._limits(call),
+                emit=lambda piece: self._emit(running, piece),
+                run=lambda spec: self._run(running, workspace, spec),
+            )
             reply = await tool.call(context, call.arguments_json)
+            if running.killed:
+                return _CANCELLED
             await workspace.save()
         except WorkspaceFullError as error:
             reply = ToolReply.error(f"the workspace was not changed: {error}")
@@ -360,26 +364,30 @@ class ToolCalls:
         """Kills the run's calls under lower fences."""
         for key, running in list(self._calls.items()):
             if key[:2] == (tenant, run_id) and running.authority.fence < fence:
-                self._kill(key, running)
+                logger.info("call %s of %s is killed: its fence was raised", key[3], key[1])
+                running.kill()
+                self._forget(key, running)
 
-    def _kill(self, key: Key, running: RunningCall) -> None:
-        logger.info("call %s of %s is killed: its fence was raised", key[3], key[1])
-        running.kill()
-        self._calls.pop(key, None)
+    def _forget(self, key: Key, running: RunningCall) -> None:
+        if self._calls.get(key) is running:
+            del self._calls[key]
 
     def _forget_old(self) -> None:
-        """Unrecorded results are kept for the run's next worker, but not for ever."""
+        """Unrecorded calls are kept for the run's next worker, but not for ever."""
         oldest = time.monotonic() - _KEEP_UNRECORDED_SECONDS
         for key, running in list(self._calls.items()):
-            done = running.recording is not None and running.recording.done()
-            if done and running.touched_at < oldest:
+            tasks = (running.recording, running.acting)
+            over = all(task is None or task.done() for task in tasks)
+            if over and running.touched_at < oldest:
                 del self._calls[key]
 
     async def close(self) -> None:
-        """Kills what runs."""
-        for key, running in list(self._calls.items()):
-            self._kill(key, running)
-            if running.recording is not None:
-                running.recording.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await running.recording
+        """Kills what runs. Nothing of it is recorded: the step stays claimed, as after a crash."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        for running in self._calls.values():
+            running.kill()
+        self._calls.clear()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=_CLOSE_SECONDS)

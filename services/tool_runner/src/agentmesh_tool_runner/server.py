@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from agentmesh.conversation_store.v1 import (
     catalog_service_pb2,
@@ -85,7 +84,6 @@ class ToolRunner:
         await self.calls.close()
         for task in self._background:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._background, return_exceptions=True)
         await self.sandboxes.close()
         await self.runs.close()

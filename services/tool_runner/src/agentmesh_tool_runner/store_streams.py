@@ -64,10 +64,18 @@ async def watch_fences(
             async for answer in turns.WatchFences(request):
                 retry.reset()
                 for fence in answer.raised:
-                    raised(fence.tenant, fence.run_id, fence.current_fence)
+                    _tell(raised, fence)
         except grpc.aio.AioRpcError as error:
             logger.debug("the watch of fences ended: %s", error.code().name)
         await retry.pause()
+
+
+def _tell(raised: Callable[[str, str, int], None], fence: turn_service_pb2.RaisedFence) -> None:
+    try:
+        raised(fence.tenant, fence.run_id, fence.current_fence)
+    except Exception:
+        # A defect with one run must not leave the fences of all others unheard.
+        logger.exception("fence %d of %s was not heeded", fence.current_fence, fence.run_id)
 
 
 async def publish_documents(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import grpc
@@ -35,6 +36,7 @@ from agentmesh_gateway.rest.request_headers import (
 )
 from agentmesh_gateway.rest.responder import Responder
 from agentmesh_gateway.rest.routes import Match, Route, RouteTable
+from agentmesh_gateway.rest.same_machine import require_this_machine
 from agentmesh_gateway.rest.streaming import StreamRoute, serve_stream
 from agentmesh_gateway.servicers.context import HTTP_STATUS_KEY
 
@@ -52,12 +54,14 @@ class RestEdge:
         *,
         max_body_bytes: int,
         keep_alive_seconds: float,
+        allowed_origins: Collection[str] = (),
     ) -> None:
         self._table = table
         self._calls = calls
         self._authenticator = authenticator
         self._max_body_bytes = max_body_bytes
         self._keep_alive_seconds = keep_alive_seconds
+        self._allowed_origins = {origin.lower() for origin in allowed_origins}
         self._streams = {
             route.rpc: StreamRoute(route) for route in table.routes if route.server_streaming
         }
@@ -102,7 +106,9 @@ class RestEdge:
         metadata = call_metadata(headers)
         if match.route.rpc in self._public:
             # Before the body is read: strangers do not get to send megabytes.
-            await self._authenticator.authenticate(metadata)
+            principal = await self._authenticator.authenticate(metadata)
+            if self._authenticator.trusts_this_machine(principal):
+                require_this_machine(headers, self._allowed_origins)
         request = await self._request(match, scope, headers, receive)
         stream = self._streams.get(match.route.rpc)
         if stream is not None:

@@ -10,6 +10,7 @@ from meshkit.errors import MeshError
 
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.health import Probe, examine
+from agentmesh_gateway.identity import Authenticator
 from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
 from agentmesh_gateway.relay import Subscriptions
@@ -30,6 +31,7 @@ class ConversationServicer:
         upstream: Upstream,
         catalog: Catalog,
         subscriptions: Subscriptions,
+        authenticator: Authenticator,
         traces: TraceCollector,
         probes: dict[str, Probe],
         settings: GatewaySettings,
@@ -38,6 +40,7 @@ class ConversationServicer:
         self._subscribe = upstream.subscribe_bytes
         self._catalog = catalog
         self._subscriptions = subscriptions
+        self._authenticator = authenticator
         self._traces = traces
         self._probes = probes
         self._settings = settings
@@ -136,7 +139,10 @@ class ConversationServicer:
         """The store's stream, as the bytes that came."""
         wanted = recast(request, store_pb2.SubscribeConversationRequest)
         call = self._subscribe(wanted, timeout=context.time_remaining())
-        return self._subscriptions.forward(call)
+        credentials = tuple(context.invocation_metadata() or ())
+        return self._subscriptions.forward(
+            call, lambda: self._authenticator.authenticate(credentials)
+        )
 
     async def list_events(
         self, request: pb2.ListEventsRequest, context: Context
