@@ -85,7 +85,7 @@ async def test_a_kill_on_either_side_of_a_record(
     calm = await converse(model_mesh)
     calls = len(model_server.requests)
     model_server.requests.clear()
-    store_tap.calls.clear()
+    store_tap.forget()
 
     async def strike() -> None:
         await model_mesh.kill(victim)

@@ -27,7 +27,7 @@ class Side(Enum):
 
 @dataclass
 class Point:
-    """The nth call of a method (from 1), on one side of the server's work."""
+    """The nth call of a method, or its nth answered one, from 1: before or after the server."""
 
     method: str
     nth: int
@@ -42,6 +42,7 @@ class WireTap(grpc.GenericRpcHandler):
 
     def __init__(self, upstream: str, port: int = 0) -> None:
         self.calls: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
         self._points: list[Point] = []
         self._actions: list[asyncio.Future[None]] = []
         self._upstream = upstream
@@ -55,6 +56,11 @@ class WireTap(grpc.GenericRpcHandler):
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
         self._server.add_generic_rpc_handlers((self,))
         self._port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+
+    def forget(self) -> None:
+        """Counts from here."""
+        self.calls.clear()
+        self.answered.clear()
 
     @property
     def address(self) -> str:
@@ -105,7 +111,8 @@ class WireTap(grpc.GenericRpcHandler):
         call = forward(requests, metadata=metadata, timeout=context.time_remaining())
         try:
             async for reply in call:
-                await self._fire(Side.AFTER, name, nth)
+                self.answered[name] += 1
+                await self._fire(Side.AFTER, name, self.answered[name])
                 yield reply
             context.set_trailing_metadata(tuple(await call.trailing_metadata() or ()))
         except grpc.aio.AioRpcError as error:
