@@ -74,7 +74,7 @@ def environment_reads(tree: ast.AST) -> Iterator[int]:
     written = {
         id(node.value)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del)
     }
     for node in ast.walk(tree):
         if not isinstance(node, ast.Attribute) or id(node) in written:
