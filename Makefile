@@ -43,7 +43,7 @@ up: setup ## Start a mesh and keep it serving
 
 # --- testing ---------------------------------------------------------------------------------
 
-.PHONY: test check lint types charts-check soak bench
+.PHONY: test check lint types charts-check bench
 test: setup check ## Run all tests (STRICT=1: install what is missing, no silent skips)
 	@pytest $(PYTEST_ARGS)
 
@@ -59,9 +59,6 @@ types: .make/venv
 
 charts-check: .make/venv
 	@python scripts/helm.py check
-
-soak: setup ## Chaos, for 10 minutes
-	@AGENTMESH_SOAK_SECONDS=600 pytest tests/chaos $(PYTEST_ARGS)
 
 bench: setup ## Measure (NAME=x for one)
 	@python -m bench $(NAME)
