@@ -107,10 +107,10 @@ class RealMesh:
             await self.stub.CancelConversation(request)
 
     async def conversation(self, conversation_id: str) -> conversation_pb2.Conversation:
-        """As it stands."""
+        """As it stands. Waits for a store that is on its way back."""
         request = store_pb2.GetConversationRequest(conversation_id=conversation_id)
         with principal_scope(SOMEBODY):
-            response = await self.stub.GetConversation(request)
+            response = await self.stub.GetConversation(request, timeout=20.0, wait_for_ready=True)
         conversation: conversation_pb2.Conversation = response.conversation
         return conversation
 
