@@ -20,6 +20,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("patient")
 
+pytest_plugins = ["tests.support.database_fixtures"]
+
 STRICT = os.environ.get("STRICT") == "1"
 LIST = Path(__file__).parent / "tests" / "cannot_run.toml"
 CANNOT_RUN: dict[str, str] = tomllib.loads(LIST.read_text())["tests"]

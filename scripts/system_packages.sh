@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
 # Makes sure of the programs that no Python package brings: bubblewrap, which isolates code that
 # agents write. As root with apt it is installed; else one line says what to do. Until then code runs
-# in sandlock's sandbox where the kernel has Landlock 6, and nowhere else.
+# in sandlock's sandbox where the kernel has Landlock 6, and nowhere else. A strict run also needs a
+# Redis server, which a Python package brings for some machines only.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 missing=()
 command -v bwrap >/dev/null 2>&1 || missing+=(bubblewrap)
+if [ "${STRICT:-}" = 1 ] && ! command -v redis-server >/dev/null 2>&1; then
+    [ -x .venv/bin/redis-server ] || missing+=(redis-server)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -9,9 +9,11 @@ import pytest
 import pytest_asyncio
 from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.storage.interface import Storage
+from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
+from pydantic import SecretStr
 
-from services.conversation_store.tests.driver import RunningStore
+from services.conversation_store.tests.driver import Database, RunningStore
 from services.conversation_store.tests.support import ManualClock
 
 
@@ -21,22 +23,34 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest_asyncio.fixture(params=["sqlite"])
+@pytest_asyncio.fixture(params=["sqlite", "postgres"])
 async def storage(
     request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
 ) -> AsyncIterator[Storage]:
     """An empty storage of each kind, under a clock that moves when told to."""
-    opened = {"sqlite": lambda: SqliteStorage(tmp_path / "s.db", ProtobufEvents(), clock=clock)}[
-        request.param
-    ]()
+    opened: Storage
+    if request.param == "sqlite":
+        opened = SqliteStorage(tmp_path / "s.db", ProtobufEvents(), clock=clock)
+    else:
+        url = request.getfixturevalue("postgres_url")
+        opened = PostgresStorage(url, ProtobufEvents(), clock=clock)
     await opened.open()
     yield opened
     await opened.close()
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """The settings that give a store an empty database of each kind."""
+    if request.param == "sqlite":
+        return {}
+    url = request.getfixturevalue("postgres_url")
+    return {"postgres_url": SecretStr(url), "api_key_secret": SecretStr("pepper")}
+
+
 @pytest_asyncio.fixture
-async def store(tmp_path: Path) -> AsyncIterator[RunningStore]:
+async def store(tmp_path: Path, database: Database) -> AsyncIterator[RunningStore]:
     """A running store with quick leases."""
-    running = await RunningStore.start(tmp_path / "data")
+    running = await RunningStore.start(tmp_path / "data", **database)
     yield running
     await running.stop()

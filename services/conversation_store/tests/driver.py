@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from services.conversation_store.tests.support import (
     team,
     turn_pb,
 )
+
+Database = Mapping[str, Any]  # the settings that name a database
 
 
 @dataclass

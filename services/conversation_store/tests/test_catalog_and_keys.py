@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc
 import pytest
 from agentmesh.catalog.v1 import agent_pb2
@@ -17,6 +18,7 @@ from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb
 from agentmesh.conversation_store.v1 import identity_service_pb2 as identity_pb
 from agentmesh_conversation_store.identity import PEPPER_FILE
+from agentmesh_conversation_store.settings import StoreSettings
 from agentmesh_conversation_store.storage.sqlite.storage import DATABASE_FILE
 from google.protobuf.duration_pb2 import Duration
 from meshkit.identity import SYSTEM, Principal
@@ -151,15 +153,31 @@ async def test_a_repeated_creation_gives_the_same_key_and_stores_no_secret(
     assert await store.identity.CreateKey(create, metadata=acting(ACME)) == made
     listed = await store.identity.ListKeys(identity_pb.ListKeysRequest(), metadata=acting(ACME))
     assert list(listed.keys) == [made.key]
-    for file in store.settings.data_dir.iterdir():
-        assert made.secret.encode() not in file.read_bytes()
-        assert made.secret.removeprefix("amk_").encode() not in file.read_bytes()
+    for kept in await _everything_kept(store.settings):
+        assert made.secret.encode() not in kept
+        assert made.secret.removeprefix("amk_").encode() not in kept
 
 
-def _run(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+async def _everything_kept(settings: StoreSettings) -> list[bytes]:
+    """All files of a store, or all rows of its database."""
+    if settings.postgres_url is None:
+        return [file.read_bytes() for file in settings.data_dir.iterdir()]
+    connection = await asyncpg.connect(settings.postgres_url.get_secret_value())
+    await connection.execute("SET agentmesh.tenants = '{*}'")
+    kept: list[bytes] = []
+    for table in ("api_keys", "requests"):
+        rows = await connection.fetch(f"SELECT * FROM {table}")
+        assert rows
+        for row in rows:
+            kept += [v if isinstance(v, bytes) else str(v).encode() for v in row.values()]
+    await connection.close()
+    return kept
+
+
+def _run(data_dir: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "agentmesh_conversation_store", *arguments],
-        env={**os.environ, "AGENTMESH_DATA_DIR": str(data_dir)},
+        env={**os.environ, "AGENTMESH_DATA_DIR": str(data_dir), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -170,21 +188,38 @@ async def test_keys_are_made_on_the_command_line_while_the_service_runs(
     store: RunningStore,
 ) -> None:
     data_dir = store.settings.data_dir
+    environment = _database_of(store.settings)
     made = await asyncio.to_thread(
-        _run, data_dir, "keys", "create", "--tenant", "acme", "--role", "admin", "--name", "me"
+        _run,
+        data_dir,
+        *("keys", "create", "--tenant", "acme", "--role", "admin", "--name", "me"),
+        **environment,
     )
     assert made.returncode == 0, made.stderr
     check = identity_pb.AuthenticateKeyRequest(secret=made.stdout.strip())
     found = await store.identity.AuthenticateKey(check, metadata=acting(SYSTEM))
     assert (found.key.tenant, found.key.name) == ("acme", "me")
-    listed = await asyncio.to_thread(_run, data_dir, "keys", "list", "--tenant", "acme")
+    listed = await asyncio.to_thread(
+        _run, data_dir, "keys", "list", "--tenant", "acme", **environment
+    )
     assert found.key.key_id in listed.stdout
     assert made.stdout.strip() not in listed.stdout
-    await asyncio.to_thread(_run, data_dir, "keys", "revoke", found.key.key_id, "--tenant", "acme")
+    await asyncio.to_thread(
+        _run, data_dir, "keys", "revoke", found.key.key_id, "--tenant", "acme", **environment
+    )
     with raises_rich(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID"):
         await store.identity.AuthenticateKey(check, metadata=acting(SYSTEM))
-    for name in (PEPPER_FILE, DATABASE_FILE):
+    for name in () if environment else (PEPPER_FILE, DATABASE_FILE):
         assert stat.S_IMODE((data_dir / name).stat().st_mode) == 0o600
+
+
+def _database_of(settings: StoreSettings) -> dict[str, str]:
+    if settings.postgres_url is None or settings.api_key_secret is None:
+        return {}
+    return {
+        "POSTGRES_URL": settings.postgres_url.get_secret_value(),
+        "API_KEY_SECRET": settings.api_key_secret.get_secret_value(),
+    }
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from agentmesh_conversation_store.domain.runs import deadline_of
 from agentmesh_conversation_store.domain.turns import MAX_BACK_OFF, CommitTurn, Retries
 from agentmesh_conversation_store.servicers.rejections import as_mesh_error
 from agentmesh_conversation_store.storage.encoding import encoded
-from agentmesh_conversation_store.storage.rows import COMMITTED, RUNS, STEPS
+from agentmesh_conversation_store.storage.sql.tables import COMMITTED, RUNS, STEPS
 from meshkit.errors import MeshError
 
 from services.conversation_store.tests.support import start_command

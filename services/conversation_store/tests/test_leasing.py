@@ -13,13 +13,15 @@ from google.protobuf.duration_pb2 import Duration
 from meshkit.identity import Principal
 from meshkit.testkit import raises_rich
 
-from services.conversation_store.tests.driver import LeasedWorker, RunningStore
+from services.conversation_store.tests.driver import Database, LeasedWorker, RunningStore
 from services.conversation_store.tests.support import PATIENCE, turn_pb
 
 
-async def test_a_broken_stream_hands_its_turns_over(tmp_path: Path) -> None:
+async def test_a_broken_stream_hands_its_turns_over(tmp_path: Path, database: Database) -> None:
     """Long leases: only the break of the stream can explain the second grant."""
-    store = await RunningStore.start(tmp_path, lease_seconds=3600.0, lease_renew_seconds=1.0)
+    store = await RunningStore.start(
+        tmp_path, **database, lease_seconds=3600.0, lease_renew_seconds=1.0
+    )
     first = await store.worker()
     conversation = await store.start_conversation()
     turn = await first.granted()
@@ -44,7 +46,11 @@ async def test_a_broken_stream_hands_its_turns_over(tmp_path: Path) -> None:
 async def _end_grace(store: RunningStore) -> None:
     """Another store on the same database whose grace is over at once."""
     other = await RunningStore.start(
-        store.settings.data_dir, lease_seconds=0.01, lease_renew_seconds=0.005
+        store.settings.data_dir,
+        postgres_url=store.settings.postgres_url,
+        api_key_secret=store.settings.api_key_secret,
+        lease_seconds=0.01,
+        lease_renew_seconds=0.005,
     )
     store.workers.append(_Stopping(other))  # type: ignore[arg-type]  # it only needs `leave`
 
@@ -171,15 +177,16 @@ async def test_a_deadline_ends_a_run_and_its_lease(store: RunningStore) -> None:
 
 async def test_after_a_restart_leases_have_a_grace_and_their_workers_go_on(
     tmp_path: Path,
+    database: Database,
 ) -> None:
-    store = await RunningStore.start(tmp_path)
+    store = await RunningStore.start(tmp_path, **database)
     worker = await store.worker()
     await store.start_conversation()
     turn = await worker.granted()
     held = list(worker.held.items())
     await store.stop()
     await asyncio.sleep(store.settings.lease_seconds)
-    store = await RunningStore.start(tmp_path)
+    store = await RunningStore.start(tmp_path, **database)
     rival = await store.worker()
     await asyncio.sleep(10 * store.settings.sweep_seconds)
     back = LeasedWorker(store, worker.worker_id, 1, held=held)

@@ -13,6 +13,7 @@ from agentmesh_conversation_store.domain.conversations import SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import Strategy
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.storage.sql.plan import fetch
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from agentmesh_conversation_store.storage.sqlite.database import connect, migrate, migrations
 
@@ -29,9 +30,7 @@ async def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
     await storage.open()
     view = await storage.execute(start_command())
     cid = view.conversation.conversation_id
-    await storage._writer.run(
-        lambda session: session.connection.execute("PRAGMA max_page_count = 120").fetchone()
-    )
+    await storage._writer.run(lambda _: fetch("PRAGMA max_page_count = 120"))
     written = 0
 
     async def write_on() -> None:
@@ -46,9 +45,7 @@ async def test_a_full_disk_is_said_and_harms_nothing(tmp_path: Path) -> None:
     assert written > 0
     events = await storage.events("acme", cid, 0, 1000, 10**9)
     assert [event.sequence for event in events] == list(range(1, written + 4))
-    await storage._writer.run(
-        lambda session: session.connection.execute("PRAGMA max_page_count = 100000").fetchone()
-    )
+    await storage._writer.run(lambda _: fetch("PRAGMA max_page_count = 100000"))
     sent = await storage.execute(_message(cid, "there is room again"))
     assert sent.sequence == written + 4
     await storage.close()

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
+import asyncpg
 import hypothesis.strategies as st
 import pytest
 from agentmesh.conversation.v1 import event_pb2, message_pb2
@@ -27,6 +28,8 @@ from agentmesh_conversation_store.domain.model import (
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.steps import BeginStep, RecordStep
 from agentmesh_conversation_store.domain.turns import CommitTurn, ReleaseTurn, Retries, Tick
+from agentmesh_conversation_store.storage.interface import Storage
+from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
@@ -37,6 +40,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from services.conversation_store.tests.support import DIGEST, ManualClock, fresh, start_command
@@ -72,7 +76,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.runs: dict[str, ModelRun] = {}
         self.current: dict[str, str] = {}
         self.logs: dict[str, int] = {}
-        self.storage: SqliteStorage
+        self.storage: Storage
 
     def go(self, work: Awaitable[T]) -> T:
         """Runs it to its end."""
@@ -84,14 +88,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        async def make() -> SqliteStorage:
-            storage = SqliteStorage(
-                Path(self.folder.name) / "s.db", ProtobufEvents(), readers=1, clock=self.clock
-            )
-            await storage.open()
-            return storage
+        self.storage = self.go(self.opened())
 
-        self.storage = self.go(make())
+    async def opened(self) -> Storage:
+        """An empty storage."""
+        path = Path(self.folder.name) / "s.db"
+        storage = SqliteStorage(path, ProtobufEvents(), readers=1, clock=self.clock)
+        await storage.open()
+        return storage
 
     def teardown(self) -> None:
         self.go(self.storage.close())
@@ -308,8 +312,36 @@ class StoreMachine(RuleBasedStateMachine):
         return bool(self.go(self.storage.heads([(tenant, cid)])))
 
 
-TestStoreModel = StoreMachine.TestCase
-TestStoreModel.settings = settings(
+class PostgresStoreMachine(StoreMachine):
+    """The same on Postgres, in one database that is emptied for each example."""
+
+    url: ClassVar[str]
+
+    async def opened(self) -> Storage:
+        """An empty storage."""
+        storage = PostgresStorage(self.url, ProtobufEvents(), clock=self.clock)
+        await storage.open()
+        connection = await asyncpg.connect(self.url)
+        tables = await connection.fetch(
+            "SELECT tablename FROM pg_tables"
+            " WHERE schemaname = 'public' AND tablename <> 'schema_version'"
+        )
+        names = ", ".join(row["tablename"] for row in tables)
+        await connection.execute(f"TRUNCATE {names}")
+        await connection.close()
+        return storage
+
+
+def test_sqlite_behaves_as_the_model_does() -> None:
+    run_state_machine_as_test(StoreMachine, settings=_SETTINGS)
+
+
+def test_postgres_behaves_as_the_model_does(postgres_url: str) -> None:
+    PostgresStoreMachine.url = postgres_url
+    run_state_machine_as_test(PostgresStoreMachine, settings=_SETTINGS)
+
+
+_SETTINGS = settings(
     max_examples=25,
     stateful_step_count=40,
     deadline=None,

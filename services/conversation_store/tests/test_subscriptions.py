@@ -11,7 +11,13 @@ import pytest
 from agentmesh.conversation.v1 import stream_pb2
 from meshkit.testkit import raises_rich
 
-from services.conversation_store.tests.driver import LeasedWorker, Reader, RunningStore, Turn
+from services.conversation_store.tests.driver import (
+    Database,
+    LeasedWorker,
+    Reader,
+    RunningStore,
+    Turn,
+)
 from services.conversation_store.tests.support import OTHER, store_pb
 
 HEAD = stream_pb2.SUBSCRIBE_UNTIL_HEAD
@@ -72,8 +78,10 @@ async def test_resuming_at_every_token_gives_the_rest(store: RunningStore) -> No
         assert rest.sequences == list(range(seen + 1, 14))
 
 
-async def test_a_reader_goes_on_after_a_restart_of_the_store(tmp_path: Path) -> None:
-    store = await RunningStore.start(tmp_path)
+async def test_a_reader_goes_on_after_a_restart_of_the_store(
+    tmp_path: Path, database: Database
+) -> None:
+    store = await RunningStore.start(tmp_path, **database)
     conversation = await store.start_conversation()
     cid = conversation.conversation_id
     reader = Reader(store.subscribe(cid))
@@ -84,7 +92,7 @@ async def test_a_reader_goes_on_after_a_restart_of_the_store(tmp_path: Path) -> 
     assert drained.error.retry_after is not None
     await stopping
     await store.stop()
-    store = await RunningStore.start(tmp_path)
+    store = await RunningStore.start(tmp_path, **database)
     await store.send(cid)
     rest = await _read_all(store, cid, resume_token=reader.items[-1].resume_token, until=HEAD)
     assert rest.sequences == [4]
@@ -132,8 +140,10 @@ async def test_until_head_and_until_run_end(store: RunningStore) -> None:
     assert (await _read_all(store, cid, until=RUN_END)).sequences == [1, 2, 3, 4, 5, 6]
 
 
-async def test_filters_skip_events_and_heartbeats_tell_of_it(tmp_path: Path) -> None:
-    store = await RunningStore.start(tmp_path, heartbeat_seconds=0.05)
+async def test_filters_skip_events_and_heartbeats_tell_of_it(
+    tmp_path: Path, database: Database
+) -> None:
+    store = await RunningStore.start(tmp_path, **database, heartbeat_seconds=0.05)
     cid, _, turn = await _begun(store)
     await turn.record()
     only = store_pb.EventFilter(kinds=["message"], agents=["writer"])
@@ -298,10 +308,12 @@ async def test_a_slow_reader_gets_everything_and_holds_nobody_up(
     quick.stop()
 
 
-async def test_two_stores_on_one_database_serve_each_others_events(tmp_path: Path) -> None:
+async def test_two_stores_on_one_database_serve_each_others_events(
+    tmp_path: Path, database: Database
+) -> None:
     """No notice passes between them: the look at the heads must find what the other wrote."""
-    one = await RunningStore.start(tmp_path)
-    two = await RunningStore.start(tmp_path)
+    one = await RunningStore.start(tmp_path, **database)
+    two = await RunningStore.start(tmp_path, **database)
     conversation = await one.start_conversation()
     cid = conversation.conversation_id
     reader = Reader(two.subscribe(cid))

@@ -1,4 +1,4 @@
-"""`agentmesh-store`: serves, and makes keys."""
+"""`agentmesh-store`: serves, migrates its database, and makes keys."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from .domain.model import SECOND, ApiKey, Instant, Role
 from .domain.rejections import Rejection
 from .identity import ApiKeys, load_pepper
 from .settings import StoreSettings
-from .storage.sqlite import SqliteStorage
+from .storage.chosen import chosen_storage
+from .storage.interface import Storage
 
 app = App(
     name="agentmesh-store",
     help="The durable side of agentmesh: conversations, runs, leases, catalog and keys.",
 )
-keys = App(name="keys", help="API keys, in the database of AGENTMESH_DATA_DIR.")
+keys = App(name="keys", help="API keys, in the database of POSTGRES_URL or AGENTMESH_DATA_DIR.")
 app.command(keys)
 
 RoleName = Literal["viewer", "operator", "admin"]
@@ -46,6 +47,17 @@ def serve() -> None:
     run(main)
 
 
+@app.command
+def migrate() -> None:
+    """Brings the schema of the database up to date, once however many run at the same time."""
+    settings = load_settings(StoreSettings).model_copy(update={"migrate_at_start": True})
+    _with_storage(settings, _say_migrated)
+
+
+async def _say_migrated(storage: Storage) -> None:
+    print("the schema is up to date")  # noqa: T201 - the command's output
+
+
 @keys.command
 def create(
     *,
@@ -58,7 +70,7 @@ def create(
     if not tenant:
         raise SystemExit("error: --tenant must not be empty")
 
-    async def make(storage: SqliteStorage, api_keys: ApiKeys) -> None:
+    async def make(storage: Storage, api_keys: ApiKeys) -> None:
         secret = api_keys.new_secret()
         ttl = None if ttl_hours is None else round(ttl_hours * 3600 * SECOND)
         await api_keys.create(tenant, new_id("key"), Role[role.upper()], name, ttl, secret)
@@ -71,7 +83,7 @@ def create(
 def list_keys(*, tenant: Annotated[str, Parameter(help="Whose keys.")]) -> None:
     """Lists a tenant's keys, newest first, without their secrets."""
 
-    async def show(storage: SqliteStorage, _: ApiKeys) -> None:
+    async def show(storage: Storage, _: ApiKeys) -> None:
         now = await storage.now()
         for key in await storage.keys(tenant, None, _KEYS_LISTED):
             print(_line(key, now))  # noqa: T201 - the command's output
@@ -87,22 +99,25 @@ def revoke(
 ) -> None:
     """Makes a key useless at once."""
 
-    async def end(storage: SqliteStorage, _: ApiKeys) -> None:
+    async def end(storage: Storage, _: ApiKeys) -> None:
         if await storage.revoke_key(tenant, key_id) is None:
             raise SystemExit(f"error: tenant {tenant} has no key {key_id}")
 
     _with_keys(end)
 
 
-def _with_keys(work: Callable[[SqliteStorage, ApiKeys], Awaitable[None]]) -> None:
+def _with_keys(work: Callable[[Storage, ApiKeys], Awaitable[None]]) -> None:
     """Works directly on the database; the service may run meanwhile."""
     settings = load_settings(StoreSettings)
+    _with_storage(settings, lambda storage: work(storage, ApiKeys(storage, load_pepper(settings))))
 
+
+def _with_storage(settings: StoreSettings, work: Callable[[Storage], Awaitable[None]]) -> None:
     async def main() -> None:
-        storage = SqliteStorage(settings.database_file, ProtobufEvents(), readers=1)
+        storage = chosen_storage(settings, ProtobufEvents())
         await storage.open()
         try:
-            await work(storage, ApiKeys(storage, load_pepper(settings)))
+            await work(storage)
         finally:
             await storage.close()
 

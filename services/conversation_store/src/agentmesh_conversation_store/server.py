@@ -28,7 +28,8 @@ from .servicers.identity import IdentityServicer
 from .servicers.registration import bytes_through
 from .servicers.turns import TurnServicer
 from .settings import StoreSettings
-from .storage.sqlite import SqliteStorage
+from .storage.chosen import chosen_storage
+from .storage.interface import Storage
 from .subscriptions.registry import Subscriptions
 
 NAME = "conversation_store"
@@ -39,9 +40,7 @@ _PACKAGE = "agentmesh.conversation_store.v1"
 def build(settings: StoreSettings) -> ServiceHost:
     """The service, ready to start."""
     host = ServiceHost(NAME, settings)
-    storage = SqliteStorage(
-        settings.database_file, ProtobufEvents(), readers=settings.sqlite_readers
-    )
+    storage = chosen_storage(settings, ProtobufEvents())
     fanout = InProcessFanout()
     retries = Retries(
         settings.max_turn_failures,
@@ -74,7 +73,7 @@ def build(settings: StoreSettings) -> ServiceHost:
 
 def _register(
     host: ServiceHost,
-    storage: SqliteStorage,
+    storage: Storage,
     subscriptions: Subscriptions,
     turn_servicer: TurnServicer,
     keys: ApiKeys,

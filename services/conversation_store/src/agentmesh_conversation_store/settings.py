@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from meshkit.settings import ServiceSettings
-from pydantic import AliasChoices, Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
 from .domain.model import SECOND, Micros
 from .storage.sqlite.storage import DATABASE_FILE
@@ -33,6 +33,10 @@ class StoreSettings(ServiceSettings):
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=15)
     head_check_seconds: float = Field(default=1.0, gt=0, le=60)
     sqlite_readers: int = Field(default=2, ge=1, le=64)
+    postgres_writers: int = Field(default=4, ge=1, le=64)
+    postgres_readers: int = Field(default=8, ge=1, le=256)
+    postgres_timeout_seconds: float = Field(default=30.0, gt=0, le=3600)
+    migrate_at_start: bool = True
 
     @property
     def database_file(self) -> Path:
@@ -44,11 +48,20 @@ class StoreSettings(ServiceSettings):
         """How long a lease lasts without renewal."""
         return round(self.lease_seconds * SECOND)
 
+    @field_validator("postgres_url")
+    @classmethod
+    def _is_a_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(
+            ("postgresql://", "postgres://")
+        ):
+            raise ValueError("POSTGRES_URL must be postgresql://user:password@host:port/database")
+        return url
+
     @model_validator(mode="after")
-    def _no_other_database(self) -> Self:
-        # To keep data elsewhere than the operator said would be to lose it.
-        if self.postgres_url is not None:
-            raise ValueError("POSTGRES_URL: this version keeps everything in SQLite; unset it")
+    def _replicas_share_their_pepper(self) -> Self:
+        # A pepper of one replica's own would make its keys useless at the others.
+        if self.postgres_url is not None and self.api_key_secret is None:
+            raise ValueError("API_KEY_SECRET must be set with POSTGRES_URL: replicas share it")
         return self
 
     @model_validator(mode="after")

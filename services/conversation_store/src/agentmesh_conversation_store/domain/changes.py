@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .events import EventBody, NewEvent, WorkerEvent
 from .model import (
@@ -24,6 +24,14 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """One record of the tenant: its type, and its key without the tenant."""
+
+    kind: type[Any]
+    key: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """What must be loaded, under lock, before an operation can be decided.
 
@@ -31,7 +39,7 @@ class Scope:
     not ended, and the newest root run; `last_messages` what each of them said last.
     `newest_turn` adds what is remembered of the newest committed turn of the newest root run,
     `turn` that of a turn of `run_id`. `rivals` asks whether other work has been waiting for a
-    worker for longer than a moment.
+    worker for longer than a moment. `lookups` are further records.
     """
 
     tenant: str
@@ -44,11 +52,12 @@ class Scope:
     rivals: bool = False
     step: tuple[int, str] | None = None
     turn: int | None = None
+    lookups: tuple[Lookup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The rows of a scope as they are now."""
+    """The rows of a scope as they are now. `found` holds those lookups that exist."""
 
     conversation: Conversation | None = None
     facts: ConversationFacts | None = None
@@ -57,6 +66,7 @@ class Loaded:
     committed: CommittedTurn | None = None
     last_messages: Mapping[str, str] = field(default_factory=dict)
     rivals_waiting: bool = False
+    found: Mapping[Lookup, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,7 @@ class Changes:
 
     `moved_inputs` are (from run, to run, after sequence): unread inputs that a successor takes
     over. `pruned_checkpoints` are (run, ids to keep), `pruned_steps` (run, first turn to keep).
+    `records` are further rows to write, `removed` further rows to delete.
     """
 
     conversation: Conversation | None = None
@@ -80,6 +91,8 @@ class Changes:
     inputs: Sequence[tuple[str, int]] = ()
     moved_inputs: Sequence[tuple[str, str, int]] = ()
     fences: Sequence[RaisedFence] = ()
+    records: Sequence[object] = ()
+    removed: Sequence[Lookup] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +135,8 @@ class Transition:
         self.checkpoint: Checkpoint | None = None
         self.pruned_checkpoints: tuple[str, tuple[str, ...]] | None = None
         self.pruned_steps: tuple[str, int] | None = None
+        self.records: list[object] = []
+        self.removed: list[Lookup] = []
         self._loaded = loaded
         self._events: list[NewEvent] = []
         self._inputs: list[tuple[str, int]] = []
@@ -227,4 +242,6 @@ class Transition:
             inputs=self._inputs,
             moved_inputs=self._moved,
             fences=self._fences,
+            records=self.records,
+            removed=self.removed,
         )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.storage.sql.plan import Plan
 
 from .database import as_rejection, connect
+from .driver import drive
+from .writer import Clock
 
 T = TypeVar("T")
 
@@ -20,18 +22,19 @@ T = TypeVar("T")
 class Readers:
     """A few threads with a connection each."""
 
-    def __init__(self, path: Path, count: int) -> None:
+    def __init__(self, path: Path, count: int, clock: Clock) -> None:
         self._path = path
+        self._clock = clock
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
         self._pool = ThreadPoolExecutor(count, "sqlite-reader", self._open)
         self._closed = False
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` returned; it sees one snapshot."""
+    async def run(self, plan: Plan[T]) -> T:
+        """What the plan returned; it sees one snapshot."""
         if self._closed:
             raise Rejection(Reason.DATABASE_UNAVAILABLE, "the store's database is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, plan)
 
     async def close(self) -> None:
         """Waits for what is being read."""
@@ -45,12 +48,12 @@ class Readers:
         self._local.connection = connection
         self._connections.append(connection)
 
-    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _read(self, plan: Plan[T]) -> T:
         connection: sqlite3.Connection = self._local.connection
         try:
             connection.execute("BEGIN")
             try:
-                return work(connection)
+                return drive(connection, plan, self._clock())
             finally:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:

@@ -1,7 +1,7 @@
 """One thread that writes: operations that came in meanwhile share one transaction.
 
-Each operation still succeeds or fails by itself. A refused one writes nothing, since deciding
-comes before writing. If the database fails in the middle of a group, the group is rolled back
+Each operation still succeeds or fails by itself: what a refused one wrote is undone up to its
+savepoint. If the database fails in the middle of a group, the group is rolled back
 and its operations are tried one by one, so that one bad apple spoils nothing.
 """
 
@@ -13,15 +13,17 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from agentmesh_conversation_store.domain.model import Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.interface import CommitListener, Committed
+from agentmesh_conversation_store.storage.sql.plan import Plan, Session
 
 from .database import as_rejection, connect
+from .driver import drive
 
 T = TypeVar("T")
 Clock = Callable[[], Instant]
@@ -31,17 +33,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Session:
-    """What an operation works with inside a transaction."""
-
-    connection: sqlite3.Connection
-    now: Instant
-    committed: list[Committed] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class _Job(Generic[T]):
-    work: Callable[[Session], T]
+    work: Callable[[Session], Plan[T]]
     future: asyncio.Future[T]
     result: T | None = None
     error: BaseException | None = None
@@ -69,8 +62,8 @@ class Writer:
         """Tells `listener`, on the loop, what each group committed."""
         self._listeners.append(listener)
 
-    async def run(self, work: Callable[[Session], T]) -> T:
-        """What `work` returned, once its transaction is safe on disk."""
+    async def run(self, work: Callable[[Session], Plan[T]]) -> T:
+        """What the plan returned, once its transaction is safe on disk."""
         if self._closed or self._loop is None:
             raise Rejection(Reason.DATABASE_UNAVAILABLE, "the store's database is closed")
         future: asyncio.Future[T] = self._loop.create_future()
@@ -123,14 +116,11 @@ class Writer:
     ) -> list[Committed] | None:
         """What the group committed; None if the database failed, with the error in the jobs."""
         self._last_now = max(self._last_now, self._clock())
-        session = Session(connection, self._last_now)
+        session = Session()
         try:
             connection.execute("BEGIN IMMEDIATE")
             for job in group:
-                try:
-                    job.result = job.work(session)
-                except Rejection as rejection:
-                    job.error = rejection
+                self._carry_out(connection, session, job)
             connection.execute("COMMIT")
         except Exception as error:  # whatever it was, the loop that waits must hear of it
             self._roll_back(connection)
@@ -139,6 +129,17 @@ class Writer:
                 job.error = reason or error
             return None
         return session.committed
+
+    def _carry_out(self, connection: sqlite3.Connection, session: Session, job: _Job[Any]) -> None:
+        heard = len(session.committed)
+        connection.execute("SAVEPOINT operation")
+        try:
+            job.result = drive(connection, job.work(session), self._last_now)
+        except Rejection as rejection:
+            job.error = rejection
+            connection.execute("ROLLBACK TO operation")
+            del session.committed[heard:]
+        connection.execute("RELEASE operation")
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         try:

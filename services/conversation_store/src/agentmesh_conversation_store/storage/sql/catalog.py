@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
+from agentmesh_conversation_store.domain.model import Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.interface import (
     DocumentWrite,
@@ -15,10 +15,14 @@ from agentmesh_conversation_store.storage.interface import (
     StoredDocument,
 )
 
-from .unit import keep_response, kept_response
-from .writer import Session
+from .plan import Alone, Plan, each, fetch, first, now
+from .requests import once
 
 _COLUMNS = "d.tenant, d.kind, d.name, d.version, d.digest, d.created_at, d.data"
+_ADD = (
+    "INSERT INTO documents (tenant, kind, name, version, digest, created_at, deleted, data)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _NEWEST = (
     "d.version = (SELECT max(version) FROM documents"
     " WHERE tenant = d.tenant AND kind = d.kind AND name = d.name)"
@@ -26,30 +30,28 @@ _NEWEST = (
 
 
 def put(
-    session: Session,
-    tenant: str,
-    write: DocumentWrite,
-    request: Request[Sequence[StoredDocument]] | None,
-) -> Sequence[StoredDocument] | bytes:
+    tenant: str, write: DocumentWrite, request: Request[Sequence[StoredDocument]] | None
+) -> Plan[Sequence[StoredDocument] | bytes]:
     """Writes new versions, all or none."""
-    if request is None:
-        return _put_all(session, tenant, write)
-    kept = kept_response(session, request)
-    if kept is not None:
-        return kept
-    return keep_response(session, request, _put_all(session, tenant, write))
+    return (yield from once(request, lambda: _put_all(tenant, write)))
 
 
-def _put_all(session: Session, tenant: str, write: DocumentWrite) -> list[StoredDocument]:
-    present = [_newest(session.connection, tenant, d.kind, d.name) for d in write.documents]
-    for document, (newest, deleted) in zip(write.documents, present, strict=True):
+def _put_all(tenant: str, write: DocumentWrite) -> Plan[Sequence[StoredDocument]]:
+    # Two writers of one tenant must not give the same version twice.
+    yield Alone(f"documents:{tenant}")
+    at = yield from now()
+    documents = []
+    for document in write.documents:
+        newest, deleted = yield from _newest(tenant, document.kind, document.name)
         _check(document, newest if not deleted else None, write)
-    return [
-        newest
-        if write.only_changed and newest and not deleted and newest.digest == document.digest
-        else _add(session, tenant, document, newest.version + 1 if newest else 1)
-        for document, (newest, deleted) in zip(write.documents, present, strict=True)
-    ]
+        unchanged = newest and not deleted and newest.digest == document.digest
+        if newest and unchanged and write.only_changed:
+            documents.append(newest)
+        else:
+            version = newest.version + 1 if newest else 1
+            documents.append(_version(tenant, document, version, at))
+            yield from each(_ADD, [_row(documents[-1])])
+    return documents
 
 
 def _check(document: NewDocument, newest: StoredDocument | None, write: DocumentWrite) -> None:
@@ -65,66 +67,62 @@ def _check(document: NewDocument, newest: StoredDocument | None, write: Document
         )
 
 
-def _newest(
-    db: sqlite3.Connection, tenant: str, kind: int, name: str
-) -> tuple[StoredDocument | None, bool]:
-    row = db.execute(
+def _newest(tenant: str, kind: int, name: str) -> Plan[tuple[StoredDocument | None, bool]]:
+    row = yield from first(
         f"SELECT {_COLUMNS}, d.deleted FROM documents d"
         " WHERE d.tenant = ? AND d.kind = ? AND d.name = ? ORDER BY d.version DESC LIMIT 1",
-        (tenant, kind, name),
-    ).fetchone()
+        tenant,
+        kind,
+        name,
+    )
     return (StoredDocument(*row[:-1]), bool(row[-1])) if row else (None, False)
 
 
-def _add(session: Session, tenant: str, document: NewDocument, version: int) -> StoredDocument:
-    session.connection.execute(
-        "INSERT INTO documents (tenant, kind, name, version, digest, created_at, deleted, data)"
-        " VALUES (?, ?, ?, ?, ?, ?, 0, ?)",
-        (
-            tenant,
-            document.kind,
-            document.name,
-            version,
-            document.digest,
-            session.now,
-            document.data,
-        ),
-    )
+def _version(tenant: str, document: NewDocument, version: int, at: Instant) -> StoredDocument:
     return StoredDocument(
-        tenant,
+        tenant, document.kind, document.name, version, document.digest, at, document.data
+    )
+
+
+def _row(document: StoredDocument) -> tuple[object, ...]:
+    return (
+        document.tenant,
         document.kind,
         document.name,
-        version,
+        document.version,
         document.digest,
-        session.now,
+        document.created_at,
+        0,
         document.data,
     )
 
 
-def get(
-    db: sqlite3.Connection, tenant: str, kind: int, name: str, version: int
-) -> StoredDocument | None:
+def get(tenant: str, kind: int, name: str, version: int) -> Plan[StoredDocument | None]:
     """One version; the tenant's own hides the system's of the same name."""
     which = "d.version = ?" if version else f"d.deleted = 0 AND {_NEWEST}"
-    row = db.execute(
+    row = yield from first(
         f"SELECT {_COLUMNS} FROM documents d"
         f" WHERE d.tenant IN (?, '') AND d.kind = ? AND d.name = ? AND {which}"
         " ORDER BY d.tenant DESC LIMIT 1",
-        (tenant, kind, name, version) if version else (tenant, kind, name),
-    ).fetchone()
+        *((tenant, kind, name, version) if version else (tenant, kind, name)),
+    )
     return StoredDocument(*row) if row else None
 
 
 def listing(
-    db: sqlite3.Connection, tenant: str, kind: int, names: Sequence[str], after: str, limit: int
-) -> list[StoredDocument]:
+    tenant: str, kind: int, names: Sequence[str], after: str, limit: int
+) -> Plan[Sequence[StoredDocument]]:
     """Newest versions by name."""
     chosen = f" AND d.name IN ({', '.join('?' * len(names))})" if names else ""
-    rows = db.execute(
+    rows = yield from fetch(
         f"SELECT {_COLUMNS} FROM documents d"
         f" WHERE d.tenant IN (?, '') AND d.kind = ? AND d.name > ? AND d.deleted = 0"
         f" AND {_NEWEST}{chosen} ORDER BY d.name, d.tenant DESC LIMIT ?",
-        (tenant, kind, after, *names, 2 * limit),
+        tenant,
+        kind,
+        after,
+        *names,
+        2 * limit,
     )
     shown: dict[str, StoredDocument] = {}
     for row in rows:
@@ -132,14 +130,15 @@ def listing(
     return list(shown.values())[:limit]
 
 
-def delete(session: Session, tenant: str, kind: int, name: str) -> bool:
+def delete(tenant: str, kind: int, name: str) -> Plan[bool]:
     """Hides the newest version of the tenant's own document."""
-    newest, deleted = _newest(session.connection, tenant, kind, name)
+    yield Alone(f"documents:{tenant}")
+    newest, deleted = yield from _newest(tenant, kind, name)
     if newest is None or deleted:
         return False
-    session.connection.execute(
+    yield from each(
         "UPDATE documents SET deleted = 1"
         " WHERE tenant = ? AND kind = ? AND name = ? AND version = ?",
-        (tenant, kind, name, newest.version),
+        [(tenant, kind, name, newest.version)],
     )
     return True

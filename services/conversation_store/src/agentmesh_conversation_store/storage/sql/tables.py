@@ -1,10 +1,13 @@
-"""Values as rows of plain columns, and back. Every SQL adapter uses the same columns."""
+"""Values as rows of plain columns, and back."""
+
+# ruff: noqa: S608 - SQL is put together from names of our own, never from values
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from agentmesh_conversation_store.domain.model import (
@@ -71,25 +74,29 @@ def _pack_map(value: Any) -> str:
 class Table(Generic[T]):
     """How one kind of value is kept.
 
-    `converters` name the fields that are no plain column, each with its way out and back;
-    `keys` are columns that the value itself does not have.
+    `key` names the primary key, `converters` the fields that are no plain column, each with its
+    way out and back; `extra` are columns that the value itself does not have.
     """
 
     def __init__(
         self,
         kind: type[T],
         name: str,
-        converters: dict[str, tuple[Callable[[Any], Column], Callable[[Any], Any]]],
+        key: Sequence[str],
+        converters: dict[str, tuple[Callable[[Any], Column], Callable[[Any], Any]]] | None = None,
         *,
-        keys: Sequence[str] = (),
+        extra: Sequence[str] = (),
     ) -> None:
+        ways = converters or {}
         names = [f.name for f in fields(kind)]  # type: ignore[arg-type]  # always a dataclass
+        self.kind = kind
         self.name = name
+        self.key = tuple(key)
         self.fields = tuple(names)
-        self.columns = (*keys, *names)
-        self._kind = kind
-        self._out = [(n, converters[n][0] if n in converters else None) for n in names]
-        self._back = [(i, converters[n][1]) for i, n in enumerate(names) if n in converters]
+        self.extra = tuple(extra)
+        self.columns = (*extra, *names)
+        self._out = [(n, ways[n][0] if n in ways else None) for n in names]
+        self._back = [(i, ways[n][1]) for i, n in enumerate(names) if n in ways]
 
     def row(self, value: T) -> tuple[Column, ...]:
         """The columns of a value, in the order of `fields`."""
@@ -103,9 +110,9 @@ class Table(Generic[T]):
         columns = list(row)
         for index, back in self._back:
             columns[index] = back(columns[index])
-        return self._kind(*columns)
+        return self.kind(*columns)
 
-    @property
+    @cached_property
     def select(self) -> str:
         """The fields as a select list."""
         return ", ".join(self.fields)
@@ -113,6 +120,32 @@ class Table(Generic[T]):
     def qualified(self, alias: str) -> str:
         """The fields as a select list of a joined table."""
         return ", ".join(f"{alias}.{name}" for name in self.fields)
+
+    @cached_property
+    def get(self) -> str:
+        """Selects the key and the fields of one row by its key."""
+        return f"SELECT {', '.join(self.key)}, {self.select} FROM {self.name} WHERE {self._by_key}"
+
+    @cached_property
+    def put(self) -> str:
+        """Writes a row, whether it is there already or not."""
+        changed = ", ".join(
+            f"{name} = excluded.{name}" for name in self.columns if name not in self.key
+        )
+        return (
+            f"INSERT INTO {self.name} ({', '.join(self.columns)})"
+            f" VALUES ({', '.join('?' * len(self.columns))})"
+            f" ON CONFLICT ({', '.join(self.key)}) DO UPDATE SET {changed}"
+        )
+
+    @cached_property
+    def remove(self) -> str:
+        """Deletes one row by its key."""
+        return f"DELETE FROM {self.name} WHERE {self._by_key}"
+
+    @property
+    def _by_key(self) -> str:
+        return " AND ".join(f"{name} = ?" for name in self.key)
 
 
 _usage = (_pack_usage, _unpack_usage)
@@ -123,6 +156,7 @@ _map = (_pack_map, json.loads)
 RUNS = Table(
     Run,
     "runs",
+    ("tenant", "run_id"),
     {
         "status": (int, RunStatus),
         "waiting_for": (int, WaitKind),
@@ -139,26 +173,34 @@ RUNS = Table(
 CONVERSATIONS = Table(
     Conversation,
     "conversations",
+    ("tenant", "conversation_id"),
     {"status": (int, ConversationStatus), "usage": _usage},
 )
 FACTS = Table(
     ConversationFacts,
     "conversation_facts",
+    ("tenant", "conversation_id"),
     {"agents": _texts, "labels": _map},
-    keys=("tenant", "conversation_id"),
+    extra=("tenant", "conversation_id"),
 )
 STEPS = Table(
     Step,
     "steps",
+    ("tenant", "run_id", "turn", "step_key"),
     {"kind": (int, StepKind), "recorded": _flag, "reservation": _usage, "record": _map},
-    keys=("tenant",),
+    extra=("tenant",),
 )
 COMMITTED = Table(
     CommittedTurn,
     "committed_turns",
+    ("tenant", "run_id", "turn"),
     {"status": (int, RunStatus), "content": _map, "message_ids": _texts, "discarded": _flag},
-    keys=("tenant",),
+    extra=("tenant",),
 )
-CHECKPOINTS = Table(Checkpoint, "checkpoints", {}, keys=("tenant",))
-FENCES = Table(RaisedFence, "raised_fences", {})
-KEYS = Table(ApiKey, "api_keys", {"role": (int, Role)})
+CHECKPOINTS = Table(Checkpoint, "checkpoints", ("tenant", "checkpoint_id"), extra=("tenant",))
+FENCES = Table(RaisedFence, "raised_fences", ("tenant", "run_id", "fence"))
+KEYS = Table(ApiKey, "api_keys", ("tenant", "key_id"), {"role": (int, Role)})
+
+TABLES: dict[type[Any], Table[Any]] = {
+    table.kind: table for table in (FACTS, STEPS, COMMITTED, CHECKPOINTS, FENCES)
+}

@@ -1,0 +1,201 @@
+"""Connections to one Postgres database, and its schema."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any
+
+import asyncpg
+
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+
+from .driver import LOCKS, lock_number, tenants_setting
+
+_log = logging.getLogger(__name__)
+
+_FULL = (asyncpg.DiskFullError,)
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InternalClientError,
+)
+TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+
+class Database:
+    """A pool of connections. Each is told whose rows it may see before it is used."""
+
+    def __init__(self, url: str, *, size: int, timeout: float) -> None:
+        self._url = url
+        self._size = size
+        self._timeout = timeout
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self, *, migrating: bool) -> None:
+        """Connects; migrates, or makes sure that somebody has."""
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._url,
+                min_size=1,
+                max_size=self._size,
+                command_timeout=self._timeout,
+                timeout=self._timeout,
+                max_inactive_connection_lifetime=600,
+                reset=_keep,
+                server_settings={"application_name": "agentmesh conversation_store"},
+            )
+            async with self._pool.acquire() as connection:
+                await (migrate if migrating else require_current)(connection)
+                await _warn_of_exemption(connection)
+        except (*_AWAY, asyncpg.PostgresError) as error:
+            raise as_rejection(error) or error from error
+
+    async def close(self) -> None:
+        """Waits for what is under way, a while."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            try:
+                await asyncio.wait_for(pool.close(), self._timeout)
+            except TimeoutError:
+                pool.terminate()
+
+    @asynccontextmanager
+    async def reading(self, tenants: Sequence[str], *, snapshot: bool) -> AsyncIterator[Any]:
+        """A connection that sees the rows of these tenants, with `snapshot` as of one instant."""
+        async with self._connection() as connection:
+            if not snapshot:
+                await connection.execute(f"SET agentmesh.tenants = {tenants_setting(tenants)}")
+                yield connection
+                return
+            async with self._transaction(connection, tenants, "REPEATABLE READ READ ONLY"):
+                yield connection
+
+    @asynccontextmanager
+    async def writing(self, tenants: Sequence[str]) -> AsyncIterator[Any]:
+        """A connection inside a transaction over the rows of these tenants."""
+        async with (
+            self._connection() as connection,
+            self._transaction(connection, tenants, "READ COMMITTED READ WRITE"),
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        if self._pool is None:
+            raise Rejection(Reason.DATABASE_UNAVAILABLE, "the store's database is closed")
+        try:
+            async with self._pool.acquire(timeout=self._timeout) as connection:
+                yield connection
+        except (*_AWAY, asyncpg.PostgresError) as error:
+            raise as_rejection(error) or error from error
+
+    @asynccontextmanager
+    async def _transaction(
+        self, connection: Any, tenants: Sequence[str], mode: str
+    ) -> AsyncIterator[None]:
+        # One round trip; asyncpg's own transactions take another one for the setting.
+        setting = f"SET LOCAL agentmesh.tenants = {tenants_setting(tenants)}"
+        await connection.execute(f"BEGIN ISOLATION LEVEL {mode}; {setting}")
+        try:
+            yield
+        except BaseException:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
+
+
+def migrations() -> list[tuple[int, str]]:
+    """The numbered schema files, in order, as (version, SQL)."""
+    folder = resources.files(__package__) / "migrations"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    return [(int(f.name.split("_", 1)[0]), f.read_text("utf-8")) for f in files]
+
+
+async def migrate(connection: Any) -> int:
+    """Brings the schema up to date and returns its version.
+
+    An advisory lock is held from the look at the version to the commit, so that replicas that
+    start at once migrate once. A database of a newer release is refused.
+    """
+    async with connection.transaction():
+        await connection.execute(
+            "SELECT pg_advisory_xact_lock($1, $2)", LOCKS, lock_number("migrate")
+        )
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT PRIMARY KEY)"
+        )
+        current = await _version(connection)
+        newest = _require_known(current)
+        for version, sql in migrations():
+            if version > current:
+                _log.info("migrating the database to schema %d", version)
+                await connection.execute(sql)
+                await connection.execute("INSERT INTO schema_version VALUES ($1)", version)
+    return newest
+
+
+async def require_current(connection: Any) -> int:
+    """Refuses a database whose schema is not the one of this release."""
+    exists = await connection.fetchval("SELECT to_regclass('schema_version') IS NOT NULL")
+    current = await _version(connection) if exists else 0
+    newest = _require_known(current)
+    if current < newest:
+        raise Rejection(
+            Reason.DATABASE_UNAVAILABLE,
+            f"the database has schema {current}, this release needs {newest}:"
+            " run `agentmesh-store migrate`",
+        )
+    return newest
+
+
+async def _version(connection: Any) -> int:
+    version: int = await connection.fetchval("SELECT coalesce(max(version), 0) FROM schema_version")
+    return version
+
+
+def _require_known(current: int) -> int:
+    newest = migrations()[-1][0]
+    if current > newest:
+        raise Rejection(
+            Reason.DATABASE_UNAVAILABLE,
+            f"the database has schema {current}, this release knows {newest}: upgrade it",
+        )
+    return newest
+
+
+async def _warn_of_exemption(connection: Any) -> None:
+    exempt = await connection.fetchval(
+        "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
+    )
+    if exempt:
+        _log.warning(
+            "the role of POSTGRES_URL is beyond row-level security: use one that is no superuser"
+            " and has no BYPASSRLS"
+        )
+
+
+def as_rejection(error: BaseException) -> Rejection | None:
+    """What a failure of the database means for the caller; None for a defect of ours."""
+    if isinstance(error, _FULL):
+        return Rejection(Reason.STORAGE_FULL, "the disk of the store is full; nothing was written")
+    if isinstance(error, _AWAY + TRY_AGAIN):
+        name = type(error).__name__
+        return Rejection(
+            Reason.DATABASE_UNAVAILABLE, f"the store's database does not answer ({name})"
+        )
+    return None
+
+
+async def _keep(_: Any) -> None:
+    """Connections go back to the pool as they are: whoever takes one says whose rows it sees."""

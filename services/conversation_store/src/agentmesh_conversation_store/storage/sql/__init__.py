@@ -1,0 +1,1 @@
+"""Everything the store asks of a database, once, as plans; each database only drives them."""

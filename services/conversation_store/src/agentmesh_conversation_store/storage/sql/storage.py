@@ -1,0 +1,194 @@
+"""The storage interface over plans; a database adds how to run them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from agentmesh_conversation_store.domain.changes import Command
+from agentmesh_conversation_store.domain.events import StoredEvent
+from agentmesh_conversation_store.domain.model import (
+    ApiKey,
+    ConversationView,
+    Instant,
+    Micros,
+    RaisedFence,
+    Run,
+)
+from agentmesh_conversation_store.storage.interface import (
+    CommitListener,
+    ConversationQuery,
+    DocumentWrite,
+    Due,
+    GrantedTurn,
+    Head,
+    Renewal,
+    Request,
+    StoredDocument,
+)
+
+from . import catalog, keys, queue, reads
+from .plan import Plan, Session
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+Tenants = tuple[str, ...]
+ALL: Tenants = ("*",)
+SYSTEM = ""
+
+
+class SqlStorage(ABC):
+    """Everything of `Storage` but the connection.
+
+    `Tenants` name whose rows a plan may see; `ALL` is for the work that the store does for
+    itself. A database with row-level security enforces it.
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connects, and brings the schema up to date."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finishes what was begun and disconnects."""
+
+    @abstractmethod
+    def on_commit(self, listener: CommitListener) -> None:
+        """See `Storage`."""
+
+    @abstractmethod
+    async def now(self) -> Instant:
+        """See `Storage`."""
+
+    @abstractmethod
+    async def execute(self, command: Command[R]) -> R:
+        """See `Storage`."""
+
+    @abstractmethod
+    async def execute_once(self, command: Command[R], request: Request[R]) -> bytes:
+        """See `Storage`."""
+
+    @abstractmethod
+    async def _read(self, tenants: Tenants, plan: Plan[T], *, snapshot: bool = False) -> T:
+        """Runs a plan that only reads; with `snapshot` all of it sees one point in time."""
+
+    @abstractmethod
+    async def _write(self, tenants: Tenants, plan: Callable[[Session], Plan[T]]) -> T:
+        """Runs a plan in a transaction of its own."""
+
+    # --- reading -----------------------------------------------------------------------------
+
+    async def conversation(self, tenant: str, conversation_id: str) -> ConversationView:
+        """See `Storage`."""
+        return await self._read((tenant,), reads.conversation(tenant, conversation_id))
+
+    async def conversations(
+        self, tenant: str, query: ConversationQuery
+    ) -> Sequence[ConversationView]:
+        """See `Storage`."""
+        return await self._read((tenant,), reads.conversations(tenant, query))
+
+    async def events(
+        self, tenant: str, conversation_id: str, after: int, limit: int, max_bytes: int
+    ) -> Sequence[StoredEvent]:
+        """See `Storage`."""
+        plan = reads.events(tenant, conversation_id, after, limit, max_bytes)
+        return await self._read((tenant,), plan)
+
+    async def tail(
+        self, tenant: str, conversation_id: str, limit: int
+    ) -> tuple[Head, Sequence[StoredEvent]]:
+        """See `Storage`."""
+        plan = reads.tail(tenant, conversation_id, limit)
+        return await self._read((tenant,), plan, snapshot=True)
+
+    async def heads(self, conversations: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Head]:
+        """See `Storage`."""
+        return await self._read(ALL, reads.heads(conversations))
+
+    # --- the queue ---------------------------------------------------------------------------
+
+    async def grant(self, demand: dict[str, int], lease: Micros) -> Sequence[Run]:
+        """See `Storage`."""
+        return await self._write(ALL, lambda session: queue.grant(session, demand, lease))
+
+    async def granted_turns(self, runs: Sequence[Run]) -> Sequence[GrantedTurn]:
+        """See `Storage`."""
+        tenants = tuple({run.tenant for run in runs})
+        return await self._read(tenants, queue.granted_turns(runs), snapshot=True)
+
+    async def renew(
+        self, worker_id: str, held: Sequence[tuple[str, int]], lease: Micros
+    ) -> Renewal:
+        """See `Storage`."""
+        return await self._write(ALL, lambda _: queue.renew(worker_id, held, lease))
+
+    async def shorten(self, worker_id: str, keep: Micros) -> None:
+        """See `Storage`."""
+        await self._write(ALL, lambda _: queue.shorten(worker_id, keep))
+
+    async def due(self, *, expired: bool, limit: int) -> Sequence[Due]:
+        """See `Storage`."""
+        return await self._read(ALL, queue.due(expired=expired, limit=limit))
+
+    async def raised_fences(self, since: Instant) -> Sequence[RaisedFence]:
+        """See `Storage`."""
+        return await self._read(ALL, queue.raised_fences(since))
+
+    async def prune(self) -> None:
+        """See `Storage`."""
+        await self._write(ALL, lambda _: queue.prune())
+
+    # --- catalog and keys --------------------------------------------------------------------
+
+    async def put_documents(
+        self,
+        tenant: str,
+        write: DocumentWrite,
+        request: Request[Sequence[StoredDocument]] | None = None,
+    ) -> Sequence[StoredDocument] | bytes:
+        """See `Storage`."""
+        return await self._write((tenant,), lambda _: catalog.put(tenant, write, request))
+
+    async def document(
+        self, tenant: str, kind: int, name: str, version: int
+    ) -> StoredDocument | None:
+        """See `Storage`."""
+        return await self._read((tenant, SYSTEM), catalog.get(tenant, kind, name, version))
+
+    async def documents(
+        self, tenant: str, kind: int, names: Sequence[str], after: str, limit: int
+    ) -> Sequence[StoredDocument]:
+        """See `Storage`."""
+        plan = catalog.listing(tenant, kind, names, after, limit)
+        return await self._read((tenant, SYSTEM), plan)
+
+    async def delete_document(self, tenant: str, kind: int, name: str) -> bool:
+        """See `Storage`."""
+        return await self._write((tenant,), lambda _: catalog.delete(tenant, kind, name))
+
+    async def add_key(
+        self, key: ApiKey, secret_hash: bytes, request: Request[ApiKey] | None = None
+    ) -> ApiKey | bytes:
+        """See `Storage`."""
+        return await self._write((key.tenant,), lambda _: keys.add(key, secret_hash, request))
+
+    async def key_by_hash(self, secret_hash: bytes) -> ApiKey | None:
+        """See `Storage`."""
+        return await self._read(ALL, keys.by_hash(secret_hash))
+
+    async def keys_exist(self) -> bool:
+        """See `Storage`."""
+        return await self._read(ALL, keys.exist())
+
+    async def keys(
+        self, tenant: str, before: tuple[Instant, str] | None, limit: int
+    ) -> Sequence[ApiKey]:
+        """See `Storage`."""
+        return await self._read((tenant,), keys.listing(tenant, before, limit))
+
+    async def revoke_key(self, tenant: str, key_id: str) -> ApiKey | None:
+        """See `Storage`."""
+        return await self._write((tenant,), lambda _: keys.revoke(tenant, key_id))
