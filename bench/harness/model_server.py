@@ -1,8 +1,9 @@
 """A model server that costs next to nothing: real HTTP, the OpenAI chat completions format.
 
 python -m bench.harness.model_server --tokens 40 --delay 0.05 prints its base URL. Every reply has
-the same text; a stream is sent as fast as the reader takes it, so that the reader is what is
-measured. It runs in a process of its own: mesh and reference read from the same one.
+the same text, or with --varied one of its own; a stream is sent as fast as the reader takes it, so
+that the reader is what is measured. It runs in a process of its own: mesh and reference read from
+the same one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,11 +33,28 @@ def _words(tokens: int) -> list[str]:
     return [f"word{number % 1000} " for number in range(tokens)]
 
 
-class Replies:
-    """The one reply, in both forms, made once."""
+class Prose:
+    """Texts that compress about as well as English: made-up words, few often and many seldom."""
 
-    def __init__(self, tokens: int, delay: float) -> None:
+    def __init__(self) -> None:
+        self._chance = random.Random(20)  # noqa: S311 - the same texts in every run
+        self._vocabulary = [
+            "".join(self._chance.choices("etaoinshrdlucm", k=self._chance.randint(2, 9))) + " "
+            for _ in range(3000)
+        ]
+        self._weights = [1 / (rank + 3) for rank in range(3000)]
+
+    def words(self, tokens: int) -> list[str]:
+        """The next text."""
+        return self._chance.choices(self._vocabulary, self._weights, k=tokens)
+
+
+class Replies:
+    """A reply in both forms."""
+
+    def __init__(self, words: list[str], delay: float) -> None:
         self._delay = delay
+        tokens = len(words)
         usage = {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
         common = {"id": "bench", "created": 1, "model": MODEL}
         self._whole = {
@@ -44,7 +63,7 @@ class Replies:
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": reply_text(tokens)},
+                    "message": {"role": "assistant", "content": "".join(words)},
                     "finish_reason": "stop",
                 }
             ],
@@ -53,7 +72,7 @@ class Replies:
         chunk = {**common, "object": "chat.completion.chunk"}
         events: list[dict[str, Any]] = [
             {**chunk, "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]}
-            for word in _words(tokens)
+            for word in words
         ]
         events[0]["choices"][0]["delta"]["role"] = "assistant"
         events.append({**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
@@ -76,10 +95,17 @@ class Replies:
         return response
 
 
-async def serve(tokens: int, delay: float) -> None:
+async def serve(tokens: int, delay: float, *, varied: bool) -> None:
     """Serves until the process is told to stop."""
+    prose = Prose()
+    same = Replies(_words(tokens), delay)
+
+    async def complete(http: web.Request) -> web.StreamResponse:
+        reply = Replies(prose.words(tokens), delay) if varied else same
+        return await reply.complete(http)
+
     application = web.Application(client_max_size=64 << 20)
-    application.router.add_post("/v1/chat/completions", Replies(tokens, delay).complete)
+    application.router.add_post("/v1/chat/completions", complete)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -88,11 +114,14 @@ async def serve(tokens: int, delay: float) -> None:
 
 
 @asynccontextmanager
-async def model_server(tokens: int, delay_seconds: float = 0.0) -> AsyncIterator[str]:
+async def model_server(
+    tokens: int, delay_seconds: float = 0.0, *, varied: bool = False
+) -> AsyncIterator[str]:
     """A server in a process of its own; its base URL."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.harness.model_server"),
         *("--tokens", str(tokens), "--delay", str(delay_seconds)),
+        *(["--varied"] if varied else []),
         cwd=Path(__file__).parents[2],
         stdout=asyncio.subprocess.PIPE,
     )
@@ -109,8 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--varied", action="store_true")
     arguments = parser.parse_args()
-    asyncio.run(serve(arguments.tokens, arguments.delay))
+    asyncio.run(serve(arguments.tokens, arguments.delay, varied=arguments.varied))
 
 
 if __name__ == "__main__":
