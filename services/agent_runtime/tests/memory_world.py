@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class MemoryRun:
     turn: int = 1
     rounds: int = 0
     checkpoint: SavedCheckpoint | None = None
+    chain: tuple[SavedCheckpoint, ...] = ()
+    withhold_chain: bool = False
     said: list[SaidMessage] = field(default_factory=list)
     steps: dict[str, KnownStep] = field(default_factory=dict)
     deltas: list[tuple[str, str, DeltaKind, str]] = field(default_factory=list)
@@ -65,7 +67,8 @@ class MemoryRun:
             id=TurnId("run_1", "conv_1", "default", self.turn, self.fence),
             capability=f"capability-{self.fence}",
             team=self.team,
-            checkpoint=self.checkpoint,
+            checkpoint=self._bare(self.checkpoint) if self.checkpoint else None,
+            base_checkpoints=tuple(map(self._bare, self.chain[:-1])),
             inputs=tuple(i for i in self.inputs if i.sequence > self.read_through),
             steps=tuple(self.steps.values()),
             rounds=self.rounds,
@@ -74,10 +77,13 @@ class MemoryRun:
             head_sequence=len(self.said),
         )
 
+    def _bare(self, saved: SavedCheckpoint) -> SavedCheckpoint:
+        return replace(saved, data=b"") if self.withhold_chain else saved
+
     def ports(self, grant: Grant) -> TurnPorts:
         """The world as the holder of `grant` meets it."""
         lease = _Lease(self, grant.id.fence)
-        return TurnPorts(steps=lease, tools=lease, deltas=lease)
+        return TurnPorts(steps=lease, tools=lease, deltas=lease, checkpoints=lease)
 
     async def schemas(self, tenant: str, names: Iterable[str]) -> Mapping[str, ToolSchema]:
         """Every tool of the run takes any arguments."""
@@ -86,7 +92,11 @@ class MemoryRun:
     def commit(self, result: TurnResult) -> None:
         """Ends the turn."""
         self.results.append(result)
-        self.checkpoint = SavedCheckpoint(f"ckpt_{self.turn}", result.checkpoint, result.encoding)
+        encoded = result.checkpoint
+        base = encoded.base_checkpoint_id
+        assert base in ("", self.checkpoint.checkpoint_id if self.checkpoint else ""), base
+        self.checkpoint = SavedCheckpoint(f"ckpt_{self.turn}", encoded.data, encoded.encoding, base)
+        self.chain = (*self.chain, self.checkpoint) if base else (self.checkpoint,)
         self.read_through = max(self.read_through, result.last_input_sequence)
         self.turn += 1
         self.rounds += 1
@@ -159,6 +169,11 @@ class _Lease:
         )
         return output
 
+    async def read(self, checkpoint_id: str) -> Sequence[SavedCheckpoint]:
+        self._check()
+        assert self._run.chain[-1].checkpoint_id == checkpoint_id
+        return self._run.chain
+
     def push(self, message_id: str, agent: str, kind: DeltaKind, text: str) -> None:
         self._run.deltas.append((message_id, agent, kind, text))
 
@@ -226,3 +241,10 @@ async def take_all(run: MemoryRun, turns: TurnDriver, *, keep_warm: bool = False
             return result.end_reason
         assert not result.waits_for_input, "waits for a person"
     raise AssertionError("the run never ended")
+
+
+def timeless(value: Any) -> Any:
+    """A saved state without what differs from run to run: times and AutoGen's own ids."""
+    if isinstance(value, dict):
+        return {k: timeless(v) for k, v in value.items() if k not in ("created_at", "id")}
+    return [timeless(item) for item in value] if isinstance(value, list) else value

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentmesh.common.v1 import options_pb2
+from agentmesh.common.v1 import options_pb2, usage_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
+from agentmesh.conversation_store.v1 import ledger_service_pb2 as ledger_pb2
 from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
     ConversationStoreServiceStub,
 )
+from agentmesh.conversation_store.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from agentmesh_agent_runtime.adapters.definitions import team_to_proto
 from agentmesh_agent_runtime.definitions.specs import TeamSpec
 from meshkit.channels import MeshChannels
@@ -99,6 +102,27 @@ class RealMesh:
         request = store_pb2.SendMessageRequest(conversation_id=conversation_id, content=text)
         with principal_scope(SOMEBODY):
             await self.stub.SendMessage(request)
+
+    @property
+    def ledger(self) -> Any:
+        """The store's."""
+        assert self._channels is not None
+        return LedgerServiceStub(
+            self._channels.channel(self.store.grpc_address, "conversation_store")
+        )
+
+    async def allow_a_day(self, **budget: int) -> None:
+        """Sets what the tenant may consume in a day."""
+        policy = ledger_pb2.TenantPolicy(daily_budget=usage_pb2.Budget(**budget))
+        with principal_scope(replace(SOMEBODY, role=options_pb2.ROLE_ADMIN)):
+            await self.ledger.PutTenantPolicy(ledger_pb2.PutTenantPolicyRequest(policy=policy))
+
+    async def usage_by_model(self) -> dict[str, usage_pb2.Usage]:
+        """What the tenant consumed."""
+        request = ledger_pb2.SummarizeUsageRequest(dimension=ledger_pb2.USAGE_DIMENSION_MODEL)
+        with principal_scope(SOMEBODY):
+            response = await self.ledger.SummarizeUsage(request)
+        return {row.key: row.usage for row in response.rows}
 
     async def cancel(self, conversation_id: str) -> None:
         """Cancels the run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -237,7 +238,7 @@ async def test_an_exhausted_budget_ends_the_run(model_server: ModelServer) -> No
             raise AssertionError
 
     turns = driver(run, model_server.base_url)
-    scope = turns.open(grant, type(ports)(Broke(), ports.tools, ports.deltas))
+    scope = turns.open(grant, replace(ports, steps=Broke()))
     with pytest.raises(BudgetExhausted):
         await turns.take(scope, None)
     assert model_server.requests == []

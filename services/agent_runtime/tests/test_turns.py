@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from agentmesh_agent_runtime.models.replies import ModelReply
+from agentmesh_agent_runtime.turns.checkpoints import DIFFERENCE, decode
 from agentmesh_agent_runtime.turns.failures import EndReason, LeaseLost, ReplayDiverged
 from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
@@ -26,6 +27,7 @@ from services.agent_runtime.tests.memory_world import (
     take_all,
     take_turn,
     team,
+    timeless,
 )
 from tests.support.model_server import ModelServer, Reply, ToolCall
 
@@ -57,6 +59,29 @@ async def test_turns_in_fresh_processes_equal_a_warm_team(model_server: ModelSer
     warm = await run_of(model_server, keep_warm=True)
     assert cold.texts() == warm.texts()
     assert [m.message_id for m in cold.said] == [m.message_id for m in warm.said]
+
+
+async def test_a_cold_worker_commits_what_a_warm_one_would(model_server: ModelServer) -> None:
+    model_server.reply_with(say_who)
+
+    async def chain(*, keep_warm: bool, withhold: bool = False) -> MemoryRun:
+        run = MemoryRun(
+            team(agent("alice"), agent("bob")),
+            [asked("begin")],
+            max_rounds=9,
+            withhold_chain=withhold,
+        )
+        await take_all(run, driver(run, model_server.base_url), keep_warm=keep_warm)
+        return run
+
+    warm = await chain(keep_warm=True)
+    assert DIFFERENCE in {result.checkpoint.encoding for result in warm.results}
+    # What AutoGen saves holds times of the wall clock: compare what the states say besides.
+    for cold in (await chain(keep_warm=False), await chain(keep_warm=False, withhold=True)):
+        assert cold.texts() == warm.texts()
+        kept, expected = (decode(run.chain)[0] for run in (cold, warm))
+        assert timeless(kept.state) == timeless(expected.state)
+        assert DIFFERENCE in {result.checkpoint.encoding for result in cold.results}
 
 
 async def test_text_streams_to_subscribers_piece_by_piece(model_server: ModelServer) -> None:

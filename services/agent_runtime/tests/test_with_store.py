@@ -168,3 +168,38 @@ async def test_a_person_is_waited_for_and_says_goodbye(
     ended = await mesh.settled(conversation)
     assert ended.run.end_reason == conversation_pb2.RUN_END_REASON_TERMINATED
     assert len(model_server.requests) == 2
+
+
+async def test_a_task_too_long_for_the_log_reaches_the_model_whole(
+    start_mesh: StartMesh, model_server: ModelServer
+) -> None:
+    task = "żółw " * 60_000  # more than the 256 KiB that stay in the log
+    model_server.reply_with(say_who)
+    mesh = await start_mesh()
+    conversation = await mesh.begin(team(agent("alice")), task, max_rounds=1)
+    await mesh.settled(conversation)
+    [request] = model_server.requests
+    assert any(task in str(message.get("content")) for message in request["messages"])
+    [(_, logged), *_] = await mesh.texts(conversation)
+    assert len(logged) < len(task) // 10
+
+
+async def test_a_run_waits_for_its_tenants_next_day_and_goes_on_when_there_is_more(
+    start_mesh: StartMesh, model_server: ModelServer
+) -> None:
+    model_server.reply_with(say_who)
+    mesh = await start_mesh()
+    await mesh.allow_a_day(max_tokens=1)
+    conversation = await mesh.begin(team(agent("alice")), "begin", max_rounds=2)
+    async with asyncio.timeout(60):
+        while (shown := await mesh.conversation(conversation)).run.turn < 1:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(1)
+    shown = await mesh.conversation(conversation)
+    assert (shown.run.turn, shown.run.attempt) == (1, 0)
+    assert shown.status == conversation_pb2.CONVERSATION_STATUS_RUNNING
+    await mesh.allow_a_day(max_tokens=1_000_000)
+    ended = await mesh.settled(conversation)
+    assert ended.run.end_reason == MAX_ROUNDS
+    assert list((await mesh.usage_by_model()).values()) == [ended.usage]
+    assert "" not in await mesh.usage_by_model()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2, agent_runtime_service_pb2_grpc
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
+from agentmesh.conversation_store.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from agentmesh.conversation_store.v1.turn_service_pb2_grpc import TurnServiceStub
 from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
@@ -16,7 +17,13 @@ from meshkit.ids import new_id
 from meshkit.server import ServiceHost
 
 from agentmesh_agent_runtime.adapters.deltas import DeltaStream
-from agentmesh_agent_runtime.adapters.store_turns import Head, StoreStepLog, StoreTurns
+from agentmesh_agent_runtime.adapters.input_blobs import InputBlobs
+from agentmesh_agent_runtime.adapters.store_turns import (
+    Head,
+    StoreCheckpoints,
+    StoreStepLog,
+    StoreTurns,
+)
 from agentmesh_agent_runtime.adapters.tools import ToolDirectory, ToolRunnerCaller
 from agentmesh_agent_runtime.definitions.shipped import Definitions, load_definitions
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
@@ -69,6 +76,7 @@ class Runtime:
         store = self.host.channels.channel(self._settings.store_address, "conversation_store")
         tools = self.host.channels.channel(self._settings.tool_runner_address, "tool_runner")
         self._turns = TurnServiceStub(store)
+        self._blobs = BlobServiceStub(store)
         self._catalog = CatalogServiceStub(store)
         self._tools = ToolRunnerServiceStub(tools)
         self._deltas = DeltaStream(self._turns)
@@ -80,6 +88,8 @@ class Runtime:
             ToolDirectory(self._catalog).fetch,
             worker_id=self._worker_id,
             stall_seconds=settings.stall_seconds,
+            # The rest of a commit has the other half of the message.
+            largest_whole=settings.max_message_bytes // 2,
         )
         self._leases = LeaseThread(
             settings,
@@ -94,6 +104,7 @@ class Runtime:
             StoreTurns(self._turns),
             self._leases,
             self._open_ports,
+            InputBlobs(self._blobs).complete,
             capacity=settings.max_turns,
         )
 
@@ -103,6 +114,7 @@ class Runtime:
             steps=StoreStepLog(self._turns, grant, head),
             tools=ToolRunnerCaller(self._tools, grant, head),
             deltas=self._deltas.lease(grant, head),
+            checkpoints=StoreCheckpoints(self._turns, grant),
         )
 
     def _on_grant(self, grant: turns_pb2.TurnGrant) -> None:

@@ -13,6 +13,7 @@ from meshkit.identity import CAPABILITY_HEADER
 
 from agentmesh_agent_runtime.turns.failures import (
     BudgetExhausted,
+    DayUsedUp,
     LeaseLost,
     ReplayDiverged,
     ServiceUnreachable,
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
 """How long a worker tries; long before that its lease has ended unless the store is down."""
+DAY_RETRY_SECONDS = 60.0
+"""How long a run at the end of its tenant's daily budget waits before it looks again."""
+_TENANT_DAY = "tenant_day"
 
 _PASSING = frozenset(
     {
@@ -82,6 +86,10 @@ def failure_of(error: grpc.aio.AioRpcError) -> Exception:
         return LeaseLost(found.message)
     if found.reason in _DIVERGED:
         return ReplayDiverged(found.message)
+    if found.metadata.get("budget") == _TENANT_DAY:
+        # Its end is the latest time to try again: open steps may turn out to cost less.
+        wait = min(found.retry_after or DAY_RETRY_SECONDS, DAY_RETRY_SECONDS)
+        return DayUsedUp(found.message, retry_after=wait)
     if found.reason == errors_pb2.ERROR_REASON_BUDGET_EXHAUSTED:
         return BudgetExhausted(found.message)
     if error.code() in _PASSING and found.reason not in _FOR_GOOD:

@@ -57,7 +57,8 @@ def grant_to_domain(grant: turns_pb2.TurnGrant) -> Grant:
         id=turn_id(grant),
         capability=grant.capability,
         team=team,
-        checkpoint=_checkpoint(grant),
+        checkpoint=_newest(grant),
+        base_checkpoints=tuple(saved_checkpoint(base) for base in grant.base_checkpoints),
         inputs=tuple(i for event in grant.inputs if (i := _input(event)) is not None),
         steps=tuple(_step(step) for step in grant.steps),
         rounds=run.rounds,
@@ -102,11 +103,17 @@ def end_reason_to_proto(reason: EndReason) -> conversation_pb2.RunEndReason.Valu
     return conversation_pb2.RunEndReason.Value(f"RUN_END_REASON_{reason.name}")
 
 
-def _checkpoint(grant: turns_pb2.TurnGrant) -> SavedCheckpoint | None:
+def saved_checkpoint(saved: turns_pb2.Checkpoint) -> SavedCheckpoint:
+    """A checkpoint, or a piece of one."""
+    return SavedCheckpoint(
+        saved.checkpoint_id, saved.data, saved.encoding, saved.base_checkpoint_id
+    )
+
+
+def _newest(grant: turns_pb2.TurnGrant) -> SavedCheckpoint | None:
     if not grant.HasField("checkpoint") or not grant.checkpoint.checkpoint_id:
         return None
-    saved = grant.checkpoint
-    return SavedCheckpoint(saved.checkpoint_id, saved.data, saved.encoding)
+    return saved_checkpoint(grant.checkpoint)
 
 
 def _input(event: event_pb2.Event) -> Input | None:
@@ -123,7 +130,8 @@ def _texts(message: message_pb2.Message) -> str:
 
 
 def _step(step: turns_pb2.StepRecord) -> KnownStep:
-    recorded = step.state == turns_pb2.STEP_STATE_RECORDED
+    # One that was left out for its size is asked for like one that is only claimed.
+    recorded = step.state == turns_pb2.STEP_STATE_RECORDED and not step.result_omitted
     return KnownStep(
         step_key=step.step_key,
         kind=_STEP_KINDS.get(step.kind, StepKind.TOOL),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agentmesh.conversation.v1 import conversation_pb2
@@ -13,11 +14,18 @@ from agentmesh_agent_runtime.adapters.calls import capability_metadata, insist
 from agentmesh_agent_runtime.adapters.grants import (
     end_reason_to_proto,
     message_to_event,
+    saved_checkpoint,
     usage_to_proto,
 )
 from agentmesh_agent_runtime.turns.driver import TurnResult
 from agentmesh_agent_runtime.turns.failures import ReplayDiverged, TurnFailure
-from agentmesh_agent_runtime.turns.grant import Grant, KnownStep, StepKind, TurnId
+from agentmesh_agent_runtime.turns.grant import (
+    Grant,
+    KnownStep,
+    SavedCheckpoint,
+    StepKind,
+    TurnId,
+)
 from agentmesh_agent_runtime.turns.ports import StepClaim, StepResult
 
 if TYPE_CHECKING:
@@ -68,6 +76,7 @@ class StoreStepLog:
             encoding=result.encoding,
             events=[message_to_event(message) for message in result.messages],
             usage=usage_to_proto(result.usage),
+            model=result.model,
         )
         response = await insist(lambda: self._stub.RecordStep(request, metadata=self._metadata))
         self._head.sequence = max(self._head.sequence, response.last_sequence)
@@ -86,6 +95,34 @@ class StoreStepLog:
         return response.step
 
 
+class StoreCheckpoints:
+    """CheckpointReader over TurnService, for one lease."""
+
+    def __init__(self, stub: TurnServiceAsyncStub, grant: Grant) -> None:
+        self._stub = stub
+        self._run_id = grant.id.run_id
+        self._metadata = capability_metadata(grant.capability)
+
+    async def read(self, checkpoint_id: str) -> Sequence[SavedCheckpoint]:
+        """See CheckpointReader."""
+        return await insist(lambda: self._read(checkpoint_id))
+
+    async def _read(self, checkpoint_id: str) -> Sequence[SavedCheckpoint]:
+        request = turns_pb2.ReadCheckpointsRequest(run_id=self._run_id, checkpoint_id=checkpoint_id)
+        found: list[turns_pb2.Checkpoint] = []
+        data: list[list[bytes]] = []
+        async for response in self._stub.ReadCheckpoints(request, metadata=self._metadata):
+            for piece in response.pieces:
+                if not found or found[-1].checkpoint_id != piece.checkpoint_id:
+                    found.append(piece)
+                    data.append([])
+                data[-1].append(piece.data)
+        return [
+            replace(saved_checkpoint(checkpoint), data=b"".join(pieces))
+            for checkpoint, pieces in zip(found, data, strict=True)
+        ]
+
+
 class StoreTurns:
     """How turns end."""
 
@@ -99,7 +136,11 @@ class StoreTurns:
         request = turns_pb2.CommitTurnRequest(
             run_id=grant.id.run_id,
             turn=grant.id.turn,
-            checkpoint=turns_pb2.Checkpoint(data=result.checkpoint, encoding=result.encoding),
+            checkpoint=turns_pb2.Checkpoint(
+                data=result.checkpoint.data,
+                encoding=result.checkpoint.encoding,
+                base_checkpoint_id=result.checkpoint.base_checkpoint_id,
+            ),
             status=conversation_pb2.RUN_STATUS_RUNNABLE,
             detail=result.detail,
             last_input_sequence=result.last_input_sequence,
@@ -135,7 +176,7 @@ class StoreTurns:
         """Gives the lease back: to others at once, or as a failed attempt."""
         request = turns_pb2.ReleaseTurnRequest(run_id=turn.run_id, turn=turn.turn)
         if failure is not None:
-            request.failed = True
+            request.failed = failure.counts
             request.detail = failure.detail
             request.reason = end_reason_to_proto(failure.reason)
             if failure.retry_after is not None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -30,9 +30,15 @@ from agentmesh_agent_runtime.turns.failures import (
     TurnFailure,
     TurnStalled,
 )
-from agentmesh_agent_runtime.turns.grant import Grant, Input
+from agentmesh_agent_runtime.turns.grant import Grant, Input, SavedCheckpoint
 from agentmesh_agent_runtime.turns.ids import inputs_through
-from agentmesh_agent_runtime.turns.ports import DeltaSink, StepLog, ToolCaller, ToolSchema
+from agentmesh_agent_runtime.turns.ports import (
+    CheckpointReader,
+    DeltaSink,
+    StepLog,
+    ToolCaller,
+    ToolSchema,
+)
 from agentmesh_agent_runtime.turns.scope import TurnScope
 from agentmesh_agent_runtime.turns.teams import LiveTeam, build_team
 from agentmesh_agent_runtime.turns.termination import Utterance, why_done
@@ -54,14 +60,14 @@ class TurnPorts:
     steps: StepLog
     tools: ToolCaller
     deltas: DeltaSink
+    checkpoints: CheckpointReader
 
 
 @dataclass(frozen=True)
 class TurnResult:
     """What to commit. Without `end_reason` the run goes on, or waits for a person."""
 
-    checkpoint: bytes
-    encoding: str
+    checkpoint: checkpoints.EncodedCheckpoint
     last_input_sequence: int
     speaker: str
     summary: str
@@ -71,7 +77,11 @@ class TurnResult:
 
 
 class TurnDriver:
-    """Takes turns, one call each. `stall_seconds` bounds how long a turn may make no progress."""
+    """Takes turns, one call each.
+
+    `stall_seconds` bounds how long a turn may make no progress, `largest_whole` the bytes of a
+    checkpoint that is no difference to another.
+    """
 
     def __init__(
         self,
@@ -80,11 +90,13 @@ class TurnDriver:
         *,
         worker_id: str,
         stall_seconds: float,
+        largest_whole: int = checkpoints.LARGEST_WHOLE,
     ) -> None:
         self._models = models
         self._fetch_schemas = fetch_schemas
         self._worker_id = worker_id
         self._stall_seconds = stall_seconds
+        self._largest_whole = largest_whole
 
     def open(self, grant: Grant, ports: TurnPorts) -> TurnScope:
         """The scope of a turn; `stop` on it ends `take`."""
@@ -94,6 +106,7 @@ class TurnDriver:
             ports.steps,
             ports.tools,
             ports.deltas,
+            ports.checkpoints,
             worker_id=self._worker_id,
             inputs_through=_readable_through(grant),
             stage=stages[grant.rounds % len(stages)] if stages else None,
@@ -155,8 +168,12 @@ class TurnDriver:
         team = await self._build(scope)
         if saved is None:
             return team
+        chain = (*grant.base_checkpoints, saved)
+        if not saved.data:
+            scope.progress("reading the checkpoint")
+            chain = tuple(await scope.guarded(_read(scope.checkpoints, saved.checkpoint_id)))
         try:
-            checkpoint = checkpoints.decode(saved.data, saved.encoding)
+            checkpoint, team.chain = checkpoints.decode(chain)
             await team.group.load_state(checkpoint.state)
         except (ValueError, KeyError) as error:
             raise InvalidDefinition(
@@ -240,10 +257,15 @@ class TurnDriver:
         if waits or end is not None:
             # Should the run go on, by an answer or a late message, this ends nothing after it.
             team.run_from = len(team.thread(state))
-        data = checkpoints.encode(checkpoints.Checkpoint(team.run_id, team.run_from, state))
+        encoded = checkpoints.encode(
+            checkpoints.Checkpoint(team.run_id, team.run_from, state),
+            team.chain,
+            grant.checkpoint.checkpoint_id if grant.checkpoint else "",
+            largest_whole=self._largest_whole,
+        )
+        team.chain = encoded.chain
         return TurnResult(
-            checkpoint=data,
-            encoding=checkpoints.ENCODING,
+            checkpoint=encoded,
             last_input_sequence=max((i.sequence for i in inputs), default=0),
             speaker=speaker,
             summary=said[-1].text if said else "",
@@ -257,6 +279,10 @@ async def _fetch(
     fetch: FetchSchemas, tenant: str, names: Iterable[str]
 ) -> Mapping[str, ToolSchema]:
     return await fetch(tenant, names) if names else {}
+
+
+async def _read(reader: CheckpointReader, checkpoint_id: str) -> Sequence[SavedCheckpoint]:
+    return await reader.read(checkpoint_id)
 
 
 async def _drain(team: LiveTeam, messages: list[BaseChatMessage], token: CancellationToken) -> None:

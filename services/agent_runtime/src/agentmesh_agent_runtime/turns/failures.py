@@ -24,11 +24,13 @@ class TurnFailure(Exception):  # noqa: N818  a failure is no defect of the progr
     """A turn cannot be taken.
 
     `retryable`: another attempt at the same turn may succeed, at the earliest after `retry_after`
-    seconds. Otherwise the run ends with `reason`. The text is for people and never a traceback.
+    seconds; `counts`: this one is one of the few that a turn has. Otherwise the run ends with
+    `reason`. The text is for people and never a traceback.
     """
 
     reason: EndReason = EndReason.INTERNAL
     retryable: bool = False
+    counts: bool = True
 
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)
@@ -71,6 +73,14 @@ class BudgetExhausted(TurnFailure):
     """The run may not consume more."""
 
     reason = EndReason.BUDGET
+
+
+class DayUsedUp(TurnFailure):
+    """The tenant may not consume more today: the run waits for tomorrow, or for a larger budget."""
+
+    reason = EndReason.BUDGET
+    retryable = True
+    counts = False
 
 
 class DeadlinePassed(TurnFailure):

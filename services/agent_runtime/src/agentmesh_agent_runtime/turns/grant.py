@@ -50,16 +50,23 @@ class KnownStep:
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """State of the team after the turn before. `data` is empty if the caller has it already."""
+    """State of the team after a turn: whole, or a difference to `base_checkpoint_id`.
+
+    `data` is empty if it did not come with the grant.
+    """
 
     checkpoint_id: str
     data: bytes
     encoding: str
+    base_checkpoint_id: str = ""
 
 
 @dataclass(frozen=True)
 class Grant:
-    """A turn to take. `rounds` counts committed turns of the run, discarded ones left out."""
+    """A turn to take. `rounds` counts committed turns of the run, discarded ones left out.
+
+    `base_checkpoints` are those that `checkpoint` follows, oldest first.
+    """
 
     id: TurnId
     capability: str
@@ -74,3 +81,4 @@ class Grant:
     attempt: int = 0
     deadline: datetime | None = None
     traceparent: str = ""
+    base_checkpoints: tuple[SavedCheckpoint, ...] = ()

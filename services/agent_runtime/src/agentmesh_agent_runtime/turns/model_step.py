@@ -124,7 +124,13 @@ class RecordedModel(ChatCompletionClient):
             scope.notice = ""
         await scope.record(
             StepResult(
-                key, digest, reply.encode(), REPLY_ENCODING, tuple(messages), usage=reply.usage
+                key,
+                digest,
+                reply.encode(),
+                REPLY_ENCODING,
+                tuple(messages),
+                usage=reply.usage,
+                model=self._source.model,
             )
         )
         return reply

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from agentmesh_agent_runtime.turns.grant import StepKind
+from agentmesh_agent_runtime.turns.grant import SavedCheckpoint, StepKind
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class StepClaim:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, with the messages that tell of it."""
+    """What came of a step, with the messages that tell of it; `model` if one was asked."""
 
     step_key: str
     request_digest: bytes
@@ -86,6 +86,7 @@ class StepResult:
     encoding: str
     messages: tuple[SaidMessage, ...]
     usage: Consumption = field(default_factory=Consumption)
+    model: str = ""
 
 
 class StepLog(Protocol):
@@ -152,6 +153,17 @@ class ToolCaller(Protocol):
 
         `alive` is called whenever the tool shows a sign of life. Raises LeaseLost,
         ServiceUnreachable, and ToolRefused if the call can never be carried out.
+        """
+        ...
+
+
+class CheckpointReader(Protocol):
+    """Reads what a grant left out for its size, bound to one lease."""
+
+    async def read(self, checkpoint_id: str) -> Sequence[SavedCheckpoint]:
+        """The chain that ends with this checkpoint, oldest first.
+
+        Raises LeaseLost, ServiceUnreachable, TurnCrashed.
         """
         ...
 

@@ -14,6 +14,7 @@ from agentmesh_agent_runtime.turns.failures import HandedOver
 from agentmesh_agent_runtime.turns.grant import Grant, StepKind
 from agentmesh_agent_runtime.turns.ids import AttemptId, message_id
 from agentmesh_agent_runtime.turns.ports import (
+    CheckpointReader,
     DeltaSink,
     SaidMessage,
     StepClaim,
@@ -41,6 +42,7 @@ class TurnScope:
         steps: StepLog,
         tools: ToolCaller,
         deltas: DeltaSink,
+        checkpoints: CheckpointReader,
         *,
         worker_id: str,
         inputs_through: int,
@@ -50,6 +52,7 @@ class TurnScope:
         self.grant = grant
         self.tools = tools
         self.deltas = deltas
+        self.checkpoints = checkpoints
         self.stage = stage
         self.said: list[SaidMessage] = []
         self.last_progress = time.monotonic()

@@ -20,6 +20,7 @@ from autogen_core.model_context import (
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, ContextSpec, TeamKind, TeamSpec
 from agentmesh_agent_runtime.mends import MeshAgent
 from agentmesh_agent_runtime.models.replies import ReplySource
+from agentmesh_agent_runtime.turns.checkpoints import Chain
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
 from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.ports import ToolSchema
@@ -34,13 +35,15 @@ ResolveModel = Callable[[AgentSpec], ReplySource]
 class LiveTeam:
     """A team in memory, and the seat through which its agents find the turn they take.
 
-    Kept between turns under the id of the checkpoint that it stands at.
+    Kept between turns under the id of the checkpoint that it stands at, with what the next one
+    needs of the chain that ends there.
     """
 
     def __init__(self, group: BaseGroupChat, seat: Seat) -> None:
         self.group = group
         self.seat = seat
         self.checkpoint_id = ""
+        self.chain: Chain | None = None
         self.run_id = ""
         self.run_from = 0
 

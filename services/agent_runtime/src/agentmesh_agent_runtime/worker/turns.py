@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 WARM_TEAMS = 128
 
 OpenPorts = Callable[[Grant], TurnPorts]
+CompleteInputs = Callable[[turns_pb2.TurnGrant], Awaitable[None]]
 
 
 class Leases(Protocol):
@@ -77,6 +78,7 @@ class TurnWorker:
         store: StoreTurns,
         leases: Leases,
         open_ports: OpenPorts,
+        complete_inputs: CompleteInputs,
         *,
         capacity: int,
     ) -> None:
@@ -84,6 +86,7 @@ class TurnWorker:
         self._store = store
         self._leases = leases
         self._open_ports = open_ports
+        self._complete_inputs = complete_inputs
         self._capacity = capacity
         self._active: dict[str, ActiveTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -202,6 +205,7 @@ class TurnWorker:
     async def _take_and_commit(
         self, turn: ActiveTurn, granted: turns_pb2.TurnGrant, span: Span
     ) -> turns_pb2.TurnGrant | None:
+        await self._complete_inputs(granted)
         grant = grant_to_domain(granted)
         scope = turn.scope = self._driver.open(grant, self._open_ports(grant))
         if turn.revoked is not None:
