@@ -43,7 +43,7 @@ up: setup ## Start a mesh and keep it serving
 
 # --- testing ---------------------------------------------------------------------------------
 
-.PHONY: test check lint types charts-check bench
+.PHONY: test check lint types charts-check soak bench
 test: setup check ## Run all tests (STRICT=1: install what is missing, no silent skips)
 	@pytest $(PYTEST_ARGS)
 
@@ -59,6 +59,9 @@ types: .make/venv
 
 charts-check: .make/venv
 	@python scripts/helm.py check
+
+soak: setup ## Kill parts of a busy store for ten minutes (DURATION=seconds), then check every promise
+	@python -m tests.soak --seconds $(or $(DURATION),600)
 
 bench: setup ## Measure (NAME=x for one)
 	@python -m bench $(NAME)

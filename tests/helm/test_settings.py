@@ -15,11 +15,13 @@ from pydantic import ValidationError
 from .conftest import pods
 from .test_compose import DEPLOY, OWN, VARIANTS, services
 
-# For the interpreter; read before there are settings; and one that a store may leave unread without
-# harm, since replicas also look for each other's events by themselves.
-BEYOND_SETTINGS = {"PYTHONPATH", "AGENTMESH_CONFIG_FILE", "REDIS_URL"}
-# Charts are ahead of the store here, which has to refuse it.
-NOT_YET = {"POSTGRES_URL"}
+# For the interpreter; read before there are settings.
+BEYOND_SETTINGS = {"PYTHONPATH", "AGENTMESH_CONFIG_FILE"}
+# What stands in secrets that are no random text.
+SECRETS = {
+    "POSTGRES_URL": "postgresql://user:password@host:5432/name",
+    "REDIS_URL": "redis://host:6379/0",
+}
 PORTS = {
     "gateway": 50051,
     "conversation-store": 50052,
@@ -47,12 +49,15 @@ def variables(settings: type[ServiceSettings]) -> set[str]:
 
 
 def chart_environments(umbrella: dict[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Component and environment of each pod; secrets as a long enough text."""
+    """Component and environment of each pod, with values in place of its secrets."""
     for manifests in umbrella.values():
         for pod in pods(manifests).values():
             (container,) = pod["containers"]
             if container["name"] != "health":
-                environment = {v["name"]: v.get("value", "s" * 48) for v in container["env"]}
+                environment = {
+                    v["name"]: v.get("value", SECRETS.get(v["name"], "s" * 48))
+                    for v in container["env"]
+                }
                 yield container["name"], environment
 
 
@@ -82,8 +87,7 @@ def test_the_service_accepts_the_charts_values(
         if component == service:
             with monkeypatch.context() as patch:
                 for name, value in environment.items():
-                    if name not in NOT_YET:
-                        patch.setenv(name, value)
+                    patch.setenv(name, value)
                 loaded = settings()
             assert loaded.grpc_port == PORTS[service]
             assert loaded.grpc_host == "0.0.0.0"  # noqa: S104  what a pod has to listen on
@@ -122,9 +126,20 @@ def test_images_start_with_settings_the_service_reads() -> None:
         assert Path("/var/lib/agentmesh").as_posix() in text
 
 
-def test_the_store_refuses_a_database_it_would_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else three replicas would keep three SQLite files, and the operator would not know."""
-    for name in NOT_YET:
-        monkeypatch.setenv(name, "postgresql://user:password@host/name")
-        with pytest.raises(ValidationError, match=name):
-            settings_of("conversation-store")()
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"POSTGRES_URL": "mysql://user:password@host/name"}, "POSTGRES_URL"),
+        ({"POSTGRES_URL": SECRETS["POSTGRES_URL"]}, "API_KEY_SECRET"),
+    ],
+)
+def test_the_store_refuses_a_database_it_cannot_share(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], complaint: str
+) -> None:
+    """Replicas with peppers of their own would not know each other's keys."""
+    monkeypatch.delenv("API_KEY_SECRET", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=complaint) as refused:
+        settings_of("conversation-store")()
+    assert "password" not in str(refused.value)

@@ -38,11 +38,13 @@ class Point:
 
 
 class WireTap(grpc.GenericRpcHandler):
-    """Forwards every call to `upstream`; counts calls by method name and fires points."""
+    """Forwards every call to `upstream`; counts calls by method name (all, answered, still open)
+    and fires points."""
 
     def __init__(self, upstream: str, port: int = 0) -> None:
         self.calls: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
+        self.open: Counter[str] = Counter()
         self._points: list[Point] = []
         self._actions: list[asyncio.Future[None]] = []
         self._upstream = upstream
@@ -109,6 +111,7 @@ class WireTap(grpc.GenericRpcHandler):
         ]
         forward: Any = self._channel.stream_stream(method)
         call = forward(requests, metadata=metadata, timeout=context.time_remaining())
+        self.open[name] += 1
         try:
             async for reply in call:
                 self.answered[name] += 1
@@ -120,6 +123,7 @@ class WireTap(grpc.GenericRpcHandler):
                 error.code(), error.details() or "", tuple(error.trailing_metadata() or ())
             )
         finally:
+            self.open[name] -= 1
             call.cancel()
 
     async def _fire(self, side: Side, method: str, nth: int) -> None:
