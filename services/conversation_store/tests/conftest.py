@@ -39,6 +39,24 @@ async def storage(
     await opened.close()
 
 
+@pytest_asyncio.fixture(params=["sqlite", "postgres"])
+async def replicas(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> AsyncIterator[list[Storage]]:
+    """Two storages on one database; SQLite has one."""
+    opened: list[Storage]
+    if request.param == "sqlite":
+        opened = [SqliteStorage(tmp_path / "s.db", ProtobufEvents(), clock=clock)] * 2
+    else:
+        url = request.getfixturevalue("postgres_url")
+        opened = [PostgresStorage(url, ProtobufEvents(), clock=clock) for _ in range(2)]
+    for storage in set(opened):
+        await storage.open()
+    yield opened
+    for storage in set(opened):
+        await storage.close()
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest) -> Database:
     """The settings that give a store an empty database of each kind."""

@@ -158,6 +158,7 @@ class RunningStore(StoreClient):
             "sweep_seconds": 0.02,
             "retry_delay_seconds": 0.05,
             "head_check_seconds": 0.1,
+            "retention_seconds": 0.2,
         }
         settings = StoreSettings(**(values | overrides))
         host = build(settings)
@@ -396,5 +397,4 @@ class Reader:
 
 def _retrieve(task: asyncio.Task[None]) -> None:
     """How a stream ended matters only to those who wait for its end."""
-    if not task.cancelled():
-        task.exception()
+    _ = task.cancelled() or task.exception()

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 from agentmesh.catalog.v1 import agent_pb2, team_pb2
 from agentmesh.conversation.v1 import event_pb2, message_pb2
 from agentmesh.conversation_store.v1 import (
@@ -104,6 +105,17 @@ def message_event(message_id: str, content: str) -> event_pb2.Event:
             content=content,
         ),
     )
+
+
+async def emptied(postgres_url: str) -> None:
+    """Removes every row of a migrated database."""
+    connection = await asyncpg.connect(postgres_url)
+    tables = await connection.fetch(
+        "SELECT tablename FROM pg_tables"
+        " WHERE schemaname = 'public' AND tablename <> 'schema_version'"
+    )
+    await connection.execute(f"TRUNCATE {', '.join(row['tablename'] for row in tables)}")
+    await connection.close()
 
 
 def acting(principal: Principal) -> Any:

@@ -251,8 +251,6 @@ async def test_lists_page_and_filter(store: RunningStore) -> None:
     assert len(await found(started_before=made[3].started_at)) == 3
     with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="page_token"):
         await found(page_token="x")
-    with raises_rich(grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
-        await found(text="needle")
 
 
 async def test_an_update_compares_etags(store: RunningStore) -> None:
@@ -272,12 +270,6 @@ async def test_an_update_compares_etags(store: RunningStore) -> None:
     with raises_rich(grpc.StatusCode.ABORTED, "ETAG_MISMATCH") as refused:
         await store.conversations.UpdateConversation(update, metadata=acting(ACME))
     assert refused.error.metadata["current_etag"] == changed.conversation.etag
-
-
-async def test_what_is_not_served_says_so(store: RunningStore) -> None:
-    request = store_pb.ForkConversationRequest(conversation_id="conv_x")
-    with raises_rich(grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
-        await store.conversations.ForkConversation(request, metadata=acting(ACME))
 
 
 async def test_the_run_keeps_the_trace_it_was_started_under(store: RunningStore) -> None:

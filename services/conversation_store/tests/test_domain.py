@@ -13,6 +13,7 @@ from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.codec.stream_items import events_response
 from agentmesh_conversation_store.codec.tokens import binding, resume_token, resumed_sequence
 from agentmesh_conversation_store.domain import model
+from agentmesh_conversation_store.domain.attempts import MAX_BACK_OFF, Retries
 from agentmesh_conversation_store.domain.changes import Loaded
 from agentmesh_conversation_store.domain.model import (
     NO_USAGE,
@@ -26,7 +27,7 @@ from agentmesh_conversation_store.domain.model import (
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.runs import deadline_of
-from agentmesh_conversation_store.domain.turns import MAX_BACK_OFF, CommitTurn, Retries
+from agentmesh_conversation_store.domain.turns import CommitTurn
 from agentmesh_conversation_store.servicers.rejections import as_mesh_error
 from agentmesh_conversation_store.storage.encoding import encoded
 from agentmesh_conversation_store.storage.sql.tables import COMMITTED, RUNS, STEPS

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
+from agentmesh_conversation_store.domain.model import RaisedFence, RunStatus
 from agentmesh_conversation_store.fanout.in_process import InProcessFanout
-from agentmesh_conversation_store.fanout.interface import DeltasMade, EventsCommitted, LiveDelta
+from agentmesh_conversation_store.fanout.interface import (
+    ChangedRun,
+    DeltasMade,
+    EventsCommitted,
+    FencesRaised,
+    LiveDelta,
+    RunsChanged,
+)
 from agentmesh_conversation_store.storage.interface import Head, Storage
 from agentmesh_conversation_store.subscriptions import registry
 from agentmesh_conversation_store.subscriptions.registry import Subscriptions
@@ -55,3 +64,22 @@ def test_what_is_remembered_is_bounded() -> None:
         world.end(f"r{number}", 1)
     assert len(world.subscriptions._ended_turns) == registry.REMEMBERED
     assert not world.write(f"r{registry.REMEMBERED}", 1)
+
+
+def test_an_older_notice_lowers_no_fence() -> None:
+    world = _World()
+    for fence in (5, 2):
+        world.fanout.publish(RunsChanged([ChangedRun("r", RunStatus.RUNNABLE, fence, "")]))
+    assert not world.write("r", 1)
+    raised = RaisedFence("acme", "conv_1", "other", 5, "", 0)
+    world.fanout.publish(FencesRaised([raised]))
+    world.fanout.publish(FencesRaised([replace(raised, fence=1)]))
+    assert not world.write("other", 1)
+
+
+def test_a_conversation_that_needs_no_hub_is_not_followed() -> None:
+    world = _World()
+    assert world.write("r", 1)
+    assert world.subscriptions._hubs
+    world.end("r", 1)
+    assert not world.subscriptions._hubs

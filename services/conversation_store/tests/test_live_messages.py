@@ -53,6 +53,58 @@ def test_a_known_piece_is_taken_once() -> None:
     assert _texts(messages) == ["ab"]
 
 
+def test_what_is_missing_may_still_come() -> None:
+    messages = LiveMessages(patient=True)
+    assert messages.add(_delta(2, "c"))
+    assert messages.add(_delta(3, "d"))
+    assert _texts(messages) == []
+    assert messages.add(_delta(0, "a"))
+    assert _texts(messages) == ["a"]
+    assert messages.add(_delta(1, "b"))
+    assert not messages.add(_delta(1, "b"))
+    assert _texts(messages) == ["abcd"]
+    assert _texts(messages, start=2) == ["cd"]
+
+
+def test_pieces_never_overlap() -> None:
+    messages = LiveMessages(patient=True)
+    messages.add(_delta(2, "cd", last_index=3))
+    messages.add(_delta(6, "g"))
+    for first, last in ((0, 2), (3, 3), (3, 5), (4, 6), (5, 4)):
+        assert not messages.add(_delta(first, "x", last_index=last))
+    assert messages.add(_delta(4, "ef", last_index=5))
+    assert messages.add(_delta(0, "ab", last_index=1))
+    assert _texts(messages) == ["abcdefg"]
+
+
+def test_what_was_missing_twice_is_given_up() -> None:
+    messages = LiveMessages(patient=True)
+    messages.add(_delta(0, "a"))
+    messages.add(_delta(2, "c"))
+    assert not messages.give_up_holes()
+    assert _texts(messages) == ["a"]
+    assert messages.give_up_holes()
+    assert _texts(messages) == ["a", "c"]
+    messages.add(_delta(3, "d"))
+    messages.add(_delta(5, "f"))
+    assert _texts(messages) == ["a", "cd"]
+    assert not messages.give_up_holes()
+    messages.add(_delta(4, "e"))
+    assert not messages.give_up_holes()
+    assert _texts(messages) == ["a", "cdef"]
+
+
+def test_the_text_so_far_goes_out_in_portions() -> None:
+    messages = LiveMessages()
+    piece = "x" * (live.PORTION_TEXT // 2)
+    deltas = [_delta(index, piece) for index in range(5)]
+    for delta in deltas:
+        messages.add(delta)
+    portions = list(messages.portions())
+    assert [len(portion) for portion in portions] == [2, 2, 1]
+    assert [delta for portion in portions for delta in portion] == deltas
+
+
 def test_a_fence_only_rises() -> None:
     messages = LiveMessages()
     messages.add(_delta(0, "old"))

@@ -72,7 +72,7 @@ async def test_what_was_acknowledged_survives(tmp_path: Path) -> None:
 def _migrate(path: str) -> int:
     connection = connect(Path(path))
     try:
-        return migrate(connection)
+        return migrate(connection, ProtobufEvents().words)
     finally:
         connection.close()
 
@@ -93,7 +93,7 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     connection = connect(path)
     connection.execute("INSERT INTO schema_version VALUES (999)")
     with pytest.raises(Rejection, match="999"):
-        migrate(connection)
+        migrate(connection, ProtobufEvents().words)
     connection.close()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from agentmesh.conversation.v1 import event_pb2, message_pb2
+from agentmesh_conversation_store.domain.attempts import Retries, Tick
 from agentmesh_conversation_store.domain.changes import Changes, Decision, Loaded, Scope
 from agentmesh_conversation_store.domain.conversations import (
     CancelConversation,
@@ -26,12 +27,12 @@ from agentmesh_conversation_store.domain.model import (
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.steps import BeginStep, RecordStep
-from agentmesh_conversation_store.domain.turns import CommitTurn, Retries, Tick
+from agentmesh_conversation_store.domain.turns import CommitTurn
 from agentmesh_conversation_store.storage.interface import (
     ConversationQuery,
-    Request,
     Storage,
 )
+from agentmesh_conversation_store.storage.requests import Request
 
 from services.conversation_store.tests.support import (
     DIGEST,
@@ -268,42 +269,16 @@ async def test_grants_are_fair_and_bounded(storage: Storage) -> None:
     assert sorted(run.lease_worker for run in runs) == ["a", "a", "b"]
 
 
-async def test_old_checkpoints_and_steps_go(storage: Storage) -> None:
+async def test_old_steps_go(storage: Storage) -> None:
     await _started(storage)
-    kept = []
     for _ in range(6):
         run = await _leased(storage)
         await storage.execute(_begin(run))
         await storage.execute(_record(run))
-        outcome = await storage.execute(_commit(run))
-        kept.append(outcome.checkpoint_id)
+        await storage.execute(_commit(run))
     run = await _leased(storage)
-    for checkpoint_id, expected in zip(kept, [False] * 4 + [True] * 2, strict=True):
-        (turn,) = await storage.granted_turns([replace(run, checkpoint_id=checkpoint_id)])
-        assert (turn.checkpoint is not None) == expected
-    (old,) = await storage.granted_turns([replace(run, turn=run.turn - 3)])
+    (old,) = await storage.granted_turns([replace(run, turn=run.turn - 3)], 0)
     assert not old.steps
-
-
-async def test_a_chain_of_differences_keeps_its_bases(storage: Storage) -> None:
-    await _started(storage)
-    base = ""
-    chain = []
-    for number in range(5):
-        run = await _leased(storage)
-        checkpoint = Checkpoint(
-            f"c{number}", run.run_id, run.turn + 1, b"d", base_id=base if number != 3 else ""
-        )
-        await storage.execute(_commit(run, checkpoint=checkpoint))
-        base = checkpoint.checkpoint_id
-        chain.append(base)
-    run = await _leased(storage)
-    present = []
-    for checkpoint_id in chain:
-        (turn,) = await storage.granted_turns([replace(run, checkpoint_id=checkpoint_id)])
-        present.append(turn.checkpoint is not None)
-    # The full one (c3) kept the chain of the checkpoint before it; nothing was full since.
-    assert present == [True, True, True, True, True]
 
 
 async def test_a_child_ends_before_its_parent_and_its_last_end_wakes_it(

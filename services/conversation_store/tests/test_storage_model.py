@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-import asyncpg
 import hypothesis.strategies as st
 import pytest
 from agentmesh.conversation.v1 import event_pb2, message_pb2
 from agentmesh_conversation_store.codec.events import ProtobufEvents
+from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
 from agentmesh_conversation_store.domain.conversations import CancelConversation, SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage, WorkerEvent
 from agentmesh_conversation_store.domain.model import (
@@ -27,7 +27,7 @@ from agentmesh_conversation_store.domain.model import (
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.steps import BeginStep, RecordStep
-from agentmesh_conversation_store.domain.turns import CommitTurn, ReleaseTurn, Retries, Tick
+from agentmesh_conversation_store.domain.turns import CommitTurn
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
@@ -43,7 +43,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from services.conversation_store.tests.support import DIGEST, ManualClock, fresh, start_command
+from services.conversation_store.tests.support import (
+    DIGEST,
+    ManualClock,
+    emptied,
+    fresh,
+    start_command,
+)
 
 T = TypeVar("T")
 LEASE = 5 * SECOND
@@ -58,6 +64,7 @@ class ModelRun:
     turn: int = 0
     leased: bool = False
     ended: bool = False
+    waits: bool = False
     unread: list[int] = field(default_factory=list)
     recorded: set[str] = field(default_factory=set)
 
@@ -134,7 +141,9 @@ class StoreMachine(RuleBasedStateMachine):
                 before.leased = False
                 before.recorded.clear()
         assert sent.sequence > self.logs[cid]
-        self.logs[cid] = sent.sequence
+        # A run that waited says that it goes on.
+        self.logs[cid] = sent.sequence + before.waits
+        before.waits = False
         self.runs[sent.run_id].unread.append(sent.sequence)
 
     @rule(conversation=conversations)
@@ -145,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert view.run.status.ended
         if not run.ended:
             run.ended = True
-            run.leased = False
+            run.leased = run.waits = False
             run.fence += 1
         self.logs[cid] = view.conversation.head_sequence
 
@@ -159,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
             model.leased = True
             model.fence += 1
             assert (run.fence, run.turn) == (model.fence, model.turn)
-        for turn in self.go(self.storage.granted_turns(runs)):
+        for turn in self.go(self.storage.granted_turns(runs, 1 << 20)):
             model = self.runs[turn.run.run_id]
             assert [event.sequence for event in turn.inputs] == model.unread
             assert {step.step_key for step in turn.steps if step.recorded} == model.recorded
@@ -255,6 +264,7 @@ class StoreMachine(RuleBasedStateMachine):
         model.ended = status is RunStatus.COMPLETED and not model.unread
         again = self.go(self.storage.execute(command))
         self.logs[run.conversation_id] = again.last_sequence
+        model.waits = again.status is RunStatus.WAITING
         assert (again.status is RunStatus.COMPLETED) == model.ended
         if status is not RunStatus.COMPLETED:
             assert again.status is (RunStatus.RUNNABLE if model.unread else status)
@@ -321,14 +331,7 @@ class PostgresStoreMachine(StoreMachine):
         """An empty storage."""
         storage = PostgresStorage(self.url, ProtobufEvents(), clock=self.clock)
         await storage.open()
-        connection = await asyncpg.connect(self.url)
-        tables = await connection.fetch(
-            "SELECT tablename FROM pg_tables"
-            " WHERE schemaname = 'public' AND tablename <> 'schema_version'"
-        )
-        names = ", ".join(row["tablename"] for row in tables)
-        await connection.execute(f"TRUNCATE {names}")
-        await connection.close()
+        await emptied(self.url)
         return storage
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from .domain.model import ApiKey, Instant, Micros, Role
 from .domain.rejections import Reason, Rejection
 from .settings import StoreSettings
-from .storage.interface import Request, Storage
+from .storage.interface import Storage
+from .storage.requests import Request
 
 PREFIX = "amk_"
 PEPPER_FILE = "api_key_pepper"

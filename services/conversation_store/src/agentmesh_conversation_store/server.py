@@ -12,24 +12,37 @@ from agentmesh.conversation_store.v1 import conversation_store_service_pb2_grpc 
 from agentmesh.conversation_store.v1 import identity_service_pb2_grpc as identity
 from agentmesh.conversation_store.v1 import ledger_service_pb2_grpc as ledger
 from agentmesh.conversation_store.v1 import turn_service_pb2_grpc as turns
-from meshkit.server import ServiceHost
+from meshkit.server import ServiceHost, StartupError
 
+from .blobs.collecting import Collector
+from .blobs.interface import Blobs
+from .blobs.keeping import Housekeeping
+from .blobs.location import Place, open_place
+from .blobs.object_store import ObjectStoreBlobs
 from .codec.events import ProtobufEvents
+from .domain.attempts import Retries
 from .domain.model import SECOND, Run
-from .domain.turns import Retries
 from .fanout.announcer import Announcer
 from .fanout.in_process import InProcessFanout
+from .fanout.interface import Fanout
+from .fanout.redis import RedisFanout
 from .identity import ApiKeys, load_pepper
 from .leasing.dispatcher import Dispatcher, LeaseTimes
 from .leasing.fence_watch import FenceWatch
+from .retention import Retention
+from .servicers.approvals import ApprovalServicer
+from .servicers.blobs import BlobServicer
 from .servicers.catalog import CatalogServicer
 from .servicers.conversations import ConversationServicer
 from .servicers.identity import IdentityServicer
+from .servicers.ledger import LedgerServicer
+from .servicers.payloads import Payloads
 from .servicers.registration import bytes_through
 from .servicers.turns import TurnServicer
 from .settings import StoreSettings
 from .storage.chosen import chosen_storage
 from .storage.interface import Storage
+from .subscriptions.feed import TenantFeeds
 from .subscriptions.registry import Subscriptions
 
 NAME = "conversation_store"
@@ -41,7 +54,7 @@ def build(settings: StoreSettings) -> ServiceHost:
     """The service, ready to start."""
     host = ServiceHost(NAME, settings)
     storage = chosen_storage(settings, ProtobufEvents())
-    fanout = InProcessFanout()
+    fanout = _fanout(settings)
     retries = Retries(
         settings.max_turn_failures,
         settings.max_lost_workers,
@@ -53,37 +66,81 @@ def build(settings: StoreSettings) -> ServiceHost:
         heartbeat=settings.heartbeat_seconds,
         head_check=settings.head_check_seconds,
     )
-    dispatcher = Dispatcher(storage, fanout, _minter(host), _lease_times(settings), retries)
-    fences = FenceWatch(storage, fanout, host.draining)
-    storage.on_commit(Announcer(fanout))
-    turn_servicer = TurnServicer(
-        storage, dispatcher, fences, fanout, host.identity, retries, host.draining
+    feeds = TenantFeeds(
+        storage,
+        fanout,
+        heartbeat=settings.heartbeat_seconds,
+        head_check=settings.head_check_seconds,
     )
-    _register(host, storage, subscriptions, turn_servicer, ApiKeys(storage, load_pepper(settings)))
+    dispatcher = Dispatcher(storage, fanout, _minter(host), _lease_times(settings), retries)
+    fences = FenceWatch(storage, fanout, host.draining, check=settings.head_check_seconds)
+    storage.on_commit(Announcer(fanout))
+    kept = ObjectStoreBlobs(_blob_place(settings))
+    collector = Collector(kept, storage)
+    housekeeping = Housekeeping(kept, collector)
+    retention = Retention(
+        storage,
+        collector,
+        look_seconds=settings.retention_seconds,
+        poll_seconds=settings.removal_poll_seconds,
+    )
+    payloads = Payloads(kept)
+    turn_servicer = TurnServicer(
+        storage,
+        dispatcher,
+        fences,
+        fanout,
+        host.identity,
+        retries,
+        host.draining,
+        # What the message around a grant needs fits into the rest.
+        most_grant_bytes=settings.max_message_bytes * 15 // 16,
+        payloads=payloads,
+    )
+    _register(
+        host,
+        storage,
+        ConversationServicer(storage, subscriptions, feeds, payloads, kept),
+        turn_servicer,
+        ApiKeys(storage, load_pepper(settings)),
+    )
+    _register_blobs(host, kept, settings)
 
     async def drain() -> None:
         dispatcher.drain()
         subscriptions.drain()
+        feeds.drain()
 
-    host.on_start += [storage.open, subscriptions.start, dispatcher.start]
+    talking = (fanout, subscriptions, feeds, fences, dispatcher, housekeeping, retention)
+    host.on_start += [storage.open, *(part.start for part in talking)]
     host.on_drain.append(drain)
-    host.on_stop += [storage.close, subscriptions.stop, dispatcher.stop]
+    host.on_stop += [storage.close, *(part.stop for part in talking)]
     return host
+
+
+def _blob_place(settings: StoreSettings) -> Place:
+    try:
+        return open_place(
+            settings.blob_url, settings.blob_folder, allow_http=settings.aws_allow_http
+        )
+    except OSError as error:
+        raise StartupError(f"no folder for blobs: {error}; see AGENTMESH_BLOB_URL") from error
 
 
 def _register(
     host: ServiceHost,
     storage: Storage,
-    subscriptions: Subscriptions,
+    conversation_servicer: ConversationServicer,
     turn_servicer: TurnServicer,
     keys: ApiKeys,
 ) -> None:
     host.add(
         bytes_through(
-            conversations.add_ConversationStoreServiceServicer_to_server, "SubscribeConversation"
+            conversations.add_ConversationStoreServiceServicer_to_server,
+            "SubscribeConversation",
+            "SubscribeTenant",
         ),
-        # The stubs call methods that are not served yet abstract; they answer UNIMPLEMENTED.
-        ConversationServicer(storage, subscriptions),  # type: ignore[abstract]
+        conversation_servicer,
         f"{_PACKAGE}.ConversationStoreService",
     )
     served = (
@@ -100,17 +157,12 @@ def _register(
         ),
         (
             approvals.add_ApprovalStoreServiceServicer_to_server,
-            _unserved(approvals.ApprovalStoreServiceServicer),
+            ApprovalServicer(storage),
             "ApprovalStoreService",
         ),
         (
-            blobs.add_BlobServiceServicer_to_server,
-            _unserved(blobs.BlobServiceServicer),
-            "BlobService",
-        ),
-        (
             ledger.add_LedgerServiceServicer_to_server,
-            _unserved(ledger.LedgerServiceServicer),
+            LedgerServicer(storage),
             "LedgerService",
         ),
     )
@@ -118,10 +170,24 @@ def _register(
         host.add(add_to_server, servicer, f"{_PACKAGE}.{name}")
 
 
+def _register_blobs(host: ServiceHost, kept: Blobs, settings: StoreSettings) -> None:
+    host.add(
+        blobs.add_BlobServiceServicer_to_server,
+        BlobServicer(kept, settings.max_blob_bytes),
+        f"{_PACKAGE}.BlobService",
+    )
+
+
 def _unserved(servicer: Any) -> object:
     """A generated servicer as it is: every method answers UNIMPLEMENTED. The stubs call it
     abstract, which it is not."""
     return servicer()
+
+
+def _fanout(settings: StoreSettings) -> Fanout:
+    if settings.redis_url is None:
+        return InProcessFanout()
+    return RedisFanout(settings.redis_url.get_secret_value(), settings.redis_prefix)
 
 
 def _lease_times(settings: StoreSettings) -> LeaseTimes:

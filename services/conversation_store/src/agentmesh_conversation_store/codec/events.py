@@ -9,6 +9,7 @@ from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
 
 from agentmesh_conversation_store.domain import events as domain
 
+from .approvals import asked_approval
 from .values import duration, timestamp, usage_message
 
 _Event = event_pb2.Event
@@ -27,17 +28,19 @@ def _started(body: domain.ConversationStarted) -> dict[str, Any]:
 
 def _run_started(body: domain.RunStarted) -> dict[str, Any]:
     return {
+        "agent": body.agent,
         "run_started": event_pb2.RunStarted(
             root_run_id=body.root_run_id,
             parent_run_id=body.parent_run_id,
             max_rounds=body.max_rounds,
             traceparent=body.traceparent,
-        )
+        ),
     }
 
 
 def _user_message(body: domain.UserMessage) -> dict[str, Any]:
     text = message_pb2.Part(text=message_pb2.TextPart(text=body.content))
+    first = [] if body.abridged else [text]
     return {
         "agent": body.agent,
         "message": message_pb2.Message(
@@ -45,7 +48,7 @@ def _user_message(body: domain.UserMessage) -> dict[str, Any]:
             role=message_pb2.MESSAGE_ROLE_USER,
             agent=body.agent,
             content=body.content,
-            parts=[text, *body.parts],  # type: ignore[list-item]  # opaque to the domain
+            parts=[*first, *body.parts],  # type: ignore[list-item]  # opaque to the domain
             author=body.author,
         ),
     }
@@ -78,13 +81,14 @@ def _status_changed(body: domain.RunStatusChanged) -> dict[str, Any]:
 
 def _run_ended(body: domain.RunEnded) -> dict[str, Any]:
     return {
+        "agent": body.agent,
         "run_ended": event_pb2.RunEnded(
             status=_RunStatus(body.status),
             reason=_EndReason(body.reason),
             detail=body.detail,
             summary=body.summary,
             usage=usage_message(body.usage),
-        )
+        ),
     }
 
 
@@ -99,8 +103,29 @@ def _attempt_failed(body: domain.AttemptFailed) -> dict[str, Any]:
     }
 
 
+def _approval_resolved(body: domain.ApprovalResolved) -> dict[str, Any]:
+    return {
+        "agent": body.agent,
+        "approval_resolved": event_pb2.ApprovalResolved(
+            approval_id=body.approval_id,
+            status=event_pb2.ApprovalStatus.ValueType(body.status),
+            principal=body.principal,
+            comment=body.comment,
+            edited_arguments_json=body.edited_arguments_json,
+        ),
+    }
+
+
 def _updated(body: domain.ConversationUpdated) -> dict[str, Any]:
     return {"conversation_updated": event_pb2.ConversationUpdated(labels=body.labels)}
+
+
+def _forked(body: domain.ConversationForked) -> dict[str, Any]:
+    return {
+        "conversation_forked": event_pb2.ConversationForked(
+            conversation_id=body.source_id, sequence=body.sequence, principal=body.principal
+        )
+    }
 
 
 _KINDS: dict[type, Callable[[Any], dict[str, Any]]] = {
@@ -113,6 +138,8 @@ _KINDS: dict[type, Callable[[Any], dict[str, Any]]] = {
     domain.RunEnded: _run_ended,
     domain.AttemptFailed: _attempt_failed,
     domain.ConversationUpdated: _updated,
+    domain.ConversationForked: _forked,
+    domain.ApprovalResolved: _approval_resolved,
 }
 
 
@@ -133,10 +160,15 @@ class ProtobufEvents:
             message.message.timestamp.CopyFrom(time)
         return message.SerializeToString()
 
+    def belonging_to(self, data: bytes, conversation_id: str) -> bytes:
+        """The same event as one of another conversation: of a field that comes twice the last
+        counts, so that nothing needs to be read."""
+        return data + _Event(conversation_id=conversation_id).SerializeToString()
+
     def words(self, data: bytes) -> str:
-        """What was said, if the event is a message."""
+        """What was said, if the event is a message; the task, if it says that one began."""
         event = _Event.FromString(data)
-        return event.message.content if event.HasField("message") else ""
+        return event.message.content or event.conversation_started.task
 
     def _message(self, body: domain.EventBody) -> event_pb2.Event:
         if isinstance(body, domain.WorkerEvent):
@@ -145,8 +177,11 @@ class ProtobufEvents:
         return _Event(**_KINDS[type(body)](body))
 
 
-def worker_event(event: event_pb2.Event) -> domain.WorkerEvent:
-    """An event that a worker recorded. A kind this version does not know is kept as it is."""
+def worker_event(
+    event: event_pb2.Event, blobs: tuple[tuple[str, int], ...] = ()
+) -> domain.WorkerEvent:
+    """An event that a worker recorded, and the (digest, size) of the blobs it refers to. A kind
+    this version does not know is kept as it is."""
     kind = event.WhichOneof("kind") or ""
     message = event.message if kind == "message" else None
     return domain.WorkerEvent(
@@ -157,4 +192,10 @@ def worker_event(event: event_pb2.Event) -> domain.WorkerEvent:
         speaks=message is not None
         and message.role == message_pb2.MESSAGE_ROLE_AGENT
         and bool(message.content),
+        blobs=blobs,
+        said=message.content if message else "",
+        stands_for=(event.context_summary.first_sequence, event.context_summary.last_sequence)
+        if kind == "context_summary"
+        else None,
+        approval=asked_approval(event.approval_requested) if kind == "approval_requested" else None,
     )

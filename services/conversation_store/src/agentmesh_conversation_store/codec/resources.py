@@ -1,19 +1,16 @@
-"""Conversations, runs, steps and grants as they travel."""
+"""Conversations, runs and steps as they travel."""
 
 from __future__ import annotations
 
-from agentmesh.catalog.v1 import team_pb2
-from agentmesh.conversation.v1 import conversation_pb2, event_pb2
+from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2
 
 from agentmesh_conversation_store.domain.model import (
-    Checkpoint,
     ConversationView,
     Run,
     Step,
     StepState,
 )
-from agentmesh_conversation_store.storage.interface import GrantedTurn
 
 from .values import (
     budget_message,
@@ -53,6 +50,7 @@ def run_message(run: Run) -> conversation_pb2.Run:
         attempt=run.attempt,
         priority=run.priority,
         timeout=None if run.timeout is None else duration(run.timeout),
+        agent_path=run.agent_path,
     )
 
 
@@ -75,9 +73,12 @@ def conversation_message(view: ConversationView) -> conversation_pb2.Conversatio
         etag=conversation.etag,
         labels=facts.labels,
         tenant=conversation.tenant,
-        size_bytes=conversation.size_bytes,
+        size_bytes=conversation.kept_bytes,
         forked_from_conversation_id=facts.forked_from,
         forked_at_sequence=facts.forked_at,
+        legal_hold=facts.legal_hold,
+        retention_age=None if facts.retention_age is None else duration(facts.retention_age),
+        retention_events=facts.retention_events,
     )
 
 
@@ -93,39 +94,4 @@ def step_message(step: Step, state: StepState) -> turn_service_pb2.StepRecord:
         fence=step.fence,
         attempt_id=step.attempt_id,
         key_id=step.key_id,
-    )
-
-
-def checkpoint_message(checkpoint: Checkpoint, *, with_data: bool) -> turn_service_pb2.Checkpoint:
-    """A checkpoint, perhaps by its id alone."""
-    return turn_service_pb2.Checkpoint(
-        checkpoint_id=checkpoint.checkpoint_id,
-        data=checkpoint.data if with_data else b"",
-        encoding=checkpoint.encoding,
-        key_id=checkpoint.key_id,
-        base_checkpoint_id=checkpoint.base_id,
-    )
-
-
-def grant_message(
-    granted: GrantedTurn, capability: str, *, with_checkpoint_data: bool = True
-) -> turn_service_pb2.TurnGrant:
-    """Everything that the worker of a leased turn needs."""
-    run, checkpoint = granted.run, granted.checkpoint
-    return turn_service_pb2.TurnGrant(
-        run=run_message(run),
-        tenant=run.tenant,
-        fence=run.fence,
-        turn=run.turn + 1,
-        capability=capability,
-        definition=team_pb2.TeamDefinition.FromString(granted.definition),
-        checkpoint=checkpoint_message(checkpoint, with_data=with_checkpoint_data)
-        if checkpoint
-        else None,
-        steps=[step_message(step, step.state_for(run.fence)) for step in granted.steps],
-        inputs=[event_pb2.Event.FromString(event.data) for event in granted.inputs],
-        lease_until=optional_timestamp(run.lease_until),
-        head_sequence=granted.head_sequence,
-        human_input=run.human_input,
-        message_count=granted.message_count,
     )

@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from . import context
+from .approvals import Approval, ApprovalStatus
 from .events import EventBody, NewEvent, WorkerEvent
+from .ledger import Consumed
 from .model import (
+    NO_USAGE,
+    BlobReference,
     Checkpoint,
     CommittedTurn,
     Conversation,
@@ -17,8 +22,9 @@ from .model import (
     RaisedFence,
     Run,
     Step,
+    Usage,
 )
-from .rejections import not_found
+from .rejections import Reason, Rejection, not_found
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -36,16 +42,19 @@ class Scope:
     """What must be loaded, under lock, before an operation can be decided.
 
     `run_id` names one run, ended or not. `live_runs` adds every run of the conversation that has
-    not ended, and the newest root run; `last_messages` what each of them said last.
+    not ended with the approvals that they wait for, and the newest root run; `last_messages` what
+    each of them said last; `lineage` the live runs if `run_id` is a child.
     `newest_turn` adds what is remembered of the newest committed turn of the newest root run,
     `turn` that of a turn of `run_id`. `rivals` asks whether other work has been waiting for a
-    worker for longer than a moment. `lookups` are further records.
+    worker for longer than a moment, or the tenant's limits ask for the queue. `lookups` are
+    further records.
     """
 
     tenant: str
     conversation_id: str
     run_id: str = ""
     live_runs: bool = False
+    lineage: bool = False
     facts: bool = False
     last_messages: bool = False
     newest_turn: bool = False
@@ -57,7 +66,8 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The rows of a scope as they are now. `found` holds those lookups that exist."""
+    """The rows of a scope as they are now. `found` holds those lookups that exist, `approvals` the
+    pending ones."""
 
     conversation: Conversation | None = None
     facts: ConversationFacts | None = None
@@ -67,6 +77,7 @@ class Loaded:
     last_messages: Mapping[str, str] = field(default_factory=dict)
     rivals_waiting: bool = False
     found: Mapping[Lookup, Any] = field(default_factory=dict)
+    approvals: Mapping[str, Approval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +85,31 @@ class Changes:
     """The rows an operation leaves behind, and what others should hear of it.
 
     `moved_inputs` are (from run, to run, after sequence): unread inputs that a successor takes
-    over. `pruned_checkpoints` are (run, ids to keep), `pruned_steps` (run, first turn to keep).
-    `records` are further rows to write, `removed` further rows to delete.
+    over. `pruned_steps` are (run, first turn to keep).
+    `consumed` is usage that the conversation's has grown by. `admission` is what the operation
+    would reserve of the tenant's day: it is refused if that does not fit.
+    `records` are further rows to write, `removed` further rows to delete. `deleted` if the
+    conversation is gone, `cut` if its log begins later.
     """
 
     conversation: Conversation | None = None
     facts: ConversationFacts | None = None
-    definition: tuple[str, bytes] | None = None
+    definitions: Sequence[tuple[str, bytes]] = ()
     runs: Sequence[Run] = ()
     steps: Sequence[Step] = ()
     committed: Sequence[CommittedTurn] = ()
     checkpoint: Checkpoint | None = None
-    pruned_checkpoints: tuple[str, tuple[str, ...]] | None = None
     pruned_steps: tuple[str, int] | None = None
     events: Sequence[NewEvent] = ()
     inputs: Sequence[tuple[str, int]] = ()
     moved_inputs: Sequence[tuple[str, str, int]] = ()
     fences: Sequence[RaisedFence] = ()
+    consumed: Sequence[Consumed] = ()
+    admission: Usage | None = None
     records: Sequence[object] = ()
     removed: Sequence[Lookup] = ()
+    deleted: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +118,15 @@ class Decision(Generic[R_co]):
 
     changes: Changes
     result: R_co
+
+
+def asked_for(events: Sequence[WorkerEvent]) -> tuple[Lookup, ...]:
+    """The approvals that a worker asks for, to find out whether they are new."""
+    return tuple(
+        Lookup(Approval, (event.approval.approval_id,))
+        for event in events
+        if event.approval is not None
+    )
 
 
 class Command(Protocol[R_co]):
@@ -128,12 +154,12 @@ class Transition:
         self.now = now
         self.conversation: Conversation = loaded.conversation
         self.runs: dict[str, Run] = dict(loaded.runs)
+        self.approvals: dict[str, Approval] = dict(loaded.approvals)
         self.facts: ConversationFacts | None = None
-        self.definition: tuple[str, bytes] | None = None
+        self.definitions: list[tuple[str, bytes]] = []
         self.step: Step | None = None
         self.committed: list[CommittedTurn] = []
         self.checkpoint: Checkpoint | None = None
-        self.pruned_checkpoints: tuple[str, tuple[str, ...]] | None = None
         self.pruned_steps: tuple[str, int] | None = None
         self.records: list[object] = []
         self.removed: list[Lookup] = []
@@ -142,6 +168,7 @@ class Transition:
         self._inputs: list[tuple[str, int]] = []
         self._moved: list[tuple[str, str, int]] = []
         self._fences: list[RaisedFence] = []
+        self._consumed: list[Consumed] = []
 
     def run(self, run_id: str) -> Run:
         """One run as it stands now."""
@@ -162,28 +189,87 @@ class Transition:
         self.conversation = replace(
             self.conversation,
             head_sequence=sequence,
+            last_event_at=self.now,
             message_count=self.conversation.message_count + is_message,
         )
-        self._events.append(
-            NewEvent(
-                self.conversation.conversation_id, sequence, self.now, origin, body, run_id, turn
-            )
+        event = NewEvent(
+            self.conversation.conversation_id, sequence, self.now, origin, body, run_id, turn
         )
+        self._events.append(event)
+        self.records += [
+            BlobReference(event.conversation_id, sequence, digest, size)
+            for digest, size in event.blobs
+        ]
         return sequence
 
     def append_worker_events(
         self, run: Run, turn: int, origin: Origin, bodies: Sequence[WorkerEvent]
     ) -> Run:
-        """Adds what a worker recorded in a turn, and remembers its messages with the run."""
+        """Adds what a worker recorded in a turn, and remembers with the run what it said and what
+        it asks for."""
         messages = list(run.turn_messages)
         last = run.last_message
-        for body in bodies:
+        pending = run.pending_approvals
+        for number, body in enumerate(bodies):
             sequence = self.append(body, origin, run.run_id, turn)
+            if body.stands_for is not None:
+                field = f"events[{number}].context_summary"
+                context.require_range(field, sequence, *body.stands_for)
+            if body.approval is not None:
+                self._ask(run, turn, body, sequence)
+                pending += 1
             if body.message_id:
                 messages.append(body.message_id)
             if body.speaks:
                 last = sequence
-        return self.put(replace(run, turn_messages=tuple(messages), last_message=last))
+        return self.put(
+            replace(
+                run,
+                turn_messages=tuple(messages),
+                last_message=last,
+                pending_approvals=pending,
+            )
+        )
+
+    def _ask(self, run: Run, turn: int, body: WorkerEvent, sequence: int) -> None:
+        asked = body.approval
+        if asked is None:
+            return
+        known = Lookup(Approval, (asked.approval_id,)) in self._loaded.found
+        if known or asked.approval_id in self.approvals:
+            raise Rejection(
+                Reason.ALREADY_EXISTS,
+                f'approval "{asked.approval_id}" was asked for already',
+                name=asked.approval_id,
+            )
+        self.put_approval(
+            Approval(
+                run.tenant,
+                asked.approval_id,
+                run.conversation_id,
+                run.run_id,
+                turn,
+                body.agent,
+                asked.prompt,
+                asked.tool_call,
+                self.now,
+                sequence,
+                asked.expires_at,
+                asked.role,
+            )
+        )
+
+    def put_approval(self, approval: Approval) -> None:
+        """Adds or replaces an approval."""
+        self.approvals[approval.approval_id] = approval
+
+    def pending_approvals(self, run: Run) -> list[Approval]:
+        """What the run asks for now, oldest first."""
+        return [
+            approval
+            for approval in self.approvals.values()
+            if approval.run_id == run.run_id and approval.status is ApprovalStatus.PENDING
+        ]
 
     def add_input(self, run_id: str, sequence: int) -> Run:
         """Puts an event into a run's inbox."""
@@ -196,6 +282,14 @@ class Transition:
             self._moved.append((source.run_id, target_id, source.inbox_read))
             target = self.run(target_id)
             self.put(replace(target, inbox_head=max(target.inbox_head, source.inbox_head)))
+
+    def consume(self, usage: Usage, agent: str = "", model: str = "") -> None:
+        """Books usage on the conversation and on the tenant's ledger."""
+        if usage == NO_USAGE:
+            return
+        conversation = self.conversation
+        self.conversation = replace(conversation, usage=conversation.usage.plus(usage))
+        self._consumed.append(Consumed(conversation.conversation_id, self.now, usage, agent, model))
 
     def raise_fence(self, run: Run, reason: str) -> Run:
         """Voids every lease on a run so far, and tells those who work under one."""
@@ -223,6 +317,11 @@ class Transition:
         """Everything that changed. Any change gives the conversation a new version."""
         before = self._loaded
         runs = [run for run in self.runs.values() if before.runs.get(run.run_id) is not run]
+        approvals = [
+            approval
+            for approval in self.approvals.values()
+            if before.approvals.get(approval.approval_id) is not approval
+        ]
         conversation: Conversation | None = self.conversation
         if runs or self._events or self.facts or self.conversation is not before.conversation:
             conversation = replace(self.conversation, version=self.conversation.version + 1)
@@ -231,17 +330,17 @@ class Transition:
         return Changes(
             conversation=conversation,
             facts=self.facts,
-            definition=self.definition,
+            definitions=self.definitions,
             runs=runs,
             steps=[self.step] if self.step else [],
             committed=self.committed,
             checkpoint=self.checkpoint,
-            pruned_checkpoints=self.pruned_checkpoints,
             pruned_steps=self.pruned_steps,
             events=self._events,
             inputs=self._inputs,
             moved_inputs=self._moved,
             fences=self._fences,
-            records=self.records,
+            consumed=self._consumed,
+            records=[*self.records, *approvals],
             removed=self.removed,
         )

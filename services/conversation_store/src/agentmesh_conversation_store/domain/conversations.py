@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from . import runs
+from . import resolving, runs
 from .changes import Changes, Decision, Loaded, Scope, Transition
 from .events import ConversationStarted, ConversationUpdated, TurnDiscarded, UserMessage
+from .history import milestone
 from .model import (
     Budget,
+    CommittedTurn,
     Conversation,
     ConversationFacts,
     ConversationStatus,
@@ -49,6 +51,8 @@ class StartConversation:
     priority: int
     human_input: bool
     traceparent: str
+    task: UserMessage | None = None
+    """The first message, if it is more than the words of `facts.task`."""
 
     @property
     def scope(self) -> Scope:
@@ -60,7 +64,7 @@ class StartConversation:
         blank = Conversation(self.tenant, self.conversation_id, now, self.run_id)
         transition = Transition(replace(loaded, conversation=blank), self.scope, now)
         transition.facts = self.facts
-        transition.definition = self.definition
+        transition.definitions.append(self.definition)
         transition.append(
             ConversationStarted(
                 self.facts.task, self.facts.agents, self.facts.workflow, self.principal
@@ -84,7 +88,7 @@ class StartConversation:
         )
         runs.start(transition, run, Origin.API)
         sequence = transition.append(
-            UserMessage(self.message_id, "user", self.facts.task, self.principal),
+            self.task or UserMessage(self.message_id, "user", self.facts.task, self.principal),
             Origin.API,
             self.run_id,
         )
@@ -123,6 +127,7 @@ class SendMessage:
             self.conversation_id,
             live_runs=True,
             newest_turn=self.strategy is Strategy.REPLACE_TURN,
+            last_messages=self.strategy is Strategy.REPLACE_TURN,
         )
 
     def decide(self, loaded: Loaded, now: Instant) -> Decision[MessageSent]:
@@ -135,8 +140,8 @@ class SendMessage:
             run = self._steer(transition, run, loaded)
         sequence = transition.append(self.message, Origin.API, run.run_id)
         run = transition.add_input(run.run_id, sequence)
-        if run.status is RunStatus.WAITING and run.waiting_for is WaitKind.INPUT:
-            run = runs.wake(transition, run, Origin.API)
+        if run.waiting_for is WaitKind.INPUT:
+            run = runs.go_on_if_free(transition, run, Origin.API)
         runs.reflect(transition)
         sent = MessageSent(
             self.message.message_id, sequence, run.run_id, transition.conversation.status
@@ -163,25 +168,35 @@ class SendMessage:
             and committed.turn == newest_turn
             and not committed.discarded
         )
-        if not replaceable or committed is None:
+        if not replaceable or committed is None or loaded.conversation is None:
             return run
+        return self._undo(transition, run, committed, loaded.conversation)
+
+    def _undo(
+        self, transition: Transition, run: Run, committed: CommittedTurn, before: Conversation
+    ) -> Run:
+        """Puts the run back to before a committed turn, without what that turn set going."""
+        runs.end_children(transition, run, Origin.API, "its turn was replaced")
+        run = resolving.withdraw(transition, transition.run(run.run_id), Origin.API, committed.turn)
         transition.append(
             TurnDiscarded("replaced", committed.message_ids),
             Origin.API,
             run.run_id,
             committed.turn,
         )
-        transition.committed.append(replace(committed, discarded=True))
-        return transition.put(
-            replace(
-                run,
-                checkpoint_id=committed.previous_checkpoint_id,
-                rounds=max(0, run.rounds - 1),
-                last_message=committed.previous_message,
-                committed_message=committed.previous_message,
-                inbox_read=committed.previous_read,
-            )
+        run = replace(
+            run,
+            checkpoint_id=committed.previous_checkpoint_id,
+            rounds=max(0, run.rounds - 1),
+            last_message=committed.previous_message,
+            committed_message=committed.previous_message,
+            inbox_read=committed.previous_read,
         )
+        transition.committed.append(replace(committed, discarded=True))
+        transition.records.append(milestone(before, transition, run))
+        if run.status is RunStatus.WAITING:
+            run = runs.wake(transition, run, Origin.API)
+        return transition.put(run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +233,7 @@ class CancelConversation:
 
 @dataclass(frozen=True, slots=True)
 class PauseConversation:
-    """Stops the run under way after its current turn."""
+    """Stops the run under way, and those it started, after their current turns."""
 
     tenant: str
     conversation_id: str
@@ -234,10 +249,11 @@ class PauseConversation:
         run = transition.run(transition.conversation.root_run_id)
         if run.status.ended:
             raise already_ended("conversation", self.conversation_id, run.status.name)
-        if run.status is RunStatus.LEASED:
-            transition.put(replace(run, pause_requested=True))
-        elif run.status is not RunStatus.PAUSED:
-            runs.pause(transition, transition.raise_fence(run, "paused"), Origin.API)
+        for live in _tree(transition, run):
+            if live.status is RunStatus.LEASED:
+                transition.put(replace(live, pause_requested=True))
+            elif live.status is not RunStatus.PAUSED:
+                runs.pause(transition, transition.raise_fence(live, "paused"), Origin.API)
         runs.reflect(transition)
         return _decided(transition, loaded)
 
@@ -264,26 +280,27 @@ class ResumeConversation:
             runs.succeed(transition, run, self.new_run_id, self.traceparent, Origin.API)
         elif run.status.ended:
             raise already_ended("conversation", self.conversation_id, run.status.name)
-        elif run.status is RunStatus.PAUSED:
-            self._resume(transition, run)
-        elif run.pause_requested:
-            transition.put(replace(run, pause_requested=False))
+        for live in _tree(transition, run):
+            if live.status is RunStatus.PAUSED:
+                self._resume(transition, live)
+            elif live.pause_requested:
+                transition.put(replace(live, pause_requested=False))
         runs.reflect(transition)
         return _decided(transition, loaded)
 
     def _resume(self, transition: Transition, run: Run) -> None:
-        still_waits = run.waiting_for is not WaitKind.NONE
-        if run.waiting_for is WaitKind.INPUT and run.has_unread:
-            still_waits = False
-        if not still_waits:
+        if runs.still_waits(transition, run):
+            transition.put(replace(run, status=RunStatus.WAITING))
+        else:
             runs.wake(transition, run, Origin.API)
-            return
-        transition.put(replace(run, status=RunStatus.WAITING))
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateConversation:
-    """Changes labels, and limits of the run under way. None leaves a field as it is."""
+    """Changes labels, limits of the run under way, and how long history is kept.
+
+    None leaves a field as it is; retention that is not above zero is as the tenant's policy says.
+    """
 
     tenant: str
     conversation_id: str
@@ -291,6 +308,9 @@ class UpdateConversation:
     max_rounds: int | None
     budget: Budget | None
     etag: str
+    legal_hold: bool | None = None
+    retention_age: Micros | None = None
+    retention_events: int | None = None
 
     @property
     def scope(self) -> Scope:
@@ -314,10 +334,35 @@ class UpdateConversation:
             wall = self.budget.max_wall_time
             deadline = runs.deadline_of(run.started_at, run.timeout, wall)
             run = transition.put(replace(run, budget=self.budget, deadline=deadline))
-        if self.labels is not None and loaded.facts is not None:
-            transition.facts = replace(loaded.facts, labels=dict(self.labels))
+        facts = loaded.facts
+        if facts is None:
+            raise not_found("conversation", self.conversation_id)
+        if self.labels is not None:
+            facts = replace(facts, labels=dict(self.labels))
             transition.append(ConversationUpdated(dict(self.labels)), Origin.API)
+        facts = self._kept(facts)
+        if facts is not loaded.facts:
+            transition.facts = facts
         return _decided(transition, loaded)
+
+    def _kept(self, facts: ConversationFacts) -> ConversationFacts:
+        if self.legal_hold is not None:
+            facts = replace(facts, legal_hold=self.legal_hold)
+        if self.retention_age is not None:
+            facts = replace(facts, retention_age=max(self.retention_age, 0) or None)
+        if self.retention_events is not None:
+            facts = replace(facts, retention_events=max(self.retention_events, 0) or None)
+        return facts
+
+
+def _tree(transition: Transition, root: Run) -> list[Run]:
+    """The live runs of a root, itself first."""
+    below = [
+        run
+        for run in transition.runs.values()
+        if run.root_run_id == root.run_id and run is not root and not run.status.ended
+    ]
+    return [root, *below] if not root.status.ended else below
 
 
 def _decided(transition: Transition, loaded: Loaded) -> Decision[ConversationView]:

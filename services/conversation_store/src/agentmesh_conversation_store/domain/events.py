@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .approvals import ApprovalStatus, AskedApproval
 from .model import EndReason, Instant, Micros, Origin, RunStatus, Usage, WaitKind
 
 
@@ -29,11 +30,16 @@ class RunStarted:
     parent_run_id: str
     max_rounds: int
     traceparent: str
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
-    """A person or a program said something. `parts` are further parts, opaque here."""
+    """A person or a program said something. `parts` are further parts, opaque here.
+
+    `blobs` are the (digest, size) of what those refer to. `abridged` means that `content` is only
+    the beginning, and the first part the whole.
+    """
 
     kind: ClassVar[str] = "message"
     message_id: str
@@ -41,6 +47,8 @@ class UserMessage:
     content: str
     author: str
     parts: tuple[object, ...] = ()
+    blobs: tuple[tuple[str, int], ...] = ()
+    abridged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,20 @@ class RunEnded:
     detail: str
     summary: str
     usage: Usage
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalResolved:
+    """A decision or an answer came, or nobody waits for it any more. `agent` is who asked."""
+
+    kind: ClassVar[str] = "approval_resolved"
+    approval_id: str
+    status: ApprovalStatus
+    principal: str
+    comment: str
+    edited_arguments_json: str
+    agent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +126,23 @@ class ConversationUpdated:
 
 
 @dataclass(frozen=True, slots=True)
+class ConversationForked:
+    """The conversation was made of another one's history, up to an event of it."""
+
+    kind: ClassVar[str] = "conversation_forked"
+    source_id: str
+    sequence: int
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerEvent:
     """What a worker recorded: a payload that only the adapters read.
 
     `speaks` is true for an agent's message with words in it: what a summary may be made of.
+    `blobs` are the (digest, size) of what it refers to; `approval` is what it asks for, if it does.
+    `said` is the text of a message; `stands_for` the first and last sequence of the events that a
+    summary may stand for.
     """
 
     kind: str
@@ -115,6 +150,10 @@ class WorkerEvent:
     agent: str = ""
     message_id: str = ""
     speaks: bool = False
+    blobs: tuple[tuple[str, int], ...] = ()
+    approval: AskedApproval | None = None
+    said: str = ""
+    stands_for: tuple[int, int] | None = None
 
 
 EventBody = (
@@ -127,8 +166,11 @@ EventBody = (
     | RunEnded
     | AttemptFailed
     | ConversationUpdated
+    | ConversationForked
+    | ApprovalResolved
     | WorkerEvent
 )
+_WITH_AGENT = (UserMessage, WorkerEvent, RunStarted, RunEnded, ApprovalResolved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +191,24 @@ class NewEvent:
         return self.body.message_id if isinstance(self.body, UserMessage | WorkerEvent) else ""
 
     @property
+    def blobs(self) -> tuple[tuple[str, int], ...]:
+        """The digest and size of everything that it refers to."""
+        return self.body.blobs if isinstance(self.body, UserMessage | WorkerEvent) else ()
+
+    @property
+    def said(self) -> str:
+        """What search finds it by."""
+        match self.body:
+            case ConversationStarted(task=text) | UserMessage(content=text):
+                return text
+            case WorkerEvent(said=text):
+                return text
+        return ""
+
+    @property
     def agent(self) -> str:
-        """Who speaks, if somebody does."""
-        return self.body.agent if isinstance(self.body, UserMessage | WorkerEvent) else ""
+        """Whom it is about: who speaks or asks, or the path of a child."""
+        return self.body.agent if isinstance(self.body, _WITH_AGENT) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,7 @@ class Run:
     `fence` rises with every grant, cancel, pause and interrupt; writes under a lower one are
     refused. `inbox_head` is the newest input, `inbox_read` the newest that a committed turn read.
     The `turn_…` fields describe the turn under way, `reserved` what its open steps may cost.
+    `usage` is that of the run and those below it; `agent_path` is where a child's agents appear.
     """
 
     tenant: str
@@ -217,6 +218,8 @@ class Run:
     turn_usage: Usage = NO_USAGE
     turn_messages: tuple[str, ...] = ()
     reserved: Usage = NO_USAGE
+    agent_path: str = ""
+    pending_approvals: int = 0
 
     @property
     def has_unread(self) -> bool:
@@ -231,7 +234,11 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The changing part of a conversation. `version` rises with every change."""
+    """The changing part of a conversation. `version` rises with every change.
+
+    `size_bytes` and `message_count` count all that was ever in its log, what it shares with another
+    included; `removed_bytes` are no longer there.
+    """
 
     tenant: str
     conversation_id: str
@@ -246,16 +253,26 @@ class Conversation:
     size_bytes: int = 0
     message_count: int = 0
     version: int = 0
+    removed_bytes: int = 0
+    last_event_at: Instant = 0
 
     @property
     def etag(self) -> str:
         """Changes whenever the conversation changes."""
         return f"v{self.version}"
 
+    @property
+    def kept_bytes(self) -> int:
+        """The size of the events that are still there."""
+        return self.size_bytes - self.removed_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class ConversationFacts:
-    """The part of a conversation that seldom or never changes."""
+    """The part of a conversation that seldom or never changes.
+
+    Retention that is None is as the tenant's policy says.
+    """
 
     task: str
     agents: tuple[str, ...] = ()
@@ -263,6 +280,9 @@ class ConversationFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     forked_from: str = ""
     forked_at: int = 0
+    legal_hold: bool = False
+    retention_age: Micros | None = None
+    retention_events: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +341,22 @@ class CommittedTurn:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobReference:
+    """An event that refers to bytes which are kept outside of the log, by their digest."""
+
+    conversation_id: str
+    sequence: int
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The state of a team between two turns: opaque bytes, perhaps a difference to `base_id`."""
+    """The state of a team between two turns: opaque bytes, perhaps a difference to `base_id`.
+
+    `sequence` is that of the event that says its turn was committed: what lies before it in the log
+    is in the state, or unread.
+    """
 
     checkpoint_id: str
     run_id: str
@@ -331,6 +365,8 @@ class Checkpoint:
     encoding: str = ""
     key_id: str = ""
     base_id: str = ""
+    conversation_id: str = ""
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

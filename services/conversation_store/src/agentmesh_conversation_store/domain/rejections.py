@@ -22,22 +22,35 @@ class Reason(Enum):
     STEP_NOT_CLAIMED = "STEP_NOT_CLAIMED"
     ALREADY_ENDED = "ALREADY_ENDED"
     RUN_UNDER_WAY = "RUN_UNDER_WAY"
+    CHECKPOINT_MISMATCH = "CHECKPOINT_MISMATCH"
+    LEGAL_HOLD = "LEGAL_HOLD"
     HISTORY_REMOVED = "HISTORY_REMOVED"
     BEYOND_HEAD = "BEYOND_HEAD"
     BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
     STORAGE_FULL = "STORAGE_FULL"
     DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
+    SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
+    CORRUPT = "CORRUPT"
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    ROLE_TOO_LOW = "ROLE_TOO_LOW"
+    ALREADY_DECIDED = "ALREADY_DECIDED"
 
 
 class Rejection(Exception):  # noqa: N818 - a decision, not a defect
-    """A typed no. `metadata` is for programs, the message for people."""
+    """A typed no. `metadata` is for programs, the message for people; `retry_after` seconds later
+    the answer may be another."""
 
     def __init__(self, reason: Reason, message: str, **metadata: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.metadata: Mapping[str, str] = metadata
+        self.retry_after: float | None = None
+
+
+def invalid(field: str, message: str) -> Rejection:
+    """A field of the request cannot be what it is."""
+    return Rejection(Reason.INVALID_FIELD, message, field=field)
 
 
 def not_found(kind: str, name: str) -> Rejection:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from . import resolving
 from .changes import Transition
 from .events import RunEnded, RunStarted, RunStatusChanged, TurnDiscarded
 from .model import (
@@ -79,6 +81,7 @@ def granted(run: Run, worker_id: str, lease: Micros, now: Instant) -> Run:
         lease_worker=worker_id,
         lease_until=now + lease,
         runnable_at=None,
+        detail="",
     )
 
 
@@ -104,15 +107,36 @@ def wake(transition: Transition, run: Run, origin: Origin) -> Run:
     return woken
 
 
+def still_waits(transition: Transition, run: Run) -> bool:
+    """True if what the run waits for has not come yet."""
+    match run.waiting_for:
+        case WaitKind.INPUT:
+            return not run.has_unread
+        case WaitKind.APPROVAL:
+            return run.pending_approvals > 0
+        case WaitKind.CHILDREN:
+            return bool(live_children(transition, run))
+        case WaitKind.TIMER:
+            return run.wake_at is None or run.wake_at > transition.now
+        case WaitKind.NONE:
+            return False
+
+
+def go_on_if_free(transition: Transition, run: Run, origin: Origin) -> Run:
+    """Lets a waiting run go on if what it waits for came."""
+    if run.status is RunStatus.WAITING and not still_waits(transition, run):
+        return wake(transition, run, origin)
+    return run
+
+
 def pause(transition: Transition, run: Run, origin: Origin) -> Run:
-    """Stops a run that nobody holds. What it waited for is kept for its resumption."""
+    """Stops a run that nobody holds. What it waits for is kept for its resumption."""
     paused = transition.put(
         replace(
             run,
             status=RunStatus.PAUSED,
             pause_requested=False,
             runnable_at=None,
-            wake_at=None,
             lease_until=None,
         )
     )
@@ -126,18 +150,8 @@ def charge_lost_work(transition: Transition, run: Run) -> Run:
     """Charges what open steps had reserved, as an estimate: their real cost is not known."""
     if run.reserved == NO_USAGE:
         return run
-    lost = replace(run.reserved, estimated=True)
-    transition.conversation = replace(
-        transition.conversation, usage=transition.conversation.usage.plus(lost)
-    )
-    return transition.put(
-        replace(
-            run,
-            usage=run.usage.plus(lost),
-            turn_usage=run.turn_usage.plus(lost),
-            reserved=NO_USAGE,
-        )
-    )
+    charged = add_usage(transition, run, replace(run.reserved, estimated=True))
+    return transition.put(replace(charged, reserved=NO_USAGE))
 
 
 def turn_closed(run: Run, turn: int) -> Run:
@@ -163,6 +177,7 @@ def discard_turn(transition: Transition, run: Run, reason: str, origin: Origin) 
     run = transition.raise_fence(run, reason)
     run = charge_lost_work(transition, run)
     turn = run.turn + 1
+    run = resolving.withdraw(transition, run, origin, turn)
     transition.append(TurnDiscarded(reason, run.turn_messages), origin, run.run_id, turn)
     run = replace(turn_closed(run, turn), last_message=run.committed_message)
     run = transition.put(runnable(run, transition.now))
@@ -175,7 +190,9 @@ def start(transition: Transition, run: Run, origin: Origin) -> Run:
     if run.is_root:
         transition.conversation = replace(transition.conversation, root_run_id=run.run_id)
     transition.append(
-        RunStarted(run.root_run_id, run.parent_run_id, run.max_rounds, run.traceparent),
+        RunStarted(
+            run.root_run_id, run.parent_run_id, run.max_rounds, run.traceparent, run.agent_path
+        ),
         origin,
         run.run_id,
     )
@@ -201,6 +218,7 @@ def succeed(
         priority=ended.priority,
         human_input=ended.human_input,
         checkpoint_id=ended.checkpoint_id,
+        inbox_read=ended.inbox_read,
     )
     started = start(transition, fresh, origin)
     transition.move_inputs(ended, run_id)
@@ -224,10 +242,13 @@ def end(
     origin: Origin,
     *,
     summary: str = "",
+    tell_parent: bool = True,
 ) -> Run:
-    """Ends a run, its live children first, and wakes the parent that waited for the last one."""
-    _end_children(transition, run, origin)
+    """Ends a run, its live children first, and tells the parent, which goes on if it waited for
+    this child alone."""
+    end_children(transition, run, origin)
     run = charge_lost_work(transition, transition.run(run.run_id))
+    run = resolving.withdraw(transition, run, origin)
     summary = summary or transition.last_words(run)
     ended = transition.put(
         replace(
@@ -243,10 +264,14 @@ def end(
             pause_requested=False,
         )
     )
-    transition.append(
-        RunEnded(status, reason, detail, summary, ended.usage), origin, run.run_id, run.turn
+    sequence = transition.append(
+        RunEnded(status, reason, detail, summary, ended.usage, run.agent_path),
+        origin,
+        run.run_id,
+        run.turn,
     )
-    _wake_parent(transition, ended, origin)
+    if tell_parent:
+        _tell_parent(transition, ended, sequence, origin)
     return ended
 
 
@@ -257,16 +282,17 @@ def end_by_force(
     reason: EndReason,
     detail: str,
     origin: Origin,
+    *,
+    tell_parent: bool = True,
 ) -> Run:
     """Ends a run and its whole tree from outside: children first, every fence raised."""
-    why = reason.name.lower()
-    for child in _live_children(transition, run):
-        end_by_force(transition, child, RunStatus.CANCELLED, EndReason.CANCELLED, detail, origin)
-    raised = transition.raise_fence(transition.run(run.run_id), why)
-    return end(transition, raised, status, reason, detail, origin)
+    end_children(transition, run, origin, detail)
+    raised = transition.raise_fence(transition.run(run.run_id), reason.name.lower())
+    return end(transition, raised, status, reason, detail, origin, tell_parent=tell_parent)
 
 
-def _live_children(transition: Transition, run: Run) -> list[Run]:
+def live_children(transition: Transition, run: Run) -> list[Run]:
+    """Those that the run started and that have not ended."""
     return [
         child
         for child in transition.runs.values()
@@ -274,31 +300,47 @@ def _live_children(transition: Transition, run: Run) -> list[Run]:
     ]
 
 
-def _end_children(transition: Transition, run: Run, origin: Origin) -> None:
-    for child in _live_children(transition, run):
+def end_children(
+    transition: Transition, run: Run, origin: Origin, why: str = "the run that started it ended"
+) -> None:
+    """Cancels what the run started; it hears nothing of it."""
+    for child in live_children(transition, run):
         end_by_force(
             transition,
             child,
             RunStatus.CANCELLED,
             EndReason.CANCELLED,
-            "the run that started it ended",
+            why,
             origin,
+            tell_parent=False,
         )
 
 
-def _wake_parent(transition: Transition, run: Run, origin: Origin) -> None:
+def _tell_parent(transition: Transition, run: Run, sequence: int, origin: Origin) -> None:
     parent = transition.runs.get(run.parent_run_id) if run.parent_run_id else None
-    if parent is None or parent.waiting_for is not WaitKind.CHILDREN:
+    if parent is None or parent.status.ended:
         return
-    if parent.status is RunStatus.WAITING and not _live_children(transition, parent):
-        wake(transition, parent, origin)
+    parent = transition.add_input(parent.run_id, sequence)
+    if parent.waiting_for is WaitKind.CHILDREN:
+        go_on_if_free(transition, parent, origin)
 
 
-def add_usage(transition: Transition, run: Run, usage: Usage) -> Run:
-    """Books consumption on the run, its turn and the conversation."""
-    transition.conversation = replace(
-        transition.conversation, usage=transition.conversation.usage.plus(usage)
-    )
+def ancestors(known: Mapping[str, Run], run: Run) -> list[Run]:
+    """The runs above a run, the nearest first."""
+    above = []
+    while run.parent_run_id:
+        run = known[run.parent_run_id]
+        above.append(run)
+    return above
+
+
+def add_usage(
+    transition: Transition, run: Run, usage: Usage, agent: str = "", model: str = ""
+) -> Run:
+    """Books consumption on the run, its turn, the runs above, the conversation and the ledger."""
+    transition.consume(usage, agent, model)
+    for above in ancestors(transition.runs, run):
+        transition.put(replace(above, usage=above.usage.plus(usage)))
     return transition.put(
         replace(run, usage=run.usage.plus(usage), turn_usage=run.turn_usage.plus(usage))
     )

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from . import runs
-from .changes import Changes, Decision, Loaded, Scope, Transition
+from .budgets import remaining_tokens, require_budget
+from .changes import Changes, Decision, Loaded, Scope, Transition, asked_for
 from .events import WorkerEvent
+from .ledger import Consumed
 from .model import NO_USAGE, Instant, Origin, Run, Step, StepKind, StepState, Usage
 from .rejections import Reason, Rejection, not_found, turn_gap
 
@@ -39,11 +41,12 @@ class BeginStep:
 
     @property
     def scope(self) -> Scope:
-        """The run and the step."""
+        """The run with those above it, and the step."""
         return Scope(
             self.tenant,
             self.conversation_id,
             run_id=self.run_id,
+            lineage=True,
             step=(self.turn, self.step_key),
         )
 
@@ -60,23 +63,28 @@ class BeginStep:
                 step_key=self.step_key,
             )
         if step is not None and step.recorded:
-            return _known(run, step, StepState.RECORDED)
+            return _known(loaded, run, step, StepState.RECORDED)
         if step is not None and not self.take_over:
             mine = step.fence == self.fence and step.attempt_id == self.attempt_id
-            return _known(run, step, StepState.CLAIMED if mine else StepState.ORPHANED)
-        return self._claim(loaded, run, step)
+            state = StepState.CLAIMED if mine else StepState.ORPHANED
+            return _known(loaded, run, step, state)
+        return self._claim(loaded, run, step, now)
 
-    def _claim(self, loaded: Loaded, run: Run, orphan: Step | None) -> Decision[StepClaim]:
-        before, conversation = run, loaded.conversation
+    def _claim(
+        self, loaded: Loaded, run: Run, orphan: Step | None, now: Instant
+    ) -> Decision[StepClaim]:
+        known, conversation = dict(loaded.runs), loaded.conversation
+        consumed = []
         if orphan is not None and orphan.reservation != NO_USAGE and conversation is not None:
-            run = self._charge(run, orphan)
             lost = replace(orphan.reservation, estimated=True)
+            run = self._charge(known, run, orphan, lost)
+            consumed.append(Consumed(self.conversation_id, now, lost))
             conversation = replace(
                 conversation,
                 usage=conversation.usage.plus(lost),
                 version=conversation.version + 1,
             )
-        _require_budget(run, self.reservation)
+        require_budget(known, run, self.reservation)
         claimed = Step(
             self.run_id,
             self.turn,
@@ -87,23 +95,29 @@ class BeginStep:
             self.attempt_id,
             reservation=self.reservation,
         )
-        changed = replace(run, reserved=run.reserved.plus(self.reservation))
+        known[run.run_id] = replace(run, reserved=run.reserved.plus(self.reservation))
+        changed = [run for run in known.values() if run != loaded.runs[run.run_id]]
         changes = Changes(
             conversation=conversation if conversation is not loaded.conversation else None,
-            runs=[changed] if changed != before else [],
+            runs=changed,
             steps=[claimed],
+            consumed=consumed,
+            admission=self.reservation,
         )
-        return Decision(changes, StepClaim(claimed, StepState.CLAIMED, _remaining(changed)))
+        remaining = remaining_tokens(known, known[run.run_id])
+        return Decision(changes, StepClaim(claimed, StepState.CLAIMED, remaining))
 
-    def _charge(self, run: Run, orphan: Step) -> Run:
+    def _charge(self, known: dict[str, Run], run: Run, orphan: Step, lost: Usage) -> Run:
         """What a lost attempt had reserved counts as consumed: its real cost is not known."""
-        lost = replace(orphan.reservation, estimated=True)
-        return replace(
+        for above in runs.ancestors(known, run):
+            known[above.run_id] = replace(above, usage=above.usage.plus(lost))
+        known[run.run_id] = replace(
             run,
             usage=run.usage.plus(lost),
             turn_usage=run.turn_usage.plus(lost),
             reserved=run.reserved.minus(orphan.reservation),
         )
+        return known[run.run_id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +150,18 @@ class RecordStep:
     origin: Origin
     events: Sequence[WorkerEvent] = ()
     usage: Usage = NO_USAGE
+    model: str = ""
 
     @property
     def scope(self) -> Scope:
-        """The run and the step."""
+        """The run with those above it, the step, and what it asks for."""
         return Scope(
             self.tenant,
             self.conversation_id,
             run_id=self.run_id,
+            lineage=True,
             step=(self.turn, self.step_key),
+            lookups=asked_for(self.events),
         )
 
     def decide(self, loaded: Loaded, now: Instant) -> Decision[StepRecorded]:
@@ -193,7 +210,8 @@ class RecordStep:
     def _write(self, transition: Transition, run: Run, step: Step) -> Decision[StepRecorded]:
         first = transition.conversation.head_sequence + 1 if self.events else 0
         run = transition.append_worker_events(run, self.turn, self.origin, self.events)
-        run = runs.add_usage(transition, run, self.usage)
+        agent = next((event.agent for event in self.events if event.agent), "")
+        run = runs.add_usage(transition, run, self.usage, agent, self.model)
         transition.put(
             replace(
                 run,
@@ -223,30 +241,5 @@ def _run_of(loaded: Loaded, run_id: str) -> Run:
     return run
 
 
-def _known(run: Run, step: Step, state: StepState) -> Decision[StepClaim]:
-    return Decision(Changes(), StepClaim(step, state, _remaining(run)))
-
-
-def _remaining(run: Run) -> int | None:
-    if run.budget.max_tokens is None:
-        return None
-    return max(0, run.budget.max_tokens - run.usage.tokens - run.reserved.tokens)
-
-
-def _require_budget(run: Run, reservation: Usage) -> None:
-    bounds = (
-        ("max_tokens", run.budget.max_tokens, "tokens"),
-        ("max_cost_micros", run.budget.max_cost_micros, "cost_micros"),
-    )
-    for budget, bound, measure in bounds:
-        if bound is None:
-            continue
-        held = getattr(run.usage, measure) + getattr(run.reserved, measure)
-        wanted = getattr(reservation, measure)
-        if held >= bound or held + wanted > bound:
-            raise Rejection(
-                Reason.BUDGET_EXHAUSTED,
-                f"{run.run_id} used or reserved {held} of {bound} {measure.replace('_', ' ')}",
-                budget=f"run.{budget}",
-                run_id=run.run_id,
-            )
+def _known(loaded: Loaded, run: Run, step: Step, state: StepState) -> Decision[StepClaim]:
+    return Decision(Changes(), StepClaim(step, state, remaining_tokens(loaded.runs, run)))

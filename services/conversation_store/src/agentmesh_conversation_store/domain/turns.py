@@ -1,15 +1,16 @@
-"""What workers and time do to turns: commit, release, expiry, timers, deadlines."""
+"""The end of a turn: what a worker commits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from . import runs
-from .changes import Changes, Decision, Loaded, Scope, Transition
-from .events import AttemptFailed, RunStatusChanged, TurnCommitted, TurnDiscarded, WorkerEvent
+from . import resolving, runs
+from .changes import Changes, Decision, Loaded, Scope, Transition, asked_for
+from .children import ChildRun, child_run_id, start_children
+from .events import RunStatusChanged, TurnCommitted, TurnDiscarded, WorkerEvent
+from .history import milestone
 from .model import (
-    SECOND,
     Checkpoint,
     CommittedTurn,
     EndReason,
@@ -20,9 +21,7 @@ from .model import (
     RunStatus,
     WaitKind,
 )
-from .rejections import Reason, Rejection
-
-MAX_BACK_OFF: Micros = 60 * SECOND
+from .rejections import Reason, Rejection, invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,7 @@ class TurnOutcome:
     last_sequence: int
     checkpoint_id: str
     next: Run | None = None
+    child_run_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class CommitTurn:
     wake_at: Instant | None = None
     next_turn: NextTurn | None = None
     successor_run_id: str = ""
+    children: Sequence[ChildRun] = ()
 
     @property
     def scope(self) -> Scope:
@@ -86,6 +87,7 @@ class CommitTurn:
             and not self.summary,
             turn=self.turn,
             rivals=self.next_turn is not None,
+            lookups=asked_for(self.events),
         )
 
     def decide(self, loaded: Loaded, now: Instant) -> Decision[TurnOutcome]:
@@ -97,12 +99,19 @@ class CommitTurn:
         runs.require_current(run, self.fence)
         runs.require_turn(run, self.turn)
         before = run
+        conversation = transition.conversation
         run = self._close(transition, run)
+        if run.is_root:
+            transition.records.append(milestone(conversation, transition, run))
         run = self._settle(transition, run)
         next_run = self._next(transition, run, loaded)
         runs.reflect(transition)
         outcome = TurnOutcome(
-            run.status, transition.conversation.head_sequence, run.checkpoint_id, next_run
+            run.status,
+            transition.conversation.head_sequence,
+            run.checkpoint_id,
+            next_run,
+            self._child_run_ids,
         )
         transition.committed.append(self._remember(before, outcome))
         transition.pruned_steps = (self.run_id, self.turn)
@@ -124,37 +133,54 @@ class CommitTurn:
         holds_next = committed.next_fence > 0 and committed.next_fence == run.fence
         next_run = run if holds_next and run.status is RunStatus.LEASED else None
         return TurnOutcome(
-            committed.status, committed.last_sequence, committed.checkpoint_id, next_run
+            committed.status,
+            committed.last_sequence,
+            committed.checkpoint_id,
+            next_run,
+            self._child_run_ids,
         )
+
+    @property
+    def _child_run_ids(self) -> tuple[str, ...]:
+        return tuple(child_run_id(self.run_id, self.turn, c.agent_path) for c in self.children)
 
     def _close(self, transition: Transition, run: Run) -> Run:
         run = transition.append_worker_events(run, self.turn, self.origin, self.events)
         run = runs.charge_lost_work(transition, run)
         read = max(run.inbox_read, min(self.last_input_sequence, run.inbox_head))
         if self.discard:
+            run = resolving.withdraw(transition, run, self.origin, self.turn)
             message_ids = self.discarded_message_ids or run.turn_messages
             transition.append(
                 TurnDiscarded(self.detail, message_ids), self.origin, run.run_id, self.turn
             )
             run = replace(run, last_message=run.committed_message)
         else:
-            transition.append(
+            sequence = transition.append(
                 TurnCommitted(run.turn_usage, run.turn_steps, self.speaker),
                 self.origin,
                 run.run_id,
                 self.turn,
             )
-            run = self._keep_checkpoint(transition, run)
+            run = self._keep_checkpoint(transition, run, sequence)
             run = replace(run, rounds=run.rounds + 1, committed_message=run.last_message)
         return transition.put(replace(runs.turn_closed(run, self.turn), inbox_read=read))
 
-    def _keep_checkpoint(self, transition: Transition, run: Run) -> Run:
+    def _keep_checkpoint(self, transition: Transition, run: Run, sequence: int) -> Run:
         if self.checkpoint is None:
             return run
-        transition.checkpoint = self.checkpoint
-        if not self.checkpoint.base_id:
-            keep = (self.checkpoint.checkpoint_id, run.checkpoint_id)
-            transition.pruned_checkpoints = (run.run_id, keep)
+        base_id = self.checkpoint.base_id
+        if base_id and base_id != run.checkpoint_id:
+            raise Rejection(
+                Reason.CHECKPOINT_MISMATCH,
+                f"the checkpoint is a difference to {base_id}, but {run.run_id} stands at "
+                f"{run.checkpoint_id or 'none'}",
+                base_checkpoint_id=base_id,
+                expected_checkpoint_id=run.checkpoint_id,
+            )
+        transition.checkpoint = replace(
+            self.checkpoint, conversation_id=run.conversation_id, sequence=sequence
+        )
         return replace(run, checkpoint_id=self.checkpoint.checkpoint_id)
 
     def _settle(self, transition: Transition, run: Run) -> Run:
@@ -164,7 +190,7 @@ class CommitTurn:
         if status is RunStatus.WAITING:
             if waiting_for is WaitKind.NONE:
                 waiting_for = WaitKind.TIMER if self.wake_at else WaitKind.INPUT
-            if waiting_for is WaitKind.INPUT and run.has_unread:
+            if self._came_meanwhile(transition, run, waiting_for):
                 status = RunStatus.RUNNABLE
         if status is RunStatus.RUNNABLE:
             return self._go_on(transition, run)
@@ -175,6 +201,17 @@ class CommitTurn:
             completed = status is RunStatus.COMPLETED
             reason = EndReason.TERMINATED if completed else EndReason.INTERNAL
         return self._end(transition, run, status, reason, self.detail)
+
+    def _came_meanwhile(self, transition: Transition, run: Run, waiting_for: WaitKind) -> bool:
+        """True if what the run is to wait for is there already, unread."""
+        if waiting_for is WaitKind.TIMER or self.children:
+            return False
+        if runs.still_waits(transition, replace(run, waiting_for=waiting_for)):
+            return False
+        if not run.has_unread:
+            awaited = waiting_for.name.lower()
+            raise invalid("waiting_for", f"{run.run_id} has nothing to wait for of kind {awaited}")
+        return True
 
     def _go_on(self, transition: Transition, run: Run) -> Run:
         if run.rounds >= run.max_rounds:
@@ -189,6 +226,7 @@ class CommitTurn:
         return transition.put(runs.runnable(run, transition.now))
 
     def _wait(self, transition: Transition, run: Run, waiting_for: WaitKind) -> Run:
+        start_children(transition, run, self.turn, self.children, self.origin)
         waiting = replace(
             run,
             status=RunStatus.WAITING,
@@ -218,7 +256,9 @@ class CommitTurn:
     def _next(self, transition: Transition, run: Run, loaded: Loaded) -> Run | None:
         if self.next_turn is None or run.status is not RunStatus.RUNNABLE:
             return None
-        if loaded.rivals_waiting:
+        # A lease that ran out has lost its place: whoever limits or counts leases must see it.
+        held = loaded.runs[run.run_id].status is RunStatus.LEASED
+        if loaded.rivals_waiting or not held:
             return None
         return transition.put(
             runs.granted(run, self.next_turn.worker_id, self.next_turn.lease, transition.now)
@@ -240,147 +280,3 @@ class CommitTurn:
             discarded=self.discard,
             next_fence=outcome.next.fence if outcome.next else 0,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """How often a turn is tried. Failures are reported, losses are leases that ran out."""
-
-    max_failures: int
-    max_losses: int
-    first_delay: Micros = SECOND
-
-    def delay(self, attempt: int) -> Micros:
-        """How long to wait after the given attempt, from 1: it doubles up to a minute."""
-        exponent = min(max(attempt - 1, 0), 16)
-        return min(MAX_BACK_OFF, self.first_delay << exponent)
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseTurn:
-    """Gives a lease back: at once to others, or as a failed attempt."""
-
-    tenant: str
-    conversation_id: str
-    run_id: str
-    fence: int
-    turn: int
-    failed: bool
-    detail: str
-    reason: EndReason
-    retry_after: Micros
-    retries: Retries
-    origin: Origin = Origin.RUNTIME
-
-    @property
-    def scope(self) -> Scope:
-        """The run with its family."""
-        return Scope(
-            self.tenant,
-            self.conversation_id,
-            run_id=self.run_id,
-            live_runs=True,
-            last_messages=self.failed,
-        )
-
-    def decide(self, loaded: Loaded, now: Instant) -> Decision[RunStatus]:
-        """Giving back what was given back already is harmless."""
-        transition = Transition(loaded, self.scope, now)
-        run = transition.run(self.run_id)
-        if run.fence == self.fence and run.status is not RunStatus.LEASED:
-            return Decision(Changes(), run.status)
-        runs.require_current(run, self.fence)
-        runs.require_turn(run, self.turn)
-        if self.failed:
-            run = self._fail(transition, run)
-        else:
-            run = replace(runs.runnable(run, now), attempt=max(0, run.attempt - 1))
-            run = transition.put(replace(run, lease_worker=""))
-        if run.pause_requested and not run.status.ended:
-            run = runs.pause(transition, run, self.origin)
-        runs.reflect(transition)
-        return Decision(transition.done(), run.status)
-
-    def _fail(self, transition: Transition, run: Run) -> Run:
-        if run.attempt >= self.retries.max_failures:
-            detail = f"failed {run.attempt} times; the last time: {self.detail}"
-            return runs.end(
-                transition,
-                run,
-                RunStatus.DEAD_LETTER,
-                EndReason.ATTEMPTS_EXHAUSTED,
-                detail,
-                self.origin,
-            )
-        delay = max(self.retry_after, self.retries.delay(run.attempt))
-        transition.append(
-            AttemptFailed(run.attempt, self.detail, delay, self.reason),
-            self.origin,
-            run.run_id,
-            self.turn,
-        )
-        released = replace(runs.runnable(run, transition.now + delay), lease_worker="")
-        return transition.put(released)
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Does to one run what time asks for: expiry of its lease, a timer, its deadline."""
-
-    tenant: str
-    conversation_id: str
-    run_id: str
-    retries: Retries
-
-    @property
-    def scope(self) -> Scope:
-        """The run with its family."""
-        return Scope(
-            self.tenant,
-            self.conversation_id,
-            run_id=self.run_id,
-            live_runs=True,
-            last_messages=True,
-        )
-
-    def decide(self, loaded: Loaded, now: Instant) -> Decision[Run]:
-        """Nothing, if what was due has been done already."""
-        transition = Transition(loaded, self.scope, now)
-        run = transition.run(self.run_id)
-        if run.status.ended:
-            return Decision(Changes(), run)
-        if run.deadline is not None and run.deadline <= now:
-            run = runs.end_by_force(
-                transition,
-                run,
-                RunStatus.FAILED,
-                EndReason.DEADLINE,
-                "its deadline passed",
-                Origin.STORE,
-            )
-        elif run.status is RunStatus.LEASED and (run.lease_until or 0) <= now:
-            run = self._expire(transition, run)
-        elif run.status is RunStatus.WAITING and run.wake_at is not None and run.wake_at <= now:
-            run = runs.wake(transition, run, Origin.STORE)
-        runs.reflect(transition)
-        return Decision(transition.done(), run)
-
-    def _expire(self, transition: Transition, run: Run) -> Run:
-        """The fence stays: until somebody else is granted the turn, its work is still welcome."""
-        if run.attempt >= self.retries.max_losses:
-            return runs.end_by_force(
-                transition,
-                run,
-                RunStatus.DEAD_LETTER,
-                EndReason.ATTEMPTS_EXHAUSTED,
-                f"lost {run.attempt} workers at turn {run.turn + 1}",
-                Origin.STORE,
-            )
-        transition.append(
-            AttemptFailed(run.attempt, "the worker was lost", 0, EndReason.INTERNAL),
-            Origin.STORE,
-            run.run_id,
-            run.turn + 1,
-        )
-        run = transition.put(runs.runnable(run, transition.now))
-        return runs.pause(transition, run, Origin.STORE) if run.pause_requested else run

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.storage.interface import Committed, Head
 
-from .interface import NOTICE_BYTES, EventsCommitted, Fanout, FencesRaised, RunsChanged
+from .interface import (
+    NOTICE_BYTES,
+    ChangedRun,
+    ConversationDeleted,
+    EventsCommitted,
+    Fanout,
+    FencesRaised,
+    RunsChanged,
+)
 
 _EVERY_TURN = 2**31
 _TURN_ENDS = frozenset({"turn_committed", "turn_discarded", "run_ended"})
@@ -21,7 +29,10 @@ class Announcer:
 
     def __call__(self, group: Sequence[Committed]) -> None:
         for committed in group:
-            if committed.events and committed.conversation is not None:
+            if committed.deleted:
+                gone = ConversationDeleted(committed.tenant, committed.conversation_id)
+                self._fanout.publish(gone)
+            if committed.conversation is not None and (committed.events or committed.cut):
                 conversation = committed.conversation
                 head = Head(
                     conversation.head_sequence,
@@ -31,7 +42,7 @@ class Announcer:
                 self._fanout.publish(_grown(committed, head))
             if committed.fences:
                 self._fanout.publish(FencesRaised(committed.fences))
-        runs = [run for committed in group for run in committed.runs]
+        runs = [ChangedRun.of(run) for committed in group for run in committed.runs]
         if runs:
             self._fanout.publish(RunsChanged(runs))
 
@@ -42,13 +53,24 @@ def _grown(committed: Committed, head: Head) -> EventsCommitted:
         committed.conversation_id,
         head,
         _fitting(committed),
-        [event.message_id for event in committed.events if event.message_id],
-        [
-            (event.run_id, _EVERY_TURN if event.kind == "run_ended" else event.turn)
-            for event in committed.events
-            if event.kind in _TURN_ENDS
-        ],
+        finished_messages(committed.events),
+        ended_turns(committed.events),
+        committed.events[0].sequence if committed.events else head.sequence + 1,
     )
+
+
+def finished_messages(events: Sequence[StoredEvent]) -> list[str]:
+    """The messages that these events finish."""
+    return [event.message_id for event in events if event.message_id]
+
+
+def ended_turns(events: Sequence[StoredEvent]) -> list[tuple[str, int]]:
+    """The turns (run, number) that these events close, with all turns of the run before them."""
+    return [
+        (event.run_id, _EVERY_TURN if event.kind == "run_ended" else event.turn)
+        for event in events
+        if event.kind in _TURN_ENDS
+    ]
 
 
 def _fitting(committed: Committed) -> Sequence[StoredEvent]:

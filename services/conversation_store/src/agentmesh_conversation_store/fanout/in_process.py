@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import logging
-
-from .interface import Listener, Notice
-
-_log = logging.getLogger(__name__)
+from .interface import DeltasMade, Listener, Notice
+from .listeners import Listeners
 
 
 class InProcessFanout:
     """Calls the listeners at once."""
 
     def __init__(self) -> None:
-        self._listeners: list[Listener] = []
+        self._listeners = Listeners()
+
+    async def start(self) -> None:
+        """There is nobody else."""
+
+    async def stop(self) -> None:
+        """There is nobody else."""
 
     def publish(self, notice: Notice) -> None:
         """See `Fanout`."""
-        for listener in self._listeners:
-            try:
-                listener(notice)
-            except Exception:  # one listener's defect must not keep the others from hearing
-                _log.exception("a listener failed on %s", type(notice).__name__)
+        self._listeners.tell(notice)
+
+    def tell(self, replica: str | None, notice: DeltasMade) -> None:
+        """There is nobody else."""
 
     def listen(self, listener: Listener) -> None:
         """See `Fanout`."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
+
+    def follow(self, tenant: str, conversation_id: str) -> bool:
+        """All there is to hear is heard anyhow."""
+        del tenant, conversation_id
+        return False
+
+    def unfollow(self, tenant: str, conversation_id: str) -> None:
+        """All there is to hear is heard anyhow."""

@@ -8,12 +8,20 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
 from agentmesh_conversation_store.domain.model import SECOND, EndReason, Micros, Origin, Run
-from agentmesh_conversation_store.domain.rejections import Rejection
-from agentmesh_conversation_store.domain.turns import NextTurn, ReleaseTurn, Retries, Tick
-from agentmesh_conversation_store.fanout.interface import Fanout, FencesRaised, Notice, RunsChanged
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.turns import NextTurn
+from agentmesh_conversation_store.fanout.interface import (
+    Fanout,
+    FencesRaised,
+    Notice,
+    NoticesMissed,
+    RunsChanged,
+)
 from agentmesh_conversation_store.storage.interface import GrantedTurn, Storage
 
+from .grace import Grace
 from .workers import Granted, Renewed, Worker, Workers
 
 _log = logging.getLogger(__name__)
@@ -22,6 +30,9 @@ Mint = Callable[[Run], str]
 GRANTS_AT_ONCE = 64
 TICKS_AT_ONCE = 500
 PRUNE_SECONDS = 300.0
+_SLOW_SECONDS = 0.25
+GRANTED_CHAIN_BYTES = 1 << 20
+"""A longer chain of checkpoints is left to the worker to read: many grants are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,8 @@ class Dispatcher:
         self._mint = mint
         self._retries = retries
         self._workers = Workers()
+        self._grace = Grace(times.lease / SECOND, times.sweep + _slow(times.lease / SECOND))
+        self._owed: dict[str, Run] = {}
         self._work = asyncio.Event()
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -59,6 +72,7 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Begins to grant. Leases end only after one lease period, in which workers return."""
+        self._grace.start()
         loops = (self._grant_loop, self._sweep_loop, self._prune_loop)
         self._tasks = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
 
@@ -76,8 +90,10 @@ class Dispatcher:
 
     async def connect(self, worker: Worker, held: Iterable[tuple[str, int]]) -> None:
         """Takes a runtime in. Leases that it still holds are kept if they are current."""
+        # Until the storage has judged them they take up its places.
+        worker.held = dict(held)
         self._workers.add(worker)
-        await self.renew(worker, list(held))
+        await self.renew(worker, list(worker.held.items()))
         self._work.set()
 
     def resize(self, worker: Worker, max_turns: int) -> None:
@@ -86,9 +102,20 @@ class Dispatcher:
         self._work.set()
 
     async def renew(self, worker: Worker, held: list[tuple[str, int]]) -> None:
-        """Prolongs leases, and tells the worker of those it lost."""
+        """Prolongs leases, and tells the worker of those it lost.
+
+        While the database is away nothing is said: the leases are as they were, nobody can take
+        them, and the worker's next renewal finds the grace that follows.
+        """
         worker.renewing()
-        renewal = await self._storage.renew(worker.worker_id, held, self.times.lease)
+        try:
+            renewal = await self._storage.renew(worker.worker_id, held, self.times.lease)
+        except Rejection as rejection:
+            if not _is_away(rejection):
+                raise
+            self._grace.lost()
+            _log.warning("the leases of %s are not renewed: %s", worker.worker_id, rejection)
+            return
         worker.holds(renewal.kept)
         worker.push(Renewed(renewal.until))
         for lease in renewal.lost:
@@ -106,7 +133,8 @@ class Dispatcher:
 
     async def _shorten(self, worker_id: str) -> None:
         try:
-            await self._storage.shorten(worker_id, self.times.hand_over)
+            latest = await self._storage.now() + self.times.lease
+            await self._storage.shorten(worker_id, self.times.hand_over, latest)
         except Rejection as rejection:
             _log.warning("the leases of %s end in their own time: %s", worker_id, rejection)
 
@@ -117,10 +145,13 @@ class Dispatcher:
             return None
         return NextTurn(worker.worker_id, self.times.lease)
 
-    async def granted_turn(self, run: Run) -> Granted:
-        """What the worker of a leased run needs."""
-        (turn,) = await self._storage.granted_turns([run])
-        return Granted(turn, self._mint(turn.run))
+    async def granted_turn(self, run: Run, *, with_chain: bool) -> Granted | None:
+        """What the worker of a leased run needs, perhaps without its checkpoints; None if the run
+        is gone."""
+        chain_bytes = GRANTED_CHAIN_BYTES if with_chain else 0
+        for turn in await self._storage.granted_turns([run], chain_bytes):
+            return Granted(turn, self._mint(turn.run))
+        return None
 
     def _hear(self, notice: Notice) -> None:
         if isinstance(notice, RunsChanged):
@@ -128,6 +159,8 @@ class Dispatcher:
                 self._work.set()
         elif isinstance(notice, FencesRaised):
             self._workers.hear_fences(notice.fences)
+            self._work.set()
+        elif isinstance(notice, NoticesMissed) and notice.conversations is None:
             self._work.set()
 
     async def _grant_loop(self) -> None:
@@ -140,16 +173,37 @@ class Dispatcher:
                 await self._surviving(self._grant())
 
     async def _grant(self) -> None:
+        await self._push_owed()
         demand = self._workers.demand()
         while demand:
             bounded = _bounded(demand, GRANTS_AT_ONCE)
             runs = await self._storage.grant(bounded, self.times.lease)
+            self._owed.update((run.run_id, run) for run in runs)
+            await self._push_owed()
             if not runs:
                 return
-            turns = await self._storage.granted_turns(runs)
-            for turn in turns:
-                await self._push(turn)
             demand = self._workers.demand()
+
+    async def _push_owed(self) -> None:
+        """Sends what was granted. A database that goes away between the grant and the reading of
+        what the worker needs is asked again; the leases would run out unseen otherwise."""
+        runs = list(self._owed.values())
+        if not runs:
+            return
+        try:
+            turns = await self._storage.granted_turns(runs, GRANTED_CHAIN_BYTES)
+        except Exception as error:
+            if not _is_away(error):
+                self._owed.clear()  # what cannot be read must not stand in the way of the others
+            raise
+        for turn in turns:
+            await self._push(turn)
+        there = {turn.run.run_id for turn in turns}
+        for run in runs:
+            self._owed.pop(run.run_id, None)
+            worker = self._workers.get(run.lease_worker)
+            if run.run_id not in there and worker is not None:
+                worker.lets_go(run.run_id)
 
     async def _push(self, turn: GrantedTurn) -> None:
         run = turn.run
@@ -174,15 +228,22 @@ class Dispatcher:
             await self._storage.execute(release)
 
     async def _sweep_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        grace_ends = loop.time() + self.times.lease / SECOND
         while True:
             await asyncio.sleep(self.times.sweep)
             if not self._draining:
-                await self._surviving(self._sweep(expired=loop.time() >= grace_ends))
+                await self._surviving(self._sweep())
 
-    async def _sweep(self, *, expired: bool) -> None:
-        due = await self._storage.due(expired=expired, limit=TICKS_AT_ONCE)
+    async def _sweep(self) -> None:
+        expired = self._grace.is_over
+        try:
+            due = await self._storage.due(expired=expired, limit=TICKS_AT_ONCE)
+        except Rejection as rejection:
+            if _is_away(rejection):
+                self._grace.lost()
+            raise
+        self._grace.answered()
+        if expired and not self._grace.is_over:
+            return  # the answer was long in coming, and the leases in it with it
         ticks = [Tick(run.tenant, run.conversation_id, run.run_id, self._retries) for run in due]
         await asyncio.gather(*(self._surviving(self._storage.execute(tick)) for tick in ticks))
 
@@ -201,6 +262,16 @@ class Dispatcher:
         except Exception:
             _log.exception("a round of the queue failed")
             await asyncio.sleep(self.times.poll)
+
+
+def _slow(lease: float) -> float:
+    """How long a database may be silent before it counts as away: it must be too short for a
+    lease to end that was renewed in time."""
+    return max(_SLOW_SECONDS, lease / 4)
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, Rejection) and error.reason is Reason.DATABASE_UNAVAILABLE
 
 
 def _bounded(demand: dict[str, int], limit: int) -> dict[str, int]:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agentmesh_conversation_store.domain.model import Instant, RaisedFence, Run, RunStatus
+from agentmesh_conversation_store.domain.model import Instant, RaisedFence, RunStatus
+from agentmesh_conversation_store.fanout.interface import ChangedRun
 from agentmesh_conversation_store.storage.interface import GrantedTurn, LostLease
 
 
@@ -112,17 +113,18 @@ class Workers:
         """Free places by worker."""
         return {w.worker_id: w.free for w in self._by_id.values() if w.free}
 
-    def hear_runs(self, runs: Sequence[Run]) -> bool:
+    def hear_runs(self, runs: Sequence[ChangedRun]) -> bool:
         """Keeps up with what was committed; true if there may be something to grant."""
         work = False
         for run in runs:
             work = self._hear_run(run) or work
         return work
 
-    def _hear_run(self, run: Run) -> bool:
+    def _hear_run(self, run: ChangedRun) -> bool:
         if run.status is RunStatus.LEASED:
             worker = self._by_id.get(run.lease_worker)
-            if worker is not None and worker.held.get(run.run_id) != run.fence:
+            # What another replica granted may be heard after what this one granted later.
+            if worker is not None and worker.held.get(run.run_id, 0) < run.fence:
                 worker.granted(run.run_id, run.fence)
             return False
         freed = False
@@ -140,6 +142,6 @@ class Workers:
         """Tells workers at once of leases that were taken from them."""
         for raised in fences:
             worker = self._by_id.get(raised.worker_id)
-            if worker is not None:
+            if worker is not None and worker.held.get(raised.run_id, 0) < raised.fence:
                 worker.lets_go(raised.run_id)
                 worker.push(LostLease(raised.run_id, raised.fence, raised.reason))

@@ -15,13 +15,11 @@ from meshkit.errors import FieldViolation, MeshError
 from agentmesh_conversation_store.codec import tokens, values
 from agentmesh_conversation_store.codec.digests import short_digest
 from agentmesh_conversation_store.domain.rejections import not_found
+from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument, StoredDocument
 from agentmesh_conversation_store.storage.interface import (
-    DocumentWrite,
-    NewDocument,
-    Request,
     Storage,
-    StoredDocument,
 )
+from agentmesh_conversation_store.storage.requests import Request
 
 from .rejections import answers_rejections
 from .repeatable import request_record

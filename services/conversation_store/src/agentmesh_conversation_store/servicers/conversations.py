@@ -16,6 +16,7 @@ from meshkit.errors import MeshError
 from meshkit.ids import new_id
 from meshkit.telemetry import current_traceparent
 
+from agentmesh_conversation_store.blobs.interface import Blobs
 from agentmesh_conversation_store.codec import tokens, values
 from agentmesh_conversation_store.codec.resources import conversation_message
 from agentmesh_conversation_store.domain import conversations as domain
@@ -27,17 +28,22 @@ from agentmesh_conversation_store.domain.model import (
     ConversationView,
     Strategy,
 )
+from agentmesh_conversation_store.domain.search import parse_query
 from agentmesh_conversation_store.storage.interface import ConversationQuery, EventFilter, Storage
+from agentmesh_conversation_store.subscriptions.feed import TenantFeeds
 from agentmesh_conversation_store.subscriptions.registry import Subscriptions
 from agentmesh_conversation_store.subscriptions.subscriber import Until
 
+from . import histories
+from .event_pages import EventPages
+from .exporting import exported
+from .importing import imported
+from .payloads import Payloads
 from .rejections import answers_rejections, streams_rejections
 from .repeatable import carry_out
 
 FULL_NAME = "agentmesh.conversation_store.v1.ConversationStoreService"
-MAX_PAGE_BYTES = 3 * 1024 * 1024
 _CONVERSATIONS_A_PAGE = 50
-_EVENTS_A_PAGE = 200
 
 _STRATEGIES = {
     pb.DELIVERY_STRATEGY_UNSPECIFIED: Strategy.AFTER_TURN,
@@ -57,9 +63,20 @@ _UNTIL = {
 class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     """Conversations and their logs, for the caller's tenant."""
 
-    def __init__(self, storage: Storage, subscriptions: Subscriptions) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        subscriptions: Subscriptions,
+        feeds: TenantFeeds,
+        payloads: Payloads,
+        blobs: Blobs,
+    ) -> None:
         self._storage = storage
+        self._pages = EventPages(storage)
         self._subscriptions = subscriptions
+        self._feeds = feeds
+        self._payloads = payloads
+        self._blobs = blobs
 
     @answers_rejections
     async def StartConversation(
@@ -67,13 +84,18 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     ) -> pb.StartConversationResponse:
         principal = current_principal()
         definition = request.definition.SerializeToString(deterministic=True)
+        task = await self._payloads.user_message(
+            principal.tenant,
+            UserMessage(new_id("msg"), "user", request.task, principal.subject),
+            (),
+        )
         command = domain.StartConversation(
             tenant=principal.tenant,
             conversation_id=new_id("conv"),
             run_id=new_id("run"),
-            message_id=new_id("msg"),
+            message_id=task.message_id,
             facts=ConversationFacts(
-                task=request.task,
+                task=task.content,
                 agents=tuple(request.agents),
                 workflow=request.workflow,
                 labels=dict(request.labels),
@@ -86,6 +108,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
             priority=request.priority,
             human_input=request.human_input,
             traceparent=current_traceparent(),
+            task=task,
         )
         return await carry_out(
             self._storage,
@@ -107,8 +130,6 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     async def ListConversations(
         self, request: pb.ListConversationsRequest, _: ServicerContext
     ) -> pb.ListConversationsResponse:
-        if request.text:
-            raise MeshError.unimplemented(f"{FULL_NAME}/ListConversations with text")
         size = request.page_size or _CONVERSATIONS_A_PAGE
         query = ConversationQuery(
             limit=size + 1,
@@ -121,6 +142,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
             started_before=values.instant(request.started_before)
             if request.HasField("started_before")
             else None,
+            text=parse_query(request.text) if request.text else None,
         )
         views = await self._storage.conversations(current_principal().tenant, query)
         return _conversation_page(views, size)
@@ -129,47 +151,21 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     async def ListEvents(
         self, request: pb.ListEventsRequest, _: ServicerContext
     ) -> pb.ListEventsResponse:
-        tenant, conversation_id = current_principal().tenant, request.conversation_id
-        size = request.page_size or _EVENTS_A_PAGE
-        position = request.after_sequence
-        if request.page_token:
-            (position,) = tokens.page_position(request.page_token, "events", int)
-        view = await self._storage.conversation(tenant, conversation_id)
-        head = view.conversation.head_sequence
-        accepted = _filter(request.filter)
-        found: list[bytes] = []
-        room = MAX_PAGE_BYTES
-        while len(found) < size and position < head and room > 0:
-            events = await self._storage.events(tenant, conversation_id, position, size, room)
-            if not events:
-                break
-            for event in events:
-                if len(found) == size:
-                    break
-                position = event.sequence
-                if accepted.passes(event):
-                    found.append(event.data)
-                    room -= len(event.data)
-        return pb.ListEventsResponse(
-            events=[event_pb2.Event.FromString(data) for data in found],
-            next_page_token=tokens.page_token("events", position) if position < head else "",
-        )
+        tenant = current_principal().tenant
+        return await self._pages.page(tenant, request, _filter(request.filter))
 
     @answers_rejections
     async def SendMessage(
         self, request: pb.SendMessageRequest, _: ServicerContext
     ) -> pb.SendMessageResponse:
         principal = current_principal()
+        said = UserMessage(
+            new_id("msg"), request.agent or "user", request.content, principal.subject
+        )
         command = domain.SendMessage(
             tenant=principal.tenant,
             conversation_id=request.conversation_id,
-            message=UserMessage(
-                new_id("msg"),
-                request.agent or "user",
-                request.content,
-                principal.subject,
-                tuple(request.parts),
-            ),
+            message=await self._payloads.user_message(principal.tenant, said, request.parts),
             strategy=_STRATEGIES.get(request.strategy, Strategy.AFTER_TURN),
             new_run_id=new_id("run"),
             traceparent=current_traceparent(),
@@ -238,25 +234,35 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     async def UpdateConversation(
         self, request: pb.UpdateConversationRequest, _: ServicerContext
     ) -> pb.UpdateConversationResponse:
-        if request.HasField("legal_hold"):
-            raise MeshError.unimplemented(f"{FULL_NAME}/UpdateConversation with legal_hold")
+        return await histories.update(self._storage, request)
+
+    @answers_rejections
+    async def ForkConversation(
+        self, request: pb.ForkConversationRequest, _: ServicerContext
+    ) -> pb.ForkConversationResponse:
+        return await histories.fork(self._storage, request)
+
+    @answers_rejections
+    async def DeleteConversation(
+        self, request: pb.DeleteConversationRequest, _: ServicerContext
+    ) -> pb.DeleteConversationResponse:
+        return await histories.delete(self._storage, request)
+
+    @streams_rejections
+    async def ExportConversation(
+        self, request: pb.ExportConversationRequest, _: ServicerContext
+    ) -> AsyncIterator[pb.ExportConversationResponse]:
         tenant = current_principal().tenant
-        command = domain.UpdateConversation(
-            tenant,
-            request.conversation_id,
-            labels=dict(request.labels) if request.set_labels else None,
-            max_rounds=request.max_rounds if request.HasField("max_rounds") else None,
-            budget=values.budget(request.budget) if request.HasField("budget") else None,
-            etag=request.etag,
-        )
-        return await carry_out(
-            self._storage,
-            command,
-            tenant,
-            request,
-            pb.UpdateConversationResponse,
-            lambda view: pb.UpdateConversationResponse(conversation=conversation_message(view)),
-        )
+        async for chunk in exported(self._storage, self._blobs, tenant, request.conversation_id):
+            yield pb.ExportConversationResponse(chunk=chunk)
+
+    @answers_rejections
+    async def ImportConversation(
+        self, requests: AsyncIterator[pb.ImportConversationRequest], _: ServicerContext
+    ) -> pb.ImportConversationResponse:
+        chunks = (request.chunk async for request in requests)
+        view = await imported(self._storage, self._blobs, current_principal().tenant, chunks)
+        return pb.ImportConversationResponse(conversation=conversation_message(view))
 
     @streams_rejections
     async def SubscribeConversation(  # type: ignore[override]  # yields them serialized
@@ -271,6 +277,18 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
             until=_UNTIL.get(request.until, Until.FOREVER),
             accepted=_filter(request.filter),
             deltas=not request.filter.without_deltas,
+        )
+        async for response in responses:
+            yield response
+
+    @streams_rejections
+    async def SubscribeTenant(  # type: ignore[override]  # yields them serialized
+        self, request: pb.SubscribeTenantRequest, context: ServicerContext
+    ) -> AsyncIterator[bytes]:
+        """Yields serialized responses; see `register`."""
+        tenant, accepted = current_principal().tenant, _filter(request.filter)
+        responses = self._feeds.subscribe(
+            tenant, request.resume_token, accepted, single_events=request.single_events
         )
         async for response in responses:
             yield response

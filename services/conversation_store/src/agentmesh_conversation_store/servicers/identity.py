@@ -16,7 +16,10 @@ from agentmesh_conversation_store.codec import tokens, values
 from agentmesh_conversation_store.domain.model import ApiKey, Role
 from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.identity import ApiKeys
-from agentmesh_conversation_store.storage.interface import Request, Storage
+from agentmesh_conversation_store.storage.interface import (
+    Storage,
+)
+from agentmesh_conversation_store.storage.requests import Request
 
 from .rejections import answers_rejections
 from .repeatable import request_record

@@ -9,7 +9,7 @@ from contextlib import suppress
 from agentmesh.conversation_store.v1 import turn_service_pb2 as pb
 from meshkit.errors import MeshError
 
-from agentmesh_conversation_store.codec.resources import grant_message
+from agentmesh_conversation_store.codec.grants import grant_message
 from agentmesh_conversation_store.codec.values import duration, timestamp
 from agentmesh_conversation_store.leasing.dispatcher import Dispatcher
 from agentmesh_conversation_store.leasing.workers import Granted, Message, Renewed, Replaced, Worker
@@ -19,9 +19,12 @@ from agentmesh_conversation_store.storage.interface import LostLease
 class LeaseStream:
     """Serves one runtime until it leaves, is replaced by its own newer stream, or we drain."""
 
-    def __init__(self, dispatcher: Dispatcher, draining: asyncio.Event) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, draining: asyncio.Event, most_grant_bytes: int
+    ) -> None:
         self._dispatcher = dispatcher
         self._draining = draining
+        self._most_grant_bytes = most_grant_bytes
 
     async def responses(
         self, requests: AsyncIterator[pb.LeaseTurnsRequest]
@@ -36,7 +39,7 @@ class LeaseStream:
             await self._dispatcher.connect(worker, _held(hello.held))
             listening = asyncio.create_task(self._listen(worker, requests))
             async for message in self._outgoing(worker, listening, ending):
-                yield _response(message)
+                yield _response(message, self._most_grant_bytes)
         finally:
             ending.cancel()
             if listening is not None:
@@ -102,9 +105,10 @@ def _held(fences: Sequence[pb.RunFence]) -> list[tuple[str, int]]:
     return [(held.run_id, held.fence) for held in fences]
 
 
-def _response(message: Message) -> pb.LeaseTurnsResponse:
+def _response(message: Message, most_grant_bytes: int) -> pb.LeaseTurnsResponse:
     if isinstance(message, Granted):
-        return pb.LeaseTurnsResponse(grant=grant_message(message.turn, message.capability))
+        grant = grant_message(message.turn, message.capability, most_grant_bytes)
+        return pb.LeaseTurnsResponse(grant=grant)
     if isinstance(message, Renewed):
         return pb.LeaseTurnsResponse(renewed=pb.LeaseRenewed(lease_until=timestamp(message.until)))
     assert isinstance(message, LostLease)  # noqa: S101 - Replaced never gets here

@@ -28,14 +28,24 @@ _CODES = {
     Reason.STEP_NOT_CLAIMED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.ALREADY_ENDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.RUN_UNDER_WAY: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.CHECKPOINT_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.LEGAL_HOLD: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.HISTORY_REMOVED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.BEYOND_HEAD: grpc.StatusCode.OUT_OF_RANGE,
     Reason.BUDGET_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.CORRUPT: grpc.StatusCode.DATA_LOSS,
     Reason.CREDENTIALS_INVALID: grpc.StatusCode.UNAUTHENTICATED,
+    Reason.ROLE_TOO_LOW: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.ALREADY_DECIDED: grpc.StatusCode.FAILED_PRECONDITION,
 }
-_RETRY_SECONDS = {Reason.DATABASE_UNAVAILABLE: 1.0, Reason.STORAGE_FULL: 30.0}
+_RETRY_SECONDS = {
+    Reason.DATABASE_UNAVAILABLE: 1.0,
+    Reason.SERVICE_UNAVAILABLE: 1.0,
+    Reason.STORAGE_FULL: 30.0,
+}
 
 
 def as_mesh_error(rejection: Rejection) -> MeshError:
@@ -43,12 +53,16 @@ def as_mesh_error(rejection: Rejection) -> MeshError:
     reason, metadata = rejection.reason, dict(rejection.metadata)
     if reason is Reason.NOT_FOUND:
         return MeshError.not_found(metadata["kind"], metadata["name"])
+    if reason is Reason.INVALID_FIELD and "field" in metadata:
+        return MeshError.invalid(metadata["field"], rejection.message)
     return MeshError(
         _CODES[reason],
         errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason.value}"),
         rejection.message,
         metadata=metadata,
-        retry_after=_RETRY_SECONDS.get(reason),
+        retry_after=_RETRY_SECONDS.get(reason)
+        if rejection.retry_after is None
+        else rejection.retry_after,
     )
 
 

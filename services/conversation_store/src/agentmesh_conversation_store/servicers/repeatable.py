@@ -9,7 +9,10 @@ from google.protobuf.message import Message
 
 from agentmesh_conversation_store.codec.digests import short_digest
 from agentmesh_conversation_store.domain.changes import Command
-from agentmesh_conversation_store.storage.interface import Request, Storage
+from agentmesh_conversation_store.storage.interface import (
+    Storage,
+)
+from agentmesh_conversation_store.storage.requests import Request
 
 R = TypeVar("R")
 Response = TypeVar("Response", bound=Message)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2 as pb
@@ -18,9 +18,11 @@ from meshkit.ids import new_id
 
 from agentmesh_conversation_store.codec import values
 from agentmesh_conversation_store.codec.digests import short_digest, short_digest_of
-from agentmesh_conversation_store.codec.events import worker_event
-from agentmesh_conversation_store.codec.resources import grant_message, step_message
-from agentmesh_conversation_store.domain import steps, turns
+from agentmesh_conversation_store.codec.grants import grant_message
+from agentmesh_conversation_store.codec.resources import step_message
+from agentmesh_conversation_store.codec.waiting import child_runs, require_a_wait_that_ends
+from agentmesh_conversation_store.domain import attempts, steps, turns
+from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.model import (
     NO_USAGE,
     Checkpoint,
@@ -35,7 +37,9 @@ from agentmesh_conversation_store.leasing.dispatcher import Dispatcher
 from agentmesh_conversation_store.leasing.fence_watch import FenceWatch
 from agentmesh_conversation_store.storage.interface import Storage
 
+from .checkpoints import read_checkpoints
 from .lease_stream import LeaseStream
+from .payloads import Payloads
 from .rejections import answers_rejections, streams_rejections
 
 FULL_NAME = "agentmesh.conversation_store.v1.TurnService"
@@ -52,8 +56,10 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
         fences: FenceWatch,
         fanout: Fanout,
         identity: InternalIdentity,
-        retries: turns.Retries,
+        retries: attempts.Retries,
         draining: asyncio.Event,
+        most_grant_bytes: int,
+        payloads: Payloads,
     ) -> None:
         self._storage = storage
         self._dispatcher = dispatcher
@@ -62,6 +68,8 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
         self._identity = identity
         self._retries = retries
         self._draining = draining
+        self._most_grant_bytes = most_grant_bytes
+        self._payloads = payloads
 
     @streams_rejections
     async def LeaseTurns(
@@ -69,7 +77,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
         requests: AsyncIterator[pb.LeaseTurnsRequest],
         _: ServicerContext,
     ) -> AsyncIterator[pb.LeaseTurnsResponse]:
-        stream = LeaseStream(self._dispatcher, self._draining)
+        stream = LeaseStream(self._dispatcher, self._draining, self._most_grant_bytes)
         async for response in stream.responses(requests):
             yield response
 
@@ -104,6 +112,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
         self, request: pb.RecordStepRequest, _: ServicerContext
     ) -> pb.RecordStepResponse:
         capability = _capability_for(request.run_id)
+        events = await self._payloads.worker_events(capability.tenant, request.events)
         recorded = await self._storage.execute(
             steps.RecordStep(
                 capability.tenant,
@@ -122,10 +131,12 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
                     "key_id": request.key_id,
                     "events": short_digest_of(request.events),
                     "usage": short_digest_of([request.usage]),
+                    **({"model": request.model} if request.model else {}),
                 },
                 origin=_origin(),
-                events=[worker_event(event) for event in request.events],
+                events=events,
                 usage=values.usage(request.usage),
+                model=request.model,
             )
         )
         return pb.RecordStepResponse(
@@ -137,21 +148,30 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
         self, request: pb.CommitTurnRequest, _: ServicerContext
     ) -> pb.CommitTurnResponse:
         capability = _capability_for(request.run_id)
-        outcome = await self._storage.execute(self._commit(request, capability))
+        events = await self._payloads.worker_events(capability.tenant, request.events)
+        outcome = await self._storage.execute(self._commit(request, capability, events))
         response = pb.CommitTurnResponse(
             status=conversation_pb2.RunStatus.ValueType(outcome.status),
             last_sequence=outcome.last_sequence,
             checkpoint_id=outcome.checkpoint_id,
+            child_run_ids=outcome.child_run_ids,
         )
         if outcome.next is not None:
-            granted = await self._dispatcher.granted_turn(outcome.next)
-            checkpoint = granted.turn.checkpoint
-            fresh = checkpoint is not None and checkpoint.turn == request.turn
-            grant = grant_message(granted.turn, granted.capability, with_checkpoint_data=not fresh)
-            response.next.CopyFrom(grant)
+            # Who committed a checkpoint just now has it at hand.
+            fresh = request.HasField("checkpoint") and not request.discard
+            granted = await self._dispatcher.granted_turn(outcome.next, with_chain=not fresh)
+            if granted is not None:
+                grant = grant_message(granted.turn, granted.capability, self._most_grant_bytes)
+                response.next.CopyFrom(grant)
         return response
 
-    def _commit(self, request: pb.CommitTurnRequest, capability: RunCapability) -> turns.CommitTurn:
+    def _commit(
+        self,
+        request: pb.CommitTurnRequest,
+        capability: RunCapability,
+        events: Sequence[WorkerEvent],
+    ) -> turns.CommitTurn:
+        require_a_wait_that_ends(request)
         return turns.CommitTurn(
             capability.tenant,
             capability.conversation_id,
@@ -166,7 +186,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
             end_reason=EndReason(request.end_reason),
             detail=request.detail,
             last_input_sequence=request.last_input_sequence,
-            events=[worker_event(event) for event in request.events],
+            events=events,
             speaker=request.speaker,
             summary=request.summary,
             discard=request.discard,
@@ -176,6 +196,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
             if request.want_next
             else None,
             successor_run_id=new_id("run"),
+            children=child_runs(request),
         )
 
     @answers_rejections
@@ -184,7 +205,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
     ) -> pb.ReleaseTurnResponse:
         capability = _capability_for(request.run_id)
         status = await self._storage.execute(
-            turns.ReleaseTurn(
+            attempts.ReleaseTurn(
                 capability.tenant,
                 capability.conversation_id,
                 capability.run_id,
@@ -199,6 +220,17 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
             )
         )
         return pb.ReleaseTurnResponse(status=conversation_pb2.RunStatus.ValueType(status))
+
+    @streams_rejections
+    async def ReadCheckpoints(
+        self, request: pb.ReadCheckpointsRequest, _: ServicerContext
+    ) -> AsyncIterator[pb.ReadCheckpointsResponse]:
+        capability = _capability_for(request.run_id)
+        most_bytes = self._most_grant_bytes // 8
+        async for response in read_checkpoints(
+            self._storage, capability, request.checkpoint_id, most_bytes
+        ):
+            yield response
 
     @answers_rejections
     async def PublishDeltas(
@@ -280,6 +312,7 @@ def _content(request: pb.CommitTurnRequest) -> dict[str, str]:
         "discard": str(request.discard),
         "discarded_message_ids": short_digest(*request.discarded_message_ids),
         "wake_at": str(wake_at),
+        **({"children": short_digest_of(request.children)} if request.children else {}),
     }
 
 

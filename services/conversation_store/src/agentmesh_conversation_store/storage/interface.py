@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
+from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.events import NewEvent, StoredEvent
 from agentmesh_conversation_store.domain.model import (
-    ApiKey,
+    BlobReference,
     Checkpoint,
     Conversation,
     ConversationStatus,
@@ -20,6 +21,13 @@ from agentmesh_conversation_store.domain.model import (
     Run,
     Step,
 )
+from agentmesh_conversation_store.domain.search import TextQuery
+
+from .catalog import Catalog
+from .history import History
+from .ledger import Ledger
+from .requests import Request
+from .transfer import Transfer
 
 R = TypeVar("R")
 R_contra = TypeVar("R_contra", contravariant=True)
@@ -32,19 +40,13 @@ class EventCodec(Protocol):
         """The serialized event."""
         ...
 
-    def words(self, data: bytes) -> str:
-        """What was said, if the event is a message."""
+    def belonging_to(self, data: bytes, conversation_id: str) -> bytes:
+        """The same event as one of a fork, which shares it."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Request(Generic[R_contra]):
-    """A repeatable mutation: its id and digest are kept with its response for 24 h."""
-
-    tenant: str
-    request_id: str
-    digest: bytes
-    encode: Callable[[R_contra], bytes]
+    def words(self, data: bytes) -> str:
+        """What was said, if the event is a message; the task, if it says that one began."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Committed:
     runs: Sequence[Run] = ()
     events: Sequence[StoredEvent] = ()
     fences: Sequence[RaisedFence] = ()
+    deleted: bool = False
+    cut: bool = False
 
 
 CommitListener = Callable[[Sequence[Committed]], None]
@@ -86,7 +90,10 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class ConversationQuery:
-    """A page of conversations, newest first. `before` is (started_at, conversation_id)."""
+    """A page of conversations, newest first. `before` is (started_at, conversation_id).
+
+    `text` finds those where one message, or the task, fits it.
+    """
 
     limit: int
     before: tuple[Instant, str] | None = None
@@ -94,6 +101,17 @@ class ConversationQuery:
     agent: str = ""
     started_after: Instant | None = None
     started_before: Instant | None = None
+    text: TextQuery | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalQuery:
+    """A page of approvals, oldest first. `after` is (requested_at, approval_id)."""
+
+    limit: int
+    after: tuple[Instant, str] | None = None
+    conversation_id: str = ""
+    status: ApprovalStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +123,42 @@ class Head:
     active: bool
 
 
+LINK_BYTES = 256  # what a checkpoint takes in a message beside its data, with room to spare
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointLink:
+    """One checkpoint of a chain, and the bytes of its data."""
+
+    checkpoint_id: str
+    size: int
+
+    @property
+    def weight(self) -> int:
+        """What it takes in a message."""
+        return self.size + LINK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """An event with its place among all events of its tenant, in the order of their commits."""
+
+    position: int
+    conversation_id: str
+    event: StoredEvent
+
+
 @dataclass(frozen=True, slots=True)
 class GrantedTurn:
-    """A run under a new lease with all that its worker needs."""
+    """A run under a new lease with all that its worker needs.
+
+    `chain` holds the checkpoint that the run stands at after those that it follows, oldest first;
+    it is empty if there is none, and if it was too large or not asked for.
+    """
 
     run: Run
     definition: bytes
-    checkpoint: Checkpoint | None
+    chain: Sequence[Checkpoint]
     steps: Sequence[Step]
     inputs: Sequence[StoredEvent]
     head_sequence: int
@@ -146,45 +193,7 @@ class Due:
     run_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """A definition to write. `data` is opaque, `digest` that of its content."""
-
-    kind: int
-    name: str
-    data: bytes
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
-    """One version of a definition. An empty tenant is the system."""
-
-    tenant: str
-    kind: int
-    name: str
-    version: int
-    digest: str
-    created_at: Instant
-    data: bytes
-
-    @property
-    def etag(self) -> str:
-        """Changes with every version."""
-        return f"{self.version}-{self.digest[:12]}"
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentWrite:
-    """How to write documents. `only_changed` leaves out those that equal the newest version."""
-
-    documents: Sequence[NewDocument] = field(default_factory=tuple)
-    only_changed: bool = False
-    must_be_new: bool = False
-    etag: str = ""
-
-
-class Storage(Protocol):
+class Storage(Catalog, Ledger, History, Transfer, Protocol):
     """The database. Times come from its clock; every call raises `Rejection` for a typed no."""
 
     async def open(self) -> None:
@@ -228,6 +237,12 @@ class Storage(Protocol):
         """Consecutive events, at least one if there is one, about `max_bytes` altogether."""
         ...
 
+    async def context_marks(
+        self, tenant: str, conversation_id: str, through: int
+    ) -> Sequence[StoredEvent]:
+        """The summaries and discarded turns of a log up to a sequence, in order."""
+        ...
+
     async def tail(
         self, tenant: str, conversation_id: str, limit: int
     ) -> tuple[Head, Sequence[StoredEvent]]:
@@ -238,13 +253,54 @@ class Storage(Protocol):
         """Where many logs end, in one query. Those that do not exist are left out."""
         ...
 
+    async def feed(
+        self, tenant: str, after: int, limit: int, max_bytes: int
+    ) -> Sequence[FeedEvent]:
+        """Events of all conversations of a tenant after a position of its feed, at least one if
+        there is one. Nothing will ever be committed below a position that was seen."""
+        ...
+
+    async def feed_heads(self, tenants: Sequence[str]) -> dict[str, int]:
+        """Where the feeds of tenants end. Those that never had an event are left out."""
+        ...
+
+    async def blob_references(self, tenant: str, conversation_id: str) -> Sequence[BlobReference]:
+        """Which events of a conversation refer to which blobs, in the order of the log."""
+        ...
+
+    async def referenced_blobs(self, tenant: str, digests: Sequence[str]) -> frozenset[str]:
+        """Which of these blobs any event of the tenant refers to."""
+        ...
+
+    async def approval(self, tenant: str, approval_id: str) -> Approval | None:
+        """One approval."""
+        ...
+
+    async def approvals(self, tenant: str, query: ApprovalQuery) -> Sequence[Approval]:
+        """A page of approvals."""
+        ...
+
     async def grant(self, demand: dict[str, int], lease: Micros) -> Sequence[Run]:
         """Leases runnable runs to workers that have that many free places: fair between
         tenants, by priority within one, oldest first."""
         ...
 
-    async def granted_turns(self, runs: Sequence[Run]) -> Sequence[GrantedTurn]:
-        """What the workers of freshly leased runs need."""
+    async def granted_turns(
+        self, runs: Sequence[Run], most_chain_bytes: int
+    ) -> Sequence[GrantedTurn]:
+        """What the workers of freshly leased runs need. Chains of checkpoints that are larger are
+        left out."""
+        ...
+
+    async def checkpoint_links(
+        self, tenant: str, run_id: str, fence: int, checkpoint_id: str
+    ) -> Sequence[CheckpointLink]:
+        """The chain that a run stands at, oldest first, for the holder of its lease. Refuses a
+        fence that is not the run's."""
+        ...
+
+    async def checkpoints(self, tenant: str, checkpoint_ids: Sequence[str]) -> Sequence[Checkpoint]:
+        """These checkpoints, in that order."""
         ...
 
     async def renew(
@@ -253,12 +309,14 @@ class Storage(Protocol):
         """Prolongs leases given as (run, fence)."""
         ...
 
-    async def shorten(self, worker_id: str, keep: Micros) -> None:
-        """Lets all leases of a worker end that soon."""
+    async def shorten(self, worker_id: str, keep: Micros, latest: Instant) -> None:
+        """Lets the leases of a worker end that soon; those that would end after `latest` have been
+        renewed since, and stay."""
         ...
 
     async def due(self, *, expired: bool, limit: int) -> Sequence[Due]:
-        """Runs whose timer or deadline passed, and if `expired` those whose lease ran out."""
+        """Runs whose timer or deadline passed or who ask people for something whose time is over,
+        and if `expired` those whose lease ran out."""
         ...
 
     async def raised_fences(self, since: Instant) -> Sequence[RaisedFence]:
@@ -267,54 +325,4 @@ class Storage(Protocol):
 
     async def prune(self) -> None:
         """Forgets what was kept for a while: requests after 24 h, raised fences after an hour."""
-        ...
-
-    async def put_documents(
-        self,
-        tenant: str,
-        write: DocumentWrite,
-        request: Request[Sequence[StoredDocument]] | None = None,
-    ) -> Sequence[StoredDocument] | bytes:
-        """Writes new versions; bytes are the kept response of a repeated request."""
-        ...
-
-    async def document(
-        self, tenant: str, kind: int, name: str, version: int
-    ) -> StoredDocument | None:
-        """One version, the newest if 0; the tenant's own hides the system's."""
-        ...
-
-    async def documents(
-        self, tenant: str, kind: int, names: Sequence[str], after: str, limit: int
-    ) -> Sequence[StoredDocument]:
-        """Newest versions by name, after a name."""
-        ...
-
-    async def delete_document(self, tenant: str, kind: int, name: str) -> bool:
-        """Hides a document; False if the tenant has none of that name."""
-        ...
-
-    async def add_key(
-        self, key: ApiKey, secret_hash: bytes, request: Request[ApiKey] | None = None
-    ) -> ApiKey | bytes:
-        """Keeps a key; bytes are the kept response of a repeated request."""
-        ...
-
-    async def key_by_hash(self, secret_hash: bytes) -> ApiKey | None:
-        """The key whose secret has this hash."""
-        ...
-
-    async def keys_exist(self) -> bool:
-        """True if any tenant has a key, revoked ones included: revoking the last one must not make
-        the mesh anonymous again."""
-        ...
-
-    async def keys(
-        self, tenant: str, before: tuple[Instant, str] | None, limit: int
-    ) -> Sequence[ApiKey]:
-        """The tenant's keys, newest first."""
-        ...
-
-    async def revoke_key(self, tenant: str, key_id: str) -> ApiKey | None:
-        """Makes a key useless; None if the tenant has no such key."""
         ...

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from agentmesh_conversation_store.codec.stream_items import events_response
 from agentmesh_conversation_store.codec.tokens import binding, resume_token
 from agentmesh_conversation_store.domain.events import StoredEvent
+from agentmesh_conversation_store.fanout.announcer import ended_turns, finished_messages
 from agentmesh_conversation_store.fanout.interface import LiveDelta
 from agentmesh_conversation_store.storage.interface import Head
 
@@ -42,15 +43,18 @@ class ConversationHub:
     """The newest events of one conversation, its live messages, and who wants to know.
 
     `head` is the newest event this replica knows of; the ring is a cache of the newest events
-    without holes and may end before the head.
+    without holes and may end before the head. What the log says of messages that are being made
+    is known up to `settled`. `shared` if other replicas may know more of the conversation.
     """
 
-    def __init__(self, tenant: str, conversation_id: str) -> None:
+    def __init__(self, tenant: str, conversation_id: str, *, shared: bool = False) -> None:
         self.tenant = tenant
         self.conversation_id = conversation_id
         self.binding = binding(tenant, conversation_id)
         self.head = Head(0, 1, active=False)
-        self.live = LiveMessages()
+        self.shared = shared
+        self.settled = 0
+        self.live = LiveMessages(patient=shared)
         self.subscribers: set[Wakeable] = set()
         self.removed = False
         self._ring: list[StoredEvent] = []
@@ -62,10 +66,17 @@ class ConversationHub:
         """True if nobody needs it."""
         return not self.subscribers and not self.live
 
+    @property
+    def watched(self) -> bool:
+        """True if the log must be looked at now and then, because a notice may be lost."""
+        return bool(self.subscribers) or self.shared
+
     def accept(self, head: Head, events: Sequence[StoredEvent]) -> None:
         """News of the log, perhaps old, perhaps with holes before it."""
         if head.sequence < self.head.sequence:
             return
+        if head.oldest < self.head.oldest:
+            head = replace(head, oldest=self.head.oldest)
         changed = head != self.head
         self.head = head
         if self._extend_ring(events) or changed:
@@ -77,6 +88,16 @@ class ConversationHub:
         for run_id, turn in ended_turns:
             self.live.void(run_id, turn)
 
+    def settle_log(self, events: Sequence[StoredEvent]) -> None:
+        """As `settle`, from the events themselves."""
+        if self.live:
+            self.settle(finished_messages(events), ended_turns(events))
+
+    def give_up_holes(self) -> None:
+        """Called now and then: shows text although some before it is missing."""
+        if self.live.give_up_holes():
+            self._wake()
+
     def accept_deltas(self, deltas: Sequence[LiveDelta]) -> None:
         """News of messages that are being made."""
         taken = [self.live.add(delta) for delta in deltas]
@@ -86,6 +107,7 @@ class ConversationHub:
     def remove(self) -> None:
         """The conversation is gone."""
         self.removed = True
+        self.live.clear()
         self._wake()
 
     def _wake(self) -> None:

@@ -15,12 +15,15 @@ from agentmesh_conversation_store.codec.values import timestamp
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection, not_found
 from agentmesh_conversation_store.fanout.interface import LiveDelta
-from agentmesh_conversation_store.storage.interface import EventFilter, Storage
+from agentmesh_conversation_store.storage.interface import EventFilter
 
+from .database import PatientReads
 from .hub import BATCH_BYTES, BATCH_EVENTS, ConversationHub
 from .live import LiveMessage
 
 _KEPT_SERIALIZED = 8
+_FIRST_RETRY = 0.1
+_LAST_RETRY = 2.0
 
 
 class Until(Enum):
@@ -43,10 +46,10 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Sent:
-    """How much of a live message went out, and under which fence."""
+    """Which piece of a live message goes out next, and under which fence."""
 
     fence: int
-    pieces: int
+    next_piece: int
 
 
 class Subscriber:
@@ -55,13 +58,13 @@ class Subscriber:
     def __init__(
         self,
         hub: ConversationHub,
-        storage: Storage,
+        reads: PatientReads,
         wanted: Wanted,
         heartbeat: float,
         draining: asyncio.Event,
     ) -> None:
         self._hub = hub
-        self._storage = storage
+        self._reads = reads
         self._wanted = wanted
         self._heartbeat = heartbeat
         self._draining = draining
@@ -71,6 +74,8 @@ class Subscriber:
         self._told = -1
         self._next_heartbeat = self._loop.time() + heartbeat
         self._sent: dict[str, _Sent] = {}
+        self._retry_at = 0.0
+        self._retry_delay = _FIRST_RETRY
         self._news = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -88,17 +93,20 @@ class Subscriber:
                 raise MeshError.draining()
             if self._hub.removed:
                 raise not_found("conversation", self._hub.conversation_id)
+            if self._position < self._hub.head.oldest - 1:
+                raise history_removed(self._hub.conversation_id, self._hub.head.oldest)
             if self._finished():
                 if self._told < self._position:
                     yield await self._beat()
                 return
-            if self._position < self._hub.head.sequence:
+            behind = self._position < self._hub.head.sequence
+            if behind and self._loop.time() >= self._retry_at:
                 events = self._from_ring() or await self._from_log()
                 if events:
                     yield events
-            elif (preview := self._next_preview()) is not None:
+            elif not behind and (preview := self._next_preview()) is not None:
                 yield preview
-            elif not self._news and not await self._wait():
+            elif not self._news and not await self._wait(retrying=behind):
                 yield await self._beat()
                 continue
             if self._loop.time() >= self._next_heartbeat:
@@ -126,13 +134,32 @@ class Subscriber:
         if self._position >= self._hub.head.sequence:
             return b""
         hub = self._hub
-        events = await self._storage.events(
+        events = await self._reads.events(
             hub.tenant, hub.conversation_id, self._position, BATCH_EVENTS, BATCH_BYTES
         )
+        if events is None:
+            self._retry_at = self._loop.time() + self._retry_delay
+            self._retry_delay = min(_LAST_RETRY, 2 * self._retry_delay)
+            return b""
+        self._retry_at, self._retry_delay = 0.0, _FIRST_RETRY
+        # Its notices may have been lost: messages that it finishes must not be shown again.
+        hub.settle_log(events)
         if not events or events[0].sequence != self._position + 1:
-            oldest = events[0].sequence if events else hub.head.sequence + 1
-            raise history_removed(hub.conversation_id, oldest)
+            await self._reject_hole(events)
+            return b""
         return self._passing(events)
+
+    async def _reject_hole(self, events: Sequence[StoredEvent]) -> None:
+        """What comes next is not there: it was removed, and perhaps all with it."""
+        hub = self._hub
+        if events:
+            raise history_removed(hub.conversation_id, events[0].sequence)
+        key = (hub.tenant, hub.conversation_id)
+        heads = await self._reads.heads([key])
+        if heads is not None and key not in heads:
+            raise not_found("conversation", hub.conversation_id)
+        if heads is not None and self._position < heads[key].oldest - 1:
+            raise history_removed(hub.conversation_id, heads[key].oldest)
 
     def _passing(self, batch: Sequence[StoredEvent]) -> bytes:
         if not batch:
@@ -165,10 +192,10 @@ class Subscriber:
             if not self._wants(message):
                 continue
             sent = self._sent.get(message.message_id) or _Sent(message.fence, 0)
-            for pieces, delta in message.joined(sent.pieces, self._position):
-                start, sent.pieces = sent.pieces, pieces
+            for end, delta in message.joined(sent.next_piece, self._position):
+                start, sent.next_piece = sent.next_piece, end
                 self._sent[message.message_id] = sent
-                return self._serialized(message, start, pieces, delta)
+                return self._serialized(message, start, end, delta)
         return None
 
     def _wants(self, message: LiveMessage) -> bool:
@@ -190,7 +217,7 @@ class Subscriber:
         return data
 
     async def _beat(self) -> bytes:
-        now = await self._storage.now()
+        now = await self._reads.now()
         self._advance(self._position)
         heartbeat = stream_pb2.Heartbeat(
             delivered_through=self._position,
@@ -200,16 +227,19 @@ class Subscriber:
         token = self._hub.token(self._position)
         return item_response(stream_pb2.StreamItem(heartbeat=heartbeat, resume_token=token))
 
-    async def _wait(self) -> bool:
-        """True if there is news, False if it is time for a sign of life."""
+    async def _wait(self, *, retrying: bool) -> bool:
+        """True if there is something to do, False if it is time for a sign of life."""
+        until = self._next_heartbeat
+        if retrying:
+            until = min(until, self._retry_at)
         waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_at(self._next_heartbeat, _resolve, waiter)
+        timer = self._loop.call_at(until, _resolve, waiter)
         try:
             await waiter
         finally:
             timer.cancel()
             self._waiter = None
-        return self._news or self._draining.is_set()
+        return self._news or self._draining.is_set() or until < self._next_heartbeat
 
 
 def history_removed(conversation_id: str, oldest: int) -> Rejection:

@@ -46,7 +46,7 @@ class Database:
         try:
             self._pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                min_size=0,  # else asyncpg keeps trying by itself, and prints what it meets
                 max_size=self._size,
                 command_timeout=self._timeout,
                 timeout=self._timeout,
@@ -57,7 +57,10 @@ class Database:
             async with self._pool.acquire() as connection:
                 await (migrate if migrating else require_current)(connection)
                 await _warn_of_exemption(connection)
-        except (*_AWAY, asyncpg.PostgresError) as error:
+        except BaseException as error:
+            if self._pool is not None:
+                self._pool.terminate()
+            self._pool = None
             raise as_rejection(error) or error from error
 
     async def close(self) -> None:

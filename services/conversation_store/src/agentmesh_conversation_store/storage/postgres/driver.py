@@ -17,6 +17,7 @@ from agentmesh_conversation_store.storage.sql.plan import (
     Operation,
     Plan,
     Rows,
+    Unhurried,
 )
 
 T = TypeVar("T")
@@ -68,13 +69,15 @@ class Driver:
     async def _carry_out(self, connection: Any, operation: Operation) -> Rows:
         match operation:
             case Fetch(sql, arguments):
-                return await self._fetch(connection, translated(sql), arguments)
+                return await self._fetch(connection, translated(sql), _storable(arguments))
             case FetchEach(sql, many):
+                many = [_storable(arguments) for arguments in many]
                 if len(many) == 1:
                     return await self._fetch(connection, translated(sql), many[0])
                 rows: Rows = await connection.fetchmany(translated(sql), many)
                 return rows
             case Each(sql, many):
+                many = [_storable(arguments) for arguments in many]
                 if len(many) == 1:
                     await connection.execute(translated(sql), *many[0])
                 else:
@@ -82,6 +85,9 @@ class Driver:
                 return ()
             case Now():
                 return ((await self.now(connection),),)
+            case Unhurried():
+                await connection.execute("SET LOCAL synchronous_commit = off")
+                return ()
             case Alone(section):
                 await connection.execute(
                     "SELECT pg_advisory_xact_lock($1, $2)", LOCKS, lock_number(section)
@@ -99,3 +105,12 @@ class Driver:
         instant: Instant = await connection.fetchval(_NOW)
         self._heard(instant)
         return instant
+
+
+def _storable(arguments: Sequence[Any]) -> Sequence[Any]:
+    """Postgres' text has no NUL. Whatever has one, people and models write what they like, gets a
+    replacement character in its columns; the bytes of events keep it."""
+    return [
+        value.replace("\0", "\ufffd") if type(value) is str and "\0" in value else value
+        for value in arguments
+    ]

@@ -8,13 +8,18 @@ from typing import TypeVar, cast
 
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.model import Instant
-from agentmesh_conversation_store.storage.interface import CommitListener, EventCodec, Request
+from agentmesh_conversation_store.storage.interface import (
+    CommitListener,
+    EventCodec,
+)
+from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.sql.plan import Plan, Session
 from agentmesh_conversation_store.storage.sql.storage import SqlStorage, Tenants
 from agentmesh_conversation_store.storage.sql.unit import Item, Unit
 
 from .database import TRY_AGAIN, Database
 from .driver import Clock, Driver
+from .words import TsvectorWords
 from .writer import ATTEMPTS, GroupWriter
 
 R = TypeVar("R")
@@ -23,6 +28,8 @@ T = TypeVar("T")
 
 class PostgresStorage(SqlStorage):
     """Everything durable in one database. Times come from the database's clock."""
+
+    _words = TsvectorWords()
 
     def __init__(
         self,
@@ -37,7 +44,8 @@ class PostgresStorage(SqlStorage):
     ) -> None:
         self._database = Database(url, size=writers + readers, timeout=timeout)
         self._driver = Driver(clock, self._hear_clock)
-        self._writer = GroupWriter(self._database, self._driver, Unit(codec), writers)
+        self._unit = Unit(codec, self._words)
+        self._writer = GroupWriter(self._database, self._driver, self._unit, writers)
         self._clock = clock
         self._migrating = migrating
         self._ahead: int | None = None

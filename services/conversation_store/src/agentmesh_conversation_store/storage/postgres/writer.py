@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 MAX_GROUP = 128
 MAX_LOOK_AHEAD = 1024
+CROWD = 64
+PATIENCE_SECONDS = 0.05
 ATTEMPTS = 5
 
 Key = tuple[str, ...]
@@ -46,7 +47,8 @@ class _Job:
 
 
 class GroupWriter:
-    """A few lanes, each with one transaction at a time."""
+    """A few transactions at a time: one as a rule, since a larger group costs less than two small
+    ones; another beside it when much is waiting, or when the first one takes long."""
 
     def __init__(self, database: Database, driver: Driver, unit: Unit, lanes: int) -> None:
         self._database = database
@@ -55,18 +57,16 @@ class GroupWriter:
         self._lanes = lanes
         self._pending: deque[_Job] = deque()
         self._busy: set[Key] = set()
-        self._work = asyncio.Condition()
+        self._running: set[asyncio.Task[None]] = set()
         self._listeners: list[CommitListener] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._look: asyncio.Handle | None = None
+        self._nudge: asyncio.TimerHandle | None = None
+        self._impatient = False
         self._closed = True
 
     def start(self) -> None:
         """Begins to work."""
         self._closed = False
-        self._tasks = [
-            asyncio.create_task(self._lane(), name=f"postgres-writer-{number}")
-            for number in range(self._lanes)
-        ]
 
     def on_commit(self, listener: CommitListener) -> None:
         """Tells `listener` what each group committed."""
@@ -79,20 +79,22 @@ class GroupWriter:
         keys: set[Key] = {("conversation", *item.key)}
         if item.request is not None:
             keys.add(("request", item.request.tenant, item.request.request_id))
-        job = _Job(item, frozenset(keys), asyncio.get_running_loop().create_future())
-        async with self._work:
-            self._pending.append(job)
-            self._work.notify()
+        loop = asyncio.get_running_loop()
+        job = _Job(item, frozenset(keys), loop.create_future())
+        self._pending.append(job)
+        if self._look is None:
+            # Whatever else arrives in this round of the loop belongs to the same group.
+            self._look = loop.call_soon(self._start_groups)
         return await job.future
 
     async def close(self) -> None:
         """Finishes what was asked for, then stops."""
         self._closed = True
-        async with self._work:
-            self._work.notify_all()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        while self._pending or self._running:
+            self._start_groups()
+            await asyncio.wait(set(self._running))
+        if self._nudge is not None:
+            self._nudge.cancel()
 
     def announce(self, committed: Sequence[Committed]) -> None:
         """Tells the listeners."""
@@ -104,21 +106,36 @@ class GroupWriter:
             except Exception:  # a listener's defect must not cost the callers their answers
                 _log.exception("a listener failed")
 
-    async def _lane(self) -> None:
-        while True:
-            async with self._work:
-                while not (group := self._next_group()):
-                    if self._closed and not self._pending:
-                        self._work.notify_all()
-                        return
-                    await self._work.wait()
-            try:
-                await self._write(group)
-            finally:
-                async with self._work:
-                    for job in group:
-                        self._busy -= job.keys
-                    self._work.notify_all()
+    def _start_groups(self) -> None:
+        self._look = None
+        while self._may_start() and (group := self._next_group()):
+            task = asyncio.get_running_loop().create_task(self._carry_out(group))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        if self._pending and self._nudge is None:
+            loop = asyncio.get_running_loop()
+            self._nudge = loop.call_later(PATIENCE_SECONDS, self._lose_patience)
+
+    def _may_start(self) -> bool:
+        crowded = len(self._pending) >= CROWD or self._impatient
+        return not self._running or (crowded and len(self._running) < self._lanes)
+
+    def _lose_patience(self) -> None:
+        self._nudge = None
+        self._impatient = True
+        self._start_groups()
+        self._impatient = False
+
+    async def _carry_out(self, group: list[_Job]) -> None:
+        try:
+            await self._write(group)
+        finally:
+            for job in group:
+                self._busy -= job.keys
+            task = asyncio.current_task()
+            if task is not None:
+                self._running.discard(task)
+            self._start_groups()
 
     def _next_group(self) -> list[_Job]:
         group: list[_Job] = []

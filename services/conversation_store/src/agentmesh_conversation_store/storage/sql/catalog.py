@@ -8,12 +8,8 @@ from collections.abc import Sequence
 
 from agentmesh_conversation_store.domain.model import Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.storage.interface import (
-    DocumentWrite,
-    NewDocument,
-    Request,
-    StoredDocument,
-)
+from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument, StoredDocument
+from agentmesh_conversation_store.storage.requests import Request
 
 from .plan import Alone, Plan, each, fetch, first, now
 from .requests import once

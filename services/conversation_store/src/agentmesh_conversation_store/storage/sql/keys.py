@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentmesh_conversation_store.domain.model import ApiKey, Instant
-from agentmesh_conversation_store.storage.interface import Request
+from agentmesh_conversation_store.storage.requests import Request
 
 from .plan import Plan, each, fetch, first, now
 from .requests import once

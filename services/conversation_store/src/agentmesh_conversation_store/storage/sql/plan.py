@@ -61,7 +61,13 @@ class Alone:
     section: str
 
 
-Operation = Fetch | FetchEach | Each | Now | Alone
+@dataclass(frozen=True, slots=True)
+class Unhurried:
+    """The transaction need not be on disk when it ends: what it does is done again if it is lost.
+    So nobody waits for the disk because of it, where the database can do that."""
+
+
+Operation = Fetch | FetchEach | Each | Now | Alone | Unhurried
 Plan = Generator[Operation, Rows, T]
 
 

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import heapq
+import random
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import (
@@ -27,25 +28,28 @@ from agentmesh_conversation_store.storage.interface import (
     Renewal,
 )
 
-from . import requests
+from . import checkpoints, requests, transfer
 from .plan import Alone, Plan, Row, Session, each, fetch, fetch_each, now
 from .reads import event_of
-from .tables import CHECKPOINTS, FENCES, RUNS, STEPS
+from .tables import FENCES, RUNS, STEPS
+from .tenants import JOINED, LIMITS, limits_of, room_of
 
 FENCES_KEPT = 3600 * SECOND
 _HELD = (RunStatus.LEASED, RunStatus.RUNNABLE)
 
-# Jumps from tenant to tenant in the index instead of reading every runnable run.
-_TENANTS = """
+Key = tuple[str, str]
+
+# Jumps from tenant to tenant in the index instead of reading every runnable run. What limits a
+# tenant is read in the same statement as what it has under way: a commit changes both at once.
+_WAITING = f"""
 WITH RECURSIVE waiting(tenant) AS (
     SELECT min(tenant) FROM runs WHERE status = 1
     UNION ALL
     SELECT (SELECT min(tenant) FROM runs WHERE status = 1 AND tenant > waiting.tenant)
     FROM waiting WHERE waiting.tenant IS NOT NULL
 )
-SELECT tenant FROM waiting WHERE tenant IS NOT NULL
+SELECT t.tenant, {LIMITS} FROM waiting t{JOINED} WHERE t.tenant IS NOT NULL
 """
-_AT_WORK = "SELECT tenant, count(*) FROM runs WHERE status = 2 GROUP BY tenant"
 _CANDIDATES = (
     "SELECT tenant, run_id, runnable_at FROM runs"
     " WHERE status = 1 AND tenant = ? AND runnable_at <= ?"
@@ -55,6 +59,10 @@ _TAKE = (
     f"SELECT {RUNS.select} FROM runs"
     " WHERE tenant = ? AND run_id = ? AND status = 1 FOR UPDATE SKIP LOCKED"
 )
+_LEASE = (
+    "UPDATE runs SET status = 2, fence = ?, attempt = ?, lease_worker = ?, lease_until = ?,"
+    " runnable_at = NULL, detail = '' WHERE tenant = ? AND run_id = ?"
+)
 _BY_ID = f"SELECT {RUNS.select} FROM runs WHERE run_id = ? FOR UPDATE"
 _UNREAD = (
     "SELECT i.run_id, e.sequence, e.kind, e.run_id, e.agent, e.message_id, e.turn, e.data"
@@ -62,7 +70,8 @@ _UNREAD = (
     " AND e.conversation_id = i.conversation_id AND e.sequence = i.sequence"
     " WHERE i.tenant = ? AND i.run_id = ? AND i.sequence > ? ORDER BY i.sequence"
 )
-_LINE_LENGTH = 1000
+_MANY_TENANTS = 256
+_LEAST_LINE = 4
 
 
 def grant(session: Session, demand: dict[str, int], lease: Micros) -> Plan[Sequence[Run]]:
@@ -82,40 +91,100 @@ def grant(session: Session, demand: dict[str, int], lease: Micros) -> Plan[Seque
         leased.append(granted(run, worker_id, lease, at))
         if places + 1 < 0:
             heapq.heappush(free, (places + 1, worker_id))
-    yield from each(RUNS.put, [RUNS.row(run) for run in leased])
+    yield from each(
+        _LEASE,
+        [(r.fence, r.attempt, r.lease_worker, r.lease_until, r.tenant, r.run_id) for r in leased],
+    )
     session.committed += [
         Committed(run.tenant, run.conversation_id, None, (run,)) for run in leased
     ]
     return leased
 
 
-def _chosen(at: Instant, places: int) -> Plan[Sequence[tuple[str, str]]]:
+def _chosen(at: Instant, places: int) -> Plan[Sequence[Key]]:
     """Runs as (tenant, id). The tenant with the least work under way comes next, each time."""
     if places <= 0:
         return ()
-    at_work = {row[0]: row[1] for row in (yield from fetch(_AT_WORK))}
-    tenants = yield from fetch(_TENANTS)
-    rows = yield from fetch_each(
-        _CANDIDATES, [(tenant, at, min(places, _LINE_LENGTH)) for (tenant,) in tenants]
-    )
-    waiting: dict[str, deque[Row]] = defaultdict(deque)
-    for row in rows:
-        waiting[row[0]].append(row)
-    line = [(at_work.get(tenant, 0), runs[0][2] or 0, tenant) for tenant, runs in waiting.items()]
-    heapq.heapify(line)
-    chosen: list[tuple[str, str]] = []
-    while line and len(chosen) < places:
-        busy, _, tenant = heapq.heappop(line)
-        chosen.append((tenant, waiting[tenant].popleft()[1]))
-        if waiting[tenant]:
-            heapq.heappush(line, (busy + 1, waiting[tenant][0][2] or 0, tenant))
+    limits = [limits_of(row) for row in (yield from fetch(_WAITING))]
+    room = {one.policy.tenant: one.room(at) for one in limits}
+    able = [one for one in limits if room[one.policy.tenant] != 0]
+    # Of very many tenants, some of those with the least work: others have their turn later.
+    able.sort(key=lambda one: (one.at_work, random.random()))  # noqa: S311 - a fair draw
+    able = able[: max(_MANY_TENANTS, places)]
+    line = _Line({one.policy.tenant: one.at_work for one in able}, room)
+    share = max(_LEAST_LINE, 2 * places // max(1, len(able)))
+    yield from line.fill(line.at_work, at, share)
+    chosen = line.draw(places)
+    if len(chosen) < places and share < places:
+        # Few tenants have much to do: they get the places that the others did not need.
+        yield from line.fill(line.cut_off(share), at, places)
+        chosen += line.draw(places - len(chosen))
     return chosen
+
+
+class _Line:
+    """Tenants in the order of the work they have under way, each with its next runs."""
+
+    def __init__(self, at_work: dict[str, int], room: Mapping[str, int | None]) -> None:
+        self.at_work = at_work
+        self._room = dict(room)
+        self._waiting: dict[str, deque[Row]] = {}
+        self._length: dict[str, int] = {}
+        self._taken: set[Key] = set()
+
+    def fill(self, tenants: Iterable[str], at: Instant, length: int) -> Plan[None]:
+        """Reads the next runs of tenants, at most `length` of each."""
+        wanted = {
+            tenant: length if (room := self._room[tenant]) is None else min(length, room)
+            for tenant in tenants
+            if self._room[tenant] != 0
+        }
+        for tenant in wanted:
+            self._waiting[tenant] = deque()
+        rows = yield from fetch_each(
+            _CANDIDATES, [(tenant, at, limit) for tenant, limit in sorted(wanted.items())]
+        )
+        for row in rows:
+            self._waiting[row[0]].append(row)
+        for tenant in wanted:
+            self._length[tenant] = len(self._waiting[tenant])
+
+    def cut_off(self, length: int) -> list[str]:
+        """Tenants that had that many runs, and so may have more."""
+        return [tenant for tenant, count in self._length.items() if count == length]
+
+    def draw(self, places: int) -> list[Key]:
+        """The next runs. Each counts as work of its tenant from then on."""
+        heads = [self._head(tenant) for tenant, runs in self._waiting.items() if runs]
+        heapq.heapify(heads)
+        drawn: list[Key] = []
+        while heads and len(drawn) < places:
+            *_, tenant = heapq.heappop(heads)
+            key = (tenant, self._waiting[tenant].popleft()[1])
+            if key not in self._taken:
+                self._taken.add(key)
+                drawn.append(key)
+                self.at_work[tenant] += 1
+                self._count(tenant)
+            if self._waiting[tenant]:
+                heapq.heappush(heads, self._head(tenant))
+        return drawn
+
+    def _count(self, tenant: str) -> None:
+        left = self._room[tenant]
+        if left is not None:
+            self._room[tenant] = left - 1
+            if left == 1:
+                self._waiting[tenant].clear()
+
+    def _head(self, tenant: str) -> tuple[int, Instant, str]:
+        return self.at_work[tenant], self._waiting[tenant][0][2] or 0, tenant
 
 
 def renew(worker_id: str, held: Sequence[tuple[str, int]], lease: Micros) -> Plan[Renewal]:
     """Prolongs leases whose fence is current, also those that ran out and nobody took."""
     rows = yield from fetch_each(_BY_ID, [(run_id,) for run_id, _ in sorted(held)])
-    until = (yield from now()) + lease
+    at = yield from now()
     runs = {run.run_id: run for run in map(RUNS.value, rows)}
     kept, lost = [], []
     for run_id, fence in held:
@@ -123,22 +192,43 @@ def renew(worker_id: str, held: Sequence[tuple[str, int]], lease: Micros) -> Pla
         if run is None:
             lost.append(LostLease(run_id, fence + 1, "unknown"))
         elif run.lease_worker == worker_id and run.fence == fence and run.status in _HELD:
-            kept.append((run_id, fence))
+            kept.append(run)
         elif run.fence > fence and run.lease_worker != worker_id:
             lost.append(LostLease(run_id, run.fence, "expired"))
+    full = yield from _without_room([run for run in kept if run.status is not RunStatus.LEASED], at)
+    lost += [LostLease(run.run_id, run.fence + 1, "expired") for run in full]
+    kept = [run for run in kept if run not in full]
     yield from each(
         "UPDATE runs SET lease_until = ?, status = 2, runnable_at = NULL WHERE run_id = ?",
-        [(until, run_id) for run_id, _ in kept],
+        [(at + lease, run.run_id) for run in kept],
     )
-    return Renewal(until, kept, lost)
+    return Renewal(at + lease, [(run.run_id, run.fence) for run in kept], lost)
 
 
-def shorten(worker_id: str, keep: Micros) -> Plan[None]:
-    """Lets the leases of a worker end soon."""
+def _without_room(runs: Sequence[Run], at: Instant) -> Plan[Sequence[Run]]:
+    """Which of these runs must not be leased again: others have taken their tenants' places."""
+    if not runs:
+        return ()
+    yield Alone("grant")
+    room = yield from room_of({run.tenant for run in runs}, at)
+    full = []
+    for run in runs:
+        left = room.get(run.tenant)
+        if left is not None and left <= 0:
+            full.append(run)
+        elif left is not None:
+            room[run.tenant] = left - 1
+    return full
+
+
+def shorten(worker_id: str, keep: Micros, latest: Instant) -> Plan[None]:
+    """Lets the leases of a worker end soon, but those that end after `latest`: it is back."""
     at = yield from now()
     held = yield from fetch(
-        "SELECT run_id FROM runs WHERE status = 2 AND lease_worker = ? ORDER BY run_id FOR UPDATE",
+        "SELECT run_id FROM runs WHERE status = 2 AND lease_worker = ? AND lease_until <= ?"
+        " ORDER BY run_id FOR UPDATE",
         worker_id,
+        latest,
     )
     yield from each(
         "UPDATE runs SET lease_until = LEAST(lease_until, ?) WHERE run_id = ?",
@@ -155,12 +245,12 @@ def due(*, expired: bool, limit: int) -> Plan[Sequence[Due]]:
     ]
     if expired:
         conditions.append("status = 2 AND lease_until <= ?")
+    places = [f"runs WHERE {condition}" for condition in conditions]
+    places.append("approvals WHERE status = 1 AND expires_at <= ?")
     found: dict[str, Due] = {}
-    for condition in conditions:
+    for place in places:
         rows = yield from fetch(
-            f"SELECT tenant, conversation_id, run_id FROM runs WHERE {condition} LIMIT ?",
-            at,
-            limit,
+            f"SELECT tenant, conversation_id, run_id FROM {place} LIMIT ?", at, limit
         )
         for row in rows:
             found.setdefault(row[2], Due(*row))
@@ -177,21 +267,20 @@ def raised_fences(since: Instant) -> Plan[Sequence[RaisedFence]]:
 
 
 def prune() -> Plan[None]:
-    """Forgets requests and raised fences that are old enough, some at a time."""
+    """Forgets requests, raised fences and broken imports that are old enough, some at a time."""
     at = yield from now()
     yield from requests.prune(at)
+    yield from transfer.give_up_stale(at)
     yield from each("DELETE FROM raised_fences WHERE raised_at <= ?", [(at - FENCES_KEPT,)])
 
 
-def granted_turns(runs: Sequence[Run]) -> Plan[Sequence[GrantedTurn]]:
+def granted_turns(runs: Sequence[Run], most_chain_bytes: int) -> Plan[Sequence[GrantedTurn]]:
     """What the workers of freshly leased runs need. Runs that are gone by now are left out."""
     definitions = yield from fetch_each(
         "SELECT tenant, digest, data FROM definitions WHERE tenant = ? AND digest = ?",
         sorted({(run.tenant, run.definition_digest) for run in runs}),
     )
-    checkpoints = yield from fetch_each(
-        CHECKPOINTS.get, [(run.tenant, run.checkpoint_id) for run in runs if run.checkpoint_id]
-    )
+    chains = yield from checkpoints.chains(runs, most_chain_bytes)
     steps = yield from fetch_each(
         f"SELECT {STEPS.select} FROM steps WHERE tenant = ? AND run_id = ? AND turn = ?"
         " ORDER BY first_sequence, step_key",
@@ -206,7 +295,6 @@ def granted_turns(runs: Sequence[Run]) -> Plan[Sequence[GrantedTurn]]:
         sorted({(run.tenant, run.conversation_id) for run in runs}),
     )
     data_of = {(tenant, digest): data for tenant, digest, data in definitions}
-    checkpoint_of = {row[1]: CHECKPOINTS.value(row[2:]) for row in checkpoints}
     counts_of = {(row[0], row[1]): (row[2], row[3]) for row in counts}
     steps_of: dict[str, list[Step]] = defaultdict(list)
     for step in map(STEPS.value, steps):
@@ -218,7 +306,7 @@ def granted_turns(runs: Sequence[Run]) -> Plan[Sequence[GrantedTurn]]:
         GrantedTurn(
             run,
             data_of[run.tenant, run.definition_digest],
-            checkpoint_of.get(run.checkpoint_id),
+            chains.get(run.run_id, ()),
             steps_of[run.run_id],
             inputs_of[run.run_id],
             *counts_of[run.tenant, run.conversation_id],

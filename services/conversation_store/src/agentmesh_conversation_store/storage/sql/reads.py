@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agentmesh_conversation_store.domain.events import StoredEvent
@@ -14,6 +15,7 @@ from agentmesh_conversation_store.storage.interface import ConversationQuery, He
 
 from .plan import Plan, fetch, fetch_each, first
 from .tables import CONVERSATIONS, FACTS, RUNS
+from .words import WordIndex
 
 EVENT_COLUMNS = "sequence, kind, run_id, agent, message_id, turn, data"
 
@@ -27,8 +29,43 @@ _TAKES_PART = (
     "EXISTS (SELECT 1 FROM conversation_agents a WHERE a.tenant = c.tenant"
     " AND a.conversation_id = c.conversation_id AND a.agent = ?)"
 )
+# What a fork shares was said in another log; what was removed of a log may still be shared.
+_SAYS = """
+WITH texts(log_id, sequence) AS ({found})
+SELECT o.conversation_id FROM texts
+    JOIN conversations o ON o.tenant = ? AND o.conversation_id = texts.log_id
+    WHERE texts.sequence >= o.oldest_sequence
+UNION ALL
+SELECT s.conversation_id FROM texts
+    JOIN shared_history s ON s.tenant = ? AND s.log_id = texts.log_id
+    AND texts.sequence BETWEEN s.first_sequence AND s.last_sequence
+"""
+# What a log holds itself, unless there are events of other logs before that: a fork shares them.
+_OWN_EVENTS = (
+    f"SELECT {EVENT_COLUMNS} FROM events WHERE tenant = ? AND conversation_id = ? AND sequence > ?"
+    " AND sequence >= (SELECT oldest_sequence FROM conversations"
+    " WHERE tenant = ? AND conversation_id = ?)"
+    " AND NOT EXISTS (SELECT 1 FROM shared_history WHERE tenant = ? AND conversation_id = ?"
+    " AND last_sequence > ? AND first_sequence <= last_sequence)"
+    " ORDER BY sequence LIMIT ?"
+)
+_NEXT_SHARED = (
+    "SELECT s.log_id, s.first_sequence, s.last_sequence FROM shared_history s"
+    " JOIN conversations c ON c.tenant = s.tenant AND c.conversation_id = s.conversation_id"
+    " WHERE s.tenant = ? AND s.conversation_id = ? AND s.last_sequence > ?"
+    " AND s.first_sequence <= s.last_sequence ORDER BY s.last_sequence LIMIT 1"
+)
+_SHARED_EVENTS = (
+    f"SELECT {EVENT_COLUMNS} FROM events WHERE tenant = ? AND conversation_id = ?"
+    " AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?"
+)
+_UNLIMITED = 2**62
 _FACTS_AT = len(CONVERSATIONS.fields)
 _RUN_AT = _FACTS_AT + len(FACTS.fields)
+
+
+Retold = Callable[[bytes, str], bytes]
+"""How an event is told as one of another conversation; see `EventCodec.belonging_to`."""
 
 
 def event_of(row: Sequence[Any]) -> StoredEvent:
@@ -54,8 +91,12 @@ def conversation(tenant: str, conversation_id: str) -> Plan[ConversationView]:
     return _view_of(row)
 
 
-def conversations(tenant: str, query: ConversationQuery) -> Plan[Sequence[ConversationView]]:
+def conversations(
+    tenant: str, query: ConversationQuery, words: WordIndex
+) -> Plan[Sequence[ConversationView]]:
     """A page of conversations, newest first."""
+    if query.text is not None and not query.text.wanted:
+        return []
     conditions = ["c.tenant = ?"]
     arguments: list[Any] = [tenant]
 
@@ -74,6 +115,13 @@ def conversations(tenant: str, query: ConversationQuery) -> Plan[Sequence[Conver
         require("c.started_at >= ?", query.started_after)
     if query.started_before is not None:
         require("c.started_at < ?", query.started_before)
+    if query.text is not None:
+        require(
+            f"c.conversation_id IN ({_SAYS.format(found=words.found)})",
+            *words.arguments(tenant, query.text),
+            tenant,
+            tenant,
+        )
     rows = yield from fetch(
         f"{_VIEW} WHERE {' AND '.join(conditions)}"
         " ORDER BY c.started_at DESC, c.conversation_id DESC LIMIT ?",
@@ -84,21 +132,18 @@ def conversations(tenant: str, query: ConversationQuery) -> Plan[Sequence[Conver
 
 
 def events(
-    tenant: str, conversation_id: str, after: int, limit: int, max_bytes: int
+    tenant: str, conversation_id: str, after: int, limit: int, max_bytes: int, retold: Retold
 ) -> Plan[Sequence[StoredEvent]]:
-    """Consecutive events up to a size, at least one if there is one."""
-    rows = yield from fetch(
-        f"SELECT {EVENT_COLUMNS} FROM events"
-        " WHERE tenant = ? AND conversation_id = ? AND sequence > ? ORDER BY sequence LIMIT ?",
-        tenant,
-        conversation_id,
-        after,
-        limit,
-    )
+    """Consecutive events up to a size, at least one if there is one. All reading of logs goes this
+    way: what a fork shares is found in the log that it lies in, and told as the fork's."""
+    key = (tenant, conversation_id)
+    rows = yield from fetch(_OWN_EVENTS, *key, after, *key, *key, after, limit)
+    events = [event_of(row) for row in rows]
+    if not events:
+        events = yield from _shared_events(tenant, conversation_id, after, limit, retold)
     found: list[StoredEvent] = []
     size = 0
-    for row in rows:
-        event = event_of(row)
+    for event in events:
         size += len(event.data)
         if found and size > max_bytes:
             break
@@ -106,20 +151,37 @@ def events(
     return found
 
 
-def tail(tenant: str, conversation_id: str, limit: int) -> Plan[tuple[Head, Sequence[StoredEvent]]]:
+def _shared_events(
+    tenant: str, conversation_id: str, after: int, limit: int, retold: Retold
+) -> Plan[list[StoredEvent]]:
+    part = yield from first(_NEXT_SHARED, tenant, conversation_id, after)
+    if part is None:
+        return []
+    log_id, first_sequence, last_sequence = part
+    after = max(after, first_sequence - 1)
+    rows = yield from fetch(_SHARED_EVENTS, tenant, log_id, after, last_sequence, limit)
+    return [
+        replace(event, data=retold(event.data, conversation_id)) for event in map(event_of, rows)
+    ]
+
+
+def tail(
+    tenant: str, conversation_id: str, limit: int, retold: Retold
+) -> Plan[tuple[Head, Sequence[StoredEvent]]]:
     """Where the log ends, and its newest events."""
     found = yield from heads([(tenant, conversation_id)])
     head = found.get((tenant, conversation_id))
     if head is None:
         raise not_found("conversation", conversation_id)
-    rows = yield from fetch(
-        f"SELECT {EVENT_COLUMNS} FROM events"
-        " WHERE tenant = ? AND conversation_id = ? AND sequence > ? ORDER BY sequence",
-        tenant,
-        conversation_id,
-        head.sequence - limit,
-    )
-    return head, [event_of(row) for row in rows]
+    newest: list[StoredEvent] = []
+    position = head.sequence - limit
+    while position < head.sequence:
+        more = yield from events(tenant, conversation_id, position, limit, _UNLIMITED, retold)
+        if not more:
+            break
+        newest += more
+        position = more[-1].sequence
+    return head, newest
 
 
 def heads(wanted: Sequence[tuple[str, str]]) -> Plan[dict[tuple[str, str], Head]]:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from agentmesh_conversation_store.domain.model import SECOND, Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.storage.interface import Request
+from agentmesh_conversation_store.storage.requests import Request
 
 from .plan import Plan, each, fetch_each, now
 

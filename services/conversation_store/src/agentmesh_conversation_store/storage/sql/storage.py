@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from agentmesh_conversation_store.domain.approvals import Approval
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import (
     ApiKey,
+    BlobReference,
+    Checkpoint,
     ConversationView,
     Instant,
     Micros,
     RaisedFence,
     Run,
 )
+from agentmesh_conversation_store.storage.catalog import DocumentWrite, StoredDocument
 from agentmesh_conversation_store.storage.interface import (
+    ApprovalQuery,
+    CheckpointLink,
     CommitListener,
     ConversationQuery,
-    DocumentWrite,
     Due,
+    FeedEvent,
     GrantedTurn,
     Head,
     Renewal,
-    Request,
-    StoredDocument,
 )
+from agentmesh_conversation_store.storage.requests import Request
 
-from . import catalog, keys, queue, reads
+from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads
+from .history import SqlHistory
+from .ledger import SqlLedger
 from .plan import Plan, Session
+from .transfer import SqlTransfer
+from .unit import Unit
+from .words import WordIndex
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -39,12 +49,15 @@ ALL: Tenants = ("*",)
 SYSTEM = ""
 
 
-class SqlStorage(ABC):
+class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
     """Everything of `Storage` but the connection.
 
     `Tenants` name whose rows a plan may see; `ALL` is for the work that the store does for
     itself. A database with row-level security enforces it.
     """
+
+    _words: WordIndex
+    _unit: Unit
 
     @abstractmethod
     async def open(self) -> None:
@@ -88,25 +101,60 @@ class SqlStorage(ABC):
         self, tenant: str, query: ConversationQuery
     ) -> Sequence[ConversationView]:
         """See `Storage`."""
-        return await self._read((tenant,), reads.conversations(tenant, query))
+        return await self._read((tenant,), reads.conversations(tenant, query, self._words))
 
     async def events(
         self, tenant: str, conversation_id: str, after: int, limit: int, max_bytes: int
     ) -> Sequence[StoredEvent]:
         """See `Storage`."""
-        plan = reads.events(tenant, conversation_id, after, limit, max_bytes)
+        retold = self._unit.codec.belonging_to
+        plan = reads.events(tenant, conversation_id, after, limit, max_bytes, retold)
         return await self._read((tenant,), plan)
+
+    async def context_marks(
+        self, tenant: str, conversation_id: str, through: int
+    ) -> Sequence[StoredEvent]:
+        """See `Storage`."""
+        retold = self._unit.codec.belonging_to
+        plan = marks.marks(tenant, conversation_id, through, retold)
+        return await self._read((tenant,), plan, snapshot=True)
 
     async def tail(
         self, tenant: str, conversation_id: str, limit: int
     ) -> tuple[Head, Sequence[StoredEvent]]:
         """See `Storage`."""
-        plan = reads.tail(tenant, conversation_id, limit)
+        plan = reads.tail(tenant, conversation_id, limit, self._unit.codec.belonging_to)
         return await self._read((tenant,), plan, snapshot=True)
 
     async def heads(self, conversations: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Head]:
         """See `Storage`."""
         return await self._read(ALL, reads.heads(conversations))
+
+    async def feed(
+        self, tenant: str, after: int, limit: int, max_bytes: int
+    ) -> Sequence[FeedEvent]:
+        """See `Storage`."""
+        return await self._read((tenant,), feed.after(tenant, after, limit, max_bytes))
+
+    async def feed_heads(self, tenants: Sequence[str]) -> dict[str, int]:
+        """See `Storage`."""
+        return await self._read(ALL, feed.heads(tenants))
+
+    async def blob_references(self, tenant: str, conversation_id: str) -> Sequence[BlobReference]:
+        """See `Storage`."""
+        return await self._read((tenant,), blobs.references(tenant, conversation_id))
+
+    async def referenced_blobs(self, tenant: str, digests: Sequence[str]) -> frozenset[str]:
+        """See `Storage`."""
+        return await self._read((tenant,), blobs.referenced(tenant, digests))
+
+    async def approval(self, tenant: str, approval_id: str) -> Approval | None:
+        """See `Storage`."""
+        return await self._read((tenant,), approvals.get(tenant, approval_id))
+
+    async def approvals(self, tenant: str, query: ApprovalQuery) -> Sequence[Approval]:
+        """See `Storage`."""
+        return await self._read((tenant,), approvals.listing(tenant, query))
 
     # --- the queue ---------------------------------------------------------------------------
 
@@ -114,10 +162,24 @@ class SqlStorage(ABC):
         """See `Storage`."""
         return await self._write(ALL, lambda session: queue.grant(session, demand, lease))
 
-    async def granted_turns(self, runs: Sequence[Run]) -> Sequence[GrantedTurn]:
+    async def granted_turns(
+        self, runs: Sequence[Run], most_chain_bytes: int
+    ) -> Sequence[GrantedTurn]:
         """See `Storage`."""
         tenants = tuple({run.tenant for run in runs})
-        return await self._read(tenants, queue.granted_turns(runs), snapshot=True)
+        plan = queue.granted_turns(runs, most_chain_bytes)
+        return await self._read(tenants, plan, snapshot=True)
+
+    async def checkpoint_links(
+        self, tenant: str, run_id: str, fence: int, checkpoint_id: str
+    ) -> Sequence[CheckpointLink]:
+        """See `Storage`."""
+        plan = checkpoints.links(tenant, run_id, fence, checkpoint_id)
+        return await self._read((tenant,), plan, snapshot=True)
+
+    async def checkpoints(self, tenant: str, checkpoint_ids: Sequence[str]) -> Sequence[Checkpoint]:
+        """See `Storage`."""
+        return await self._read((tenant,), checkpoints.read(tenant, checkpoint_ids))
 
     async def renew(
         self, worker_id: str, held: Sequence[tuple[str, int]], lease: Micros
@@ -125,9 +187,9 @@ class SqlStorage(ABC):
         """See `Storage`."""
         return await self._write(ALL, lambda _: queue.renew(worker_id, held, lease))
 
-    async def shorten(self, worker_id: str, keep: Micros) -> None:
+    async def shorten(self, worker_id: str, keep: Micros, latest: Instant) -> None:
         """See `Storage`."""
-        await self._write(ALL, lambda _: queue.shorten(worker_id, keep))
+        await self._write(ALL, lambda _: queue.shorten(worker_id, keep, latest))
 
     async def due(self, *, expired: bool, limit: int) -> Sequence[Due]:
         """See `Storage`."""

@@ -10,10 +10,19 @@ from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
+from agentmesh_conversation_store.domain.history import (
+    Milestone,
+    Removal,
+    SharedHistory,
+    SharedInput,
+)
+from agentmesh_conversation_store.domain.ledger import AuditRecord, TenantDay, TenantPolicy
 from agentmesh_conversation_store.domain.model import (
     ADDITIVE,
     NO_USAGE,
     ApiKey,
+    BlobReference,
     Budget,
     Checkpoint,
     CommittedTurn,
@@ -180,9 +189,20 @@ FACTS = Table(
     ConversationFacts,
     "conversation_facts",
     ("tenant", "conversation_id"),
-    {"agents": _texts, "labels": _map},
+    {"agents": _texts, "labels": _map, "legal_hold": _flag},
     extra=("tenant", "conversation_id"),
 )
+SHARED = Table(
+    SharedHistory,
+    "shared_history",
+    ("tenant", "conversation_id", "last_sequence"),
+    extra=("tenant",),
+)
+INPUTS = Table(SharedInput, "inputs", ("tenant", "run_id", "sequence"), extra=("tenant",))
+MILESTONES = Table(
+    Milestone, "milestones", ("tenant", "conversation_id", "sequence"), extra=("tenant",)
+)
+REMOVALS = Table(Removal, "removals", ("tenant", "log_id"), extra=("tenant",))
 STEPS = Table(
     Step,
     "steps",
@@ -197,10 +217,49 @@ COMMITTED = Table(
     {"status": (int, RunStatus), "content": _map, "message_ids": _texts, "discarded": _flag},
     extra=("tenant",),
 )
+BLOB_REFERENCES = Table(
+    BlobReference,
+    "blob_references",
+    ("tenant", "conversation_id", "sequence", "digest"),
+    extra=("tenant",),
+)
 CHECKPOINTS = Table(Checkpoint, "checkpoints", ("tenant", "checkpoint_id"), extra=("tenant",))
 FENCES = Table(RaisedFence, "raised_fences", ("tenant", "run_id", "fence"))
+APPROVALS = Table(
+    Approval,
+    "approvals",
+    ("tenant", "approval_id"),
+    {"role": (int, Role), "status": (int, ApprovalStatus)},
+)
+POLICIES = Table(
+    TenantPolicy,
+    "tenant_policies",
+    ("tenant",),
+    {"daily_budget": (_pack_budget, _unpack_budget)},
+)
+DAYS = Table(TenantDay, "tenant_days", ("tenant",))
+AUDIT = Table(
+    AuditRecord,
+    "audit_records",
+    ("tenant", "time", "batch_id", "ordinal"),
+    extra=("batch_id", "ordinal"),
+)
 KEYS = Table(ApiKey, "api_keys", ("tenant", "key_id"), {"role": (int, Role)})
 
 TABLES: dict[type[Any], Table[Any]] = {
-    table.kind: table for table in (FACTS, STEPS, COMMITTED, CHECKPOINTS, FENCES)
+    table.kind: table
+    for table in (
+        CONVERSATIONS,
+        FACTS,
+        STEPS,
+        COMMITTED,
+        CHECKPOINTS,
+        FENCES,
+        BLOB_REFERENCES,
+        APPROVALS,
+        SHARED,
+        INPUTS,
+        MILESTONES,
+        REMOVALS,
+    )
 }

@@ -16,14 +16,20 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from agentmesh_conversation_store.domain.changes import Changes, Command, Loaded, Scope
+from agentmesh_conversation_store.domain.ledger import TenantDay
 from agentmesh_conversation_store.domain.model import SECOND, Conversation, Instant, Run
 from agentmesh_conversation_store.domain.rejections import Rejection
 from agentmesh_conversation_store.storage.encoding import encoded_changes, metered
-from agentmesh_conversation_store.storage.interface import Committed, EventCodec, Request
+from agentmesh_conversation_store.storage.interface import (
+    Committed,
+    EventCodec,
+)
+from agentmesh_conversation_store.storage.requests import Request
 
-from . import records, requests, writing
-from .plan import Plan, Session, fetch, fetch_each, now
+from . import approvals, records, requests, tenants, writing
+from .plan import Plan, Session, each, fetch, fetch_each, now
 from .tables import CONVERSATIONS, RUNS
+from .words import WordIndex, texts
 
 R = TypeVar("R")
 Key = tuple[str, str]
@@ -61,8 +67,9 @@ class Item(Generic[R]):
 class Unit:
     """Carries out operations."""
 
-    def __init__(self, codec: EventCodec) -> None:
-        self._codec = codec
+    def __init__(self, codec: EventCodec, words: WordIndex) -> None:
+        self.codec = codec
+        self._words = words
 
     def carry_out(self, session: Session, items: Sequence[Item[Any]]) -> Plan[None]:
         """Decides on the rows as they are inside the transaction, and writes the outcomes."""
@@ -71,12 +78,14 @@ class Unit:
         fresh = [item for item in items if not _answered(item, used)]
         loaded = yield from self._load([item.command.scope for item in fresh])
         at = yield from now()
-        changes = [
+        wanted = [
             (item, decided)
             for item in fresh
             if (decided := _decide(item, loaded[item.key], at)) is not None
         ]
-        yield from self._write(session, changes)
+        yield from writing.write_definitions([(i.command.scope.tenant, c) for i, c in wanted])
+        changes, days = yield from _admitted(wanted, loaded, at)
+        yield from self._write(session, changes, days)
         yield from requests.answer(
             [
                 (requests.key_of(item.request), item.result)
@@ -92,15 +101,20 @@ class Unit:
             ]
         )
 
-    def _write(self, session: Session, changes: Sequence[tuple[Item[Any], Changes]]) -> Plan[None]:
+    def _write(
+        self,
+        session: Session,
+        changes: Sequence[tuple[Item[Any], Changes]],
+        days: Sequence[TenantDay],
+    ) -> Plan[None]:
         written = []
         for item, change in changes:
-            events, conversation = encoded_changes(change, self._codec)
+            events, conversation = encoded_changes(change, self.codec)
             scope = item.command.scope
             written.append(writing.Written(scope, change, conversation, events))
             result = metered(item.result, conversation)
             item.result = item.request.encode(result) if item.request is not None else result
-            if conversation is not None or change.runs:
+            if conversation is not None or change.runs or change.deleted:
                 session.committed.append(
                     Committed(
                         scope.tenant,
@@ -109,9 +123,22 @@ class Unit:
                         tuple(change.runs),
                         events,
                         tuple(change.fences),
+                        change.deleted,
+                        change.cut,
                     )
                 )
+        yield from self._index(written)
         yield from writing.write(written)
+        yield from tenants.grow(days)
+        yield from writing.add_events(written)
+
+    def _index(self, written: Sequence[writing.Written]) -> Plan[None]:
+        rows = [
+            self._words.row(one.scope.tenant, one.scope.conversation_id, sequence, words)
+            for one in written
+            for sequence, words in texts(one.changes.events)
+        ]
+        yield from each(self._words.add, rows)
 
     # --- loading -----------------------------------------------------------------------------
 
@@ -121,14 +148,18 @@ class Unit:
         conversations = {(c.tenant, c.conversation_id): c for c in map(CONVERSATIONS.value, rows)}
         runs = yield from _load_runs(scopes, conversations)
         found = yield from records.find(scopes, conversations, runs)
+        pending = yield from approvals.pending(scopes, runs)
         words = yield from self._load_words(scopes, runs)
         rivals = yield from _load_rivals(scopes)
+        queueing = yield from _load_queueing(scopes)
         return {
             (scope.tenant, scope.conversation_id): Loaded(
                 conversation=conversations.get((scope.tenant, scope.conversation_id)),
                 runs=runs[scope.tenant, scope.conversation_id],
                 last_messages=words[scope.tenant, scope.conversation_id],
-                rivals_waiting=scope.rivals and bool(rivals - {scope.run_id}),
+                approvals=pending[scope.tenant, scope.conversation_id],
+                rivals_waiting=scope.rivals
+                and (scope.tenant in queueing or bool(rivals - {scope.run_id})),
                 **records.of(scope, conversations, runs, found),
             )
             for scope in scopes
@@ -148,7 +179,7 @@ class Unit:
         words: dict[Key, dict[str, str]] = defaultdict(dict)
         for tenant, conversation_id, sequence, data in rows:
             run_id = wanted[tenant, conversation_id, sequence]
-            words[tenant, conversation_id][run_id] = self._codec.words(data)
+            words[tenant, conversation_id][run_id] = self.codec.words(data)
         return words
 
 
@@ -188,11 +219,25 @@ def _load_runs(
     live = yield from fetch_each(_LIVE, families)
     named.update((tenant, run_id) for tenant, run_id in live)
     named.update((key[0], conversations[key].root_run_id) for key in families)
-    rows = yield from fetch_each(_LOCK_RUN, sorted(named))
     runs: dict[Key, dict[str, Run]] = defaultdict(dict)
-    for run in map(RUNS.value, rows):
-        runs[run.tenant, run.conversation_id][run.run_id] = run
+    yield from _lock_runs(runs, named)
+    above = [
+        (scope.tenant, scope.conversation_id)
+        for scope in scopes
+        if scope.lineage and _is_child(runs[scope.tenant, scope.conversation_id].get(scope.run_id))
+    ]
+    live = yield from fetch_each(_LIVE, above)
+    yield from _lock_runs(runs, {(tenant, run_id) for tenant, run_id in live} - named)
     return runs
+
+
+def _lock_runs(runs: dict[Key, dict[str, Run]], wanted: Iterable[Key]) -> Plan[None]:
+    for run in map(RUNS.value, (yield from fetch_each(_LOCK_RUN, sorted(wanted)))):
+        runs[run.tenant, run.conversation_id][run.run_id] = run
+
+
+def _is_child(run: Run | None) -> bool:
+    return run is not None and not run.is_root
 
 
 def _load_rivals(scopes: Sequence[Scope]) -> Plan[set[str]]:
@@ -202,3 +247,27 @@ def _load_rivals(scopes: Sequence[Scope]) -> Plan[set[str]]:
     at = yield from now()
     rows = yield from fetch(_RIVALS, at - RIVAL_PATIENCE)
     return {run_id for (run_id,) in rows}
+
+
+def _load_queueing(scopes: Sequence[Scope]) -> Plan[set[str]]:
+    """Tenants whose limits send a run back to the queue after each turn."""
+    asking = {scope.tenant for scope in scopes if scope.rivals}
+    if not asking:
+        return set()
+    at = yield from now()
+    return (yield from tenants.queueing(asking, at))
+
+
+def _admitted(
+    changes: Sequence[tuple[Item[Any], Changes]], loaded: Mapping[Key, Loaded], at: Instant
+) -> Plan[tuple[Sequence[tuple[Item[Any], Changes]], Sequence[TenantDay]]]:
+    """Those operations that fit into their tenants' days, and by what they make these grow."""
+    wishes = [
+        tenants.wish(item.command.scope.tenant, change, loaded[item.key].runs, at)
+        for item, change in changes
+    ]
+    refusals = yield from tenants.admit(wishes, at)
+    for (item, _), refusal in zip(changes, refusals, strict=True):
+        item.rejection = refusal
+    kept = [index for index, refusal in enumerate(refusals) if refusal is None]
+    return [changes[index] for index in kept], [wishes[index].growth for index in kept]

@@ -11,6 +11,7 @@ from agentmesh_conversation_store.domain.changes import Changes, Scope
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import Conversation
 
+from . import usage
 from .plan import Plan, Row, each, fetch_each
 from .tables import CHECKPOINTS, COMMITTED, CONVERSATIONS, FACTS, FENCES, RUNS, STEPS, TABLES
 
@@ -22,7 +23,7 @@ _ADD_AGENT = (
     "INSERT INTO conversation_agents (tenant, conversation_id, agent) VALUES (?, ?, ?)"
     " ON CONFLICT (tenant, conversation_id, agent) DO NOTHING"
 )
-_ADD_EVENT = (
+ADD_EVENT = (
     "INSERT INTO events (tenant, conversation_id, sequence, kind, run_id, agent, message_id, turn,"
     " data, feed_position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
@@ -33,18 +34,7 @@ _MOVE_INPUTS = (
     " WHERE tenant = ? AND run_id = ? AND sequence > ?"
 )
 _PRUNE_STEPS = "DELETE FROM steps WHERE tenant = ? AND run_id = ? AND turn < ?"
-_PRUNE_CHECKPOINTS = """
-DELETE FROM checkpoints WHERE tenant = ? AND run_id = ? AND checkpoint_id NOT IN (
-    WITH RECURSIVE needed(checkpoint_id, base_id) AS (
-        SELECT checkpoint_id, base_id FROM checkpoints
-        WHERE tenant = ? AND checkpoint_id IN (?, ?)
-        UNION
-        SELECT c.checkpoint_id, c.base_id FROM checkpoints c
-        JOIN needed ON c.checkpoint_id = needed.base_id WHERE c.tenant = ?
-    )
-    SELECT checkpoint_id FROM needed)
-"""
-_ADVANCE_FEED = (
+ADVANCE_FEED = (
     "INSERT INTO tenant_feeds (tenant, position) VALUES (?, ?)"
     " ON CONFLICT (tenant) DO UPDATE SET position = tenant_feeds.position + excluded.position"
     " RETURNING tenant, position"
@@ -61,13 +51,17 @@ class Written:
     events: Sequence[StoredEvent]
 
 
+def write_definitions(changes: Sequence[tuple[str, Changes]]) -> Plan[None]:
+    """Writes those of changes given with their tenants. Several operations may bring the same."""
+    rows = {(tenant, *one) for tenant, change in changes for one in change.definitions}
+    yield from each(_ADD_DEFINITION, sorted(rows))
+
+
 def write(written: Sequence[Written]) -> Plan[None]:
-    """Writes all of it."""
+    """Writes all of it but definitions and events."""
     rows = _rows(written)
-    yield from each(_ADD_DEFINITION, sorted(rows.pop(_ADD_DEFINITION, []), key=tuple))
     for sql, arguments in rows.items():
         yield from each(sql, arguments)
-    yield from _add_events(written)
 
 
 def _rows(written: Sequence[Written]) -> dict[str, list[Row]]:
@@ -77,14 +71,13 @@ def _rows(written: Sequence[Written]) -> dict[str, list[Row]]:
         changes = one.changes
         if one.conversation is not None:
             rows[CONVERSATIONS.put].append(CONVERSATIONS.row(one.conversation))
-        if changes.definition is not None:
-            rows[_ADD_DEFINITION].append((tenant, *changes.definition))
         if changes.facts is not None:
             rows[FACTS.put].append((tenant, conversation_id, *FACTS.row(changes.facts)))
             rows[_ADD_AGENT] += [(tenant, conversation_id, a) for a in changes.facts.agents]
         rows[RUNS.put] += [RUNS.row(run) for run in changes.runs]
         rows[STEPS.put] += [(tenant, *STEPS.row(step)) for step in changes.steps]
         rows[COMMITTED.put] += [(tenant, *COMMITTED.row(turn)) for turn in changes.committed]
+        rows[usage.ADD] += usage.rows(tenant, changes.consumed)
         rows[FENCES.put] += [FENCES.row(fence) for fence in changes.fences]
         rows[_ADD_INPUT] += [(tenant, *given, conversation_id) for given in changes.inputs]
         rows[_MOVE_INPUTS] += [
@@ -98,10 +91,6 @@ def _rows(written: Sequence[Written]) -> dict[str, list[Row]]:
 def _add_turn_state(rows: dict[str, list[Row]], tenant: str, changes: Changes) -> None:
     if changes.checkpoint is not None:
         rows[CHECKPOINTS.put].append((tenant, *CHECKPOINTS.row(changes.checkpoint)))
-    if changes.pruned_checkpoints is not None:
-        run_id, keep = changes.pruned_checkpoints
-        newest, before = (*keep, "", "")[:2]
-        rows[_PRUNE_CHECKPOINTS].append((tenant, run_id, tenant, newest, before, tenant))
     if changes.pruned_steps is not None:
         rows[_PRUNE_STEPS].append((tenant, *changes.pruned_steps))
 
@@ -118,32 +107,38 @@ def _add_records(
         rows[TABLES[lookup.kind].remove].append((tenant, *lookup.key))
 
 
-def _add_events(written: Sequence[Written]) -> Plan[None]:
-    """The feed's row is the last lock: whoever commits first has the lower positions."""
+def add_events(written: Sequence[Written]) -> Plan[None]:
+    """Writes the events. The feed's row is the last lock: whoever commits first has the lower
+    positions."""
     grown: Counter[str] = Counter()
     for one in written:
         grown[one.scope.tenant] += len(one.events)
     growth = sorted((tenant, count) for tenant, count in grown.items() if count)
     position: dict[str, int] = {}
-    for tenant, end in (yield from fetch_each(_ADVANCE_FEED, growth)):
+    for tenant, end in (yield from fetch_each(ADVANCE_FEED, growth)):
         position[tenant] = end - grown[tenant]
     rows: list[tuple[Any, ...]] = []
     for one in written:
         tenant = one.scope.tenant
         for event in one.events:
             position[tenant] += 1
-            rows.append(
-                (
-                    tenant,
-                    one.scope.conversation_id,
-                    event.sequence,
-                    event.kind,
-                    event.run_id,
-                    event.agent,
-                    event.message_id,
-                    event.turn,
-                    event.data,
-                    position[tenant],
-                )
-            )
-    yield from each(_ADD_EVENT, rows)
+            rows.append(event_row(tenant, one.scope.conversation_id, event, position[tenant]))
+    yield from each(ADD_EVENT, rows)
+
+
+def event_row(
+    tenant: str, conversation_id: str, event: StoredEvent, feed_position: int
+) -> tuple[Any, ...]:
+    """The arguments of ADD_EVENT."""
+    return (
+        tenant,
+        conversation_id,
+        event.sequence,
+        event.kind,
+        event.run_id,
+        event.agent,
+        event.message_id,
+        event.turn,
+        event.data,
+        feed_position,
+    )

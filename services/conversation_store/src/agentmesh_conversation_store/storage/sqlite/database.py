@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -39,12 +40,15 @@ def migrations() -> list[tuple[int, str]]:
     return [(int(f.name.split("_", 1)[0]), f.read_text("utf-8")) for f in files]
 
 
-def migrate(connection: sqlite3.Connection) -> int:
+def migrate(connection: sqlite3.Connection, words: Callable[[bytes], str]) -> int:
     """Brings the schema up to date and returns its version.
+
+    `words` gives the words that search finds an event by; a migration may ask for them.
 
     The write lock is held from the look at the version to its update, so that processes that
     start at once migrate once. A database of a newer release is refused.
     """
+    connection.create_function("agentmesh_words", 1, words)
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(

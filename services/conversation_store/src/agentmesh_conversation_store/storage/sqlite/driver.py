@@ -16,6 +16,7 @@ from agentmesh_conversation_store.storage.sql.plan import (
     Operation,
     Plan,
     Rows,
+    Unhurried,
 )
 
 T = TypeVar("T")
@@ -54,5 +55,5 @@ def _carry_out(connection: sqlite3.Connection, operation: Operation, now: Instan
             return ()
         case Now():
             return ((now,),)
-        case Alone():
+        case Alone() | Unhurried():
             return ()

@@ -10,13 +10,19 @@ from typing import Any, TypeVar, cast
 
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.model import Instant
-from agentmesh_conversation_store.storage.interface import CommitListener, EventCodec, Request
+from agentmesh_conversation_store.domain.search import words_of
+from agentmesh_conversation_store.storage.interface import (
+    CommitListener,
+    EventCodec,
+)
+from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.sql.plan import Plan, Session
 from agentmesh_conversation_store.storage.sql.storage import SqlStorage, Tenants
 from agentmesh_conversation_store.storage.sql.unit import Item, Unit
 
 from .database import connect, migrate
 from .readers import Readers
+from .words import Fts5Words
 from .writer import Clock, Writer
 
 R = TypeVar("R")
@@ -32,12 +38,15 @@ def system_clock() -> Instant:
 class SqliteStorage(SqlStorage):
     """Everything durable in one file: a writer that commits in groups, and readers beside it."""
 
+    _words = Fts5Words()
+
     def __init__(
         self, path: Path, codec: EventCodec, *, readers: int = 2, clock: Clock = system_clock
     ) -> None:
         self._path = path
+        self._codec = codec
         self._clock = clock
-        self._unit = Unit(codec)
+        self._unit = Unit(codec, self._words)
         self._writer = Writer(path, clock)
         self._readers = Readers(path, readers, clock)
 
@@ -46,12 +55,15 @@ class SqliteStorage(SqlStorage):
         await asyncio.get_running_loop().run_in_executor(None, self._prepare)
         self._writer.start()
 
+    def _words_of(self, data: bytes) -> str:
+        return self._words.text(words_of(self._codec.words(data)))
+
     def _prepare(self) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.touch(mode=0o600)
         connection = connect(self._path)
         try:
-            migrate(connection)
+            migrate(connection, self._words_of)
         finally:
             connection.close()
 

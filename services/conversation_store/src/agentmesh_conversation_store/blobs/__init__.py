@@ -1,0 +1,1 @@
+"""Large payloads, outside of the database."""

@@ -1,0 +1,79 @@
+"""Usage sums, tenant policies and audit records as they travel."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from agentmesh.conversation_store.v1 import ledger_service_pb2 as pb
+
+from agentmesh_conversation_store.domain.ledger import (
+    AuditRecord,
+    Dimension,
+    TenantPolicy,
+    UsageSum,
+)
+from agentmesh_conversation_store.domain.model import NO_USAGE, SECOND, Budget, Instant
+
+from . import values
+
+
+def usage_row(found: UsageSum, dimension: Dimension) -> pb.UsageRow:
+    """A sum; a day by its date."""
+    key = found.key
+    if dimension is Dimension.DAY:
+        key = datetime.fromtimestamp(int(key) // SECOND, UTC).date().isoformat()
+    usage = NO_USAGE if found.usage == NO_USAGE else found.usage
+    return pb.UsageRow(key=str(key), usage=values.usage_message(usage))
+
+
+def policy_message(policy: TenantPolicy) -> pb.TenantPolicy:
+    """Limits as they are shown."""
+    age = policy.retention_age
+    return pb.TenantPolicy(
+        max_active_runs=policy.max_active_runs,
+        daily_budget=None
+        if policy.daily_budget == Budget()
+        else values.budget_message(policy.daily_budget),
+        retention_age=None if age is None else values.duration(age),
+        retention_events=policy.retention_events,
+        etag=policy.etag,
+    )
+
+
+def policy(message: pb.TenantPolicy, tenant: str) -> TenantPolicy:
+    """Limits as somebody wants them."""
+    return TenantPolicy(
+        tenant,
+        max_active_runs=message.max_active_runs if message.HasField("max_active_runs") else None,
+        daily_budget=values.budget(message.daily_budget),
+        retention_age=values.micros(message.retention_age)
+        if message.HasField("retention_age")
+        else None,
+        retention_events=message.retention_events if message.HasField("retention_events") else None,
+    )
+
+
+def audit_record(message: pb.AuditRecord, now: Instant) -> AuditRecord:
+    """A record; without a time it happened now."""
+    return AuditRecord(
+        message.tenant,
+        values.instant(message.time) if message.HasField("time") else now,
+        message.principal,
+        message.method,
+        message.resource,
+        message.code,
+        message.peer,
+    )
+
+
+def audit_message(record: AuditRecord) -> pb.AuditRecord:
+    """A record as it is shown."""
+    return pb.AuditRecord(
+        time=values.timestamp(record.time),
+        tenant=record.tenant,
+        principal=record.principal,
+        method=record.method,
+        resource=record.resource,
+        code=record.code,
+        peer=record.peer,
+    )

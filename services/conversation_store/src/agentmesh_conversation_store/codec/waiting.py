@@ -1,0 +1,57 @@
+"""What a commit says of the wait that it begins: children to start, a time to wake at."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from agentmesh.conversation.v1 import conversation_pb2
+from agentmesh.conversation_store.v1 import turn_service_pb2 as pb
+from meshkit.errors import MeshError
+from meshkit.ids import new_id
+
+from agentmesh_conversation_store.domain.children import ChildRun
+from agentmesh_conversation_store.domain.model import Budget
+
+from . import values
+
+
+def require_a_wait_that_ends(request: pb.CommitTurnRequest) -> None:
+    """Refuses a wait that nothing could end."""
+    timer = request.waiting_for == conversation_pb2.WAIT_KIND_TIMER
+    if _waits(request) and timer and not request.HasField("wake_at"):
+        raise MeshError.invalid("wake_at", "must be set for a run that waits for a timer")
+
+
+def child_runs(request: pb.CommitTurnRequest) -> Sequence[ChildRun]:
+    """The runs to start. INVALID_ARGUMENT unless the commit waits for them."""
+    if not request.children:
+        return ()
+    waits = _waits(request) and request.waiting_for == conversation_pb2.WAIT_KIND_CHILDREN
+    if not waits or request.discard:
+        raise MeshError.invalid("children", "go with WAITING for CHILDREN")
+    seen: set[str] = set()
+    for index, child in enumerate(request.children):
+        if child.agent_path in seen:
+            raise MeshError.invalid(
+                f"children[{index}].agent_path", f'"{child.agent_path}" is there twice'
+            )
+        seen.add(child.agent_path)
+    return [_child_run(child) for child in request.children]
+
+
+def _waits(request: pb.CommitTurnRequest) -> bool:
+    return request.status == conversation_pb2.RUN_STATUS_WAITING
+
+
+def _child_run(child: pb.ChildRun) -> ChildRun:
+    definition = child.definition.SerializeToString(deterministic=True)
+    return ChildRun(
+        child.agent_path,
+        (hashlib.sha256(definition).hexdigest(), definition),
+        child.task,
+        new_id("msg"),
+        child.max_rounds,
+        values.budget(child.budget) if child.HasField("budget") else Budget(),
+        values.micros(child.timeout) if child.HasField("timeout") else None,
+    )

@@ -1,0 +1,194 @@
+"""What a tenant consumed, what it may consume, and who did what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+from .model import SECOND, Budget, Instant, Micros, Usage
+from .rejections import Reason, Rejection
+
+HOUR: Micros = 3600 * SECOND
+DAY: Micros = 24 * HOUR
+
+
+class Dimension(IntEnum):
+    """What usage is summed by."""
+
+    TOTAL = 1
+    DAY = 2
+    AGENT = 3
+    CONVERSATION = 4
+    MODEL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Consumed:
+    """Usage as it is booked. Agent and model are empty where nobody can tell."""
+
+    conversation_id: str
+    at: Instant
+    usage: Usage
+    agent: str = ""
+    model: str = ""
+
+    @property
+    def hour(self) -> Instant:
+        """The beginning of its hour."""
+        return self.at - self.at % HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """Usage by the key of a dimension; for days the key is the instant at which they begin."""
+
+    key: str | Instant
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """A page of sums over the hours that begin in [since, until), keys after `after`."""
+
+    dimension: Dimension
+    limit: int
+    since: Instant | None = None
+    until: Instant | None = None
+    after: str | Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """Limits of a tenant; None and the empty budget limit nothing.
+
+    `daily_budget` bounds what one day (UTC) consumes, `max_active_runs` runs under a lease at
+    once. `version` is 0 while nobody has written one.
+    """
+
+    tenant: str
+    max_active_runs: int | None = None
+    daily_budget: Budget = field(default_factory=Budget)
+    retention_age: Micros | None = None
+    retention_events: int | None = None
+    version: int = 0
+
+    @property
+    def etag(self) -> str:
+        """Changes with every write."""
+        return f"v{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantDay:
+    """What a tenant has consumed of the day that began at `day`, and what open steps reserve.
+
+    Added to another, it is the growth of one transaction.
+    """
+
+    tenant: str
+    day: Instant = 0
+    turns: int = 0
+    tokens: int = 0
+    cost_micros: int = 0
+    reserved_tokens: int = 0
+    reserved_cost_micros: int = 0
+
+    def on(self, now: Instant) -> TenantDay:
+        """The same as it counts now: consumption of an earlier day does not."""
+        today = now - now % DAY
+        if today <= self.day:
+            return self
+        return replace(self, day=today, turns=0, tokens=0, cost_micros=0)
+
+    def plus(self, growth: TenantDay) -> TenantDay:
+        """Both together; of the same day."""
+        return replace(
+            self,
+            turns=self.turns + growth.turns,
+            tokens=self.tokens + growth.tokens,
+            cost_micros=self.cost_micros + growth.cost_micros,
+            reserved_tokens=self.reserved_tokens + growth.reserved_tokens,
+            reserved_cost_micros=self.reserved_cost_micros + growth.reserved_cost_micros,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """True if it adds nothing to another one."""
+        return not (
+            self.turns
+            or self.tokens
+            or self.cost_micros
+            or self.reserved_tokens
+            or self.reserved_cost_micros
+        )
+
+    def refusal(self, budget: Budget, reservation: Usage, now: Instant) -> Rejection | None:
+        """Why this reservation does not fit into the day any more; None if it does."""
+        bounds = (
+            ("tokens", budget.max_tokens, self.tokens + self.reserved_tokens, reservation.tokens),
+            (
+                "cost micros",
+                budget.max_cost_micros,
+                self.cost_micros + self.reserved_cost_micros,
+                reservation.cost_micros,
+            ),
+        )
+        for measure, bound, held, wanted in bounds:
+            if bound is not None and (held >= bound or held + wanted > bound):
+                return day_is_over(self.tenant, f"{held} of {bound} {measure}", now)
+        return None
+
+    def turns_left(self, budget: Budget, at_work: int) -> int | None:
+        """How many more turns may be given out while `at_work` are under way; None: any number."""
+        open_tokens = self.tokens + self.reserved_tokens
+        open_cost = self.cost_micros + self.reserved_cost_micros
+        if budget.max_tokens is not None and open_tokens >= budget.max_tokens:
+            return 0
+        if budget.max_cost_micros is not None and open_cost >= budget.max_cost_micros:
+            return 0
+        if budget.max_turns is None:
+            return None
+        return max(0, budget.max_turns - self.turns - at_work)
+
+
+def day_is_over(tenant: str, used: str, now: Instant) -> Rejection:
+    """The tenant's daily budget leaves no room; it is a new one at midnight UTC."""
+    refusal = Rejection(
+        Reason.BUDGET_EXHAUSTED,
+        f'"{tenant}" used or reserved {used} of the day',
+        budget="tenant_day",
+    )
+    refusal.retry_after = (DAY - now % DAY) / SECOND
+    return refusal
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One thing that somebody did. `code` is the name of a status code."""
+
+    tenant: str
+    time: Instant
+    principal: str
+    method: str
+    resource: str
+    code: str
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPosition:
+    """Where a record stands among those of its tenant."""
+
+    time: Instant
+    batch_id: str
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """A page of records with a time in [since, until), newest first, older than `before`."""
+
+    limit: int
+    since: Instant | None = None
+    until: Instant | None = None
+    before: AuditPosition | None = None

@@ -1,0 +1,282 @@
+"""A conversation from lines of JSON; see exporting.py for the lines."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+
+from agentmesh.catalog.v1 import team_pb2
+from agentmesh.conversation.v1 import conversation_pb2, event_pb2
+from meshkit.errors import MeshError
+from meshkit.ids import new_id
+
+from agentmesh_conversation_store.blobs.interface import Blobs
+from agentmesh_conversation_store.codec.arrivals import arrived_run, arrived_view
+from agentmesh_conversation_store.codec.lines import VERSION, Fields
+from agentmesh_conversation_store.codec.renaming import Renaming
+from agentmesh_conversation_store.domain.events import StoredEvent
+from agentmesh_conversation_store.domain.model import (
+    BlobReference,
+    Checkpoint,
+    ConversationView,
+    Instant,
+    Run,
+)
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.search import words_of
+from agentmesh_conversation_store.storage.interface import Storage
+from agentmesh_conversation_store.storage.transfer import Arrivals
+
+from .exporting import blobs_of
+
+MOST_LINE_BYTES = 16 * 1024 * 1024
+MOST_CHECKPOINT_BYTES = 256 * 1024 * 1024
+_EVENTS_AT_ONCE = 200
+_BYTES_AT_ONCE = 1024 * 1024
+
+
+async def imported(
+    storage: Storage, blobs: Blobs, tenant: str, chunks: AsyncIterator[bytes]
+) -> ConversationView:
+    """Makes the conversation that the chunks hold. INVALID_ARGUMENT names line and field of what
+    cannot be read; nothing is left behind then."""
+    lines = _lines(chunks)
+    header = await _next(lines)
+    if header.text("agentmesh") != "conversation":
+        raise header.wrong("agentmesh", 'must be "conversation": this is no export')
+    if header.number("version") != VERSION:
+        raise header.wrong("version", f"this store reads version {VERSION} of the format")
+    arrival = _Arrival(storage, blobs, tenant, header)
+    await arrival.begin()
+    try:
+        return await arrival.read(lines)
+    except BaseException:
+        # Whatever it was, an hour later it is given up all the same.
+        with contextlib.suppress(Rejection):
+            await storage.give_up_import(tenant, arrival.conversation_id)
+        raise
+
+
+class _Arrival:
+    """One import."""
+
+    def __init__(self, storage: Storage, blobs: Blobs, tenant: str, header: Fields) -> None:
+        self._storage = storage
+        self._blobs = blobs
+        self._tenant = tenant
+        self._header = header
+        self._told, _ = header.message("conversation", conversation_pb2.Conversation)
+        definition, data = header.message("definition", team_pb2.TeamDefinition)
+        self._definition = data or definition.SerializeToString(deterministic=True)
+        state = header.inner("state")
+        self._unread = state.numbers("unread")
+        self._inbox = state.number("inbox_head"), state.number("inbox_read")
+        self._human_input = state.flag("human_input")
+        self.conversation_id = self._told.conversation_id
+        self._run_id = self._told.run.run_id
+        for name, value in (("conversation_id", self.conversation_id), ("run", self._run_id)):
+            if not 0 < len(value) <= 128:
+                raise header.inner("conversation").wrong(name, "must have an id")
+        self._renaming: Renaming | None = None
+        self._sequence = max(self._told.oldest_sequence, 1) - 1
+        self._checkpoints: dict[str, str] = {}
+        self._known_blobs: set[str] = set()
+        self._part = Arrivals()
+        self._part_bytes = self._size = self._messages = 0
+
+    async def begin(self) -> None:
+        """Takes ids: those of the export if they are free, else new ones."""
+        if not await self._take():
+            self._renaming = Renaming(new_id("conv"))
+            self.conversation_id = self._renaming.conversation_id
+            self._run_id = self._renaming(self._run_id)
+            if not await self._take():
+                raise Rejection(Reason.ALREADY_EXISTS, f"{self.conversation_id} is in use")
+
+    async def _take(self) -> bool:
+        return await self._storage.begin_import(self._tenant, self.conversation_id, self._run_id)
+
+    async def read(self, lines: AsyncIterator[Fields]) -> ConversationView:
+        """Reads the lines after the header up to the last one."""
+        checkpoint_id = ""
+        while True:
+            line = await _next(lines)
+            match line.names[:1]:
+                case ["event"]:
+                    await self._event(line)
+                case ["blob"]:
+                    await self._blob(line.inner("blob"), lines)
+                case ["checkpoint"]:
+                    checkpoint_id = await self._checkpoint(line.inner("checkpoint"), lines)
+                case ["end"]:
+                    self._require_end(line.inner("end"))
+                    break
+                case _:
+                    raise MeshError.invalid(line.path, "is no event, blob, checkpoint or end")
+        if (more := await anext(lines, None)) is not None:
+            raise MeshError.invalid(more.path, "comes after the end")
+        await self._flush()
+        view = self._view(checkpoint_id, await self._storage.now())
+        return await self._storage.finish_import(view, self._definition, self._unread)
+
+    def _require_end(self, end: Fields) -> None:
+        head = end.number("head_sequence")
+        if self._sequence != head or head != self._told.head_sequence:
+            raise end.wrong(
+                "head_sequence",
+                f"the header announced {self._told.head_sequence}, the last event"
+                f" was {self._sequence}",
+            )
+        inner = self._header.inner("state")
+        oldest = max(self._told.oldest_sequence, 1)
+        for index, sequence in enumerate(self._unread):
+            if not oldest <= sequence <= head:
+                raise inner.wrong(f"unread[{index}]", "is the sequence of no event")
+        if max(self._inbox) > head:
+            raise inner.wrong("inbox_head", "is beyond the last event")
+
+    async def _event(self, line: Fields) -> None:
+        event, data = line.message("event", event_pb2.Event)
+        expected = self._sequence + 1
+        if event.sequence != expected:
+            raise line.inner("event").wrong("sequence", f"must be {expected}, the next one")
+        if event.conversation_id != self._told.conversation_id:
+            raise line.inner("event").wrong("conversation_id", "is not that of the header")
+        self._sequence = expected
+        if self._renaming is not None:
+            self._renaming.rename(event)
+        if self._renaming is not None or data is None:
+            data = event.SerializeToString()
+        kind = event.WhichOneof("kind") or ""
+        is_message = kind == "message"
+        agent = event.agent or (event.message.agent if is_message else "")
+        message_id = event.message.message_id if is_message else ""
+        self._part.events.append(
+            StoredEvent(expected, kind, event.run_id, agent, message_id, event.turn, data)
+        )
+        if words := words_of(event.message.content or event.conversation_started.task):
+            self._part.words.append((expected, words))
+        for digest, size in blobs_of(event).items():
+            await self._require_blob(line, digest)
+            reference = BlobReference(self.conversation_id, expected, digest, size)
+            self._part.references.append(reference)
+        self._size += len(data)
+        self._messages += is_message
+        self._part_bytes += len(data)
+        if len(self._part.events) >= _EVENTS_AT_ONCE or self._part_bytes >= _BYTES_AT_ONCE:
+            await self._flush()
+
+    async def _require_blob(self, line: Fields, digest: str) -> None:
+        if digest in self._known_blobs:
+            return
+        try:
+            await self._blobs.find(self._tenant, digest)
+        except Rejection as rejection:
+            if rejection.reason is not Reason.NOT_FOUND:
+                raise
+            raise line.wrong("event", f"refers to blob {digest}, which did not come") from None
+        self._known_blobs.add(digest)
+
+    async def _blob(self, blob: Fields, lines: AsyncIterator[Fields]) -> None:
+        digest, size = blob.text("digest"), blob.number("size_bytes")
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise blob.wrong("digest", "must be a SHA-256 in hexadecimal")
+        if not blob.flag("missing"):
+            kept = await self._blobs.put(self._tenant, _data(blob, size, lines))
+            if kept.digest != digest:
+                raise blob.wrong("digest", f"is not that of the bytes, which is {kept.digest}")
+        self._known_blobs.add(digest)
+
+    async def _checkpoint(self, told: Fields, lines: AsyncIterator[Fields]) -> str:
+        """Checkpoints always get new ids: a fork's are those of the conversation it came from."""
+        size = told.number("size_bytes")
+        if size > MOST_CHECKPOINT_BYTES:
+            raise told.wrong("size_bytes", f"must be at most {MOST_CHECKPOINT_BYTES}")
+        base = told.text("base_checkpoint_id")
+        if base and base not in self._checkpoints:
+            raise told.wrong("base_checkpoint_id", "did not come before")
+        data = b"".join([part async for part in _data(told, size, lines)])
+        checkpoint_id = new_id("ckpt")
+        self._checkpoints[told.text("checkpoint_id")] = checkpoint_id
+        self._part.checkpoints.append(
+            Checkpoint(
+                checkpoint_id,
+                self._run_id,
+                told.number("turn"),
+                data,
+                told.text("encoding"),
+                told.text("key_id"),
+                self._checkpoints.get(base, ""),
+                self.conversation_id,
+                # Such a one is kept as long as the log is.
+                max(1, min(told.number("sequence"), self._told.head_sequence)),
+            )
+        )
+        await self._flush()
+        return checkpoint_id
+
+    async def _flush(self) -> None:
+        part, self._part, self._part_bytes = self._part, Arrivals(), 0
+        await self._storage.add_arrivals(self._tenant, self.conversation_id, part)
+
+    def _view(self, checkpoint_id: str, now: Instant) -> ConversationView:
+        run = Run(
+            self._tenant,
+            self._run_id,
+            self.conversation_id,
+            self._run_id,
+            hashlib.sha256(self._definition).hexdigest(),
+            started_at=now,
+            max_rounds=1,
+            checkpoint_id=checkpoint_id,
+        )
+        run = arrived_run(self._told, run, self._inbox, human_input=self._human_input)
+        return arrived_view(
+            self._told, run, now=now, size_bytes=self._size, message_count=self._messages
+        )
+
+
+async def _next(lines: AsyncIterator[Fields]) -> Fields:
+    line = await anext(lines, None)
+    if line is None:
+        raise MeshError.malformed("the export is not complete: it has no last line")
+    return line
+
+
+async def _data(told: Fields, size: int, lines: AsyncIterator[Fields]) -> AsyncIterator[bytes]:
+    """The bytes in the lines that follow, as many as were announced."""
+    came = 0
+    while came < size:
+        line = await _next(lines)
+        data = line.data("data")
+        if not data:
+            raise MeshError.invalid(line.path, f"{size - came} more bytes were announced")
+        came += len(data)
+        if came > size:
+            raise told.wrong("size_bytes", f"more than the announced {size} bytes came")
+        yield data
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[Fields]:
+    rest = bytearray()
+    number = 0
+    async for chunk in chunks:
+        rest += chunk
+        if b"\n" in chunk:
+            *whole, last = bytes(rest).split(b"\n")
+            rest = bytearray(last)
+            for numbered, text in _numbered(whole, number):
+                yield Fields.of_line(numbered, text)
+            number += len(whole)
+        if len(rest) > MOST_LINE_BYTES:
+            raise MeshError.invalid(
+                f"lines[{number + 1}]", f"must have at most {MOST_LINE_BYTES} bytes"
+            )
+    for numbered, text in _numbered([bytes(rest)], number):
+        yield Fields.of_line(numbered, text)
+
+
+def _numbered(texts: list[bytes], after: int) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers. Empty ones say nothing."""
+    return ((n, text) for n, text in enumerate(texts, after + 1) if text.strip())

@@ -1,0 +1,19 @@
+"""Requests that may come twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+R_contra = TypeVar("R_contra", contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[R_contra]):
+    """A repeatable mutation: its id and digest are kept with its response for 24 h."""
+
+    tenant: str
+    request_id: str
+    digest: bytes
+    encode: Callable[[R_contra], bytes]

@@ -1,0 +1,75 @@
+"""What waits for a person."""
+
+# ruff: noqa: S608 - SQL is put together from names of our own, never from values
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agentmesh_conversation_store.domain.approvals import Approval
+from agentmesh_conversation_store.domain.changes import Scope
+from agentmesh_conversation_store.domain.model import Run
+from agentmesh_conversation_store.storage.interface import ApprovalQuery
+
+from .plan import Plan, fetch, fetch_each, first
+from .tables import APPROVALS
+
+Key = tuple[str, str]
+
+_PENDING = (
+    f"SELECT {APPROVALS.select} FROM approvals"
+    " WHERE tenant = ? AND run_id = ? AND status = 1 ORDER BY requested_sequence"
+)
+
+
+def pending(
+    scopes: Iterable[Scope], runs: Mapping[Key, Mapping[str, Run]]
+) -> Plan[dict[Key, dict[str, Approval]]]:
+    """What the runs of each scope ask people for, oldest first. Most runs ask for nothing."""
+    asking = sorted(
+        {
+            (run.tenant, run.run_id)
+            for scope in scopes
+            if scope.live_runs
+            for run in runs[scope.tenant, scope.conversation_id].values()
+            if run.pending_approvals
+        }
+    )
+    found: dict[Key, dict[str, Approval]] = defaultdict(dict)
+    for approval in map(APPROVALS.value, (yield from fetch_each(_PENDING, asking))):
+        found[approval.tenant, approval.conversation_id][approval.approval_id] = approval
+    return found
+
+
+def get(tenant: str, approval_id: str) -> Plan[Approval | None]:
+    """One approval."""
+    row = yield from first(
+        f"SELECT {APPROVALS.select} FROM approvals WHERE tenant = ? AND approval_id = ?",
+        tenant,
+        approval_id,
+    )
+    return None if row is None else APPROVALS.value(row)
+
+
+def listing(tenant: str, query: ApprovalQuery) -> Plan[Sequence[Approval]]:
+    """A page of approvals, oldest first."""
+    conditions = ["tenant = ?"]
+    arguments: list[Any] = [tenant]
+    if query.conversation_id:
+        conditions.append("conversation_id = ?")
+        arguments.append(query.conversation_id)
+    if query.status is not None:
+        conditions.append("status = ?")
+        arguments.append(int(query.status))
+    if query.after is not None:
+        conditions.append("(requested_at, approval_id) > (?, ?)")
+        arguments.extend(query.after)
+    rows = yield from fetch(
+        f"SELECT {APPROVALS.select} FROM approvals WHERE {' AND '.join(conditions)}"
+        " ORDER BY requested_at, approval_id LIMIT ?",
+        *arguments,
+        query.limit,
+    )
+    return [APPROVALS.value(row) for row in rows]

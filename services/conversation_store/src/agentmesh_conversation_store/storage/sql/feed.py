@@ -1,0 +1,40 @@
+"""All events of a tenant, in the order in which they were committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentmesh_conversation_store.storage.interface import FeedEvent
+
+from .plan import Plan, fetch, fetch_each
+from .reads import EVENT_COLUMNS, event_of
+
+# What was removed may still lie there for a while, and for longer if a fork shares it.
+_AFTER = (
+    f"SELECT feed_position, conversation_id, {EVENT_COLUMNS} FROM events e"  # noqa: S608 - our names
+    " WHERE tenant = ? AND feed_position > ? AND EXISTS (SELECT 1 FROM conversations c"
+    " WHERE c.tenant = e.tenant AND c.conversation_id = e.conversation_id"
+    " AND c.oldest_sequence <= e.sequence) ORDER BY feed_position LIMIT ?"
+)
+
+
+def after(tenant: str, position: int, limit: int, max_bytes: int) -> Plan[Sequence[FeedEvent]]:
+    """The next events up to a size, at least one if there is one."""
+    rows = yield from fetch(_AFTER, tenant, position, limit)
+    found: list[FeedEvent] = []
+    size = 0
+    for row in rows:
+        event = FeedEvent(row[0], row[1], event_of(row[2:]))
+        size += len(event.event.data)
+        if found and size > max_bytes:
+            break
+        found.append(event)
+    return found
+
+
+def heads(tenants: Sequence[str]) -> Plan[dict[str, int]]:
+    """How many events each tenant has had; those that had none are left out."""
+    rows = yield from fetch_each(
+        "SELECT tenant, position FROM tenant_feeds WHERE tenant = ?", [(t,) for t in tenants]
+    )
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,81 @@
+"""The usage ledger: sums by hour, conversation, agent and model."""
+
+# ruff: noqa: S608 - SQL is put together from names of our own, never from values
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from agentmesh_conversation_store.domain.ledger import (
+    DAY,
+    Consumed,
+    Dimension,
+    UsageQuery,
+    UsageSum,
+)
+from agentmesh_conversation_store.domain.model import ADDITIVE, NO_USAGE, Usage
+
+from .plan import Plan, Row, fetch
+
+_KEY = ("tenant", "hour", "conversation_id", "agent", "model")
+_COLUMNS = (*_KEY, *ADDITIVE, "estimated")
+_GROWN = ", ".join(f"{name} = usage_hours.{name} + excluded.{name}" for name in ADDITIVE)
+
+# Only transactions that hold the conversation's lock touch these rows.
+ADD = (
+    f"INSERT INTO usage_hours ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+    f" ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {_GROWN},"
+    " estimated = CASE WHEN usage_hours.estimated > excluded.estimated"
+    " THEN usage_hours.estimated ELSE excluded.estimated END"
+)
+_SUMS = ", ".join(f"CAST(coalesce(sum({name}), 0) AS BIGINT)" for name in ADDITIVE)
+_DIMENSIONS = {
+    Dimension.TOTAL: "CAST('' AS TEXT)",
+    Dimension.DAY: f"hour - hour % {DAY}",
+    Dimension.AGENT: "agent",
+    Dimension.CONVERSATION: "conversation_id",
+    Dimension.MODEL: "model",
+}
+
+
+def rows(tenant: str, consumed: Iterable[Consumed]) -> list[Row]:
+    """The arguments of `ADD`."""
+    return [
+        (
+            tenant,
+            one.hour,
+            one.conversation_id,
+            one.agent,
+            one.model,
+            *(getattr(one.usage, name) for name in ADDITIVE),
+            int(one.usage.estimated),
+        )
+        for one in consumed
+    ]
+
+
+def summarize(tenant: str, query: UsageQuery) -> Plan[Sequence[UsageSum]]:
+    """Sums by key, in the order of keys."""
+    key = _DIMENSIONS[query.dimension]
+    bounds = (
+        ("hour >= ?", query.since),
+        ("hour < ?", query.until),
+        (f"{key} > ?", query.after),
+    )
+    given = [(condition, value) for condition, value in bounds if value is not None]
+    where = "".join(f" AND {condition}" for condition, _ in given)
+    found = yield from fetch(
+        f"SELECT {key} AS key, {_SUMS}, max(estimated) FROM usage_hours"
+        f" WHERE tenant = ?{where} GROUP BY key ORDER BY key LIMIT ?",
+        tenant,
+        *(value for _, value in given),
+        query.limit,
+    )
+    return [UsageSum(row[0], _usage(row[1:])) for row in found]
+
+
+def _usage(row: Row) -> Usage:
+    *sums, estimated = row
+    counts = dict(zip(ADDITIVE, map(int, sums), strict=True))
+    return replace(NO_USAGE, **counts, estimated=bool(estimated))

@@ -1,0 +1,218 @@
+"""The queue in every storage, at size: two replicas choose at once, tenants have limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
+from agentmesh_conversation_store.domain.ledger import TenantPolicy
+from agentmesh_conversation_store.domain.model import (
+    SECOND,
+    Budget,
+    Checkpoint,
+    EndReason,
+    Run,
+    RunStatus,
+)
+from agentmesh_conversation_store.domain.turns import CommitTurn, NextTurn
+from agentmesh_conversation_store.storage.interface import Storage
+
+from services.conversation_store.tests.support import ManualClock, fresh, start_command
+
+LEASE = 5 * SECOND
+RETRIES = Retries(3, 3)
+
+
+async def _start(storage: Storage, count: int, tenant: str = "acme", **changes: Any) -> None:
+    await asyncio.gather(*(storage.execute(start_command(tenant, **changes)) for _ in range(count)))
+
+
+async def _limit(storage: Storage, runs: int | None, tenant: str = "acme") -> None:
+    await storage.put_tenant_policy(TenantPolicy(tenant, max_active_runs=runs), "")
+
+
+def _commit(run: Run, **changes: Any) -> CommitTurn:
+    commit = CommitTurn(
+        run.tenant,
+        run.conversation_id,
+        run.run_id,
+        run.fence,
+        run.turn + 1,
+        {},
+        RunStatus.RUNNABLE,
+        checkpoint=Checkpoint(fresh("ckpt"), run.run_id, run.turn + 1, b""),
+    )
+    return replace(commit, **changes)
+
+
+async def _grants(replicas: Sequence[Storage], rounds: int, places: int) -> list[Run]:
+    """What many grants at once gave out, from both replicas."""
+    found = await asyncio.gather(
+        *(replicas[n % 2].grant({f"w{n % 4}": places}, LEASE) for n in range(rounds))
+    )
+    return [run for runs in found for run in runs]
+
+
+async def test_replicas_that_grant_at_once_grant_each_run_once(replicas: list[Storage]) -> None:
+    await _start(replicas[0], 40)
+    await _start(replicas[0], 40, "other")
+    granted = await _grants(replicas, 24, 5)
+    assert len(granted) == 80
+    assert len({run.run_id for run in granted}) == 80
+    assert {run.fence for run in granted} == {1}
+
+
+async def test_replicas_together_keep_the_limit_of_active_runs(replicas: list[Storage]) -> None:
+    await _limit(replicas[0], 7)
+    await _start(replicas[0], 30)
+    await _start(replicas[0], 5, "free")
+    active: dict[str, Run] = {}
+    for _ in range(6):
+        granted = await _grants(replicas, 8, 3)
+        assert not active.keys() & {run.run_id for run in granted}
+        active |= {run.run_id: run for run in granted if run.tenant == "acme"}
+        assert len(active) == 7
+        done = [active.pop(run_id) for run_id in list(active)[:3]]
+        commits = [
+            replicas[n % 2].execute(_commit(run, status=RunStatus.COMPLETED))
+            for n, run in enumerate(done)
+        ]
+        # While turns end, others are given out: never more than there is room for.
+        outcomes = await asyncio.gather(*commits, _grants(replicas, 4, 3))
+        active |= {run.run_id: run for run in outcomes[-1] if run.tenant == "acme"}
+        assert len(active) <= 7
+
+
+async def test_a_flood_of_one_tenant_does_not_starve_another(replicas: list[Storage]) -> None:
+    await _start(replicas[0], 1000, "flood")
+    busy = await replicas[1].grant({"w": 32}, LEASE)
+    assert len(busy) == 32
+    await _start(replicas[0], 1, "quiet")
+    (first,) = await replicas[1].grant({"w": 1}, LEASE)
+    assert first.tenant == "quiet"
+
+
+async def test_places_go_round_among_tenants(storage: Storage) -> None:
+    for number in range(10):
+        await _start(storage, 20, f"t{number}")
+    granted = await storage.grant({"w": 30}, LEASE)
+    assert set(Counter(run.tenant for run in granted).values()) == {3}
+
+
+async def test_a_tenant_alone_gets_all_places_by_priority(storage: Storage) -> None:
+    for priority in (0, 5, -1):
+        await _start(storage, 30, priority=priority)
+    for number in range(20):
+        await _start(storage, 1, f"t{number}")
+    granted = await storage.grant({"a": 40, "b": 30}, LEASE)
+    assert Counter(run.lease_worker for run in granted) == {"a": 40, "b": 30}
+    priorities = [run.priority for run in granted if run.tenant == "acme"]
+    assert priorities == [5] * 30 + [0] * 20
+
+
+async def test_of_very_many_tenants_each_has_its_turn(storage: Storage) -> None:
+    for number in range(300):
+        await storage.execute(start_command(f"t{number}"))
+    seen: set[str] = set()
+    for _ in range(75):
+        granted = await storage.grant({"w": 4}, LEASE)
+        seen |= {run.tenant for run in granted}
+    assert len(seen) == 300
+
+
+async def test_a_lease_that_ran_out_is_not_revived_beyond_the_limit(
+    storage: Storage, clock: ManualClock
+) -> None:
+    await _limit(storage, 1)
+    await _start(storage, 2)
+    (late,) = await storage.grant({"late": 1}, LEASE)
+    clock.advance(6)
+    await storage.execute(Tick("acme", late.conversation_id, late.run_id, RETRIES))
+    granted = await storage.grant({"quick": 2}, LEASE)
+    assert len(granted) == 1
+    if granted[0].run_id == late.run_id:
+        return  # it was given out again itself: nothing to revive
+    renewal = await storage.renew("late", [(late.run_id, late.fence)], LEASE)
+    assert not renewal.kept
+    assert [lost.run_id for lost in renewal.lost] == [late.run_id]
+    await _limit(storage, 2)
+    renewal = await storage.renew("late", [(late.run_id, late.fence)], LEASE)
+    assert renewal.kept == [(late.run_id, late.fence)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "goes_on"),
+    [
+        (TenantPolicy("acme", max_active_runs=2), True),
+        (TenantPolicy("acme", max_active_runs=1), False),
+        (TenantPolicy("acme", daily_budget=Budget(max_turns=100)), False),
+        (TenantPolicy("acme", daily_budget=Budget(max_tokens=100)), True),
+        (TenantPolicy("other", max_active_runs=1), True),
+    ],
+)
+async def test_limits_that_a_next_turn_would_pass_by_send_the_run_to_the_queue(
+    storage: Storage, policy: TenantPolicy, *, goes_on: bool
+) -> None:
+    await _start(storage, 2)
+    run, _ = await storage.grant({"w": 2}, LEASE)
+    await storage.put_tenant_policy(policy, "")
+    outcome = await storage.execute(_commit(run, next_turn=NextTurn("w", LEASE)))
+    assert (outcome.next is not None) is goes_on
+
+
+async def test_a_commit_after_its_lease_ran_out_goes_to_the_queue(
+    storage: Storage, clock: ManualClock
+) -> None:
+    await _start(storage, 1)
+    (run,) = await storage.grant({"w": 1}, LEASE)
+    clock.advance(6)
+    await storage.execute(Tick("acme", run.conversation_id, run.run_id, RETRIES))
+    outcome = await storage.execute(_commit(run, next_turn=NextTurn("w", LEASE)))
+    assert outcome.next is None
+
+
+async def test_failed_turns_back_off_twice_as_long_each_time_and_end_as_dead_letters(
+    storage: Storage, clock: ManualClock
+) -> None:
+    await _start(storage, 1)
+    for delay in (1, 2):
+        (run,) = await storage.grant({"w": 1}, LEASE)
+        await storage.execute(_release(run))
+        clock.advance(delay - 0.001)
+        assert not await storage.grant({"w": 1}, LEASE)
+        clock.advance(0.001)
+    (run,) = await storage.grant({"w": 1}, LEASE)
+    assert await storage.execute(_release(run)) is RunStatus.DEAD_LETTER
+    clock.advance(3600)
+    assert not await storage.grant({"w": 1}, LEASE)
+
+
+def _release(run: Run) -> ReleaseTurn:
+    return ReleaseTurn(
+        *(run.tenant, run.conversation_id, run.run_id, run.fence, run.turn + 1),
+        failed=True,
+        detail="no luck",
+        reason=EndReason.MODEL_ERROR,
+        retry_after=0,
+        retries=RETRIES,
+    )
+
+
+async def test_a_farewell_spares_leases_that_were_renewed_since(
+    storage: Storage, clock: ManualClock
+) -> None:
+    """It may be carried out late, when the worker is back on another replica."""
+    await _start(storage, 2)
+    left, kept = await storage.grant({"w": 2}, LEASE)
+    said_at = await storage.now()
+    clock.advance(1)
+    await storage.renew("w", [(kept.run_id, kept.fence)], LEASE)
+    await storage.shorten("w", SECOND // 2, said_at + LEASE)
+    clock.advance(1)
+    due = await storage.due(expired=True, limit=9)
+    assert [one.run_id for one in due] == [left.run_id]
