@@ -18,7 +18,8 @@ CLOSED = "127.0.0.1:9"  # discard: nobody listens there
         (["run", "x", "--max-rounds", "many"], '--max-rounds: unable to convert "many" into int'),
         (["run", "x", "--frobnicate"], "--frobnicate"),
         (["frobnicate"], 'Unknown command "frobnicate"'),
-        (["watch"], "CONVERSATION"),
+        (["watch"], "CONVERSATION or --all is needed"),
+        (["watch", "conv_1", "--all"], "CONVERSATION or --all is needed"),
         (["watch", "conv_1", "--from", "0"], "--from 0 is too small"),
         (["send", "conv_1", " "], "TEXT is empty"),
         (["list", "--status", "runing"], "--status runing is unknown; use running, waiting"),
@@ -40,7 +41,7 @@ def test_wrong_usage_is_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "show conv_1", "watch conv_1", "agents", "health", "run"]
+    "command", ["list", "show conv_1", "watch conv_1", "watch --all", "agents", "health", "run"]
 )
 def test_without_a_gateway_the_line_says_what_to_do(
     command: str, capsys: pytest.CaptureFixture[str]

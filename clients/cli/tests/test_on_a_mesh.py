@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -142,6 +143,30 @@ def test_a_message_after_the_end_starts_another_run(mesh: LocalMesh, told: str) 
     mesh("send", conversation, "Please also accept weeks")
     mesh("watch", conversation)
     assert "Please also accept weeks" in mesh("show", conversation)
+
+
+def test_all_conversations_are_watched_until_interrupted(
+    mesh: LocalMesh, told: str, tmp_path: Path
+) -> None:
+    conversation = mesh.conversation()
+    line = re.compile(rf"^{conversation} +\d+ message user: hello to all$", re.MULTILINE)
+    shown = tmp_path / "shown"
+    with (
+        shown.open("w") as out,
+        subprocess.Popen(
+            [*COMMAND, "watch", "--all", "--data-dir", str(mesh.data_dir)],
+            env=WITHOUT_MODEL,
+            stdout=out,
+        ) as watching,
+    ):
+
+        def appears() -> bool:
+            mesh("send", conversation, "hello to all")
+            return line.search(shown.read_text()) is not None
+
+        wait_until(appears, "what is said is shown")
+        watching.send_signal(signal.SIGINT)
+    assert watching.returncode == 130
 
 
 def test_a_second_up_is_refused_and_a_waiting_one_finds_the_mesh(mesh: LocalMesh) -> None:

@@ -158,6 +158,54 @@ async def test_a_subscription_outlives_gateway_and_store(own: RealMesh) -> None:
     assert [message.content for message in messages][-3:] == ["one", "two", "three"]
 
 
+async def test_the_feed_of_all_conversations_outlives_gateway_and_store(own: RealMesh) -> None:
+    mesh = own.client
+    feed = mesh.subscribe_tenant()
+    seen: list[Event] = []
+
+    async def watch() -> None:
+        async for event in feed:
+            seen.append(event)
+
+    watching = asyncio.ensure_future(watch())
+    while not feed.resume_token:
+        await asyncio.sleep(0.01)
+    ids = [(await mesh.start("one", agents=["writer"])).id]
+    await own.gateway.restart()
+    ids.append((await mesh.start("two", agents=["critic"])).id)
+    await own.store.restart()
+    await mesh.send(ids[0], "three")
+    async with asyncio.timeout(30):
+        while len(seen) < 7:
+            await asyncio.sleep(0.05)
+    watching.cancel()
+    logged = [
+        item
+        for conversation_id in ids
+        async for item in mesh.subscribe(conversation_id, until="head")
+        if isinstance(item, Event)
+    ]
+    assert sorted(seen, key=lambda event: (ids.index(event.conversation_id), event.sequence)) == (
+        logged
+    )
+
+
+async def test_another_goes_on_behind_the_event_at_which_one_left(real: RealMesh) -> None:
+    feed = real.client.subscribe_tenant()
+    first = asyncio.ensure_future(anext(aiter(feed)))
+    while not feed.resume_token:
+        await asyncio.sleep(0.01)
+    started = await real.client.start("x", agents=["writer"])
+    seen = [await asyncio.wait_for(first, 30)]
+    # What follows was committed with it.
+    for _ in range(2):
+        feed = real.client.subscribe_tenant(resume_token=feed.resume_token)
+        seen.append(await asyncio.wait_for(anext(aiter(feed)), 30))
+    assert [(event.conversation_id, event.sequence) for event in seen] == [
+        (started.id, sequence) for sequence in (1, 2, 3)
+    ]
+
+
 async def test_errors_are_typed_and_say_what_to_do(real: RealMesh) -> None:
     mesh = real.client
     with pytest.raises(InvalidArgumentError) as invalid:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from agentmesh.conversation.v1.stream_pb2 import StreamItem
+from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_HEAD, StreamItem
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from httpx_sse import aconnect_sse
@@ -31,7 +31,7 @@ async def watched(
 
 def subscribe(gateway: Gateway, **key: str) -> Any:
     stub: Any = ConversationServiceStub(gateway.channel)
-    request = pb2.SubscribeConversationRequest(conversation_id="conv_1")
+    request = pb2.SubscribeConversationRequest(conversation_id="conv_1", until=SUBSCRIBE_UNTIL_HEAD)
     return stub.SubscribeConversation(
         request, timeout=30, metadata=[("x-api-key", secret) for secret in key.values()]
     )

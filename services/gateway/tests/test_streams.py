@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_HEAD as TO_HEAD
 from agentmesh.conversation.v1.stream_pb2 import StreamItem
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
@@ -70,7 +71,7 @@ async def test_each_event_is_one_frame_that_can_be_resumed_from(
     gateways: Gateways, mesh_hosts: HostFactory
 ) -> None:
     gateway, _ = await open_both(gateways, mesh_hosts, log_of_three)
-    received = await frames(gateway)
+    received = await frames(gateway, f"{PATH}?until=head")
     assert [(frame.event, frame.id) for frame in received] == [
         ("message", "1"),
         ("message", "2"),
@@ -91,15 +92,15 @@ async def test_last_event_id_resumes_whatever_the_query_says(
     gateways: Gateways, mesh_hosts: HostFactory, last_event_id: str, after: int, token: str
 ) -> None:
     gateway, store = await open_both(gateways, mesh_hosts, log_of_three)
-    await frames(gateway, f"{PATH}?until=run_end", last_event_id=last_event_id)
+    await frames(gateway, f"{PATH}?until=head&after_sequence=2", last_event_id=last_event_id)
     (request,) = store.requests
-    assert (request.after_sequence, request.resume_token, request.until) == (after, token, 3)
+    assert (request.after_sequence, request.resume_token, request.until) == (after, token, 2)
 
 
 async def test_an_error_in_mid_stream_is_a_last_frame(
     gateways: Gateways, mesh_hosts: HostFactory
 ) -> None:
-    gateway, _ = await open_both(gateways, mesh_hosts, broken)
+    gateway, _ = await open_both(gateways, mesh_hosts, broken, upstream_patience_seconds=0)
     received = await frames(gateway)
     assert [frame.event for frame in received] == ["message", "error"]
     error = json.loads(received[1].data)["error"]
@@ -153,7 +154,7 @@ async def test_items_come_through_grpc_unchanged(
     gateways: Gateways, mesh_hosts: HostFactory
 ) -> None:
     gateway, _ = await open_both(gateways, mesh_hosts, log_of_three)
-    received = [response.item async for response in _subscribe(gateway)]
+    received = [response.item async for response in _subscribe(gateway, until=TO_HEAD)]
     assert received == [item async for item in log_of_three(None)]
 
 
@@ -176,6 +177,8 @@ async def test_a_drain_ends_streams_with_a_reason_on_both_edges(
     await asyncio.wait_for(stopping, 10)
 
 
-def _subscribe(gateway: Gateway) -> Any:
+def _subscribe(gateway: Gateway, **fields: Any) -> Any:
     stub: Any = ConversationServiceStub(gateway.channel)
-    return stub.SubscribeConversation(pb2.SubscribeConversationRequest(conversation_id="conv_1"))
+    return stub.SubscribeConversation(
+        pb2.SubscribeConversationRequest(conversation_id="conv_1", **fields)
+    )

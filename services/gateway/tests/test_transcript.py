@@ -27,6 +27,8 @@ class Log:
     ) -> store_pb2.ListEventsResponse:
         assert 0 < request.page_size <= 1000
         self.calls += 1
+        if request.newest_first:
+            return self._backwards(request)
         position = int(request.page_token or request.after_sequence)
         found: list[Event] = []
         while position < len(self.events) and len(found) < request.page_size:
@@ -37,6 +39,20 @@ class Log:
         self.read += len(found)
         token = str(position) if position < len(self.events) else ""
         return store_pb2.ListEventsResponse(events=found, next_page_token=token)
+
+    def _backwards(self, request: store_pb2.ListEventsRequest) -> store_pb2.ListEventsResponse:
+        end = int(request.page_token or request.before_sequence) or len(self.events) + 1
+        end = min(end, len(self.events) + 1)
+        found: list[Event] = []
+        while end > 1 and len(found) < request.page_size:
+            end -= 1
+            event = self.events[end - 1]
+            if event.WhichOneof("kind") in request.filter.kinds:
+                found.append(event)
+        self.read += len(found)
+        return store_pb2.ListEventsResponse(
+            events=found, next_page_token=str(end) if end > 1 else ""
+        )
 
 
 def log_of(kinds: list[str | list[int]]) -> Log:

@@ -1,99 +1,21 @@
-"""The gateway in front of a real store: conversations, agents, keys, and a store that dies."""
+"""The gateway in front of a real store: conversations, keys, and a store that dies."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
-import pytest_asyncio
 from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_RUN_END
 from agentmesh.gateway.v1 import admin_service_pb2 as admin_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
-from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from httpx_sse import aconnect_sse
-from meshkit.testkit import HostFactory, MeshProcess, raises_rich
+from meshkit.testkit import raises_rich
 
-from .conftest import Gateway, Gateways
-from .mesh_behind import publish_definitions, start_runtime, store_process
-
-START = "/conversations/start"
-QUICK_START = {
-    "agents": ["project_manager", "developer", "reviewer"],
-    "task": "Create a Python web application with user authentication",
-    "workflow": "software_development",
-}
-
-
-@dataclass
-class Front:
-    """A gateway and the store behind it."""
-
-    gateway: Gateway
-    store: MeshProcess
-
-    @property
-    def http(self) -> httpx.AsyncClient:
-        return self.gateway.http
-
-    @property
-    def conversations(self) -> Any:
-        return ConversationServiceStub(self.gateway.channel)
-
-    async def started(self, **body: Any) -> dict[str, Any]:
-        """A conversation, started over REST."""
-        response = await self.http.post(START, json=QUICK_START | body)
-        assert response.status_code == 200, response.text
-        content: dict[str, Any] = response.json()
-        return content
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MeshProcess]:
-    """For tests that mind neither other conversations nor make keys."""
-    async with store_process(tmp_path_factory.mktemp("store")) as store:
-        yield store
-
-
-async def stand_before(store: MeshProcess, gateways: Gateways, hosts: HostFactory) -> Front:
-    await publish_definitions(hosts, store)
-    runtime = await start_runtime(hosts)
-    gateway = await gateways.start(
-        store_address=store.grpc_address,
-        runtime_address=runtime.grpc_address,
-        key_cache_seconds=0.05,
-    )
-    return Front(gateway, store)
-
-
-@pytest_asyncio.fixture
-async def front(shared_store: MeshProcess, gateways: Gateways, mesh_hosts: HostFactory) -> Front:
-    return await stand_before(shared_store, gateways, mesh_hosts)
-
-
-@pytest_asyncio.fixture
-async def own_front(
-    gateways: Gateways, mesh_hosts: HostFactory, tmp_path: Path
-) -> AsyncIterator[Front]:
-    async with store_process(tmp_path / "store") as store:
-        yield await stand_before(store, gateways, mesh_hosts)
-
-
-def violations(response: httpx.Response) -> dict[str, str]:
-    """Fields that a response complains about, with what it says."""
-    assert response.status_code == 400, response.text
-    return {
-        violation["field"]: violation["description"]
-        for detail in response.json()["error"]["details"]
-        for violation in detail.get("field_violations", ())
-    }
+from .front import QUICK_START, START, Front
 
 
 async def test_the_quick_start_works_literally(front: Front) -> None:
@@ -154,107 +76,18 @@ async def test_long_conversations_are_read_page_by_page_from_the_end(front: Fron
 async def test_a_page_of_large_messages_is_as_long_as_a_response_may_be(front: Front) -> None:
     conversation = (await front.started())["conversation_id"]
     path = f"/conversations/{conversation}"
-    for number in range(5):
-        await front.http.post(f"{path}/message", json={"content": str(number) * 500_000})
-    page = (await front.http.get(path)).json()
-    assert [message["content"][0] for message in page["messages"]] == ["2", "3", "4"]
-    before = {"before_sequence": page["messages_before_sequence"]}
-    older = (await front.http.get(path, params=before)).json()
-    assert [message["content"][0] for message in older["messages"]][-2:] == ["0", "1"]
-    assert older["messages_before_sequence"] == 0
-
-
-async def test_unknown_agents_are_named_with_those_that_exist(own_front: Front) -> None:
-    body: dict[str, Any] = {"task": "x", "agents": ["developer", "develper"]}
-    said = violations(await own_front.http.post(START, json=body))
-    assert list(said) == ["agents[1]"]
-    assert "project_manager" in said["agents[1]"]
-    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="agents[1]"):
-        await own_front.conversations.StartConversation(pb2.StartConversationRequest(**body))
-    listed = (await own_front.http.get("/conversations")).json()
-    assert listed["conversations"] == []
-
-
-async def test_an_unknown_workflow_is_named_with_those_that_exist(front: Front) -> None:
-    said = violations(await front.http.post(START, json={"task": "x", "workflow": "nothing"}))
-    assert "software_development" in said["workflow"]
-
-
-async def test_listed_agents_must_be_members_and_restrict_the_team(front: Front) -> None:
-    said = violations(
-        await front.http.post(START, json=QUICK_START | {"agents": ["developer", "dreamer"]})
-    )
-    assert "no member" in said["agents[1]"]
-    restricted = await front.started(agents=["reviewer", "project_manager"])
-    assert restricted["agents"] == ["project_manager", "reviewer"]
-    said = violations(
-        await front.http.post(
-            START, json=QUICK_START | {"workflow": "swarm", "agents": ["developer"]}
-        )
-    )
-    assert "all its members" in said["agents"]
-
-
-async def test_whoever_ends_a_team_cannot_be_left_out_of_it(front: Front) -> None:
-    body = QUICK_START | {"agents": ["developer", "reviewer"]}
-    said = violations(await front.http.post(START, json=body))
-    assert list(said) == ["agents"]
-    assert '"software_development" ends by what project_manager says' in said["agents"]
-
-
-async def test_agents_without_a_workflow_take_turns_in_the_order_given(front: Front) -> None:
-    started = await front.started(workflow="", agents=["reviewer", "developer"])
-    assert started["agents"] == ["reviewer", "developer"]
-    assert started["max_rounds"] == 50
-    assert (await front.started(max_rounds=20))["max_rounds"] == 20
-
-
-async def test_teams_within_teams_are_pinned_and_broken_ones_refused(front: Front) -> None:
-    started = await front.started(workflow="outer", agents=[])
-    assert started["agents"] == QUICK_START["agents"]
-    for name, words in (("loop", "contains itself"), ("orphan", "nobody")):
-        response = await front.http.post(START, json={"task": "x", "workflow": name})
-        error = response.json()["error"]
-        assert (response.status_code, error["status"]) == (400, "FAILED_PRECONDITION")
-        assert error["details"][0]["reason"] == "INVALID_DEFINITION"
-        assert words in error["message"]
-
-
-async def test_an_agent_with_an_unknown_tool_registers_and_does_not_start(front: Front) -> None:
-    body = {
-        "name": "custom_agent",
-        "config": {
-            "role": "Custom specialized role",
-            "system_message": "You are a specialized agent...",
-            "llm_config": {"model": "gpt-4"},
-            "tools": ["custom_tool"],
-            "human_input_mode": "NEVER",
-        },
-    }
-    registered = await front.http.post("/agents/register", json=body)
-    assert registered.status_code == 200, registered.text
-    assert registered.json()["unresolved_tools"] == ["custom_tool"]
-    shown = {agent["id"]: agent for agent in (await front.http.get("/agents")).json()["agents"]}
-    assert shown["custom_agent"]["unresolved_tools"] == ["custom_tool"]
-    assert not shown["custom_agent"]["built_in"]
-    assert shown["developer"]["built_in"]
-    start = {"task": "x", "agents": ["custom_agent"]}
-    response = await front.http.post(START, json=start)
-    error = response.json()["error"]
-    assert error["status"] == "FAILED_PRECONDITION"
-    assert error["details"][0]["reason"] == "UNRESOLVED_TOOLS"
-    assert error["details"][0]["metadata"] == {"tools": "custom_tool"}
-
-    again = await front.http.post("/agents/register", json=body)
-    assert again.status_code == 409
-    assert again.json()["error"]["details"][0]["reason"] == "ALREADY_EXISTS"
-
-
-async def test_what_the_runtime_finds_is_named_by_the_requests_path(front: Front) -> None:
-    body = {"name": "a", "config": {"llm_config": {"model": "unknown"}}}
-    said = violations(await front.http.post("/agents/register", json=body))
-    assert said == {"config.llm_config.model": "is not known"}
-    assert (await front.http.get("/agents/a")).status_code == 404
+    sent = "abcdefghijklmnop"
+    for letter in sent:
+        await front.http.post(f"{path}/message", json={"content": letter * 250_000})
+    read, before, pages = "", 0, 0
+    while pages == 0 or before:
+        page = (await front.http.get(path, params={"before_sequence": before})).json()
+        read = "".join(message["content"][0] for message in page["messages"]) + read
+        before, pages = page["messages_before_sequence"], pages + 1
+        assert sum(len(message["content"]) for message in page["messages"]) < 4 * 2**20
+    assert read.endswith(sent)
+    assert len(read) == len(sent) + 1, "the task comes first"
+    assert pages > 1
 
 
 async def test_lists_have_pages(own_front: Front) -> None:

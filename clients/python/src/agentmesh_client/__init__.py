@@ -17,7 +17,7 @@ from agentmesh_client.errors import (
     Violation,
 )
 from agentmesh_client.models import Agent, ApiKey, Conversation, Delta, Event, Health, Message
-from agentmesh_client.subscription import Subscription
+from agentmesh_client.subscription import Subscription, TenantSubscription
 from agentmesh_client.transport import Tls
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "NotFoundError",
     "PermissionDeniedError",
     "Subscription",
+    "TenantSubscription",
     "Tls",
     "UnauthenticatedError",
     "UnavailableError",

@@ -17,7 +17,7 @@ from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServi
 
 from agentmesh_client.catalog import Agents, Keys
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
-from agentmesh_client.subscription import Subscription
+from agentmesh_client.subscription import Subscription, TenantSubscription
 from agentmesh_client.transport import Caller, Tls, open_channel
 
 Until = Literal["forever", "head", "run_end"]
@@ -181,6 +181,23 @@ class AgentMesh:
         )
         subscribe = self._conversations.SubscribeConversation
         return Subscription(subscribe, request, self._call.metadata, reconnect_for)
+
+    def subscribe_tenant(
+        self,
+        *,
+        resume_token: str = "",
+        kinds: Sequence[str] = (),
+        reconnect_for: float = 60.0,
+    ) -> TenantSubscription:
+        """Each event of all conversations once, in order within each of them: `async for` over it.
+
+        Begins now, or where `resume_token` was, and never ends. Comes back as `subscribe` does.
+        """
+        request = pb2.SubscribeTenantRequest(
+            resume_token=resume_token, filter=EventFilter(kinds=kinds), single_events=True
+        )
+        subscribe = self._conversations.SubscribeTenant
+        return TenantSubscription(subscribe, request, self._call.metadata, reconnect_for)
 
     async def run(
         self,

@@ -72,6 +72,7 @@ class Event:
     agent: str
     time: datetime | None
     message: Message | None
+    conversation_id: str
     raw: event_pb2.Event = field(repr=False)
 
     @classmethod
@@ -85,6 +86,7 @@ class Event:
             agent=raw.agent,
             time=_time(raw, "time"),
             message=Message.of(raw.message) if raw.HasField("message") else None,
+            conversation_id=raw.conversation_id,
             raw=raw,
         )
 

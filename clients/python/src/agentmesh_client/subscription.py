@@ -1,14 +1,17 @@
-"""A subscription that outlives its connections."""
+"""Subscriptions that outlive their connections."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc
 from agentmesh.conversation.v1 import stream_pb2
-from agentmesh.gateway.v1.conversation_service_pb2 import SubscribeConversationRequest
+from agentmesh.gateway.v1.conversation_service_pb2 import (
+    SubscribeConversationRequest,
+    SubscribeTenantRequest,
+)
 
 from agentmesh_client.errors import AgentMeshError, UnavailableError, from_rpc_error
 from agentmesh_client.models import Delta, Event
@@ -20,18 +23,18 @@ _RECONNECT_ON = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _ENDS_BY_ITSELF = (stream_pb2.SUBSCRIBE_UNTIL_HEAD, stream_pb2.SUBSCRIBE_UNTIL_RUN_END)
 
 
-class Subscription:
-    """Yields every event once and in order, and deltas between them, over any number of
-    connections.
+_Item = TypeVar("_Item")
 
-    `sequence` is that of the newest event that was yielded: given as `after`, another subscription
-    goes on there, in this process or another.
-    """
+
+class _Resumed(Generic[_Item]):
+    """Opens a stream again where it broke."""
+
+    ends_by_itself = False
 
     def __init__(
         self,
         subscribe: Callable[..., Any],
-        request: SubscribeConversationRequest,
+        request: Any,
         metadata: tuple[tuple[str, str], ...],
         reconnect_for: float,
     ) -> None:
@@ -39,18 +42,11 @@ class Subscription:
         self._request = request
         self._metadata = metadata
         self._reconnect_for = reconnect_for
-        self._sequence = request.after_sequence
-        self._previews = _Previews()
 
-    @property
-    def sequence(self) -> int:
-        """Of the newest event that was yielded; where the subscription began before the first."""
-        return self._sequence
-
-    def __aiter__(self) -> AsyncIterator[Event | Delta]:
+    def __aiter__(self) -> AsyncIterator[_Item]:
         return self._items()
 
-    async def _items(self) -> AsyncIterator[Event | Delta]:
+    async def _items(self) -> AsyncIterator[_Item]:
         backoff = Backoff(self._reconnect_for)
         while True:
             call = None
@@ -66,7 +62,7 @@ class Subscription:
                         yield item
                     if response.item.resume_token:
                         self._request.resume_token = response.item.resume_token
-                if self._request.until in _ENDS_BY_ITSELF:
+                if self.ends_by_itself:
                     return
                 error: AgentMeshError = UnavailableError("UNAVAILABLE", "the stream ended early")
             except grpc.aio.AioRpcError as failure:
@@ -85,6 +81,35 @@ class Subscription:
                     call.cancel()
             await backoff.wait(error)
 
+    def _unpack(self, item: stream_pb2.StreamItem) -> Iterator[_Item]:
+        raise NotImplementedError
+
+
+class Subscription(_Resumed[Event | Delta]):
+    """Yields every event once and in order, and deltas between them, over any number of
+    connections.
+
+    `sequence` is that of the newest event that was yielded: given as `after`, another subscription
+    goes on there, in this process or another.
+    """
+
+    def __init__(
+        self,
+        subscribe: Callable[..., Any],
+        request: SubscribeConversationRequest,
+        metadata: tuple[tuple[str, str], ...],
+        reconnect_for: float,
+    ) -> None:
+        super().__init__(subscribe, request, metadata, reconnect_for)
+        self.ends_by_itself = request.until in _ENDS_BY_ITSELF
+        self._sequence = request.after_sequence
+        self._previews = _Previews()
+
+    @property
+    def sequence(self) -> int:
+        """Of the newest event that was yielded; where the subscription began before the first."""
+        return self._sequence
+
     def _unpack(self, item: stream_pb2.StreamItem) -> Iterator[Event | Delta]:
         if item.HasField("events"):
             for raw in item.events.events:
@@ -95,6 +120,28 @@ class Subscription:
             yield from self._previews.take(item.delta)
         elif item.HasField("discard"):
             yield from self._previews.discard(item.discard)
+
+
+class TenantSubscription(_Resumed[Event]):
+    """Yields every event of all conversations once, in order within each of them, over any number
+    of connections.
+
+    `resume_token` says what was yielded: with it another subscription goes on behind that, in this
+    process or another. It is empty until the server has said where the subscription begins.
+    """
+
+    _request: SubscribeTenantRequest
+
+    @property
+    def resume_token(self) -> str:
+        """Behind the newest event that was yielded."""
+        return self._request.resume_token
+
+    def _unpack(self, item: stream_pb2.StreamItem) -> Iterator[Event]:
+        # Each item has one event at most: whoever leaves at it has had all that the token says.
+        self._request.resume_token = item.resume_token or self._request.resume_token
+        for raw in item.events.events:
+            yield Event.of(raw)
 
 
 class _Previews:

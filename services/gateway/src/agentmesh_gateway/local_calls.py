@@ -7,7 +7,7 @@ and telemetry have one implementation, whoever calls.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -46,6 +46,19 @@ class LocalCalls:
         serve: Any = handler.unary_unary
         try:
             response = await serve(request, context)
+        except grpc.aio.AbortError:
+            raise CallFailedError(context.status()) from None
+        return response, context.trailing
+
+    async def upload(
+        self, rpc: str, requests: AsyncIterator[Any], metadata: Metadata
+    ) -> tuple[Any, Metadata]:
+        """As `unary`, of a stream of requests."""
+        context = LocalContext(metadata, None)
+        handler = await self._handler(rpc, metadata)
+        serve: Any = handler.stream_unary
+        try:
+            response = await serve(requests, context)
         except grpc.aio.AbortError:
             raise CallFailedError(context.status()) from None
         return response, context.trailing

@@ -7,6 +7,7 @@ from agentmesh.gateway.v1 import (
     agent_service_pb2,
     approval_service_pb2,
     artifact_service_pb2,
+    blob_service_pb2,
     conversation_service_pb2,
     tool_service_pb2,
     usage_service_pb2,
@@ -23,6 +24,7 @@ PUBLIC_SERVICES: tuple[ServiceDescriptor, ...] = tuple(
         workflow_service_pb2,
         tool_service_pb2,
         artifact_service_pb2,
+        blob_service_pb2,
         usage_service_pb2,
         admin_service_pb2,
     )

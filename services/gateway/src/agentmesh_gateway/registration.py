@@ -1,8 +1,8 @@
 """Puts a servicer behind a service of the contract.
 
 A servicer is a plain object with one method per method of the contract, named in snake_case.
-Methods it lacks answer UNIMPLEMENTED. Methods that yield `bytes` forward responses that they did
-not decode.
+Methods it lacks answer UNIMPLEMENTED. Methods that yield `bytes`, or write them to their context,
+forward responses that they did not decode.
 """
 
 from __future__ import annotations

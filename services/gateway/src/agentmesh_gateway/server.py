@@ -19,21 +19,28 @@ from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.http_server import HttpServer
 from agentmesh_gateway.identity import Authenticator
 from agentmesh_gateway.local_calls import LocalCalls
+from agentmesh_gateway.open_streams import OpenStreams
 from agentmesh_gateway.probes import health_probes
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
 from agentmesh_gateway.registration import adder, handlers_of
-from agentmesh_gateway.relay import Subscriptions
 from agentmesh_gateway.rest.edge import RestEdge
 from agentmesh_gateway.rest.request_headers import READ_HEADERS
 from agentmesh_gateway.rest.routes import RouteTable, routes_of
 from agentmesh_gateway.servicers.admin import AdminServicer
 from agentmesh_gateway.servicers.agents import AgentServicer
+from agentmesh_gateway.servicers.approvals import ApprovalServicer
 from agentmesh_gateway.servicers.artifacts import ArtifactServicer
+from agentmesh_gateway.servicers.blobs import BlobServicer
 from agentmesh_gateway.servicers.conversations import ConversationServicer
 from agentmesh_gateway.servicers.tools import ToolServicer
+from agentmesh_gateway.servicers.usage import UsageServicer
 from agentmesh_gateway.servicers.workflows import WorkflowServicer
 from agentmesh_gateway.settings import GatewaySettings
 from agentmesh_gateway.store_keys import StoreKeys
+from agentmesh_gateway.subscriptions.pace import Pace
+from agentmesh_gateway.subscriptions.registry import Subscriptions
+from agentmesh_gateway.subscriptions.store import StoreSubscriptions
+from agentmesh_gateway.subscriptions.tenant import TenantSubscriptions
 from agentmesh_gateway.traces import TraceCollector
 from agentmesh_gateway.upstream import connect
 
@@ -59,25 +66,34 @@ def build(settings: GatewaySettings) -> ServiceHost:
         return await authenticator.authenticate(context.invocation_metadata() or ())
 
     host.public_authenticator = authenticate
-    subscriptions = Subscriptions(settings.recheck_seconds)
+    streams = OpenStreams(authenticator, settings.recheck_seconds)
+    pace = Pace(settings.heartbeat_seconds, settings.upstream_patience_seconds)
+    subscriptions = Subscriptions(
+        StoreSubscriptions(upstream.subscribe_bytes, upstream.conversations.GetConversation),
+        streams,
+        pace,
+    )
+    tenants = TenantSubscriptions(upstream.subscribe_tenant_bytes, streams, pace)
     catalog = Catalog(upstream.catalog)
     probes = health_probes(upstream.channels)
     traces = TraceCollector(NAME, host.trace_ring, upstream.channels)
     servicers: dict[str, object] = {
         "ConversationService": ConversationServicer(
-            upstream, catalog, subscriptions, authenticator, traces, probes, settings
+            upstream, catalog, subscriptions, tenants, traces, probes, settings
         ),
+        "ApprovalService": ApprovalServicer(upstream),
         "AgentService": AgentServicer(upstream, catalog, probes),
         "WorkflowService": WorkflowServicer(upstream),
         "ToolService": ToolServicer(upstream, catalog),
         "ArtifactService": ArtifactServicer(upstream),
+        "BlobService": BlobServicer(upstream),
+        "UsageService": UsageServicer(upstream),
         "AdminService": AdminServicer(upstream, authenticator, probes),
     }
-    # The services that are not named above are registered, and answer UNIMPLEMENTED.
-    served = [(service, servicers.get(service.name, object())) for service in PUBLIC_SERVICES]
+    served = [(service, servicers[service.name]) for service in PUBLIC_SERVICES]
     for service, servicer in served:
         host.add(adder(service), servicer, service.full_name)
-    host.on_drain.append(subscriptions.drain)
+    host.on_drain.append(streams.drain)
     _add_http(host, settings, authenticator, served)
     return host
 

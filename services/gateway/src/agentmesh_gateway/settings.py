@@ -30,6 +30,8 @@ class GatewaySettings(ServiceSettings):
     human_in_loop: bool = Field(
         default=True, validation_alias=AliasChoices("human_in_loop", "ENABLE_HUMAN_IN_LOOP")
     )
+    heartbeat_seconds: float = Field(default=10.0, gt=0, le=15)
+    upstream_patience_seconds: float = Field(default=20.0, ge=0, le=600)
     sse_keep_alive_seconds: float = Field(default=15.0, gt=0, le=300)
     http_keep_alive_seconds: int = Field(default=75, ge=1, le=3600)
     cors_allow_origins: tuple[str, ...] = ()

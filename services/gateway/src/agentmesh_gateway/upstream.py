@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import grpc
 from agentmesh.agent_runtime.v1.agent_runtime_service_pb2_grpc import AgentRuntimeServiceStub
+from agentmesh.conversation_store.v1 import blob_service_pb2 as blob_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
+from agentmesh.conversation_store.v1.approval_store_service_pb2_grpc import (
+    ApprovalStoreServiceStub,
+)
+from agentmesh.conversation_store.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
     ConversationStoreServiceStub,
 )
 from agentmesh.conversation_store.v1.identity_service_pb2_grpc import IdentityServiceStub
+from agentmesh.conversation_store.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
 from google.protobuf.message import Message
@@ -25,11 +31,16 @@ if TYPE_CHECKING:
     from agentmesh.agent_runtime.v1.agent_runtime_service_pb2_grpc import (
         AgentRuntimeServiceAsyncStub,
     )
+    from agentmesh.conversation_store.v1.approval_store_service_pb2_grpc import (
+        ApprovalStoreServiceAsyncStub,
+    )
+    from agentmesh.conversation_store.v1.blob_service_pb2_grpc import BlobServiceAsyncStub
     from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
     from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
         ConversationStoreServiceAsyncStub,
     )
     from agentmesh.conversation_store.v1.identity_service_pb2_grpc import IdentityServiceAsyncStub
+    from agentmesh.conversation_store.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
     from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceAsyncStub
 
 STORE = "conversation_store"
@@ -37,7 +48,8 @@ RUNTIME = "agent_runtime"
 TOOL_RUNNER = "tool_runner"
 
 _SUBSCRIBE = "/agentmesh.conversation_store.v1.ConversationStoreService/SubscribeConversation"
-
+_SUBSCRIBE_TENANT = "/agentmesh.conversation_store.v1.ConversationStoreService/SubscribeTenant"
+_DOWNLOAD_BLOB = "/agentmesh.conversation_store.v1.BlobService/DownloadBlob"
 _EXECUTE = "/agentmesh.tool_runner.v1.ToolRunnerService/Execute"
 _READ_FILE = "/agentmesh.tool_runner.v1.ToolRunnerService/ReadFile"
 
@@ -54,8 +66,13 @@ class Upstream:
     """By service name."""
     conversations: ConversationStoreServiceAsyncStub
     subscribe_bytes: BytesStream[store_pb2.SubscribeConversationRequest]
+    subscribe_tenant_bytes: BytesStream[store_pb2.SubscribeTenantRequest]
+    approvals: ApprovalStoreServiceAsyncStub
+    blobs: BlobServiceAsyncStub
+    download_blob_bytes: BytesStream[blob_pb2.DownloadBlobRequest]
     catalog: CatalogServiceAsyncStub
     keys: IdentityServiceAsyncStub
+    ledger: LedgerServiceAsyncStub
     runtime: AgentRuntimeServiceAsyncStub
     tools: ToolRunnerServiceAsyncStub
     execute_bytes: BytesStream[runner_pb2.ExecuteRequest]
@@ -71,8 +88,15 @@ def connect(channels: MeshChannels, settings: GatewaySettings) -> Upstream:
         channels={STORE: store, RUNTIME: runtime, TOOL_RUNNER: tool_runner},
         conversations=ConversationStoreServiceStub(store),
         subscribe_bytes=_bytes_stream(store, _SUBSCRIBE, store_pb2.SubscribeConversationRequest),
+        subscribe_tenant_bytes=_bytes_stream(
+            store, _SUBSCRIBE_TENANT, store_pb2.SubscribeTenantRequest
+        ),
+        approvals=ApprovalStoreServiceStub(store),
+        blobs=BlobServiceStub(store),
+        download_blob_bytes=_bytes_stream(store, _DOWNLOAD_BLOB, blob_pb2.DownloadBlobRequest),
         catalog=CatalogServiceStub(store),
         keys=IdentityServiceStub(store),
+        ledger=LedgerServiceStub(store),
         runtime=AgentRuntimeServiceStub(runtime),
         tools=ToolRunnerServiceStub(tool_runner),
         execute_bytes=_bytes_stream(tool_runner, _EXECUTE, runner_pb2.ExecuteRequest),

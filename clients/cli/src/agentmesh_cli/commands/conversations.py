@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from agentmesh_cli.errors import EXIT_OK, UsageError
+from agentmesh_cli.feed import show_feed
 from agentmesh_cli.gateway import Gateway
 from agentmesh_cli.interrupts import Interrupts
 from agentmesh_cli.options import NO_CONNECTION, Connection, JsonFlag
@@ -25,6 +26,7 @@ Full = Annotated[bool, Parameter(negative="", help="Show tool output and the tra
 WATCH_EXAMPLES = """Examples:
   agentmesh watch conv_…             all of it, then live
   agentmesh watch conv_… --from 20   from event 20 on
+  agentmesh watch --all              what happens in any conversation from now on
 
 Ctrl-C leaves; the conversation goes on. Exit status as of `agentmesh run`.
 """
@@ -39,9 +41,13 @@ def register(app: App, console: Console) -> None:
 
     @app.command(help_epilogue=WATCH_EXAMPLES)
     async def watch(
-        conversation: str,
+        conversation: str = "",
         /,
         *,
+        all_: Annotated[
+            bool,
+            Parameter(name="--all", negative="", help="All conversations: a line for each event."),
+        ] = False,
         from_: Annotated[
             int, Parameter(name="--from", help="Sequence of the first event to show.")
         ] = 1,
@@ -55,10 +61,14 @@ def register(app: App, console: Console) -> None:
         conversation
             Its id (conv_…).
         """
+        if bool(conversation) == all_:
+            raise UsageError("CONVERSATION or --all is needed", remedy="give one of them")
         if from_ < 1:
             raise UsageError(f"--from {from_} is too small", remedy="events are numbered from 1")
         with Interrupts() as interrupts:
             async with Gateway.open(connection) as gateway:
+                if all_:
+                    await interrupts.guard(show_feed(Page(console), gateway))
                 session = Session(Page(console), gateway, interrupts, OnInterrupt.DETACH, full)
                 await gateway.mesh.get(conversation, message_limit=0)  # fails at once if it must
                 return await session.watch(conversation, after_sequence=from_ - 1)

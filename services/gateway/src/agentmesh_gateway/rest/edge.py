@@ -37,7 +37,8 @@ from agentmesh_gateway.rest.request_headers import (
 from agentmesh_gateway.rest.responder import Responder
 from agentmesh_gateway.rest.routes import Match, Route, RouteTable
 from agentmesh_gateway.rest.same_machine import require_this_machine
-from agentmesh_gateway.rest.streaming import StreamRoute, serve_stream
+from agentmesh_gateway.rest.streaming import StreamRoute, ask_for_single_events, serve_stream
+from agentmesh_gateway.rest.uploads import UnsupportedFileError, serve_upload
 from agentmesh_gateway.servicers.context import HTTP_STATUS_KEY
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class RestEdge:
             await answer.error(error.status)
         except BodyTooLargeError:
             await answer.error(status_of(MeshError.message_too_large(self._max_body_bytes)))
-        except UnsupportedMediaTypeError as error:
+        except (UnsupportedMediaTypeError, UnsupportedFileError) as error:
             await answer.error(status_of(error), 415)
         except MeshError as error:
             await answer.error(status_of(error))
@@ -109,6 +110,10 @@ class RestEdge:
             principal = await self._authenticator.authenticate(metadata)
             if self._authenticator.trusts_this_machine(principal):
                 require_this_machine(headers, self._allowed_origins)
+        if match.route.is_upload:
+            response, _ = await serve_upload(match.route, self._calls, headers, receive, metadata)
+            await answer.json(200, encode_message(response))
+            return
         request = await self._request(match, scope, headers, receive)
         stream = self._streams.get(match.route.rpc)
         if stream is not None:
@@ -135,6 +140,8 @@ class RestEdge:
         request, problems = bind(match, query, document)
         take_last_event_id(headers, request, problems)
         take_idempotency_key(headers, request, problems)
+        if match.route.server_streaming:
+            ask_for_single_events(request)
         _refuse(problems)
         return request
 

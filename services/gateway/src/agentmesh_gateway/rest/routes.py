@@ -11,10 +11,18 @@ from dataclasses import dataclass, field
 from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
 from google.protobuf import message_factory
-from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import (
+    Descriptor,
+    FieldDescriptor,
+    MethodDescriptor,
+    ServiceDescriptor,
+)
 from google.protobuf.message import Message
 
 from agentmesh_gateway.rest.template import PathTemplate, SegmentKind, parse_template
+
+SIZE_FIELD = "size_bytes"
+"""Of an upload's first request: the Content-Length."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,16 @@ class Route:
     method: MethodDescriptor
     request_type: type[Message]
     server_streaming: bool
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether the body is a file that becomes a stream of requests."""
+        return bool(self.method.client_streaming)
+
+    @property
+    def announces_size(self) -> bool:
+        """Whether the first request of an upload says how many bytes come."""
+        return self.is_upload and SIZE_FIELD in self.request.fields_by_name
 
     @property
     def rpc(self) -> str:
@@ -142,10 +160,18 @@ def _rules(method: MethodDescriptor) -> list[HttpRule]:
 
 def _route(method: MethodDescriptor, rule: HttpRule) -> Route:
     pattern = rule.WhichOneof("pattern")
-    if pattern is None or pattern == "custom" or rule.response_body or method.client_streaming:
+    unserved = pattern is None or pattern == "custom" or rule.response_body
+    if unserved or (method.client_streaming and not _is_upload(method, rule)):
         raise ValueError(f"{method.full_name} has an HTTP binding that this edge does not serve")
     template = parse_template(getattr(rule, pattern))
     request_type = message_factory.GetMessageClass(method.input_type)
     return Route(
         pattern.upper(), template, rule.body, method, request_type, method.server_streaming
     )
+
+
+def _is_upload(method: MethodDescriptor, rule: HttpRule) -> bool:
+    """Whether the body is a file: requests are pieces of it, in a field of bytes."""
+    body = method.input_type.fields_by_name.get(rule.body)
+    is_bytes = body is not None and body.type == FieldDescriptor.TYPE_BYTES
+    return is_bytes and not method.server_streaming

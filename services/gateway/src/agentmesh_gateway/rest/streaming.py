@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
@@ -18,7 +19,7 @@ from google.protobuf.message import Message as ProtobufMessage
 
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest import responder as media
-from agentmesh_gateway.rest.asgi import Receive, wait_for_disconnect
+from agentmesh_gateway.rest.asgi import Headers, Receive, wait_for_disconnect
 from agentmesh_gateway.rest.responder import Responder
 from agentmesh_gateway.rest.routes import Route
 from agentmesh_gateway.rest.sse import KEEP_ALIVE, RETRY, frames_of
@@ -26,6 +27,18 @@ from agentmesh_gateway.rest.sse import KEEP_ALIVE, RETRY, frames_of
 logger = logging.getLogger(__name__)
 
 _FIRST_ITEM_SECONDS = 0.5
+_FILE_HEADERS: Headers = [
+    # Files are made by agents: a browser must not show them as pages of this origin, nor use them
+    # in pages of others.
+    (b"content-disposition", b"attachment"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+def ask_for_single_events(request: Any) -> None:
+    """Each event becomes a frame whose id says where to resume: so each must know it."""
+    if "single_events" in request.DESCRIPTOR.fields_by_name:
+        request.single_events = True
 
 
 class StreamRoute:
@@ -40,11 +53,16 @@ class StreamRoute:
             FieldDescriptor.TYPE_BYTES
         ]
         self._chunk = route.response.fields[0].name
+        self._names_type = "media_type" in route.request.fields_by_name
+        self._file_type = media.BYTES
 
-    @property
-    def content_type(self) -> bytes:
-        """Of the response."""
-        return media.BYTES if self._is_file else media.EVENT_STREAM
+    def answering(self, request: Any) -> Self:
+        """For one request, which may say of what type its file is."""
+        if not (self._is_file and self._names_type and request.media_type):
+            return self
+        mine = copy.copy(self)
+        mine._file_type = request.media_type.encode()
+        return mine
 
     def parse(self, item: Any) -> ProtobufMessage:
         """A response that its servicer may not have decoded."""
@@ -55,8 +73,7 @@ class StreamRoute:
         if answer.started:
             return
         if self._is_file:
-            # Files are made by agents: a browser must not show them as pages of this origin.
-            await answer.begin(media.BYTES, [(b"content-disposition", b"attachment")])
+            await answer.begin(self._file_type, _FILE_HEADERS)
         else:
             await answer.begin(media.EVENT_STREAM)
             await answer.chunk(RETRY)
@@ -98,6 +115,7 @@ async def serve_stream(
     keep_alive_seconds: float,
 ) -> None:
     """Runs the call until it ends or the client leaves; then the call is cancelled."""
+    stream = stream.answering(request)
 
     async def sink(item: Any) -> None:
         await stream.write(answer, item)

@@ -1,27 +1,29 @@
-"""AdminService: keys and health."""
+"""AdminService: keys, limits, audit and health."""
 
 from __future__ import annotations
 
 from importlib import metadata
 
 from agentmesh.conversation_store.v1 import identity_service_pb2 as store_pb2
+from agentmesh.conversation_store.v1 import ledger_service_pb2 as ledger_pb2
 from agentmesh.gateway.v1 import admin_service_pb2 as pb2
 
 from agentmesh_gateway.health import Probe, examine
 from agentmesh_gateway.identity import Authenticator
-from agentmesh_gateway.servicers.context import Context, set_http_status
+from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
 
 _VERSION = metadata.version("agentmesh-gateway")
 
 
 class AdminServicer:
-    """Policies and the audit log are not served yet."""
+    """All of the contract is served."""
 
     def __init__(
         self, upstream: Upstream, authenticator: Authenticator, probes: dict[str, Probe]
     ) -> None:
         self._keys = upstream.keys
+        self._ledger = upstream.ledger
         self._authenticator = authenticator
         self._probes = probes
 
@@ -55,6 +57,29 @@ class AdminServicer:
         revoked = await self._keys.RevokeKey(store_pb2.RevokeKeyRequest(key_id=request.key_id))
         self._authenticator.forget()
         return pb2.RevokeKeyResponse(key=revoked.key)
+
+    async def get_tenant_policy(
+        self, request: pb2.GetTenantPolicyRequest, context: Context
+    ) -> pb2.GetTenantPolicyResponse:
+        """The tenant's limits."""
+        found = await self._ledger.GetTenantPolicy(ledger_pb2.GetTenantPolicyRequest())
+        return pb2.GetTenantPolicyResponse(policy=found.policy)
+
+    async def put_tenant_policy(
+        self, request: pb2.PutTenantPolicyRequest, context: Context
+    ) -> pb2.PutTenantPolicyResponse:
+        """Replaces the tenant's limits."""
+        put = await self._ledger.PutTenantPolicy(
+            ledger_pb2.PutTenantPolicyRequest(request_id=request.request_id, policy=request.policy)
+        )
+        return pb2.PutTenantPolicyResponse(policy=put.policy)
+
+    async def list_audit(
+        self, request: pb2.ListAuditRequest, context: Context
+    ) -> pb2.ListAuditResponse:
+        """A page of the tenant's audit records, newest first."""
+        page = await self._ledger.ListAudit(recast(request, ledger_pb2.ListAuditRequest))
+        return recast(page, pb2.ListAuditResponse)
 
     async def check_health(
         self, request: pb2.CheckHealthRequest, context: Context

@@ -6,16 +6,18 @@ from collections.abc import AsyncIterator
 
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
+from meshkit.context import current_principal
 from meshkit.errors import MeshError
 
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.health import Probe, examine
-from agentmesh_gateway.identity import Authenticator
 from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
-from agentmesh_gateway.relay import Subscriptions
+from agentmesh_gateway.servicers import patches
 from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.settings import GatewaySettings
+from agentmesh_gateway.subscriptions.registry import Subscriptions
+from agentmesh_gateway.subscriptions.tenant import TenantSubscriptions
 from agentmesh_gateway.traces import TraceCollector
 from agentmesh_gateway.transcript import newest_messages
 from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
@@ -24,23 +26,22 @@ _DEFAULT_MESSAGES = 200
 
 
 class ConversationServicer:
-    """Updating, forking, deleting and the tenant's feed are not served yet."""
+    """What the store keeps, for the public."""
 
     def __init__(
         self,
         upstream: Upstream,
         catalog: Catalog,
         subscriptions: Subscriptions,
-        authenticator: Authenticator,
+        tenants: TenantSubscriptions,
         traces: TraceCollector,
         probes: dict[str, Probe],
         settings: GatewaySettings,
     ) -> None:
         self._store = upstream.conversations
-        self._subscribe = upstream.subscribe_bytes
         self._catalog = catalog
         self._subscriptions = subscriptions
-        self._authenticator = authenticator
+        self._tenants = tenants
         self._traces = traces
         self._probes = probes
         self._settings = settings
@@ -133,15 +134,23 @@ class ConversationServicer:
             status=sent.status,
         )
 
-    def subscribe_conversation(
+    async def subscribe_conversation(
         self, request: pb2.SubscribeConversationRequest, context: Context
-    ) -> AsyncIterator[bytes]:
-        """The store's stream, as the bytes that came."""
-        wanted = recast(request, store_pb2.SubscribeConversationRequest)
-        call = self._subscribe(wanted, timeout=context.time_remaining())
-        credentials = tuple(context.invocation_metadata() or ())
-        return self._subscriptions.forward(
-            call, lambda: self._authenticator.authenticate(credentials)
+    ) -> None:
+        """Writes the store's stream, as the bytes that came, shared with others who watch."""
+        await self._subscriptions.serve(
+            current_principal().tenant,
+            recast(request, store_pb2.SubscribeConversationRequest),
+            tuple(context.invocation_metadata() or ()),
+            context.write,
+        )
+
+    async def subscribe_tenant(self, request: pb2.SubscribeTenantRequest, context: Context) -> None:
+        """Writes the store's stream, as the bytes that came."""
+        await self._tenants.serve(
+            recast(request, store_pb2.SubscribeTenantRequest),
+            tuple(context.invocation_metadata() or ()),
+            context.write,
         )
 
     async def list_events(
@@ -190,6 +199,57 @@ class ConversationServicer:
         )
         return pb2.ResumeConversationResponse(
             conversation_id=request.conversation_id, status=answer.conversation.status
+        )
+
+    async def update_conversation(
+        self, request: pb2.UpdateConversationRequest, context: Context
+    ) -> pb2.UpdateConversationResponse:
+        """Changes the fields that the mask names."""
+        answer = await self._store.UpdateConversation(patches.to_store(request))
+        return recast(answer, pb2.UpdateConversationResponse)
+
+    async def fork_conversation(
+        self, request: pb2.ForkConversationRequest, context: Context
+    ) -> pb2.ForkConversationResponse:
+        """A new conversation with the same history, up to an event."""
+        answer = await self._store.ForkConversation(
+            store_pb2.ForkConversationRequest(
+                request_id=request.request_id,
+                conversation_id=request.conversation_id,
+                at_sequence=request.at_sequence,
+            )
+        )
+        return recast(answer, pb2.ForkConversationResponse)
+
+    async def delete_conversation(
+        self, request: pb2.DeleteConversationRequest, context: Context
+    ) -> pb2.DeleteConversationResponse:
+        """Removes it for everybody, at once."""
+        await self._store.DeleteConversation(
+            store_pb2.DeleteConversationRequest(
+                request_id=request.request_id, conversation_id=request.conversation_id
+            )
+        )
+        return pb2.DeleteConversationResponse()
+
+    async def export_conversation(
+        self, request: pb2.ExportConversationRequest, context: Context
+    ) -> AsyncIterator[pb2.ExportConversationResponse]:
+        """The store's lines as they come."""
+        wanted = store_pb2.ExportConversationRequest(conversation_id=request.conversation_id)
+        async for response in self._store.ExportConversation(wanted):
+            yield pb2.ExportConversationResponse(chunk=response.chunk)
+
+    async def import_conversation(
+        self, requests: AsyncIterator[pb2.ImportConversationRequest], context: Context
+    ) -> pb2.ImportConversationResponse:
+        """Hands the pieces on as they come."""
+        pieces = (store_pb2.ImportConversationRequest(chunk=r.chunk) async for r in requests)
+        conversation = (await self._store.ImportConversation(pieces)).conversation
+        return pb2.ImportConversationResponse(
+            conversation_id=conversation.conversation_id,
+            status=conversation.status,
+            head_sequence=conversation.head_sequence,
         )
 
     async def debug_conversation(

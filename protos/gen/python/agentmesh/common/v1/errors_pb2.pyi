@@ -76,6 +76,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. The approval was already decided. metadata: `status`."""
     ERROR_REASON_RUN_UNDER_WAY: _ErrorReason.ValueType  # 46
     """FAILED_PRECONDITION. The message was to be refused while a run is under way. metadata: `status`."""
+    ERROR_REASON_CHECKPOINT_MISMATCH: _ErrorReason.ValueType  # 47
+    """FAILED_PRECONDITION. The checkpoint is a difference to another one than the run stands at.
+    metadata: `base_checkpoint_id`, `expected_checkpoint_id`.
+    """
     ERROR_REASON_HISTORY_REMOVED: _ErrorReason.ValueType  # 50
     """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""
     ERROR_REASON_BEYOND_HEAD: _ErrorReason.ValueType  # 51
@@ -83,7 +87,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_OUTPUT_REMOVED: _ErrorReason.ValueType  # 52
     """OUT_OF_RANGE. The output that was asked for has left the bounded buffer."""
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 60
-    """RESOURCE_EXHAUSTED. A budget is used up. metadata: `budget`."""
+    """RESOURCE_EXHAUSTED. A budget is used up. metadata: `budget`, for example "run.max_tokens". For
+    "tenant_day", what the tenant may consume in one day, `google.rpc.RetryInfo` says when the next
+    day begins.
+    """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 61
     """RESOURCE_EXHAUSTED. Too many calls; `google.rpc.RetryInfo` says when to come back."""
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 62
@@ -169,6 +176,10 @@ ERROR_REASON_ALREADY_DECIDED: ErrorReason.ValueType  # 45
 """FAILED_PRECONDITION. The approval was already decided. metadata: `status`."""
 ERROR_REASON_RUN_UNDER_WAY: ErrorReason.ValueType  # 46
 """FAILED_PRECONDITION. The message was to be refused while a run is under way. metadata: `status`."""
+ERROR_REASON_CHECKPOINT_MISMATCH: ErrorReason.ValueType  # 47
+"""FAILED_PRECONDITION. The checkpoint is a difference to another one than the run stands at.
+metadata: `base_checkpoint_id`, `expected_checkpoint_id`.
+"""
 ERROR_REASON_HISTORY_REMOVED: ErrorReason.ValueType  # 50
 """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""
 ERROR_REASON_BEYOND_HEAD: ErrorReason.ValueType  # 51
@@ -176,7 +187,10 @@ ERROR_REASON_BEYOND_HEAD: ErrorReason.ValueType  # 51
 ERROR_REASON_OUTPUT_REMOVED: ErrorReason.ValueType  # 52
 """OUT_OF_RANGE. The output that was asked for has left the bounded buffer."""
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 60
-"""RESOURCE_EXHAUSTED. A budget is used up. metadata: `budget`."""
+"""RESOURCE_EXHAUSTED. A budget is used up. metadata: `budget`, for example "run.max_tokens". For
+"tenant_day", what the tenant may consume in one day, `google.rpc.RetryInfo` says when the next
+day begins.
+"""
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 61
 """RESOURCE_EXHAUSTED. Too many calls; `google.rpc.RetryInfo` says when to come back."""
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 62

@@ -250,6 +250,9 @@ class Conversation(google.protobuf.message.Message):
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     FORKED_FROM_CONVERSATION_ID_FIELD_NUMBER: builtins.int
     FORKED_AT_SEQUENCE_FIELD_NUMBER: builtins.int
+    LEGAL_HOLD_FIELD_NUMBER: builtins.int
+    RETENTION_AGE_FIELD_NUMBER: builtins.int
+    RETENTION_EVENTS_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     status: Global___ConversationStatus.ValueType
@@ -274,6 +277,12 @@ class Conversation(google.protobuf.message.Message):
     """The conversation it was forked from, if it was."""
     forked_at_sequence: builtins.int
     """The event it was forked after."""
+    legal_hold: builtins.bool
+    """Under legal hold nothing of it is removed."""
+    retention_events: builtins.int
+    """The oldest events are removed, in whole turns, down to about this many; unset: as the tenant's
+    policy says.
+    """
     @property
     def agents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The agents that take part, in order."""
@@ -298,6 +307,12 @@ class Conversation(google.protobuf.message.Message):
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels."""
 
+    @property
+    def retention_age(self) -> google.protobuf.duration_pb2.Duration:
+        """Events older than this are removed, in whole turns; unset: as the tenant's policy says. When
+        the newest one is older and no run is under way, the whole conversation is.
+        """
+
     def __init__(
         self,
         *,
@@ -319,9 +334,13 @@ class Conversation(google.protobuf.message.Message):
         size_bytes: builtins.int = ...,
         forked_from_conversation_id: builtins.str = ...,
         forked_at_sequence: builtins.int = ...,
+        legal_hold: builtins.bool = ...,
+        retention_age: google.protobuf.duration_pb2.Duration | None = ...,
+        retention_events: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["completed_at", b"completed_at", "run", b"run", "started_at", b"started_at", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agents", b"agents", "completed_at", b"completed_at", "conversation_id", b"conversation_id", "etag", b"etag", "forked_at_sequence", b"forked_at_sequence", "forked_from_conversation_id", b"forked_from_conversation_id", "head_sequence", b"head_sequence", "labels", b"labels", "oldest_sequence", b"oldest_sequence", "run", b"run", "size_bytes", b"size_bytes", "started_at", b"started_at", "status", b"status", "summary", b"summary", "task", b"task", "tenant", b"tenant", "usage", b"usage", "workflow", b"workflow"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_retention_events", b"_retention_events", "completed_at", b"completed_at", "retention_age", b"retention_age", "retention_events", b"retention_events", "run", b"run", "started_at", b"started_at", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_retention_events", b"_retention_events", "agents", b"agents", "completed_at", b"completed_at", "conversation_id", b"conversation_id", "etag", b"etag", "forked_at_sequence", b"forked_at_sequence", "forked_from_conversation_id", b"forked_from_conversation_id", "head_sequence", b"head_sequence", "labels", b"labels", "legal_hold", b"legal_hold", "oldest_sequence", b"oldest_sequence", "retention_age", b"retention_age", "retention_events", b"retention_events", "run", b"run", "size_bytes", b"size_bytes", "started_at", b"started_at", "status", b"status", "summary", b"summary", "task", b"task", "tenant", b"tenant", "usage", b"usage", "workflow", b"workflow"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_retention_events", b"_retention_events"]) -> typing.Literal["retention_events"] | None: ...
 
 Global___Conversation: typing_extensions.TypeAlias = Conversation
 
@@ -352,6 +371,7 @@ class Run(google.protobuf.message.Message):
     ATTEMPT_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
+    AGENT_PATH_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """"run_…"."""
     conversation_id: builtins.str
@@ -382,6 +402,8 @@ class Run(google.protobuf.message.Message):
     """Attempts at its current turn."""
     priority: builtins.int
     """Work with a higher number is granted first, within its tenant."""
+    agent_path: builtins.str
+    """The path under which the agents of a child appear; empty for a root."""
     @property
     def started_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was started."""
@@ -396,7 +418,7 @@ class Run(google.protobuf.message.Message):
 
     @property
     def usage(self) -> agentmesh.common.v1.usage_pb2.Usage:
-        """What it consumed so far."""
+        """What it and the runs below it consumed so far."""
 
     @property
     def budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
@@ -430,8 +452,9 @@ class Run(google.protobuf.message.Message):
         attempt: builtins.int = ...,
         priority: builtins.int = ...,
         timeout: google.protobuf.duration_pb2.Duration | None = ...,
+        agent_path: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget", "deadline", b"deadline", "ended_at", b"ended_at", "started_at", b"started_at", "timeout", b"timeout", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "budget", b"budget", "conversation_id", b"conversation_id", "deadline", b"deadline", "detail", b"detail", "end_reason", b"end_reason", "ended_at", b"ended_at", "max_rounds", b"max_rounds", "parent_run_id", b"parent_run_id", "priority", b"priority", "root_run_id", b"root_run_id", "rounds", b"rounds", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "summary", b"summary", "timeout", b"timeout", "traceparent", b"traceparent", "turn", b"turn", "usage", b"usage", "waiting_for", b"waiting_for"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_path", b"agent_path", "attempt", b"attempt", "budget", b"budget", "conversation_id", b"conversation_id", "deadline", b"deadline", "detail", b"detail", "end_reason", b"end_reason", "ended_at", b"ended_at", "max_rounds", b"max_rounds", "parent_run_id", b"parent_run_id", "priority", b"priority", "root_run_id", b"root_run_id", "rounds", b"rounds", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "summary", b"summary", "timeout", b"timeout", "traceparent", b"traceparent", "turn", b"turn", "usage", b"usage", "waiting_for", b"waiting_for"]) -> None: ...
 
 Global___Run: typing_extensions.TypeAlias = Run

@@ -132,6 +132,7 @@ class Event(google.protobuf.message.Message):
     REDACTED_FIELD_NUMBER: builtins.int
     CUSTOM_FIELD_NUMBER: builtins.int
     STAGE_CHANGED_FIELD_NUMBER: builtins.int
+    CONVERSATION_FORKED_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """Its place in the conversation."""
     conversation_id: builtins.str
@@ -212,6 +213,12 @@ class Event(google.protobuf.message.Message):
     def stage_changed(self) -> Global___StageChanged:
         """A stage of a workflow began, ended or was skipped."""
 
+    @property
+    def conversation_forked(self) -> Global___ConversationForked:
+        """The conversation was forked off another one: the first event that is its own. All before it
+        are shared with the other conversation and name this one as theirs.
+        """
+
     def __init__(
         self,
         *,
@@ -238,10 +245,11 @@ class Event(google.protobuf.message.Message):
         redacted: Global___Redacted | None = ...,
         custom: Global___CustomEvent | None = ...,
         stage_changed: Global___StageChanged | None = ...,
+        conversation_forked: Global___ConversationForked | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "redacted", b"redacted", "run_ended", b"run_ended", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "stage_changed", b"stage_changed", "time", b"time", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_id", b"conversation_id", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "origin", b"origin", "redacted", b"redacted", "run_ended", b"run_ended", "run_id", b"run_id", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "sequence", b"sequence", "stage_changed", b"stage_changed", "time", b"time", "turn", b"turn", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["conversation_started", "run_started", "message", "turn_committed", "turn_discarded", "run_status_changed", "run_ended", "approval_requested", "approval_resolved", "handoff", "attempt_failed", "context_summary", "conversation_updated", "redacted", "custom", "stage_changed"] | None: ...
+    def HasField(self, field_name: typing.Literal["approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "redacted", b"redacted", "run_ended", b"run_ended", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "stage_changed", b"stage_changed", "time", b"time", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_id", b"conversation_id", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "origin", b"origin", "redacted", b"redacted", "run_ended", b"run_ended", "run_id", b"run_id", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "sequence", b"sequence", "stage_changed", b"stage_changed", "time", b"time", "turn", b"turn", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["conversation_started", "run_started", "message", "turn_committed", "turn_discarded", "run_status_changed", "run_ended", "approval_requested", "approval_resolved", "handoff", "attempt_failed", "context_summary", "conversation_updated", "redacted", "custom", "stage_changed", "conversation_forked"] | None: ...
 
 Global___Event: typing_extensions.TypeAlias = Event
 
@@ -276,6 +284,36 @@ class ConversationStarted(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["agents", b"agents", "principal", b"principal", "task", b"task", "workflow", b"workflow"]) -> None: ...
 
 Global___ConversationStarted: typing_extensions.TypeAlias = ConversationStarted
+
+@typing.final
+class ConversationForked(google.protobuf.message.Message):
+    """The conversation was forked off another one. What was under way there at that point goes on there
+    only: here the next message starts a run, from the newest state at or before that point. Messages
+    that were said after that state are taken back by a `turn_discarded` that follows; what people
+    said after it is read by that run.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """The other conversation. It may be deleted by now."""
+    sequence: builtins.int
+    """The last event that both share."""
+    principal: builtins.str
+    """Who forked it."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        sequence: builtins.int = ...,
+        principal: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "principal", b"principal", "sequence", b"sequence"]) -> None: ...
+
+Global___ConversationForked: typing_extensions.TypeAlias = ConversationForked
 
 @typing.final
 class RunStarted(google.protobuf.message.Message):
@@ -407,7 +445,7 @@ class RunEnded(google.protobuf.message.Message):
     """The last message, or what a summariser made of the run."""
     @property
     def usage(self) -> agentmesh.common.v1.usage_pb2.Usage:
-        """What the run consumed."""
+        """What the run and the runs below it consumed."""
 
     def __init__(
         self,
@@ -435,18 +473,18 @@ class ApprovalRequested(google.protobuf.message.Message):
     EXPIRES_AT_FIELD_NUMBER: builtins.int
     ROLE_FIELD_NUMBER: builtins.int
     approval_id: builtins.str
-    """"appr_…"."""
+    """"appr_…", unique; chosen by the worker, at most 128 bytes."""
     prompt: builtins.str
-    """A question in words, or what a tool call would do."""
+    """A question in words, or what a tool call would do; at most 64 KiB."""
     role: builtins.str
-    """The role that may decide."""
+    """The role that may decide: "operator", as if empty, or "admin"."""
     @property
     def tool_call(self) -> agentmesh.conversation.v1.message_pb2.ToolCallPart:
-        """The call that waits for approval, if it is about one."""
+        """The call that waits for approval, if it is about one; at most 1 MiB."""
 
     @property
     def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """When the request runs out."""
+        """When the request runs out. Always set."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/conversation/v1/message.proto\x12\x19\x61gentmesh.conversation.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x01\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x34\n\x04role\x18\x02 \x01(\x0e\x32&.agentmesh.conversation.v1.MessageRole\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05parts\x18\x06 \x03(\x0b\x32\x1f.agentmesh.conversation.v1.Part\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\"\xa5\x03\n\x04Part\x12\x33\n\x04text\x18\x01 \x01(\x0b\x32#.agentmesh.conversation.v1.TextPartH\x00\x12=\n\treasoning\x18\x02 \x01(\x0b\x32(.agentmesh.conversation.v1.ReasoningPartH\x00\x12\x33\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32#.agentmesh.conversation.v1.DataPartH\x00\x12\x33\n\x04\x62lob\x18\x04 \x01(\x0b\x32#.agentmesh.conversation.v1.BlobPartH\x00\x12<\n\ttool_call\x18\x05 \x01(\x0b\x32\'.agentmesh.conversation.v1.ToolCallPartH\x00\x12@\n\x0btool_result\x18\x06 \x01(\x0b\x32).agentmesh.conversation.v1.ToolResultPartH\x00\x12\x37\n\x06sealed\x18\x07 \x01(\x0b\x32%.agentmesh.conversation.v1.SealedPartH\x00\x42\x06\n\x04kind\"\x18\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1d\n\rReasoningPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"E\n\x08\x44\x61taPart\x12%\n\x04\x64\x61ta\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"t\n\x08\x42lobPart\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\"J\n\x0cToolCallPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xb9\x01\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x37\n\x07outcome\x18\x03 \x01(\x0e\x32&.agentmesh.conversation.v1.ToolOutcome\x12\x0e\n\x06output\x18\x04 \x01(\t\x12\'\n\x06\x64\x65tail\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\ttruncated\x18\x06 \x01(\x08\"C\n\nSealedPart\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x11\n\talgorithm\x18\x03 \x01(\t*\x8a\x01\n\x0bMessageRole\x12\x1c\n\x18MESSAGE_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MESSAGE_ROLE_USER\x10\x01\x12\x16\n\x12MESSAGE_ROLE_AGENT\x10\x02\x12\x15\n\x11MESSAGE_ROLE_TOOL\x10\x03\x12\x17\n\x13MESSAGE_ROLE_SYSTEM\x10\x04*\xa9\x01\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOOL_OUTCOME_OK\x10\x01\x12\x16\n\x12TOOL_OUTCOME_ERROR\x10\x02\x12\x18\n\x14TOOL_OUTCOME_UNKNOWN\x10\x03\x12\x19\n\x15TOOL_OUTCOME_REJECTED\x10\x04\x12\x1a\n\x16TOOL_OUTCOME_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/conversation/v1/message.proto\x12\x19\x61gentmesh.conversation.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x01\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x34\n\x04role\x18\x02 \x01(\x0e\x32&.agentmesh.conversation.v1.MessageRole\x12\r\n\x05\x61gent\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x04 \x01(\t\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x05parts\x18\x06 \x03(\x0b\x32\x1f.agentmesh.conversation.v1.Part\x12\x0e\n\x06\x61uthor\x18\x07 \x01(\t\"\xa5\x03\n\x04Part\x12\x33\n\x04text\x18\x01 \x01(\x0b\x32#.agentmesh.conversation.v1.TextPartH\x00\x12=\n\treasoning\x18\x02 \x01(\x0b\x32(.agentmesh.conversation.v1.ReasoningPartH\x00\x12\x33\n\x04\x64\x61ta\x18\x03 \x01(\x0b\x32#.agentmesh.conversation.v1.DataPartH\x00\x12\x33\n\x04\x62lob\x18\x04 \x01(\x0b\x32#.agentmesh.conversation.v1.BlobPartH\x00\x12<\n\ttool_call\x18\x05 \x01(\x0b\x32\'.agentmesh.conversation.v1.ToolCallPartH\x00\x12@\n\x0btool_result\x18\x06 \x01(\x0b\x32).agentmesh.conversation.v1.ToolResultPartH\x00\x12\x37\n\x06sealed\x18\x07 \x01(\x0b\x32%.agentmesh.conversation.v1.SealedPartH\x00\x42\x06\n\x04kind\"\x18\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1d\n\rReasoningPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"E\n\x08\x44\x61taPart\x12%\n\x04\x64\x61ta\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"t\n\x08\x42lobPart\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x10\n\x08\x66ilename\x18\x04 \x01(\t\"\x87\x01\n\x0cToolCallPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\x12;\n\x0e\x61rguments_blob\x18\x04 \x01(\x0b\x32#.agentmesh.conversation.v1.BlobPart\"\xf3\x01\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x37\n\x07outcome\x18\x03 \x01(\x0e\x32&.agentmesh.conversation.v1.ToolOutcome\x12\x0e\n\x06output\x18\x04 \x01(\t\x12\'\n\x06\x64\x65tail\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\ttruncated\x18\x06 \x01(\x08\x12\x38\n\x0boutput_blob\x18\x07 \x01(\x0b\x32#.agentmesh.conversation.v1.BlobPart\"C\n\nSealedPart\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\nciphertext\x18\x02 \x01(\x0c\x12\x11\n\talgorithm\x18\x03 \x01(\t*\x8a\x01\n\x0bMessageRole\x12\x1c\n\x18MESSAGE_ROLE_UNSPECIFIED\x10\x00\x12\x15\n\x11MESSAGE_ROLE_USER\x10\x01\x12\x16\n\x12MESSAGE_ROLE_AGENT\x10\x02\x12\x15\n\x11MESSAGE_ROLE_TOOL\x10\x03\x12\x17\n\x13MESSAGE_ROLE_SYSTEM\x10\x04*\xa9\x01\n\x0bToolOutcome\x12\x1c\n\x18TOOL_OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fTOOL_OUTCOME_OK\x10\x01\x12\x16\n\x12TOOL_OUTCOME_ERROR\x10\x02\x12\x18\n\x14TOOL_OUTCOME_UNKNOWN\x10\x03\x12\x19\n\x15TOOL_OUTCOME_REJECTED\x10\x04\x12\x1a\n\x16TOOL_OUTCOME_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,10 +38,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BLOBPART'].fields_by_name['digest']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
   _globals['_BLOBPART'].fields_by_name['size_bytes']._loaded_options = None
   _globals['_BLOBPART'].fields_by_name['size_bytes']._serialized_options = b'\272H\004\"\002(\000'
-  _globals['_MESSAGEROLE']._serialized_start=1395
-  _globals['_MESSAGEROLE']._serialized_end=1533
-  _globals['_TOOLOUTCOME']._serialized_start=1536
-  _globals['_TOOLOUTCOME']._serialized_end=1705
+  _globals['_MESSAGEROLE']._serialized_start=1515
+  _globals['_MESSAGEROLE']._serialized_end=1653
+  _globals['_TOOLOUTCOME']._serialized_start=1656
+  _globals['_TOOLOUTCOME']._serialized_end=1825
   _globals['_MESSAGE']._serialized_start=163
   _globals['_MESSAGE']._serialized_end=389
   _globals['_PART']._serialized_start=392
@@ -54,10 +54,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATAPART']._serialized_end=941
   _globals['_BLOBPART']._serialized_start=943
   _globals['_BLOBPART']._serialized_end=1059
-  _globals['_TOOLCALLPART']._serialized_start=1061
-  _globals['_TOOLCALLPART']._serialized_end=1135
-  _globals['_TOOLRESULTPART']._serialized_start=1138
-  _globals['_TOOLRESULTPART']._serialized_end=1323
-  _globals['_SEALEDPART']._serialized_start=1325
-  _globals['_SEALEDPART']._serialized_end=1392
+  _globals['_TOOLCALLPART']._serialized_start=1062
+  _globals['_TOOLCALLPART']._serialized_end=1197
+  _globals['_TOOLRESULTPART']._serialized_start=1200
+  _globals['_TOOLRESULTPART']._serialized_end=1443
+  _globals['_SEALEDPART']._serialized_start=1445
+  _globals['_SEALEDPART']._serialized_end=1512
 # @@protoc_insertion_point(module_scope)

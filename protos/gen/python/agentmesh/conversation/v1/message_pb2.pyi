@@ -109,7 +109,9 @@ class Message(google.protobuf.message.Message):
     agent: builtins.str
     """The id of the agent that speaks or whose tool answers; "user" for people."""
     content: builtins.str
-    """The text parts, joined by newlines; for a tool result, its output."""
+    """The text parts, joined by newlines; for a tool result, its output. Beyond 256 KiB only the
+    beginning, with a note: the parts have the whole.
+    """
     author: builtins.str
     """The name of the person or program, where `role` is MESSAGE_ROLE_USER and it is known."""
     @property
@@ -118,7 +120,7 @@ class Message(google.protobuf.message.Message):
 
     @property
     def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Part]:
-        """All of it, in order."""
+        """All of it, in order. The store moves what exceeds 256 KiB into blobs."""
 
     def __init__(
         self,
@@ -294,20 +296,27 @@ class ToolCallPart(google.protobuf.message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: builtins.int
     TOOL_FIELD_NUMBER: builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
+    ARGUMENTS_BLOB_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
     """Chosen by the model; the key of the step that carries it out."""
     tool: builtins.str
     """The tool's name."""
     arguments_json: builtins.str
     """The arguments as the model wrote them: JSON if it kept to the rules."""
+    @property
+    def arguments_blob(self) -> Global___BlobPart:
+        """All of the arguments, where `arguments_json` is only their beginning."""
+
     def __init__(
         self,
         *,
         tool_call_id: builtins.str = ...,
         tool: builtins.str = ...,
         arguments_json: builtins.str = ...,
+        arguments_blob: Global___BlobPart | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arguments_json", b"arguments_json", "tool", b"tool", "tool_call_id", b"tool_call_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["arguments_blob", b"arguments_blob"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["arguments_blob", b"arguments_blob", "arguments_json", b"arguments_json", "tool", b"tool", "tool_call_id", b"tool_call_id"]) -> None: ...
 
 Global___ToolCallPart: typing_extensions.TypeAlias = ToolCallPart
 
@@ -323,6 +332,7 @@ class ToolResultPart(google.protobuf.message.Message):
     OUTPUT_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
     TRUNCATED_FIELD_NUMBER: builtins.int
+    OUTPUT_BLOB_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
     """The call that it answers."""
     tool: builtins.str
@@ -337,6 +347,10 @@ class ToolResultPart(google.protobuf.message.Message):
     def detail(self) -> google.protobuf.struct_pb2.Struct:
         """Structured detail: exit code, reason, usage, files."""
 
+    @property
+    def output_blob(self) -> Global___BlobPart:
+        """All that `output` was, where it is only the beginning."""
+
     def __init__(
         self,
         *,
@@ -346,9 +360,10 @@ class ToolResultPart(google.protobuf.message.Message):
         output: builtins.str = ...,
         detail: google.protobuf.struct_pb2.Struct | None = ...,
         truncated: builtins.bool = ...,
+        output_blob: Global___BlobPart | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["detail", b"detail"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["detail", b"detail", "outcome", b"outcome", "output", b"output", "tool", b"tool", "tool_call_id", b"tool_call_id", "truncated", b"truncated"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["detail", b"detail", "output_blob", b"output_blob"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["detail", b"detail", "outcome", b"outcome", "output", b"output", "output_blob", b"output_blob", "tool", b"tool", "tool_call_id", b"tool_call_id", "truncated", b"truncated"]) -> None: ...
 
 Global___ToolResultPart: typing_extensions.TypeAlias = ToolResultPart
 

@@ -29,7 +29,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n<agentmesh/conversation_store/v1/approval_store_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a%agentmesh/conversation/v1/event.proto\x1a\'agentmesh/conversation/v1/message.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc8\x03\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12:\n\ttool_call\x18\x06 \x01(\x0b\x32\'.agentmesh.conversation.v1.ToolCallPart\x12\x39\n\x06status\x18\x07 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatus\x12\x30\n\x0crequested_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04role\x18\n \x01(\x0e\x32\x19.agentmesh.common.v1.Role\x12\x11\n\tprincipal\x18\x0b \x01(\t\x12\x0f\n\x07\x63omment\x18\x0c \x01(\t\x12\x1d\n\x15\x65\x64ited_arguments_json\x18\r \x01(\t\x12\x1a\n\x12requested_sequence\x18\x0e \x01(\x03\"\x9d\x01\n\x14ListApprovalsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x39\n\x06status\x18\x02 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatus\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"n\n\x15ListApprovalsResponse\x12<\n\tapprovals\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x12GetApprovalRequest\x12\x1c\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"R\n\x13GetApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval\"\xe5\x01\n\x16ResolveApprovalRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1c\n\x0b\x61pproval_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12I\n\x06status\x18\x03 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatusB\x0e\xbaH\x0b\x82\x01\x08\x18\x02\x18\x03\x18\x04\x18\x05\x12\x1a\n\x07\x63omment\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12(\n\x15\x65\x64ited_arguments_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\"V\n\x17ResolveApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval2\xbb\x03\n\x14\x41pprovalStoreService\x12\x8a\x01\n\rListApprovals\x12\x35.agentmesh.conversation_store.v1.ListApprovalsRequest\x1a\x36.agentmesh.conversation_store.v1.ListApprovalsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x84\x01\n\x0bGetApproval\x12\x33.agentmesh.conversation_store.v1.GetApprovalRequest\x1a\x34.agentmesh.conversation_store.v1.GetApprovalResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8e\x01\n\x0fResolveApproval\x12\x37.agentmesh.conversation_store.v1.ResolveApprovalRequest\x1a\x38.agentmesh.conversation_store.v1.ResolveApprovalResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n<agentmesh/conversation_store/v1/approval_store_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a%agentmesh/conversation/v1/event.proto\x1a\'agentmesh/conversation/v1/message.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x03\n\x08\x41pproval\x12\x13\n\x0b\x61pproval_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12:\n\ttool_call\x18\x06 \x01(\x0b\x32\'.agentmesh.conversation.v1.ToolCallPart\x12\x39\n\x06status\x18\x07 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatus\x12\x30\n\x0crequested_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x04role\x18\n \x01(\x0e\x32\x19.agentmesh.common.v1.Role\x12\x11\n\tprincipal\x18\x0b \x01(\t\x12\x0f\n\x07\x63omment\x18\x0c \x01(\t\x12\x1d\n\x15\x65\x64ited_arguments_json\x18\r \x01(\t\x12\x1a\n\x12requested_sequence\x18\x0e \x01(\x03\x12/\n\x0bresolved_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9d\x01\n\x14ListApprovalsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x39\n\x06status\x18\x02 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatus\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"n\n\x15ListApprovalsResponse\x12<\n\tapprovals\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x12GetApprovalRequest\x12\x1c\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"R\n\x13GetApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval\"\xe5\x01\n\x16ResolveApprovalRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1c\n\x0b\x61pproval_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12I\n\x06status\x18\x03 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatusB\x0e\xbaH\x0b\x82\x01\x08\x18\x02\x18\x03\x18\x04\x18\x05\x12\x1a\n\x07\x63omment\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12(\n\x15\x65\x64ited_arguments_json\x18\x05 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\"V\n\x17ResolveApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval2\xbb\x03\n\x14\x41pprovalStoreService\x12\x8a\x01\n\rListApprovals\x12\x35.agentmesh.conversation_store.v1.ListApprovalsRequest\x1a\x36.agentmesh.conversation_store.v1.ListApprovalsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x84\x01\n\x0bGetApproval\x12\x33.agentmesh.conversation_store.v1.GetApprovalRequest\x1a\x34.agentmesh.conversation_store.v1.GetApprovalResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8e\x01\n\x0fResolveApproval\x12\x37.agentmesh.conversation_store.v1.ResolveApprovalRequest\x1a\x38.agentmesh.conversation_store.v1.ResolveApprovalResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,19 +57,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPROVALSTORESERVICE'].methods_by_name['ResolveApproval']._loaded_options = None
   _globals['_APPROVALSTORESERVICE'].methods_by_name['ResolveApproval']._serialized_options = b'\312\363\030\004\010\003\020\002'
   _globals['_APPROVAL']._serialized_start=275
-  _globals['_APPROVAL']._serialized_end=731
-  _globals['_LISTAPPROVALSREQUEST']._serialized_start=734
-  _globals['_LISTAPPROVALSREQUEST']._serialized_end=891
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=893
-  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1003
-  _globals['_GETAPPROVALREQUEST']._serialized_start=1005
-  _globals['_GETAPPROVALREQUEST']._serialized_end=1055
-  _globals['_GETAPPROVALRESPONSE']._serialized_start=1057
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=1139
-  _globals['_RESOLVEAPPROVALREQUEST']._serialized_start=1142
-  _globals['_RESOLVEAPPROVALREQUEST']._serialized_end=1371
-  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_start=1373
-  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_end=1459
-  _globals['_APPROVALSTORESERVICE']._serialized_start=1462
-  _globals['_APPROVALSTORESERVICE']._serialized_end=1905
+  _globals['_APPROVAL']._serialized_end=780
+  _globals['_LISTAPPROVALSREQUEST']._serialized_start=783
+  _globals['_LISTAPPROVALSREQUEST']._serialized_end=940
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_start=942
+  _globals['_LISTAPPROVALSRESPONSE']._serialized_end=1052
+  _globals['_GETAPPROVALREQUEST']._serialized_start=1054
+  _globals['_GETAPPROVALREQUEST']._serialized_end=1104
+  _globals['_GETAPPROVALRESPONSE']._serialized_start=1106
+  _globals['_GETAPPROVALRESPONSE']._serialized_end=1188
+  _globals['_RESOLVEAPPROVALREQUEST']._serialized_start=1191
+  _globals['_RESOLVEAPPROVALREQUEST']._serialized_end=1420
+  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_start=1422
+  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_end=1508
+  _globals['_APPROVALSTORESERVICE']._serialized_start=1511
+  _globals['_APPROVALSTORESERVICE']._serialized_end=1954
 # @@protoc_insertion_point(module_scope)

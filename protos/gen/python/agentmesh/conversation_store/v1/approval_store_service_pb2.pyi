@@ -42,6 +42,7 @@ class Approval(google.protobuf.message.Message):
     COMMENT_FIELD_NUMBER: builtins.int
     EDITED_ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
     REQUESTED_SEQUENCE_FIELD_NUMBER: builtins.int
+    RESOLVED_AT_FIELD_NUMBER: builtins.int
     approval_id: builtins.str
     """"appr_…"."""
     conversation_id: builtins.str
@@ -76,6 +77,10 @@ class Approval(google.protobuf.message.Message):
     def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it runs out."""
 
+    @property
+    def resolved_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was decided or ran out."""
+
     def __init__(
         self,
         *,
@@ -93,9 +98,10 @@ class Approval(google.protobuf.message.Message):
         comment: builtins.str = ...,
         edited_arguments_json: builtins.str = ...,
         requested_sequence: builtins.int = ...,
+        resolved_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at", "requested_at", b"requested_at", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_id", b"approval_id", "comment", b"comment", "conversation_id", b"conversation_id", "edited_arguments_json", b"edited_arguments_json", "expires_at", b"expires_at", "principal", b"principal", "prompt", b"prompt", "requested_at", b"requested_at", "requested_sequence", b"requested_sequence", "role", b"role", "run_id", b"run_id", "status", b"status", "tool_call", b"tool_call"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at", "requested_at", b"requested_at", "resolved_at", b"resolved_at", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_id", b"approval_id", "comment", b"comment", "conversation_id", b"conversation_id", "edited_arguments_json", b"edited_arguments_json", "expires_at", b"expires_at", "principal", b"principal", "prompt", b"prompt", "requested_at", b"requested_at", "requested_sequence", b"requested_sequence", "resolved_at", b"resolved_at", "role", b"role", "run_id", b"run_id", "status", b"status", "tool_call", b"tool_call"]) -> None: ...
 
 Global___Approval: typing_extensions.TypeAlias = Approval
 
@@ -114,7 +120,7 @@ class ListApprovalsRequest(google.protobuf.message.Message):
     status: agentmesh.conversation.v1.event_pb2.ApprovalStatus.ValueType
     """Only with this status."""
     page_size: builtins.int
-    """At most this many; 100 if 0."""
+    """At most this many; 100 if 0. A page ends early when it gets large."""
     page_token: builtins.str
     """From the page before."""
     def __init__(

@@ -71,8 +71,10 @@ class ApprovalStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResolveApproval(self, request, context):
-        """Decides an approval or answers a question, and makes its run runnable, in one transaction. The
-        same decision again is harmless; another one: FAILED_PRECONDITION with ALREADY_DECIDED.
+        """Decides an approval or answers a question, in one transaction with its event: an input of the
+        run, which goes on if it waits for nothing else. EDITED is for a call, ANSWERED for a question,
+        APPROVED and REJECTED for both. The same decision again is harmless; another one, or one that
+        comes too late: FAILED_PRECONDITION with ALREADY_DECIDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -28,9 +28,11 @@ class UploadBlobRequest(google.protobuf.message.Message):
     chunk: builtins.bytes
     """Bytes, in order."""
     media_type: builtins.str
-    """For example "image/png"; read from the first message."""
+    """For example "image/png". Not kept: the same bytes may be of many types, and each BlobPart that
+    refers to them names one.
+    """
     size_bytes: builtins.int
-    """The whole size in bytes; read from the first message."""
+    """The whole size in bytes; read from the first message, and compared with what comes."""
     def __init__(
         self,
         *,
@@ -103,3 +105,43 @@ class DownloadBlobResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
 
 Global___DownloadBlobResponse: typing_extensions.TypeAlias = DownloadBlobResponse
+
+@typing.final
+class ReadBlobRequest(google.protobuf.message.Message):
+    """Which blob."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    digest: builtins.str
+    """SHA-256, 64 hexadecimal digits."""
+    offset: builtins.int
+    """Skip this many bytes."""
+    def __init__(
+        self,
+        *,
+        digest: builtins.str = ...,
+        offset: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "offset", b"offset"]) -> None: ...
+
+Global___ReadBlobRequest: typing_extensions.TypeAlias = ReadBlobRequest
+
+@typing.final
+class ReadBlobResponse(google.protobuf.message.Message):
+    """A chunk."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """Bytes, in order."""
+    def __init__(
+        self,
+        *,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
+
+Global___ReadBlobResponse: typing_extensions.TypeAlias = ReadBlobResponse

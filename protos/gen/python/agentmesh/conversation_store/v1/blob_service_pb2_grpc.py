@@ -45,6 +45,11 @@ class BlobServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.DownloadBlobRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.DownloadBlobResponse.FromString,
                 _registered_method=True)
+        self.ReadBlob = channel.unary_stream(
+                '/agentmesh.conversation_store.v1.BlobService/ReadBlob',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobResponse.FromString,
+                _registered_method=True)
 
 
 class BlobServiceServicer(object):
@@ -65,6 +70,13 @@ class BlobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadBlob(self, request, context):
+        """Downloads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BlobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_BlobServiceServicer_to_server(servicer, server):
                     servicer.DownloadBlob,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.DownloadBlobRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.DownloadBlobResponse.SerializeToString,
+            ),
+            'ReadBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadBlob,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class BlobService(object):
             '/agentmesh.conversation_store.v1.BlobService/DownloadBlob',
             agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.DownloadBlobRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.DownloadBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.BlobService/ReadBlob',
+            agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

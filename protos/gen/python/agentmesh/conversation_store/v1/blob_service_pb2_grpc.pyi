@@ -57,7 +57,23 @@ _BlobServiceDownloadBlobType = typing_extensions.TypeVar(
     ],
 )
 
-class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDownloadBlobType]):
+_BlobServiceReadBlobType = typing_extensions.TypeVar(
+    '_BlobServiceReadBlobType',
+    grpc.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
+    ],
+)
+
+class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDownloadBlobType, _BlobServiceReadBlobType]):
     """Large payloads, by the digest of their bytes within the tenant."""
 
     @typing.overload
@@ -69,6 +85,10 @@ class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDow
         grpc.UnaryStreamMultiCallable[
             agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobRequest,
             agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
+            agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -82,6 +102,10 @@ class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDow
             agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobRequest,
             agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
+            agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     UploadBlob: _BlobServiceUploadBlobType
@@ -89,6 +113,9 @@ class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDow
 
     DownloadBlob: _BlobServiceDownloadBlobType
     """Downloads bytes, in chunks of at most 1 MiB."""
+
+    ReadBlob: _BlobServiceReadBlobType
+    """Downloads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB."""
 
 BlobServiceAsyncStub: typing_extensions.TypeAlias = BlobServiceStub[
     grpc.aio.StreamUnaryMultiCallable[
@@ -98,6 +125,10 @@ BlobServiceAsyncStub: typing_extensions.TypeAlias = BlobServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobRequest,
         agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
     ],
 ]
 
@@ -119,5 +150,13 @@ class BlobServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobResponse], collections.abc.AsyncIterator[agentmesh.conversation_store.v1.blob_service_pb2.DownloadBlobResponse]]:
         """Downloads bytes, in chunks of at most 1 MiB."""
+
+    @abc.abstractmethod
+    def ReadBlob(
+        self,
+        request: agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse], collections.abc.AsyncIterator[agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse]]:
+        """Downloads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB."""
 
 def add_BlobServiceServicer_to_server(servicer: BlobServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

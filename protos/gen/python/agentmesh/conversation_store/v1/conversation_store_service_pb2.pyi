@@ -27,6 +27,38 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _EventView:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _EventViewEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_EventView.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EVENT_VIEW_UNSPECIFIED: _EventView.ValueType  # 0
+    """As EVENT_VIEW_LOG."""
+    EVENT_VIEW_LOG: _EventView.ValueType  # 1
+    """Every event."""
+    EVENT_VIEW_CONTEXT: _EventView.ValueType  # 2
+    """As context for a model: where a ContextSummary stands for a range of events, it comes in their
+    place, out of the order of sequences. Of summaries whose ranges overlap the later one wins, and
+    those of discarded turns do not count. Pages are of the log as it was at the first one. Not with
+    `newest_first` or `before_sequence`.
+    """
+
+class EventView(_EventView, metaclass=_EventViewEnumTypeWrapper):
+    """How a log is read."""
+
+EVENT_VIEW_UNSPECIFIED: EventView.ValueType  # 0
+"""As EVENT_VIEW_LOG."""
+EVENT_VIEW_LOG: EventView.ValueType  # 1
+"""Every event."""
+EVENT_VIEW_CONTEXT: EventView.ValueType  # 2
+"""As context for a model: where a ContextSummary stands for a range of events, it comes in their
+place, out of the order of sequences. Of summaries whose ranges overlap the later one wins, and
+those of discarded turns do not count. Pages are of the log as it was at the first one. Not with
+`newest_first` or `before_sequence`.
+"""
+Global___EventView: typing_extensions.TypeAlias = EventView
+
 class _DeliveryStrategy:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -224,7 +256,10 @@ class ListConversationsRequest(google.protobuf.message.Message):
     agent: builtins.str
     """Only with this agent."""
     text: builtins.str
-    """Full-text search over task and messages."""
+    """Full-text search over the task and the messages: all words must stand in one of them, whatever
+    their case. "In quotes" words follow each other, -word must not be there, and word* may go on.
+    A text without a word to look for finds nothing.
+    """
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType]:
         """Only with one of these statuses."""
@@ -288,6 +323,9 @@ class ListEventsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
+    BEFORE_SEQUENCE_FIELD_NUMBER: builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     after_sequence: builtins.int
@@ -296,6 +334,12 @@ class ListEventsRequest(google.protobuf.message.Message):
     """At most this many; 200 if 0."""
     page_token: builtins.str
     """From the page before; wins over `after_sequence`."""
+    before_sequence: builtins.int
+    """Only before this sequence; 0 for all. With `newest_first` pages go back from there."""
+    newest_first: builtins.bool
+    """True: from the newest event backwards."""
+    view: Global___EventView.ValueType
+    """What is read: the log, or what a model is told of it."""
     @property
     def filter(self) -> Global___EventFilter:
         """Only what passes."""
@@ -308,9 +352,12 @@ class ListEventsRequest(google.protobuf.message.Message):
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
         filter: Global___EventFilter | None = ...,
+        before_sequence: builtins.int = ...,
+        newest_first: builtins.bool = ...,
+        view: Global___EventView.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["after_sequence", b"after_sequence", "conversation_id", b"conversation_id", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_sequence", b"after_sequence", "before_sequence", b"before_sequence", "conversation_id", b"conversation_id", "filter", b"filter", "newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token", "view", b"view"]) -> None: ...
 
 Global___ListEventsRequest: typing_extensions.TypeAlias = ListEventsRequest
 
@@ -607,6 +654,8 @@ class UpdateConversationRequest(google.protobuf.message.Message):
     BUDGET_FIELD_NUMBER: builtins.int
     LEGAL_HOLD_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    RETENTION_AGE_FIELD_NUMBER: builtins.int
+    RETENTION_EVENTS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller."""
     conversation_id: builtins.str
@@ -619,6 +668,8 @@ class UpdateConversationRequest(google.protobuf.message.Message):
     """Under legal hold nothing of it is removed."""
     etag: builtins.str
     """The etag that was read; empty: not compared."""
+    retention_events: builtins.int
+    """How many events it may have, about; 0: as the tenant's policy says."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """The labels that replace the present ones, if `set_labels`."""
@@ -626,6 +677,10 @@ class UpdateConversationRequest(google.protobuf.message.Message):
     @property
     def budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
         """The run's new budget."""
+
+    @property
+    def retention_age(self) -> google.protobuf.duration_pb2.Duration:
+        """How old its events may get; zero or less: as the tenant's policy says."""
 
     def __init__(
         self,
@@ -638,13 +693,17 @@ class UpdateConversationRequest(google.protobuf.message.Message):
         budget: agentmesh.common.v1.usage_pb2.Budget | None = ...,
         legal_hold: builtins.bool | None = ...,
         etag: builtins.str = ...,
+        retention_age: google.protobuf.duration_pb2.Duration | None = ...,
+        retention_events: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_legal_hold", b"_legal_hold", "_max_rounds", b"_max_rounds", "budget", b"budget", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_legal_hold", b"_legal_hold", "_max_rounds", b"_max_rounds", "budget", b"budget", "conversation_id", b"conversation_id", "etag", b"etag", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "request_id", b"request_id", "set_labels", b"set_labels"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_legal_hold", b"_legal_hold", "_max_rounds", b"_max_rounds", "_retention_events", b"_retention_events", "budget", b"budget", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_legal_hold", b"_legal_hold", "_max_rounds", b"_max_rounds", "_retention_events", b"_retention_events", "budget", b"budget", "conversation_id", b"conversation_id", "etag", b"etag", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "request_id", b"request_id", "retention_age", b"retention_age", "retention_events", b"retention_events", "set_labels", b"set_labels"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_legal_hold", b"_legal_hold"]) -> typing.Literal["legal_hold"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_rounds", b"_max_rounds"]) -> typing.Literal["max_rounds"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_retention_events", b"_retention_events"]) -> typing.Literal["retention_events"] | None: ...
 
 Global___UpdateConversationRequest: typing_extensions.TypeAlias = UpdateConversationRequest
 
@@ -816,8 +875,11 @@ class SubscribeTenantRequest(google.protobuf.message.Message):
 
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
+    SINGLE_EVENTS_FIELD_NUMBER: builtins.int
     resume_token: builtins.str
-    """From an earlier item; empty: from now on."""
+    """From an earlier item; empty: from now on, and the first item is a heartbeat that says where."""
+    single_events: builtins.bool
+    """One event to an item, so that each has a token behind which to resume."""
     @property
     def filter(self) -> Global___EventFilter:
         """Only what passes."""
@@ -827,9 +889,10 @@ class SubscribeTenantRequest(google.protobuf.message.Message):
         *,
         resume_token: builtins.str = ...,
         filter: Global___EventFilter | None = ...,
+        single_events: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["filter", b"filter", "resume_token", b"resume_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["filter", b"filter", "resume_token", b"resume_token", "single_events", b"single_events"]) -> None: ...
 
 Global___SubscribeTenantRequest: typing_extensions.TypeAlias = SubscribeTenantRequest
 

@@ -139,7 +139,7 @@ class ConversationStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """A page of events, oldest first.
+        """A page of events, oldest first unless asked otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -182,14 +182,19 @@ class ConversationStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForkConversation(self, request, context):
-        """A new conversation that shares the history of another up to a sequence.
+        """A new conversation that shares the history of another up to a sequence, which costs the same
+        however long that is. No run is under way in it; the next message starts one. A sequence beyond
+        the head: OUT_OF_RANGE with BEYOND_HEAD; one that was removed: HISTORY_REMOVED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Removes a conversation with everything that belongs to it, and tells its subscribers.
+        """Removes a conversation with everything that belongs to it, and tells its subscribers. It is gone
+        at once: its runs end, every call answers NOT_FOUND, another DeleteConversation too unless it
+        repeats the `request_id`. What it kept is removed in the background; what forks share with it
+        stays until they go. Under legal hold: FAILED_PRECONDITION with LEGAL_HOLD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -211,14 +216,17 @@ class ConversationStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ExportConversation(self, request, context):
-        """The log of one conversation as JSON Lines, in chunks.
+        """A conversation as JSON Lines, in chunks: everything that another store needs to show it, find it
+        and go on with it. docs/api.md describes the lines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportConversation(self, request_iterator, context):
-        """Makes a conversation from an export.
+        """Makes a conversation of the caller's tenant from an export, with the same events. Ids are kept
+        if none of them is in use, else all are replaced alike. A run that was under way has ended. What
+        cannot be read: INVALID_ARGUMENT naming line and field; nothing is left behind then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

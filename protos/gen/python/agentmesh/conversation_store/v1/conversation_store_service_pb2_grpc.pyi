@@ -408,7 +408,7 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
     """Conversations, newest first."""
 
     ListEvents: _ConversationStoreServiceListEventsType
-    """A page of events, oldest first."""
+    """A page of events, oldest first unless asked otherwise."""
 
     SendMessage: _ConversationStoreServiceSendMessageType
     """Adds a message to a run's inbox, or starts a new run if none is under way."""
@@ -428,10 +428,17 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
     """Changes labels, limits and budgets."""
 
     ForkConversation: _ConversationStoreServiceForkConversationType
-    """A new conversation that shares the history of another up to a sequence."""
+    """A new conversation that shares the history of another up to a sequence, which costs the same
+    however long that is. No run is under way in it; the next message starts one. A sequence beyond
+    the head: OUT_OF_RANGE with BEYOND_HEAD; one that was removed: HISTORY_REMOVED.
+    """
 
     DeleteConversation: _ConversationStoreServiceDeleteConversationType
-    """Removes a conversation with everything that belongs to it, and tells its subscribers."""
+    """Removes a conversation with everything that belongs to it, and tells its subscribers. It is gone
+    at once: its runs end, every call answers NOT_FOUND, another DeleteConversation too unless it
+    repeats the `request_id`. What it kept is removed in the background; what forks share with it
+    stays until they go. Under legal hold: FAILED_PRECONDITION with LEGAL_HOLD.
+    """
 
     SubscribeConversation: _ConversationStoreServiceSubscribeConversationType
     """Each event after a position, once and in order, then live; see StreamItem. A position whose
@@ -442,10 +449,15 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
     """Events of all conversations of the tenant, ordered within each of them."""
 
     ExportConversation: _ConversationStoreServiceExportConversationType
-    """The log of one conversation as JSON Lines, in chunks."""
+    """A conversation as JSON Lines, in chunks: everything that another store needs to show it, find it
+    and go on with it. docs/api.md describes the lines.
+    """
 
     ImportConversation: _ConversationStoreServiceImportConversationType
-    """Makes a conversation from an export."""
+    """Makes a conversation of the caller's tenant from an export, with the same events. Ids are kept
+    if none of them is in use, else all are replaced alike. A run that was under way has ended. What
+    cannot be read: INVALID_ARGUMENT naming line and field; nothing is left behind then.
+    """
 
 ConversationStoreServiceAsyncStub: typing_extensions.TypeAlias = ConversationStoreServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -545,7 +557,7 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.conversation_store.v1.conversation_store_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.ListEventsResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.ListEventsResponse]]:
-        """A page of events, oldest first."""
+        """A page of events, oldest first unless asked otherwise."""
 
     @abc.abstractmethod
     def SendMessage(
@@ -595,7 +607,10 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.conversation_store.v1.conversation_store_service_pb2.ForkConversationRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.ForkConversationResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.ForkConversationResponse]]:
-        """A new conversation that shares the history of another up to a sequence."""
+        """A new conversation that shares the history of another up to a sequence, which costs the same
+        however long that is. No run is under way in it; the next message starts one. A sequence beyond
+        the head: OUT_OF_RANGE with BEYOND_HEAD; one that was removed: HISTORY_REMOVED.
+        """
 
     @abc.abstractmethod
     def DeleteConversation(
@@ -603,7 +618,11 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.conversation_store.v1.conversation_store_service_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.DeleteConversationResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.DeleteConversationResponse]]:
-        """Removes a conversation with everything that belongs to it, and tells its subscribers."""
+        """Removes a conversation with everything that belongs to it, and tells its subscribers. It is gone
+        at once: its runs end, every call answers NOT_FOUND, another DeleteConversation too unless it
+        repeats the `request_id`. What it kept is removed in the background; what forks share with it
+        stays until they go. Under legal hold: FAILED_PRECONDITION with LEGAL_HOLD.
+        """
 
     @abc.abstractmethod
     def SubscribeConversation(
@@ -629,7 +648,9 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.conversation_store.v1.conversation_store_service_pb2.ExportConversationRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.conversation_store.v1.conversation_store_service_pb2.ExportConversationResponse], collections.abc.AsyncIterator[agentmesh.conversation_store.v1.conversation_store_service_pb2.ExportConversationResponse]]:
-        """The log of one conversation as JSON Lines, in chunks."""
+        """A conversation as JSON Lines, in chunks: everything that another store needs to show it, find it
+        and go on with it. docs/api.md describes the lines.
+        """
 
     @abc.abstractmethod
     def ImportConversation(
@@ -637,6 +658,9 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[agentmesh.conversation_store.v1.conversation_store_service_pb2.ImportConversationRequest],
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.ImportConversationResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.ImportConversationResponse]]:
-        """Makes a conversation from an export."""
+        """Makes a conversation of the caller's tenant from an export, with the same events. Ids are kept
+        if none of them is in use, else all are replaced alike. A run that was under way has ended. What
+        cannot be read: INVALID_ARGUMENT naming line and field; nothing is left behind then.
+        """
 
 def add_ConversationStoreServiceServicer_to_server(servicer: ConversationStoreServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

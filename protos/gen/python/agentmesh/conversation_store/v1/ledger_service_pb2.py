@@ -29,15 +29,21 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4agentmesh/conversation_store/v1/ledger_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1f\x61gentmesh/common/v1/usage.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x01\n\x15SummarizeUsageRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x42\n\tdimension\x18\x03 \x01(\x0e\x32/.agentmesh.conversation_store.v1.UsageDimension\"Q\n\x16SummarizeUsageResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.UsageRow\"B\n\x08UsageRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.agentmesh.common.v1.Usage\"\xf9\x01\n\x0cTenantPolicy\x12%\n\x0fmax_active_runs\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12\x31\n\x0c\x64\x61ily_budget\x18\x02 \x01(\x0b\x32\x1b.agentmesh.common.v1.Budget\x12\x30\n\rretention_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x10retention_events\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x12\x0c\n\x04\x65tag\x18\x05 \x01(\tB\x12\n\x10_max_active_runsB\x13\n\x11_retention_events\"\x18\n\x16GetTenantPolicyRequest\"X\n\x17GetTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"}\n\x16PutTenantPolicyRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x45\n\x06policy\x18\x02 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicyB\x06\xbaH\x03\xc8\x01\x01\"X\n\x17PutTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"\x98\x01\n\x0b\x41uditRecord\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x0c\n\x04\x63ode\x18\x06 \x01(\t\x12\x0c\n\x04peer\x18\x07 \x01(\t\"y\n\x12\x41ppendAuditRequest\x12\x19\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12H\n\x07records\x18\x02 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecordB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x15\n\x13\x41ppendAuditResponse\"\xa1\x01\n\x10ListAuditRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x11ListAuditResponse\x12=\n\x07records\x18\x01 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbd\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_TOTAL\x10\x01\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x02\x12\x19\n\x15USAGE_DIMENSION_AGENT\x10\x03\x12 \n\x1cUSAGE_DIMENSION_CONVERSATION\x10\x04\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x05\x32\xc6\x05\n\rLedgerService\x12\x8d\x01\n\x0eSummarizeUsage\x12\x36.agentmesh.conversation_store.v1.SummarizeUsageRequest\x1a\x37.agentmesh.conversation_store.v1.SummarizeUsageResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x90\x01\n\x0fGetTenantPolicy\x12\x37.agentmesh.conversation_store.v1.GetTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.GetTenantPolicyResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8e\x01\n\x0fPutTenantPolicy\x12\x37.agentmesh.conversation_store.v1.PutTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.PutTenantPolicyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12\x80\x01\n\x0b\x41ppendAudit\x12\x33.agentmesh.conversation_store.v1.AppendAuditRequest\x1a\x34.agentmesh.conversation_store.v1.AppendAuditResponse\"\x06\xca\xf3\x18\x02\x08\x04\x12~\n\tListAudit\x12\x31.agentmesh.conversation_store.v1.ListAuditRequest\x1a\x32.agentmesh.conversation_store.v1.ListAuditResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4agentmesh/conversation_store/v1/ledger_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1f\x61gentmesh/common/v1/usage.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x01\n\x15SummarizeUsageRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\tdimension\x18\x03 \x01(\x0e\x32/.agentmesh.conversation_store.v1.UsageDimensionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x12\n\npage_token\x18\x05 \x01(\t\"j\n\x16SummarizeUsageResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x08UsageRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.agentmesh.common.v1.Usage\"\x83\x02\n\x0cTenantPolicy\x12%\n\x0fmax_active_runs\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12\x31\n\x0c\x64\x61ily_budget\x18\x02 \x01(\x0b\x32\x1b.agentmesh.common.v1.Budget\x12:\n\rretention_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12&\n\x10retention_events\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x12\x0c\n\x04\x65tag\x18\x05 \x01(\tB\x12\n\x10_max_active_runsB\x13\n\x11_retention_events\"\x18\n\x16GetTenantPolicyRequest\"X\n\x17GetTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"}\n\x16PutTenantPolicyRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x45\n\x06policy\x18\x02 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicyB\x06\xbaH\x03\xc8\x01\x01\"X\n\x17PutTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"\x98\x01\n\x0b\x41uditRecord\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x0c\n\x04\x63ode\x18\x06 \x01(\t\x12\x0c\n\x04peer\x18\x07 \x01(\t\"|\n\x12\x41ppendAuditRequest\x12\x1c\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12H\n\x07records\x18\x02 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecordB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x15\n\x13\x41ppendAuditResponse\"\xa1\x01\n\x10ListAuditRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x11ListAuditResponse\x12=\n\x07records\x18\x01 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbd\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_TOTAL\x10\x01\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x02\x12\x19\n\x15USAGE_DIMENSION_AGENT\x10\x03\x12 \n\x1cUSAGE_DIMENSION_CONVERSATION\x10\x04\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x05\x32\xc6\x05\n\rLedgerService\x12\x8d\x01\n\x0eSummarizeUsage\x12\x36.agentmesh.conversation_store.v1.SummarizeUsageRequest\x1a\x37.agentmesh.conversation_store.v1.SummarizeUsageResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x90\x01\n\x0fGetTenantPolicy\x12\x37.agentmesh.conversation_store.v1.GetTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.GetTenantPolicyResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8e\x01\n\x0fPutTenantPolicy\x12\x37.agentmesh.conversation_store.v1.PutTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.PutTenantPolicyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12\x80\x01\n\x0b\x41ppendAudit\x12\x33.agentmesh.conversation_store.v1.AppendAuditRequest\x1a\x34.agentmesh.conversation_store.v1.AppendAuditResponse\"\x06\xca\xf3\x18\x02\x08\x04\x12~\n\tListAudit\x12\x31.agentmesh.conversation_store.v1.ListAuditRequest\x1a\x32.agentmesh.conversation_store.v1.ListAuditResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentmesh.conversation_store.v1.ledger_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SUMMARIZEUSAGEREQUEST'].fields_by_name['dimension']._loaded_options = None
+  _globals['_SUMMARIZEUSAGEREQUEST'].fields_by_name['dimension']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_SUMMARIZEUSAGEREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_SUMMARIZEUSAGEREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
   _globals['_TENANTPOLICY'].fields_by_name['max_active_runs']._loaded_options = None
   _globals['_TENANTPOLICY'].fields_by_name['max_active_runs']._serialized_options = b'\272H\004\032\002 \000'
+  _globals['_TENANTPOLICY'].fields_by_name['retention_age']._loaded_options = None
+  _globals['_TENANTPOLICY'].fields_by_name['retention_age']._serialized_options = b'\272H\005\252\001\002*\000'
   _globals['_TENANTPOLICY'].fields_by_name['retention_events']._loaded_options = None
   _globals['_TENANTPOLICY'].fields_by_name['retention_events']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_PUTTENANTPOLICYREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -45,7 +51,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTTENANTPOLICYREQUEST'].fields_by_name['policy']._loaded_options = None
   _globals['_PUTTENANTPOLICYREQUEST'].fields_by_name['policy']._serialized_options = b'\272H\003\310\001\001'
   _globals['_APPENDAUDITREQUEST'].fields_by_name['batch_id']._loaded_options = None
-  _globals['_APPENDAUDITREQUEST'].fields_by_name['batch_id']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_APPENDAUDITREQUEST'].fields_by_name['batch_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_APPENDAUDITREQUEST'].fields_by_name['records']._loaded_options = None
   _globals['_APPENDAUDITREQUEST'].fields_by_name['records']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_LISTAUDITREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -60,34 +66,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERSERVICE'].methods_by_name['AppendAudit']._serialized_options = b'\312\363\030\002\010\004'
   _globals['_LEDGERSERVICE'].methods_by_name['ListAudit']._loaded_options = None
   _globals['_LEDGERSERVICE'].methods_by_name['ListAudit']._serialized_options = b'\312\363\030\006\010\003\020\003\030\001'
-  _globals['_USAGEDIMENSION']._serialized_start=1748
-  _globals['_USAGEDIMENSION']._serialized_end=1937
+  _globals['_USAGEDIMENSION']._serialized_start=1847
+  _globals['_USAGEDIMENSION']._serialized_end=2036
   _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=252
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=435
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=437
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=518
-  _globals['_USAGEROW']._serialized_start=520
-  _globals['_USAGEROW']._serialized_end=586
-  _globals['_TENANTPOLICY']._serialized_start=589
-  _globals['_TENANTPOLICY']._serialized_end=838
-  _globals['_GETTENANTPOLICYREQUEST']._serialized_start=840
-  _globals['_GETTENANTPOLICYREQUEST']._serialized_end=864
-  _globals['_GETTENANTPOLICYRESPONSE']._serialized_start=866
-  _globals['_GETTENANTPOLICYRESPONSE']._serialized_end=954
-  _globals['_PUTTENANTPOLICYREQUEST']._serialized_start=956
-  _globals['_PUTTENANTPOLICYREQUEST']._serialized_end=1081
-  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_start=1083
-  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_end=1171
-  _globals['_AUDITRECORD']._serialized_start=1174
-  _globals['_AUDITRECORD']._serialized_end=1326
-  _globals['_APPENDAUDITREQUEST']._serialized_start=1328
-  _globals['_APPENDAUDITREQUEST']._serialized_end=1449
-  _globals['_APPENDAUDITRESPONSE']._serialized_start=1451
-  _globals['_APPENDAUDITRESPONSE']._serialized_end=1472
-  _globals['_LISTAUDITREQUEST']._serialized_start=1475
-  _globals['_LISTAUDITREQUEST']._serialized_end=1636
-  _globals['_LISTAUDITRESPONSE']._serialized_start=1638
-  _globals['_LISTAUDITRESPONSE']._serialized_end=1745
-  _globals['_LEDGERSERVICE']._serialized_start=1940
-  _globals['_LEDGERSERVICE']._serialized_end=2650
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=496
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=498
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=604
+  _globals['_USAGEROW']._serialized_start=606
+  _globals['_USAGEROW']._serialized_end=672
+  _globals['_TENANTPOLICY']._serialized_start=675
+  _globals['_TENANTPOLICY']._serialized_end=934
+  _globals['_GETTENANTPOLICYREQUEST']._serialized_start=936
+  _globals['_GETTENANTPOLICYREQUEST']._serialized_end=960
+  _globals['_GETTENANTPOLICYRESPONSE']._serialized_start=962
+  _globals['_GETTENANTPOLICYRESPONSE']._serialized_end=1050
+  _globals['_PUTTENANTPOLICYREQUEST']._serialized_start=1052
+  _globals['_PUTTENANTPOLICYREQUEST']._serialized_end=1177
+  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_start=1179
+  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_end=1267
+  _globals['_AUDITRECORD']._serialized_start=1270
+  _globals['_AUDITRECORD']._serialized_end=1422
+  _globals['_APPENDAUDITREQUEST']._serialized_start=1424
+  _globals['_APPENDAUDITREQUEST']._serialized_end=1548
+  _globals['_APPENDAUDITRESPONSE']._serialized_start=1550
+  _globals['_APPENDAUDITRESPONSE']._serialized_end=1571
+  _globals['_LISTAUDITREQUEST']._serialized_start=1574
+  _globals['_LISTAUDITREQUEST']._serialized_end=1735
+  _globals['_LISTAUDITRESPONSE']._serialized_start=1737
+  _globals['_LISTAUDITRESPONSE']._serialized_end=1844
+  _globals['_LEDGERSERVICE']._serialized_start=2039
+  _globals['_LEDGERSERVICE']._serialized_end=2749
 # @@protoc_insertion_point(module_scope)

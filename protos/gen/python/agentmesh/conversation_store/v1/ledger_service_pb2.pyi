@@ -67,15 +67,21 @@ class SummarizeUsageRequest(google.protobuf.message.Message):
     FROM_TIME_FIELD_NUMBER: builtins.int
     TO_TIME_FIELD_NUMBER: builtins.int
     DIMENSION_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
     dimension: Global___UsageDimension.ValueType
     """By what."""
+    page_size: builtins.int
+    """At most this many rows; 1000 if 0."""
+    page_token: builtins.str
+    """From the page before."""
     @property
     def from_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """From then."""
+        """From then; from the beginning if unset. An hour (UTC) counts if it begins in the span."""
 
     @property
     def to_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Until then, exclusive."""
+        """Until then, exclusive; until now if unset."""
 
     def __init__(
         self,
@@ -83,9 +89,11 @@ class SummarizeUsageRequest(google.protobuf.message.Message):
         from_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         to_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         dimension: Global___UsageDimension.ValueType = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["from_time", b"from_time", "to_time", b"to_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dimension", b"dimension", "from_time", b"from_time", "to_time", b"to_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dimension", b"dimension", "from_time", b"from_time", "page_size", b"page_size", "page_token", b"page_token", "to_time", b"to_time"]) -> None: ...
 
 Global___SummarizeUsageRequest: typing_extensions.TypeAlias = SummarizeUsageRequest
 
@@ -96,16 +104,20 @@ class SummarizeUsageResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
     @property
     def rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
-        """By the key of the dimension."""
+        """Sorted by the key of the dimension."""
 
     def __init__(
         self,
         *,
         rows: collections.abc.Iterable[Global___UsageRow] | None = ...,
+        next_page_token: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["rows", b"rows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "rows", b"rows"]) -> None: ...
 
 Global___SummarizeUsageResponse: typing_extensions.TypeAlias = SummarizeUsageResponse
 
@@ -118,7 +130,9 @@ class UsageRow(google.protobuf.message.Message):
     KEY_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     key: builtins.str
-    """A day (YYYY-MM-DD), an id, or empty."""
+    """A day (YYYY-MM-DD, UTC), an agent, a conversation's id or a model. Empty for the total, for steps
+    of no model, and for work that was lost: what it had reserved is charged to no agent.
+    """
     @property
     def usage(self) -> agentmesh.common.v1.usage_pb2.Usage:
         """The sum."""
@@ -136,7 +150,7 @@ Global___UsageRow: typing_extensions.TypeAlias = UsageRow
 
 @typing.final
 class TenantPolicy(google.protobuf.message.Message):
-    """Limits of a tenant."""
+    """Limits of a tenant. What is not set is not limited."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -150,10 +164,12 @@ class TenantPolicy(google.protobuf.message.Message):
     retention_events: builtins.int
     """Only this many newest events of a conversation are kept."""
     etag: builtins.str
-    """Changes with every write."""
+    """Changes with every write. In a write: the one that was read, or empty to write in any case."""
     @property
     def daily_budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
-        """What one day may consume."""
+        """What one day (UTC) may consume. Runs that meet it wait: they go on when the day is over, or the
+        budget is raised. `max_wall_time` bounds runs, not days, and is refused.
+        """
 
     @property
     def retention_age(self) -> google.protobuf.duration_pb2.Duration:
@@ -222,7 +238,7 @@ class PutTenantPolicyRequest(google.protobuf.message.Message):
     """Chosen by the caller."""
     @property
     def policy(self) -> Global___TenantPolicy:
-        """They."""
+        """They, all of them: what is unset becomes unlimited."""
 
     def __init__(
         self,
@@ -310,10 +326,10 @@ class AppendAuditRequest(google.protobuf.message.Message):
     BATCH_ID_FIELD_NUMBER: builtins.int
     RECORDS_FIELD_NUMBER: builtins.int
     batch_id: builtins.str
-    """A batch id makes repetition harmless."""
+    """Chosen by the caller: within 24 hours the same batch is appended once."""
     @property
     def records(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AuditRecord]:
-        """The records."""
+        """The records, of any tenants. Those without a time get that of the store."""
 
     def __init__(
         self,
@@ -353,11 +369,11 @@ class ListAuditRequest(google.protobuf.message.Message):
     """From the page before."""
     @property
     def from_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """From then."""
+        """From then; from the beginning if unset."""
 
     @property
     def to_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Until then, exclusive."""
+        """Until then, exclusive; until now if unset."""
 
     def __init__(
         self,

@@ -67,7 +67,8 @@ class LedgerServiceServicer(object):
     """
 
     def SummarizeUsage(self, request, context):
-        """Usage summed over runs, by a dimension.
+        """Usage of the tenant, summed by a dimension. It is kept by the hour, and kept when conversations
+        are deleted: their ids stand for nothing then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

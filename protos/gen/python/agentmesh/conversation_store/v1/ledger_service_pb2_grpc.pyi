@@ -157,7 +157,9 @@ class LedgerServiceStub(typing.Generic[_LedgerServiceSummarizeUsageType, _Ledger
     ], channel: grpc.aio.Channel) -> None: ...
 
     SummarizeUsage: _LedgerServiceSummarizeUsageType
-    """Usage summed over runs, by a dimension."""
+    """Usage of the tenant, summed by a dimension. It is kept by the hour, and kept when conversations
+    are deleted: their ids stand for nothing then.
+    """
 
     GetTenantPolicy: _LedgerServiceGetTenantPolicyType
     """The tenant's limits."""
@@ -203,7 +205,9 @@ class LedgerServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.conversation_store.v1.ledger_service_pb2.SummarizeUsageRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.ledger_service_pb2.SummarizeUsageResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.ledger_service_pb2.SummarizeUsageResponse]]:
-        """Usage summed over runs, by a dimension."""
+        """Usage of the tenant, summed by a dimension. It is kept by the hour, and kept when conversations
+        are deleted: their ids stand for nothing then.
+        """
 
     @abc.abstractmethod
     def GetTenantPolicy(

@@ -290,6 +290,7 @@ class TurnGrant(google.protobuf.message.Message):
     HEAD_SEQUENCE_FIELD_NUMBER: builtins.int
     HUMAN_INPUT_FIELD_NUMBER: builtins.int
     MESSAGE_COUNT_FIELD_NUMBER: builtins.int
+    BASE_CHECKPOINTS_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant."""
     fence: builtins.int
@@ -314,7 +315,9 @@ class TurnGrant(google.protobuf.message.Message):
 
     @property
     def checkpoint(self) -> Global___Checkpoint:
-        """Where the turn before left off; unset before the first commit."""
+        """Where the turn before left off; unset before the first commit. Without data if the chain that
+        it ends is too large for a grant: see ReadCheckpoints.
+        """
 
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
@@ -322,11 +325,19 @@ class TurnGrant(google.protobuf.message.Message):
 
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.event_pb2.Event]:
-        """Unread inputs, oldest first."""
+        """Unread inputs, oldest first: as many as fit, at least one. What is left out comes with a later
+        turn.
+        """
 
     @property
     def lease_until(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the lease ends without renewal."""
+
+    @property
+    def base_checkpoints(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
+        """The checkpoints that `checkpoint` follows, oldest first: the first is whole, each of the others
+        a difference to the one before. None if `checkpoint` comes without data.
+        """
 
     def __init__(
         self,
@@ -344,9 +355,10 @@ class TurnGrant(google.protobuf.message.Message):
         head_sequence: builtins.int = ...,
         human_input: builtins.bool = ...,
         message_count: builtins.int = ...,
+        base_checkpoints: collections.abc.Iterable[Global___Checkpoint] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "definition", b"definition", "lease_until", b"lease_until", "run", b"run"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["capability", b"capability", "checkpoint", b"checkpoint", "definition", b"definition", "fence", b"fence", "head_sequence", b"head_sequence", "human_input", b"human_input", "inputs", b"inputs", "lease_until", b"lease_until", "message_count", b"message_count", "run", b"run", "steps", b"steps", "tenant", b"tenant", "turn", b"turn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_checkpoints", b"base_checkpoints", "capability", b"capability", "checkpoint", b"checkpoint", "definition", b"definition", "fence", b"fence", "head_sequence", b"head_sequence", "human_input", b"human_input", "inputs", b"inputs", "lease_until", b"lease_until", "message_count", b"message_count", "run", b"run", "steps", b"steps", "tenant", b"tenant", "turn", b"turn"]) -> None: ...
 
 Global___TurnGrant: typing_extensions.TypeAlias = TurnGrant
 
@@ -417,7 +429,9 @@ class Checkpoint(google.protobuf.message.Message):
     key_id: builtins.str
     """The key they are sealed with, if they are."""
     base_checkpoint_id: builtins.str
-    """The checkpoint that these bytes are a difference to, if they are one."""
+    """The checkpoint that these bytes are a difference to, if they are one. In a commit it must be the
+    one that the run stands at, else FAILED_PRECONDITION with CHECKPOINT_MISMATCH.
+    """
     def __init__(
         self,
         *,
@@ -446,6 +460,7 @@ class StepRecord(google.protobuf.message.Message):
     FENCE_FIELD_NUMBER: builtins.int
     ATTEMPT_ID_FIELD_NUMBER: builtins.int
     KEY_ID_FIELD_NUMBER: builtins.int
+    RESULT_OMITTED_FIELD_NUMBER: builtins.int
     step_key: builtins.str
     """Unique within run and turn: the agent's path and its ordinal, or a tool-call id."""
     kind: Global___StepKind.ValueType
@@ -464,6 +479,8 @@ class StepRecord(google.protobuf.message.Message):
     """Who claimed it."""
     key_id: builtins.str
     """The key it is sealed with, if it is."""
+    result_omitted: builtins.bool
+    """True if a recorded result was left out of a grant for its size: BeginStep returns it."""
     def __init__(
         self,
         *,
@@ -476,8 +493,9 @@ class StepRecord(google.protobuf.message.Message):
         fence: builtins.int = ...,
         attempt_id: builtins.str = ...,
         key_id: builtins.str = ...,
+        result_omitted: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attempt_id", b"attempt_id", "encoding", b"encoding", "fence", b"fence", "key_id", b"key_id", "kind", b"kind", "request_digest", b"request_digest", "result", b"result", "state", b"state", "step_key", b"step_key"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt_id", b"attempt_id", "encoding", b"encoding", "fence", b"fence", "key_id", b"key_id", "kind", b"kind", "request_digest", b"request_digest", "result", b"result", "result_omitted", b"result_omitted", "state", b"state", "step_key", b"step_key"]) -> None: ...
 
 Global___StepRecord: typing_extensions.TypeAlias = StepRecord
 
@@ -573,6 +591,7 @@ class RecordStepRequest(google.protobuf.message.Message):
     EVENTS_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     KEY_ID_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """"run_…"."""
     turn: builtins.int
@@ -587,6 +606,8 @@ class RecordStepRequest(google.protobuf.message.Message):
     """How to read it."""
     key_id: builtins.str
     """The key it is sealed with, if it is."""
+    model: builtins.str
+    """The model that was called, as the runtime names it; empty for any other step. Usage is kept by it."""
     @property
     def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.event_pb2.Event]:
         """Events to append. `sequence`, `time` and ids of conversation and run are set by the store."""
@@ -607,9 +628,10 @@ class RecordStepRequest(google.protobuf.message.Message):
         events: collections.abc.Iterable[agentmesh.conversation.v1.event_pb2.Event] | None = ...,
         usage: agentmesh.common.v1.usage_pb2.Usage | None = ...,
         key_id: builtins.str = ...,
+        model: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "events", b"events", "key_id", b"key_id", "request_digest", b"request_digest", "result", b"result", "run_id", b"run_id", "step_key", b"step_key", "turn", b"turn", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "events", b"events", "key_id", b"key_id", "model", b"model", "request_digest", b"request_digest", "result", b"result", "run_id", b"run_id", "step_key", b"step_key", "turn", b"turn", "usage", b"usage"]) -> None: ...
 
 Global___RecordStepRequest: typing_extensions.TypeAlias = RecordStepRequest
 
@@ -656,6 +678,7 @@ class CommitTurnRequest(google.protobuf.message.Message):
     DISCARD_FIELD_NUMBER: builtins.int
     DISCARDED_MESSAGE_IDS_FIELD_NUMBER: builtins.int
     WAKE_AT_FIELD_NUMBER: builtins.int
+    CHILDREN_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """"run_…"."""
     turn: builtins.int
@@ -694,7 +717,14 @@ class CommitTurnRequest(google.protobuf.message.Message):
 
     @property
     def wake_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Wake a waiting run at the latest then."""
+        """Wake a waiting run at the latest then. A run that waits for a timer needs it."""
+
+    @property
+    def children(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChildRun]:
+        """Runs to start with this commit, at most 100. Only with WAITING for CHILDREN: the last one to end
+        makes this run runnable in its own commit, and each one's end (`run_ended`) is an input of this
+        run. They end with it at the latest.
+        """
 
     def __init__(
         self,
@@ -714,11 +744,65 @@ class CommitTurnRequest(google.protobuf.message.Message):
         discard: builtins.bool = ...,
         discarded_message_ids: collections.abc.Iterable[builtins.str] | None = ...,
         wake_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        children: collections.abc.Iterable[Global___ChildRun] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "wake_at", b"wake_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "detail", b"detail", "discard", b"discard", "discarded_message_ids", b"discarded_message_ids", "end_reason", b"end_reason", "events", b"events", "last_input_sequence", b"last_input_sequence", "run_id", b"run_id", "speaker", b"speaker", "status", b"status", "summary", b"summary", "turn", b"turn", "waiting_for", b"waiting_for", "wake_at", b"wake_at", "want_next", b"want_next"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "children", b"children", "detail", b"detail", "discard", b"discard", "discarded_message_ids", b"discarded_message_ids", "end_reason", b"end_reason", "events", b"events", "last_input_sequence", b"last_input_sequence", "run_id", b"run_id", "speaker", b"speaker", "status", b"status", "summary", b"summary", "turn", b"turn", "waiting_for", b"waiting_for", "wake_at", b"wake_at", "want_next", b"want_next"]) -> None: ...
 
 Global___CommitTurnRequest: typing_extensions.TypeAlias = CommitTurnRequest
+
+@typing.final
+class ChildRun(google.protobuf.message.Message):
+    """A run that works for another one, in the same conversation. It takes priority, trace and whether
+    people may be asked from its parent, and its deadline is never later. What it consumes counts for
+    every run above it too: the usage of a run is that of its whole tree, and so are the limits of
+    its budget for tokens and cost.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_PATH_FIELD_NUMBER: builtins.int
+    DEFINITION_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    MAX_ROUNDS_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
+    TIMEOUT_FIELD_NUMBER: builtins.int
+    agent_path: builtins.str
+    """The path under which its agents appear, such as "research/writer"; unique within the commit. It
+    names the run: its id is "run_" and the first 32 hexadecimal digits of the SHA-256 of
+    "<parent's run id>/<turn>/<agent path>", so that the same commit again means the same runs and
+    the parent knows them before it commits. Events that begin and end the run carry it as `agent`.
+    """
+    task: builtins.str
+    """Its first input: a message of the role user."""
+    max_rounds: builtins.int
+    """As many rounds as it may take."""
+    @property
+    def definition(self) -> agentmesh.catalog.v1.team_pb2.TeamDefinition:
+        """What runs."""
+
+    @property
+    def budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
+        """What it may consume; the budgets of the runs above it bind it as well."""
+
+    @property
+    def timeout(self) -> google.protobuf.duration_pb2.Duration:
+        """How long it may take altogether."""
+
+    def __init__(
+        self,
+        *,
+        agent_path: builtins.str = ...,
+        definition: agentmesh.catalog.v1.team_pb2.TeamDefinition | None = ...,
+        task: builtins.str = ...,
+        max_rounds: builtins.int = ...,
+        budget: agentmesh.common.v1.usage_pb2.Budget | None = ...,
+        timeout: google.protobuf.duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["budget", b"budget", "definition", b"definition", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent_path", b"agent_path", "budget", b"budget", "definition", b"definition", "max_rounds", b"max_rounds", "task", b"task", "timeout", b"timeout"]) -> None: ...
+
+Global___ChildRun: typing_extensions.TypeAlias = ChildRun
 
 @typing.final
 class CommitTurnResponse(google.protobuf.message.Message):
@@ -730,6 +814,7 @@ class CommitTurnResponse(google.protobuf.message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: builtins.int
     CHECKPOINT_ID_FIELD_NUMBER: builtins.int
     NEXT_FIELD_NUMBER: builtins.int
+    CHILD_RUN_IDS_FIELD_NUMBER: builtins.int
     status: agentmesh.conversation.v1.conversation_pb2.RunStatus.ValueType
     """Where the run stands now."""
     last_sequence: builtins.int
@@ -742,6 +827,10 @@ class CommitTurnResponse(google.protobuf.message.Message):
         committed.
         """
 
+    @property
+    def child_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The runs that it started, in the order of `children`."""
+
     def __init__(
         self,
         *,
@@ -749,9 +838,10 @@ class CommitTurnResponse(google.protobuf.message.Message):
         last_sequence: builtins.int = ...,
         checkpoint_id: builtins.str = ...,
         next: Global___TurnGrant | None = ...,
+        child_run_ids: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["next", b"next"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "last_sequence", b"last_sequence", "next", b"next", "status", b"status"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "child_run_ids", b"child_run_ids", "last_sequence", b"last_sequence", "next", b"next", "status", b"status"]) -> None: ...
 
 Global___CommitTurnResponse: typing_extensions.TypeAlias = CommitTurnResponse
 
@@ -779,7 +869,7 @@ class ReleaseTurnRequest(google.protobuf.message.Message):
     """A reason from the enum of run ends, for programs."""
     @property
     def retry_after(self) -> google.protobuf.duration_pb2.Duration:
-        """Wait at least this long."""
+        """Wait at least this long, failed or not."""
 
     def __init__(
         self,
@@ -813,6 +903,50 @@ class ReleaseTurnResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["status", b"status"]) -> None: ...
 
 Global___ReleaseTurnResponse: typing_extensions.TypeAlias = ReleaseTurnResponse
+
+@typing.final
+class ReadCheckpointsRequest(google.protobuf.message.Message):
+    """Which checkpoint to read."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: builtins.int
+    CHECKPOINT_ID_FIELD_NUMBER: builtins.int
+    run_id: builtins.str
+    """"run_…"."""
+    checkpoint_id: builtins.str
+    """The checkpoint that the run stands at."""
+    def __init__(
+        self,
+        *,
+        run_id: builtins.str = ...,
+        checkpoint_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "run_id", b"run_id"]) -> None: ...
+
+Global___ReadCheckpointsRequest: typing_extensions.TypeAlias = ReadCheckpointsRequest
+
+@typing.final
+class ReadCheckpointsResponse(google.protobuf.message.Message):
+    """Some of a chain of checkpoints."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PIECES_FIELD_NUMBER: builtins.int
+    @property
+    def pieces(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Checkpoint]:
+        """The next ones, oldest first. One that is large comes in several with the same `checkpoint_id`,
+        within or across messages: their data belongs together.
+        """
+
+    def __init__(
+        self,
+        *,
+        pieces: collections.abc.Iterable[Global___Checkpoint] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["pieces", b"pieces"]) -> None: ...
+
+Global___ReadCheckpointsResponse: typing_extensions.TypeAlias = ReadCheckpointsResponse
 
 @typing.final
 class PublishDeltasRequest(google.protobuf.message.Message):

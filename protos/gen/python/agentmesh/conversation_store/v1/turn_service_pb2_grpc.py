@@ -61,6 +61,11 @@ class TurnServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReleaseTurnRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReleaseTurnResponse.FromString,
                 _registered_method=True)
+        self.ReadCheckpoints = channel.unary_stream(
+                '/agentmesh.conversation_store.v1.TurnService/ReadCheckpoints',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReadCheckpointsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReadCheckpointsResponse.FromString,
+                _registered_method=True)
         self.PublishDeltas = channel.stream_unary(
                 '/agentmesh.conversation_store.v1.TurnService/PublishDeltas',
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.PublishDeltasRequest.SerializeToString,
@@ -119,6 +124,14 @@ class TurnServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadCheckpoints(self, request, context):
+        """Reads a run's checkpoint with those that it is a difference to: for a worker whose grant came
+        without their bytes. Oldest first, in messages far below the usual limit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PublishDeltas(self, request_iterator, context):
         """Pieces of messages that are being made, for subscribers. Never stored, never acknowledged one by
         one; those under an old fence are dropped.
@@ -162,6 +175,11 @@ def add_TurnServiceServicer_to_server(servicer, server):
                     servicer.ReleaseTurn,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReleaseTurnRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReleaseTurnResponse.SerializeToString,
+            ),
+            'ReadCheckpoints': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadCheckpoints,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReadCheckpointsRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReadCheckpointsResponse.SerializeToString,
             ),
             'PublishDeltas': grpc.stream_unary_rpc_method_handler(
                     servicer.PublishDeltas,
@@ -311,6 +329,33 @@ class TurnService(object):
             '/agentmesh.conversation_store.v1.TurnService/ReleaseTurn',
             agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReleaseTurnRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReleaseTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.TurnService/ReadCheckpoints',
+            agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReadCheckpointsRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReadCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

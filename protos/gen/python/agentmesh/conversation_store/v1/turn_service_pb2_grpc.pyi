@@ -105,6 +105,22 @@ _TurnServiceReleaseTurnType = typing_extensions.TypeVar(
     ],
 )
 
+_TurnServiceReadCheckpointsType = typing_extensions.TypeVar(
+    '_TurnServiceReadCheckpointsType',
+    grpc.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse,
+    ],
+)
+
 _TurnServicePublishDeltasType = typing_extensions.TypeVar(
     '_TurnServicePublishDeltasType',
     grpc.StreamUnaryMultiCallable[
@@ -137,7 +153,7 @@ _TurnServiceWatchFencesType = typing_extensions.TypeVar(
     ],
 )
 
-class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeginStepType, _TurnServiceRecordStepType, _TurnServiceCommitTurnType, _TurnServiceReleaseTurnType, _TurnServicePublishDeltasType, _TurnServiceWatchFencesType]):
+class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeginStepType, _TurnServiceRecordStepType, _TurnServiceCommitTurnType, _TurnServiceReleaseTurnType, _TurnServiceReadCheckpointsType, _TurnServicePublishDeltasType, _TurnServiceWatchFencesType]):
     """Who may work on what, and what came of it. Every write is judged by the fence of the caller's run
     capability, under the lock of the run's row: a lower one is ABORTED with STALE_FENCE.
     """
@@ -163,6 +179,10 @@ class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeg
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnRequest,
             agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsRequest,
+            agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse,
         ],
         grpc.StreamUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.PublishDeltasRequest,
@@ -195,6 +215,10 @@ class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeg
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnRequest,
             agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnResponse,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsRequest,
+            agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse,
         ],
         grpc.aio.StreamUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.PublishDeltasRequest,
@@ -231,6 +255,11 @@ class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeg
     ReleaseTurn: _TurnServiceReleaseTurnType
     """Gives a lease back: at once to others, or after a delay as a failed attempt."""
 
+    ReadCheckpoints: _TurnServiceReadCheckpointsType
+    """Reads a run's checkpoint with those that it is a difference to: for a worker whose grant came
+    without their bytes. Oldest first, in messages far below the usual limit.
+    """
+
     PublishDeltas: _TurnServicePublishDeltasType
     """Pieces of messages that are being made, for subscribers. Never stored, never acknowledged one by
     one; those under an old fence are dropped.
@@ -261,6 +290,10 @@ TurnServiceAsyncStub: typing_extensions.TypeAlias = TurnServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnRequest,
         agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse,
     ],
     grpc.aio.StreamUnaryMultiCallable[
         agentmesh.conversation_store.v1.turn_service_pb2.PublishDeltasRequest,
@@ -326,6 +359,16 @@ class TurnServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnResponse]]:
         """Gives a lease back: at once to others, or after a delay as a failed attempt."""
+
+    @abc.abstractmethod
+    def ReadCheckpoints(
+        self,
+        request: agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse], collections.abc.AsyncIterator[agentmesh.conversation_store.v1.turn_service_pb2.ReadCheckpointsResponse]]:
+        """Reads a run's checkpoint with those that it is a difference to: for a worker whose grant came
+        without their bytes. Oldest first, in messages far below the usual limit.
+        """
 
     @abc.abstractmethod
     def PublishDeltas(

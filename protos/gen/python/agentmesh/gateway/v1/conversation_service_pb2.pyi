@@ -315,7 +315,10 @@ class ListConversationsRequest(google.protobuf.message.Message):
     agent: builtins.str
     """Only with this agent."""
     text: builtins.str
-    """Full-text search over task and messages."""
+    """Full-text search over the task and the messages: all words must stand in one of them, whatever
+    their case. "In quotes" words follow each other, -word must not be there, and word* may go on.
+    A text without a word to look for finds nothing.
+    """
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType]:
         """Only with one of these statuses."""
@@ -505,6 +508,9 @@ class ListEventsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
+    BEFORE_SEQUENCE_FIELD_NUMBER: builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: builtins.int
+    VIEW_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     after_sequence: builtins.int
@@ -513,6 +519,12 @@ class ListEventsRequest(google.protobuf.message.Message):
     """At most this many; the server's default if 0."""
     page_token: builtins.str
     """From the page before."""
+    before_sequence: builtins.int
+    """Only before this sequence; 0 for all. With `newest_first` pages go back from there."""
+    newest_first: builtins.bool
+    """True: from the newest event backwards."""
+    view: agentmesh.conversation_store.v1.conversation_store_service_pb2.EventView.ValueType
+    """What is read: the log, or what a model is told of it."""
     @property
     def filter(self) -> agentmesh.conversation_store.v1.conversation_store_service_pb2.EventFilter:
         """Only what passes."""
@@ -525,9 +537,12 @@ class ListEventsRequest(google.protobuf.message.Message):
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
         filter: agentmesh.conversation_store.v1.conversation_store_service_pb2.EventFilter | None = ...,
+        before_sequence: builtins.int = ...,
+        newest_first: builtins.bool = ...,
+        view: agentmesh.conversation_store.v1.conversation_store_service_pb2.EventView.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["after_sequence", b"after_sequence", "conversation_id", b"conversation_id", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_sequence", b"after_sequence", "before_sequence", b"before_sequence", "conversation_id", b"conversation_id", "filter", b"filter", "newest_first", b"newest_first", "page_size", b"page_size", "page_token", b"page_token", "view", b"view"]) -> None: ...
 
 Global___ListEventsRequest: typing_extensions.TypeAlias = ListEventsRequest
 
@@ -756,10 +771,14 @@ class ConversationPatch(google.protobuf.message.Message):
     MAX_ROUNDS_FIELD_NUMBER: builtins.int
     BUDGET_FIELD_NUMBER: builtins.int
     LEGAL_HOLD_FIELD_NUMBER: builtins.int
+    RETENTION_AGE_FIELD_NUMBER: builtins.int
+    RETENTION_EVENTS_FIELD_NUMBER: builtins.int
     max_rounds: builtins.int
     """The run's limit."""
     legal_hold: builtins.bool
-    """Under legal hold nothing of it is removed."""
+    """Under legal hold nothing of it is removed. Only an admin may change it."""
+    retention_events: builtins.int
+    """How many events it may have, about; 0: as the tenant's policy says."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels."""
@@ -768,6 +787,10 @@ class ConversationPatch(google.protobuf.message.Message):
     def budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
         """The run's budget."""
 
+    @property
+    def retention_age(self) -> google.protobuf.duration_pb2.Duration:
+        """How old its events may get; unset or zero: as the tenant's policy says."""
+
     def __init__(
         self,
         *,
@@ -775,9 +798,11 @@ class ConversationPatch(google.protobuf.message.Message):
         max_rounds: builtins.int = ...,
         budget: agentmesh.common.v1.usage_pb2.Budget | None = ...,
         legal_hold: builtins.bool = ...,
+        retention_age: google.protobuf.duration_pb2.Duration | None = ...,
+        retention_events: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["budget", b"budget"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget", b"budget", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["budget", b"budget", "retention_age", b"retention_age"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["budget", b"budget", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> None: ...
 
 Global___ConversationPatch: typing_extensions.TypeAlias = ConversationPatch
 
@@ -891,8 +916,11 @@ class SubscribeTenantRequest(google.protobuf.message.Message):
 
     RESUME_TOKEN_FIELD_NUMBER: builtins.int
     FILTER_FIELD_NUMBER: builtins.int
+    SINGLE_EVENTS_FIELD_NUMBER: builtins.int
     resume_token: builtins.str
-    """From an earlier item; empty: from now on."""
+    """From an earlier item; empty: from now on, and the first item is a heartbeat that says where."""
+    single_events: builtins.bool
+    """One event to an item, so that each has a token behind which to resume. Over REST always."""
     @property
     def filter(self) -> agentmesh.conversation_store.v1.conversation_store_service_pb2.EventFilter:
         """Only what passes."""
@@ -902,9 +930,10 @@ class SubscribeTenantRequest(google.protobuf.message.Message):
         *,
         resume_token: builtins.str = ...,
         filter: agentmesh.conversation_store.v1.conversation_store_service_pb2.EventFilter | None = ...,
+        single_events: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["filter", b"filter"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["filter", b"filter", "resume_token", b"resume_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["filter", b"filter", "resume_token", b"resume_token", "single_events", b"single_events"]) -> None: ...
 
 Global___SubscribeTenantRequest: typing_extensions.TypeAlias = SubscribeTenantRequest
 
@@ -928,6 +957,86 @@ class SubscribeTenantResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["item", b"item"]) -> None: ...
 
 Global___SubscribeTenantResponse: typing_extensions.TypeAlias = SubscribeTenantResponse
+
+@typing.final
+class ExportConversationRequest(google.protobuf.message.Message):
+    """What to export."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id"]) -> None: ...
+
+Global___ExportConversationRequest: typing_extensions.TypeAlias = ExportConversationRequest
+
+@typing.final
+class ExportConversationResponse(google.protobuf.message.Message):
+    """A piece of the export."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """Whole lines of JSON."""
+    def __init__(
+        self,
+        *,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
+
+Global___ExportConversationResponse: typing_extensions.TypeAlias = ExportConversationResponse
+
+@typing.final
+class ImportConversationRequest(google.protobuf.message.Message):
+    """A piece of an export."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """Its bytes, in order, cut anywhere."""
+    def __init__(
+        self,
+        *,
+        chunk: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
+
+Global___ImportConversationRequest: typing_extensions.TypeAlias = ImportConversationRequest
+
+@typing.final
+class ImportConversationResponse(google.protobuf.message.Message):
+    """The conversation as imported."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    HEAD_SEQUENCE_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…": that of the export, or a new one."""
+    status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType
+    """Its status."""
+    head_sequence: builtins.int
+    """Sequence of its newest event."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType = ...,
+        head_sequence: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "head_sequence", b"head_sequence", "status", b"status"]) -> None: ...
+
+Global___ImportConversationResponse: typing_extensions.TypeAlias = ImportConversationResponse
 
 @typing.final
 class DebugConversationRequest(google.protobuf.message.Message):

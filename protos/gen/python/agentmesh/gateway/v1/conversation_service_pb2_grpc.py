@@ -100,6 +100,16 @@ class ConversationServiceStub(object):
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeTenantRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeTenantResponse.FromString,
                 _registered_method=True)
+        self.ExportConversation = channel.unary_stream(
+                '/agentmesh.gateway.v1.ConversationService/ExportConversation',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ExportConversationRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ExportConversationResponse.FromString,
+                _registered_method=True)
+        self.ImportConversation = channel.stream_unary(
+                '/agentmesh.gateway.v1.ConversationService/ImportConversation',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ImportConversationRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ImportConversationResponse.FromString,
+                _registered_method=True)
         self.DebugConversation = channel.unary_unary(
                 '/agentmesh.gateway.v1.ConversationService/DebugConversation',
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.DebugConversationRequest.SerializeToString,
@@ -160,7 +170,7 @@ class ConversationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """A page of events, oldest first.
+        """A page of events, oldest first unless asked otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,21 +206,43 @@ class ConversationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ForkConversation(self, request, context):
-        """A new conversation that shares the history of another up to a sequence.
+        """A new conversation that shares the history of another up to a sequence. No run is under way in
+        it; the next message starts one from the newest state at or before that event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConversation(self, request, context):
-        """Removes a conversation with everything that belongs to it.
+        """Removes a conversation with everything that belongs to it, at once for everybody. What its forks
+        share with it stays until they are deleted. Under legal hold: FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeTenant(self, request, context):
-        """Events of all conversations of the tenant, ordered within each of them.
+        """Events of all conversations of the tenant, each once and ordered within each of them, without
+        previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
+        whose id is that token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportConversation(self, request, context):
+        """A conversation as JSON Lines: everything that another installation needs to show it, find it and
+        go on with it. docs/api.md describes the lines. Over REST: a file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportConversation(self, request_iterator, context):
+        """Makes a conversation from an export, with the same events. Ids are kept if none of them is in
+        use, else all are replaced alike. A run that was under way has ended. What cannot be read:
+        INVALID_ARGUMENT naming line and field; nothing is left behind then. Over REST: the body is the
+        file, application/jsonl or application/octet-stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,6 +337,16 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.SubscribeTenant,
                     request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeTenantRequest.FromString,
                     response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeTenantResponse.SerializeToString,
+            ),
+            'ExportConversation': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportConversation,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ExportConversationRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ExportConversationResponse.SerializeToString,
+            ),
+            'ImportConversation': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportConversation,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ImportConversationRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ImportConversationResponse.SerializeToString,
             ),
             'DebugConversation': grpc.unary_unary_rpc_method_handler(
                     servicer.DebugConversation,
@@ -674,6 +716,60 @@ class ConversationService(object):
             '/agentmesh.gateway.v1.ConversationService/SubscribeTenant',
             agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeTenantRequest.SerializeToString,
             agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ConversationService/ExportConversation',
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ExportConversationRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ExportConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportConversation(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/agentmesh.gateway.v1.ConversationService/ImportConversation',
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ImportConversationRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ImportConversationResponse.FromString,
             options,
             channel_credentials,
             insecure,

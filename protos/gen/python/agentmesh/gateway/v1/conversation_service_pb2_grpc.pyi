@@ -233,6 +233,38 @@ _ConversationServiceSubscribeTenantType = typing_extensions.TypeVar(
     ],
 )
 
+_ConversationServiceExportConversationType = typing_extensions.TypeVar(
+    '_ConversationServiceExportConversationType',
+    grpc.UnaryStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse,
+    ],
+)
+
+_ConversationServiceImportConversationType = typing_extensions.TypeVar(
+    '_ConversationServiceImportConversationType',
+    grpc.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse,
+    ],
+)
+
 _ConversationServiceDebugConversationType = typing_extensions.TypeVar(
     '_ConversationServiceDebugConversationType',
     grpc.UnaryUnaryMultiCallable[
@@ -281,7 +313,7 @@ _ConversationServiceCheckConversationsHealthType = typing_extensions.TypeVar(
     ],
 )
 
-class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversationType, _ConversationServiceGetConversationType, _ConversationServiceListConversationsType, _ConversationServiceSendMessageType, _ConversationServiceSubscribeConversationType, _ConversationServiceListEventsType, _ConversationServiceCancelConversationType, _ConversationServicePauseConversationType, _ConversationServiceResumeConversationType, _ConversationServiceUpdateConversationType, _ConversationServiceForkConversationType, _ConversationServiceDeleteConversationType, _ConversationServiceSubscribeTenantType, _ConversationServiceDebugConversationType, _ConversationServiceGetTraceType, _ConversationServiceCheckConversationsHealthType]):
+class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversationType, _ConversationServiceGetConversationType, _ConversationServiceListConversationsType, _ConversationServiceSendMessageType, _ConversationServiceSubscribeConversationType, _ConversationServiceListEventsType, _ConversationServiceCancelConversationType, _ConversationServicePauseConversationType, _ConversationServiceResumeConversationType, _ConversationServiceUpdateConversationType, _ConversationServiceForkConversationType, _ConversationServiceDeleteConversationType, _ConversationServiceSubscribeTenantType, _ConversationServiceExportConversationType, _ConversationServiceImportConversationType, _ConversationServiceDebugConversationType, _ConversationServiceGetTraceType, _ConversationServiceCheckConversationsHealthType]):
     """Conversations: start them, read them, watch them live, take part, stop them."""
 
     @typing.overload
@@ -337,6 +369,14 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
         grpc.UnaryStreamMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ExportConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ImportConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.DebugConversationRequest,
@@ -406,6 +446,14 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ExportConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse,
+        ],
+        grpc.aio.StreamUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ImportConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.DebugConversationRequest,
             agentmesh.gateway.v1.conversation_service_pb2.DebugConversationResponse,
@@ -441,7 +489,7 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
     """
 
     ListEvents: _ConversationServiceListEventsType
-    """A page of events, oldest first."""
+    """A page of events, oldest first unless asked otherwise."""
 
     CancelConversation: _ConversationServiceCancelConversationType
     """Ends the run under way. Model calls and sandboxes are dead within a second. Cancelling what
@@ -458,13 +506,32 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
     """Changes labels, limits and budgets."""
 
     ForkConversation: _ConversationServiceForkConversationType
-    """A new conversation that shares the history of another up to a sequence."""
+    """A new conversation that shares the history of another up to a sequence. No run is under way in
+    it; the next message starts one from the newest state at or before that event.
+    """
 
     DeleteConversation: _ConversationServiceDeleteConversationType
-    """Removes a conversation with everything that belongs to it."""
+    """Removes a conversation with everything that belongs to it, at once for everybody. What its forks
+    share with it stays until they are deleted. Under legal hold: FAILED_PRECONDITION.
+    """
 
     SubscribeTenant: _ConversationServiceSubscribeTenantType
-    """Events of all conversations of the tenant, ordered within each of them."""
+    """Events of all conversations of the tenant, each once and ordered within each of them, without
+    previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
+    whose id is that token.
+    """
+
+    ExportConversation: _ConversationServiceExportConversationType
+    """A conversation as JSON Lines: everything that another installation needs to show it, find it and
+    go on with it. docs/api.md describes the lines. Over REST: a file.
+    """
+
+    ImportConversation: _ConversationServiceImportConversationType
+    """Makes a conversation from an export, with the same events. Ids are kept if none of them is in
+    use, else all are replaced alike. A run that was under way has ended. What cannot be read:
+    INVALID_ARGUMENT naming line and field; nothing is left behind then. Over REST: the body is the
+    file, application/jsonl or application/octet-stream.
+    """
 
     DebugConversation: _ConversationServiceDebugConversationType
     """What operators want to know of a conversation: runs, leases, steps and sizes; no contents."""
@@ -529,6 +596,14 @@ ConversationServiceAsyncStub: typing_extensions.TypeAlias = ConversationServiceS
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
         agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.conversation_service_pb2.DebugConversationRequest,
@@ -598,7 +673,7 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.conversation_service_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.conversation_service_pb2.ListEventsResponse, collections.abc.Awaitable[agentmesh.gateway.v1.conversation_service_pb2.ListEventsResponse]]:
-        """A page of events, oldest first."""
+        """A page of events, oldest first unless asked otherwise."""
 
     @abc.abstractmethod
     def CancelConversation(
@@ -640,7 +715,9 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.conversation_service_pb2.ForkConversationRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.conversation_service_pb2.ForkConversationResponse, collections.abc.Awaitable[agentmesh.gateway.v1.conversation_service_pb2.ForkConversationResponse]]:
-        """A new conversation that shares the history of another up to a sequence."""
+        """A new conversation that shares the history of another up to a sequence. No run is under way in
+        it; the next message starts one from the newest state at or before that event.
+        """
 
     @abc.abstractmethod
     def DeleteConversation(
@@ -648,7 +725,9 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationResponse, collections.abc.Awaitable[agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationResponse]]:
-        """Removes a conversation with everything that belongs to it."""
+        """Removes a conversation with everything that belongs to it, at once for everybody. What its forks
+        share with it stays until they are deleted. Under legal hold: FAILED_PRECONDITION.
+        """
 
     @abc.abstractmethod
     def SubscribeTenant(
@@ -656,7 +735,32 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantResponse], collections.abc.AsyncIterator[agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantResponse]]:
-        """Events of all conversations of the tenant, ordered within each of them."""
+        """Events of all conversations of the tenant, each once and ordered within each of them, without
+        previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
+        whose id is that token.
+        """
+
+    @abc.abstractmethod
+    def ExportConversation(
+        self,
+        request: agentmesh.gateway.v1.conversation_service_pb2.ExportConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse], collections.abc.AsyncIterator[agentmesh.gateway.v1.conversation_service_pb2.ExportConversationResponse]]:
+        """A conversation as JSON Lines: everything that another installation needs to show it, find it and
+        go on with it. docs/api.md describes the lines. Over REST: a file.
+        """
+
+    @abc.abstractmethod
+    def ImportConversation(
+        self,
+        request_iterator: _MaybeAsyncIterator[agentmesh.gateway.v1.conversation_service_pb2.ImportConversationRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse, collections.abc.Awaitable[agentmesh.gateway.v1.conversation_service_pb2.ImportConversationResponse]]:
+        """Makes a conversation from an export, with the same events. Ids are kept if none of them is in
+        use, else all are replaced alike. A run that was under way has ended. What cannot be read:
+        INVALID_ARGUMENT naming line and field; nothing is left behind then. Over REST: the body is the
+        file, application/jsonl or application/octet-stream.
+        """
 
     @abc.abstractmethod
     def DebugConversation(

@@ -29,15 +29,21 @@ class SummarizeUsageRequest(google.protobuf.message.Message):
     FROM_TIME_FIELD_NUMBER: builtins.int
     TO_TIME_FIELD_NUMBER: builtins.int
     DIMENSION_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
     dimension: agentmesh.conversation_store.v1.ledger_service_pb2.UsageDimension.ValueType
     """By what."""
+    page_size: builtins.int
+    """At most this many rows; 1000 if 0."""
+    page_token: builtins.str
+    """From the page before."""
     @property
     def from_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """From then."""
+        """From then; from the beginning if unset. An hour (UTC) counts if it begins in the span."""
 
     @property
     def to_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
-        """Until then, exclusive."""
+        """Until then, exclusive; until now if unset."""
 
     def __init__(
         self,
@@ -45,9 +51,11 @@ class SummarizeUsageRequest(google.protobuf.message.Message):
         from_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         to_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         dimension: agentmesh.conversation_store.v1.ledger_service_pb2.UsageDimension.ValueType = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["from_time", b"from_time", "to_time", b"to_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dimension", b"dimension", "from_time", b"from_time", "to_time", b"to_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dimension", b"dimension", "from_time", b"from_time", "page_size", b"page_size", "page_token", b"page_token", "to_time", b"to_time"]) -> None: ...
 
 Global___SummarizeUsageRequest: typing_extensions.TypeAlias = SummarizeUsageRequest
 
@@ -58,15 +66,19 @@ class SummarizeUsageResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
     @property
     def rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation_store.v1.ledger_service_pb2.UsageRow]:
-        """By the key of the dimension."""
+        """Sorted by the key of the dimension."""
 
     def __init__(
         self,
         *,
         rows: collections.abc.Iterable[agentmesh.conversation_store.v1.ledger_service_pb2.UsageRow] | None = ...,
+        next_page_token: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["rows", b"rows"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["next_page_token", b"next_page_token", "rows", b"rows"]) -> None: ...
 
 Global___SummarizeUsageResponse: typing_extensions.TypeAlias = SummarizeUsageResponse

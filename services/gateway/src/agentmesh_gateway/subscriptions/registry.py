@@ -1,0 +1,37 @@
+"""Serves subscriptions to conversations."""
+
+from __future__ import annotations
+
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
+
+from agentmesh_gateway.open_streams import Credentials, OpenStreams
+
+from .hubs import Hubs
+from .pace import Pace
+from .store import StoreSubscriptions
+from .subscriber import Subscriber, Write
+from .wanted import Wanted
+
+
+class Subscriptions:
+    """What the edge calls; whoever is authorised for a conversation's tenant may watch it."""
+
+    def __init__(self, store: StoreSubscriptions, streams: OpenStreams, pace: Pace) -> None:
+        self._store = store
+        self._streams = streams
+        self._pace = pace
+        self._hubs = Hubs(store, pace)
+
+    async def serve(
+        self,
+        tenant: str,
+        request: store_pb2.SubscribeConversationRequest,
+        credentials: Credentials,
+        write: Write,
+    ) -> None:
+        """Writes serialized responses, until the request's `until`, a drain, or the end of what
+        `credentials` allow. Calls of the store act for the current principal."""
+        wanted = Wanted.of(tenant, request)
+        subscriber = Subscriber(self._hubs, self._store, wanted, self._pace, write)
+        with self._streams.watched(credentials, subscriber.end):
+            await subscriber.serve()

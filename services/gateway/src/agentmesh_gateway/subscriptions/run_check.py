@@ -1,0 +1,43 @@
+"""Whether the run that a subscription follows has ended."""
+
+from __future__ import annotations
+
+import grpc
+from agentmesh.conversation.v1 import stream_pb2
+from meshkit.errors import MeshError
+
+from .hubs import Served
+from .wanted import Wanted
+
+
+class RunCheck:
+    """Asks the store how the conversation stands, as rarely as it can: events that came tell of
+    runs that ended, but not whether one was under way when the subscription began, nor whether
+    another one goes on."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._needed = wanted.until == stream_pb2.SUBSCRIBE_UNTIL_RUN_END
+        self._asked_at = -1
+        self._active_at = -1
+        self.pending = False
+
+    async def over(self, served: Served, position: int) -> bool:
+        """True if no run is under way at `position`, the newest event known. While the store does
+        not answer, `pending` is true: ask again."""
+        if not self._needed:
+            return False
+        hub, feed = served.hub, served.feed
+        if self._active_at >= hub.run_ended_at or self._asked_at == position:
+            return False
+        try:
+            standing = await feed.standing(position)
+        except MeshError as error:
+            if error.code is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            self.pending = True
+            return False
+        self._asked_at = position
+        self.pending = False
+        if standing.active:
+            self._active_at = position
+        return not standing.active and standing.head <= position

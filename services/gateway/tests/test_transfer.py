@@ -1,0 +1,79 @@
+"""Export, import and search through both edges, with a real store behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
+
+from .front import Front
+
+
+async def test_a_conversation_goes_out_and_in_as_a_file(front: Front) -> None:
+    cid = (await front.started())["conversation_id"]
+    exported = await front.http.get(f"/conversations/{cid}/export")
+    assert exported.status_code == 200
+    assert exported.headers["content-disposition"] == "attachment"
+    lines = [json.loads(line) for line in exported.content.splitlines()]
+    assert lines[0]["conversation"]["conversation_id"] == cid
+    assert list(lines[-1]) == ["end"]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(exported.content), 100):
+            yield exported.content[at : at + 100]
+
+    imported = await front.http.post(
+        "/conversations/import", content=pieces(), headers={"Content-Type": "application/jsonl"}
+    )
+    assert imported.status_code == 200, imported.text
+    copy = imported.json()
+    assert copy["status"] == "cancelled"
+    assert copy["conversation_id"] != cid
+    found = (await front.http.get(f"/conversations/{copy['conversation_id']}")).json()
+    original = (await front.http.get(f"/conversations/{cid}")).json()
+    assert found["task"] == original["task"]
+    said = [message["content"] for message in found["messages"]]
+    assert said == [message["content"] for message in original["messages"]] != []
+
+
+async def test_what_cannot_be_imported_is_a_bad_request(front: Front) -> None:
+    jsonl = {"Content-Type": "application/jsonl"}
+    refused = await front.http.post("/conversations/import", content=b"{]\n", headers=jsonl)
+    assert refused.status_code == 400
+    assert "lines[1]" in refused.text
+    plain = {"Content-Type": "text/plain"}
+    refused = await front.http.post("/conversations/import", content=b"{}", headers=plain)
+    assert refused.status_code == 415
+    refused = await front.http.post("/conversations/import", content=b"", headers=jsonl)
+    assert refused.status_code == 400
+    missing = await front.http.get("/conversations/conv_none/export")
+    assert missing.status_code == 404
+
+
+async def test_a_list_is_searched(front: Front) -> None:
+    cid = (await front.started())["conversation_id"]
+    await front.http.post(f"/conversations/{cid}/message", json={"content": "Zq9: purple Elephant"})
+    for text, ids in (("purple ELEPH*", [cid]), ('"elephant purple"', []), ("zq9 -purple", [])):
+        page = (await front.http.get("/conversations", params={"text": text})).json()
+        assert [c["conversation_id"] for c in page["conversations"]] == ids, text
+    refused = await front.http.get("/conversations", params={"text": "x" * 1001})
+    assert refused.status_code == 400
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_files_go_over_grpc_too(front: Front, size: int) -> None:
+    cid = (await front.started())["conversation_id"]
+    wanted = pb2.ExportConversationRequest(conversation_id=cid)
+    data = b"".join([r.chunk async for r in front.conversations.ExportConversation(wanted)])
+
+    async def requests() -> AsyncIterator[pb2.ImportConversationRequest]:
+        for at in range(0, len(data), size):
+            yield pb2.ImportConversationRequest(chunk=data[at : at + size])
+
+    copy = await front.conversations.ImportConversation(requests())
+    page = await front.conversations.ListEvents(
+        pb2.ListEventsRequest(conversation_id=copy.conversation_id, newest_first=True)
+    )
+    assert page.events[0].sequence == copy.head_sequence
