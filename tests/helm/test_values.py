@@ -53,6 +53,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "conversation-store",
+        {"storage": {"backend": "postgres", "postgres": {"existingSecret": "pg"}}},
+        "storage.blobs.url names no bucket",
+    ),
+    (
+        "conversation-store",
         {"storage": {"redis": {"enabled": True}}},
         "storage.redis.existingSecret names no secret",
     ),

@@ -13,6 +13,9 @@
 {{- else if not $storage.postgres.existingSecret -}}
 {{- fail "conversation-store: storage.backend is postgres, but storage.postgres.existingSecret names no secret with the database's URL" -}}
 {{- end -}}
+{{- if and (eq $storage.backend "postgres") (not $storage.blobs.url) -}}
+{{- fail "conversation-store: storage.backend is postgres, but storage.blobs.url names no bucket; each pod would keep large payloads for itself, until it ends" -}}
+{{- end -}}
 {{- if and $storage.redis.enabled (not $storage.redis.existingSecret) -}}
 {{- fail "conversation-store: storage.redis.enabled is true, but storage.redis.existingSecret names no secret with its URL" -}}
 {{- end -}}
@@ -35,6 +38,10 @@
       name: {{ .Values.storage.postgres.existingSecret }}
       key: {{ .Values.storage.postgres.key }}
 {{- end }}
+{{- with .Values.storage.blobs.url }}
+- name: AGENTMESH_BLOB_URL
+  value: {{ . | quote }}
+{{- end }}
 {{- if .Values.storage.redis.enabled }}
 - name: REDIS_URL
   valueFrom:
@@ -48,6 +55,7 @@
 {{- $ports := list -}}
 {{- if eq .Values.storage.backend "postgres" }}{{ $ports = append $ports .Values.storage.postgres.port }}{{ end -}}
 {{- if .Values.storage.redis.enabled }}{{ $ports = append $ports .Values.storage.redis.port }}{{ end -}}
+{{- if .Values.storage.blobs.url }}{{ $ports = append $ports .Values.storage.blobs.port }}{{ end -}}
 {{- if $ports -}}
 - ports:
     {{- range $ports }}

@@ -12,9 +12,11 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import zstandard
+from agentmesh_agent_runtime.turns import checkpoints
 from agentmesh_agent_runtime.turns.checkpoints import (
     DIFFERENCE,
     LINK_BYTES,
+    MOST_BYTES,
     WHOLE,
     Chain,
     Checkpoint,
@@ -246,6 +248,51 @@ def test_a_chain_with_a_link_missing_is_refused() -> None:
         decode([replace(chain[0], encoding="autogen-xml/9")])
     with pytest.raises(UnreadableCheckpoint):
         decode([replace(chain[0], data=b"junk")])
+
+
+def _frame(size: int, *, announced: bool) -> bytes:
+    """White space of `size` bytes, and then JSON: a few bytes stand for all of it."""
+    text = b" " * (size - 2) + b"{}"
+    return zstandard.ZstdCompressor(write_content_size=announced).compress(text)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_small_frame_does_not_become_a_large_checkpoint(*, announced: bool) -> None:
+    data = _frame(MOST_BYTES + 1, announced=announced)
+    assert len(data) < MOST_BYTES // 1000
+    with pytest.raises(UnreadableCheckpoint, match=f"more than {MOST_BYTES} bytes"):
+        decode([SavedCheckpoint("ckpt_1", data, WHOLE)])
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_chain_has_a_limit_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch, *, announced: bool
+) -> None:
+    monkeypatch.setattr(checkpoints, "MOST_BYTES", 1000)
+    document = json.dumps({"run_id": "run_1", "run_from": 0, "state": {}})
+    whole = zstandard.compress(document.ljust(400).encode())
+    compressor = zstandard.ZstdCompressor(
+        dict_data=zstandard.ZstdCompressionDict(
+            document.ljust(400).encode(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
+        ),
+        write_content_size=announced,
+    )
+    for size, fits in ((600, True), (601, False)):
+        link = SavedCheckpoint(
+            "ckpt_2", compressor.compress(b"null".ljust(size)), DIFFERENCE, "ckpt_1"
+        )
+        chain = [SavedCheckpoint("ckpt_1", whole, WHOLE), link]
+        if fits:
+            assert decode(chain)[0] == Checkpoint("run_1", 0, {})
+        else:
+            with pytest.raises(UnreadableCheckpoint, match="more than 1000 bytes"):
+                decode(chain)
+
+
+def test_json_that_is_too_deep_is_no_checkpoint() -> None:
+    data = zstandard.compress(b"[" * 1_000_000)
+    with pytest.raises(UnreadableCheckpoint, match="RecursionError"):
+        decode([SavedCheckpoint("ckpt_1", data, WHOLE)])
 
 
 def test_checkpoints_from_before_there_were_chains_still_load() -> None:

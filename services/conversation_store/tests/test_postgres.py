@@ -7,8 +7,8 @@ import logging
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,34 @@ async def test_a_bad_apple_spoils_nothing(postgres_url: str) -> None:
     assert isinstance(results[1], asyncpg.PostgresError)
     assert not any(isinstance(results[n], BaseException) for n in (0, 2, 3))
     assert (await storage.execute(_message(conversation_id))).sequence == 5
+    await storage.close()
+
+
+async def test_a_group_whose_commit_is_in_doubt_is_not_written_twice(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection dies between the commit and its answer."""
+    storage = PostgresStorage(postgres_url, ProtobufEvents(), writers=1)
+    await storage.open()
+    started = [await storage.execute(start_command()) for _ in range(3)]
+    ids = [view.conversation.conversation_id for view in started]
+    whole = storage._database.writing
+
+    @asynccontextmanager
+    async def cut_off(tenants: Sequence[str]) -> AsyncIterator[Any]:
+        async with whole(tenants) as connection:
+            yield connection
+        lost = asyncpg.ConnectionDoesNotExistError("connection was closed")
+        raise Rejection(Reason.DATABASE_UNAVAILABLE, "it does not answer") from lost
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage._database, "writing", cut_off)
+        answers = await asyncio.gather(
+            *(storage.execute(_message(cid)) for cid in ids), return_exceptions=True
+        )
+    assert all(isinstance(answer, Rejection) for answer in answers)
+    for cid in ids:
+        assert len(await storage.events("acme", cid, 0, 100, 10**6)) == 4
     await storage.close()
 
 

@@ -165,6 +165,22 @@ async def test_limits_that_a_next_turn_would_pass_by_send_the_run_to_the_queue(
     assert (outcome.next is not None) is goes_on
 
 
+@pytest.mark.parametrize("rival", ["acme", "other"])
+async def test_who_waits_for_a_worker_comes_before_the_next_turn(
+    storage: Storage, clock: ManualClock, rival: str
+) -> None:
+    """Of whichever tenant: what one of them sees of the others does not count here."""
+    await _start(storage, 1)
+    (run,) = await storage.grant({"w": 1}, LEASE)
+    await _start(storage, 1, rival)
+    outcome = await storage.execute(_commit(run, next_turn=NextTurn("w", LEASE)))
+    assert outcome.next is not None, "it has hardly begun to wait"
+    clock.advance(1)
+    again = outcome.next
+    outcome = await storage.execute(_commit(again, next_turn=NextTurn("w", LEASE)))
+    assert outcome.next is None
+
+
 async def test_a_commit_after_its_lease_ran_out_goes_to_the_queue(
     storage: Storage, clock: ManualClock
 ) -> None:

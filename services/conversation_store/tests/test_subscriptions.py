@@ -161,6 +161,22 @@ async def test_filters_skip_events_and_heartbeats_tell_of_it(
     await store.stop()
 
 
+@pytest.mark.parametrize("until", [HEAD, RUN_END])
+@pytest.mark.parametrize("kind", ["message", "run_ended", "handoff"])
+async def test_behind_a_filter_the_last_word_says_how_far_the_reader_is(
+    store: RunningStore, until: stream_pb2.SubscribeUntil.ValueType, kind: str
+) -> None:
+    cid, _, turn = await _begun(store)
+    await turn.record()
+    await turn.commit("COMPLETED")
+    head = len(await store.log(cid))
+    reader = await _read_all(store, cid, until=until, filter=store_pb.EventFilter(kinds=[kind]))
+    assert {event.WhichOneof("kind") for event in reader.events} <= {kind}
+    assert [item.WhichOneof("item") for item in reader.items[-2:]].count("heartbeat") == 1
+    beat = reader.items[-1].heartbeat
+    assert beat.delivered_through == beat.head_sequence == head
+
+
 async def test_deltas_come_between_their_events(store: RunningStore) -> None:
     cid, _, turn = await _begun(store)
     reader = Reader(store.subscribe(cid))

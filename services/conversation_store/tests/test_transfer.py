@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 from agentmesh.conversation.v1 import event_pb2, message_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import blob_service_pb2, blob_service_pb2_grpc
+from agentmesh_conversation_store.storage.sql import transfer
 from google.protobuf import json_format, struct_pb2
 from meshkit.errors import from_rpc_error
 
@@ -21,12 +23,14 @@ from services.conversation_store.tests.driver import Database, RunningStore
 from services.conversation_store.tests.support import (
     ACME,
     OTHER,
+    PATIENCE,
     acting,
     message_event,
     store_pb,
     turn_pb,
 )
 
+GIB = 1 << 30
 UNKNOWN_KIND = b"\xfa\x3f\x05hello"  # field 1023, of a later version
 
 
@@ -222,18 +226,28 @@ async def test_a_fork_is_exported_with_what_it_shares(
     assert await _bytes(store, fork) == await _bytes(elsewhere, fork)
 
 
-async def test_the_feed_tells_an_import_in_order(store: RunningStore) -> None:
+@pytest.mark.parametrize("at_once", [5000, 3])
+async def test_the_feed_tells_an_import_in_order(
+    store: RunningStore, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """All of it, whatever else happens meanwhile, also of one too long for a transaction."""
+    monkeypatch.setattr(transfer, "_TOLD_WITH_IT", at_once)
+    monkeypatch.setattr(transfer, "_TOLD_AT_ONCE", at_once)
     cid, _ = await _rich(store)
     exported = await _export(store, cid)
     call = store.conversations.SubscribeTenant(
         store_pb.SubscribeTenantRequest(), metadata=acting(ACME)
     )
     first = await call.read()  # a first sign of life: what comes now is told
-    copy = await _import(store, exported)
+    copy, *_ = await asyncio.gather(
+        _import(store, exported), *(store.start_conversation() for _ in range(20))
+    )
     told: list[int] = []
-    while len(told) < copy.head_sequence:
-        item = (await call.read()).item
-        told += [e.sequence for e in item.events.events if e.conversation_id != cid]
+    async with asyncio.timeout(PATIENCE):
+        while len(told) < copy.head_sequence:
+            item = (await call.read()).item
+            events = item.events.events
+            told += [e.sequence for e in events if e.conversation_id == copy.conversation_id]
     assert told == list(range(1, copy.head_sequence + 1))
     assert first is not None
     call.cancel()
@@ -255,6 +269,17 @@ def _at(index: int, **changes: Any) -> Spoil:
 
 def _in(index: int, name: str, **changes: Any) -> Spoil:
     return lambda lines: lines[index][name].update(changes)
+
+
+def _run(**changes: Any) -> Spoil:
+    return lambda lines: lines[0]["conversation"]["run"].update(changes)
+
+
+def _event_of(size: int) -> bytes:
+    """The second event of a conversation whose id does not matter, of more than `size` bytes."""
+    event = event_pb2.Event(sequence=2)
+    event.message.content = "x" * size
+    return event.SerializeToString()
 
 
 @pytest.mark.parametrize(
@@ -284,6 +309,32 @@ def _in(index: int, name: str, **changes: Any) -> Spoil:
         (
             lambda lines: lines.insert(1, {"blob": {"digest": "0" * 64, "size_bytes": 5}}),
             "lines[3]",
+        ),
+        (
+            lambda lines: lines.insert(1, {"blob": {"digest": "0" * 64, "size_bytes": 6 * GIB}}),
+            "lines[2].blob.size_bytes",
+        ),
+        (
+            lambda lines: lines.insert(1, {"checkpoint": {"size_bytes": (64 << 20) + 1}}),
+            "lines[2].checkpoint.size_bytes",
+        ),
+        (_in(0, "conversation", task=""), "lines[1].conversation.task"),
+        (_in(0, "conversation", task="x" * (1 << 20) + "x"), "lines[1].conversation.task"),
+        (
+            _in(0, "conversation", labels={str(n): "" for n in range(65)}),
+            "lines[1].conversation.labels",
+        ),
+        (_in(0, "conversation", agents=["a", ""]), "lines[1].conversation.agents[1]"),
+        (_in(0, "conversation", agents=["a"] * 1025), "lines[1].conversation.agents"),
+        (_in(0, "conversation", workflow="w" * 129), "lines[1].conversation.workflow"),
+        (_run(max_rounds=0), "lines[1].conversation.run.max_rounds"),
+        (_run(timeout="0s"), "lines[1].conversation.run.timeout"),
+        (_in(0, "definition", participants=[{}] * 65), "lines[1].definition.participants"),
+        (_in(0, "state", unread=[1, 2, 3, 1]), "lines[1].state.unread"),
+        (_at(2, padding="x" * (8 << 20)), "lines[3]"),
+        (
+            _at(2, event_bytes=base64.b64encode(_event_of(4 << 20)).decode()),
+            "lines[3].event",
         ),
         (
             lambda lines: lines.insert(1, {"checkpoint": {"base_checkpoint_id": "x"}}),

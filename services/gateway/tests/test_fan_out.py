@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 import pytest_asyncio
 from agentmesh.conversation.v1 import stream_pb2
 from meshkit.testkit import HostFactory, raises_rich
@@ -51,6 +52,12 @@ async def follow(watched: Watched, count: int, **fields: Any) -> tuple[list[View
         await view.reaches(head)
     await watched.settled(1)
     return views, list(zip(calls, tasks, strict=True))
+
+
+async def everything(call: Any) -> list[stream_pb2.StreamItem]:
+    """What comes until the end of a stream."""
+    async with asyncio.timeout(PATIENCE):
+        return [response.item async for response in call]
 
 
 async def leave(watchers: list[Any]) -> None:
@@ -153,6 +160,36 @@ async def test_watching_a_run_ends_with_it_for_all(watch: Watch) -> None:
     late = View()
     await asyncio.wait_for(late.follow(watched.subscribe(until=until)), PATIENCE)
     assert late.events == log
+
+
+@pytest.mark.parametrize("kind", ["message", "run_ended"])
+async def test_a_filter_hides_no_end_from_who_watches_a_run(watch: Watch, kind: str) -> None:
+    """Of a run that is over, and of one that ends while the subscriber is at the live end."""
+    watched = await watch()
+    wanted = {"until": stream_pb2.SUBSCRIBE_UNTIL_RUN_END, "filter": {"kinds": [kind]}}
+    early = asyncio.create_task(everything(watched.subscribe(**wanted)))
+    await watched.settled(1)
+    await watched.send("not the end yet")
+    await watched.cancel()
+    log = await watched.log()
+    for items in (await early, await everything(watched.subscribe(**wanted))):
+        events = [event for item in items for event in item.events.events]
+        assert {event.WhichOneof("kind") for event in events} == {kind}
+        assert items[-1].heartbeat.delivered_through == len(log)
+    await watched.settled(0)
+
+
+async def test_heartbeats_count_what_a_filter_cut_out(watch: Watch) -> None:
+    watched = await watch(heartbeat_seconds=0.1)
+    await watched.cancel()
+    call = watched.subscribe(filter={"kinds": ["message"]})
+    beats: list[stream_pb2.StreamItem] = []
+    while len(beats) < 3:
+        item = (await call.read()).item
+        beats += [item] if item.HasField("heartbeat") else []
+    head = len(await watched.log())
+    assert {beat.heartbeat.delivered_through for beat in beats} == {head}
+    call.cancel()
 
 
 async def test_filters_hold_at_the_live_end(watch: Watch) -> None:

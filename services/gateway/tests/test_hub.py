@@ -201,9 +201,11 @@ def test_what_a_store_repeats_is_taken_up_where_it_is_new() -> None:
 
 def test_places_are_read_from_events_and_heartbeats_only() -> None:
     assert marks_place(response(event(7)))
-    assert place_after(response(event(6), event(7))) == Place(7, "token-7")
+    some = Filter(EventFilter(kinds=["message"]))
+    assert place_after(response(event(6), event(7)), ALL) == Place(7, "token-7")
+    assert place_after(response(event(6), event(7)), some) == Place(None, "token-7")
     beat = heartbeat_response(5, 9, "token-5")
     assert marks_place(beat)
-    assert place_after(beat) == Place(5, "token-5")
+    assert place_after(beat, ALL) == place_after(beat, some) == Place(5, "token-5")
     assert read(beat).heartbeat.head_sequence == 9
     assert not marks_place(delta(0, "text"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_HEAD, StreamItem
+from agentmesh.conversation_store.v1 import identity_service_pb2 as identity_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from httpx_sse import aconnect_sse
@@ -35,6 +37,40 @@ def subscribe(gateway: Gateway, **key: str) -> Any:
     return stub.SubscribeConversation(
         request, timeout=30, metadata=[("x-api-key", secret) for secret in key.values()]
     )
+
+
+class SlowKeys(Keys):
+    """Says nothing of SECRET while `stuck`."""
+
+    stuck = False
+    given_up = False
+
+    async def authenticate_key(
+        self, request: identity_pb2.AuthenticateKeyRequest, context: Any
+    ) -> identity_pb2.AuthenticateKeyResponse:
+        if self.stuck and request.secret == SECRET:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.given_up = True
+        return await super().authenticate_key(request, context)
+
+
+async def test_a_check_that_hangs_holds_up_no_other(
+    gateways: Gateways, mesh_hosts: HostFactory
+) -> None:
+    keys = SlowKeys(SECRET, "amk_other")
+    gateway, _ = await watched(gateways, mesh_hosts, keys, forever, cache_seconds=0.3)
+    unknown, revoked = subscribe(gateway, key=SECRET), subscribe(gateway, key="amk_other")
+    await unknown.read()
+    await revoked.read()
+    keys.stuck = True
+    keys.secrets.remove("amk_other")
+    with raises_rich(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_INVALID"):
+        await revoked.read()
+    assert not keys.given_up
+    assert not unknown.done()
+    unknown.cancel()
 
 
 async def test_a_revoked_key_ends_its_stream_over_grpc(

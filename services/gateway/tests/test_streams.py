@@ -119,6 +119,36 @@ async def test_an_error_before_the_first_item_is_an_ordinary_response(
     assert response.json()["error"]["details"][0]["metadata"]["service"] == "conversation_store"
 
 
+async def test_the_last_event_that_passes_a_filter_is_no_position(
+    gateways: Gateways, mesh_hosts: HostFactory
+) -> None:
+    async def one_passes_of_three(request: Any) -> AsyncIterator[StreamItem]:
+        if request.filter.kinds and request.resume_token:
+            yield heartbeat(3)
+        elif request.filter.kinds:
+            yield StreamItem(events=events(2).events, resume_token="token-3")
+        else:
+            await asyncio.Event().wait()
+
+    gateway, store = await open_both(
+        gateways, mesh_hosts, one_passes_of_three, heartbeat_seconds=0.05
+    )
+    stub: Any = ConversationServiceStub(gateway.channel)
+    call = stub.SubscribeConversation(
+        pb2.SubscribeConversationRequest(conversation_id="conv_1", filter={"kinds": ["message"]})
+    )
+    assert [event.sequence for event in (await call.read()).item.events.events] == [2]
+    for _ in range(3):
+        item = (await call.read()).item
+        assert (item.heartbeat.delivered_through, item.resume_token) == (3, "token-3")
+    assert [(r.after_sequence, r.resume_token) for r in store.requests] == [
+        (0, ""),
+        (0, "token-3"),
+        (3, "token-3"),
+    ]
+    call.cancel()
+
+
 async def test_a_silent_stream_answers_at_once_and_is_kept_alive_by_comments(
     gateways: Gateways, mesh_hosts: HostFactory
 ) -> None:

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
+import grpc
 import pytest
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
+from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from meshkit.testkit import HostFactory, raises_rich
 
+from .conftest import Gateways
 from .front import Front
+from .scripted_store import ScriptedStore, start_scripted_store
+from .test_streams import silent
+
+MIB = 1024 * 1024
+
+
+class EndlessFile(ScriptedStore):
+    """Exports without an end."""
+
+    async def export_conversation(
+        self, request: store_pb2.ExportConversationRequest, context: Any
+    ) -> AsyncIterator[store_pb2.ExportConversationResponse]:
+        try:
+            while True:
+                yield store_pb2.ExportConversationResponse(chunk=bytes(MIB))
+        finally:
+            self.left.set()
 
 
 async def test_a_conversation_goes_out_and_in_as_a_file(front: Front) -> None:
@@ -77,3 +101,29 @@ async def test_files_go_over_grpc_too(front: Front, size: int) -> None:
         pb2.ListEventsRequest(conversation_id=copy.conversation_id, newest_first=True)
     )
     assert page.events[0].sequence == copy.head_sequence
+
+
+async def test_a_chunk_that_the_contract_refuses_is_named(front: Front) -> None:
+    async def requests() -> AsyncIterator[pb2.ImportConversationRequest]:
+        yield pb2.ImportConversationRequest(chunk=b" " * (2 * MIB))
+
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="chunk"):
+        await front.conversations.ImportConversation(requests())
+
+
+@pytest.mark.parametrize("edge", ["grpc", "http"])
+async def test_who_leaves_an_export_ends_it_at_the_store(
+    gateways: Gateways, mesh_hosts: HostFactory, edge: str
+) -> None:
+    store = EndlessFile(silent)
+    host = await start_scripted_store(mesh_hosts, store)
+    gateway = await gateways.start(store_address=host.grpc_address)
+    if edge == "grpc":
+        stub: Any = ConversationServiceStub(gateway.channel)
+        call = stub.ExportConversation(pb2.ExportConversationRequest(conversation_id="conv_1"))
+        assert (await call.read()).chunk
+        call.cancel()
+    else:
+        async with gateway.http.stream("GET", "/conversations/conv_1/export") as response:
+            assert await anext(response.aiter_bytes())
+    await asyncio.wait_for(store.left.wait(), 10)

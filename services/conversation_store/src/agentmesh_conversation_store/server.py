@@ -35,6 +35,7 @@ from .servicers.blobs import BlobServicer
 from .servicers.catalog import CatalogServicer
 from .servicers.conversations import ConversationServicer
 from .servicers.identity import IdentityServicer
+from .servicers.intake import TransferLimits
 from .servicers.ledger import LedgerServicer
 from .servicers.payloads import Payloads
 from .servicers.registration import bytes_through
@@ -100,7 +101,16 @@ def build(settings: StoreSettings) -> ServiceHost:
     _register(
         host,
         storage,
-        ConversationServicer(storage, subscriptions, feeds, payloads, kept),
+        ConversationServicer(
+            storage,
+            subscriptions,
+            feeds,
+            payloads,
+            kept,
+            TransferLimits.of(
+                message_bytes=settings.max_message_bytes, blob_bytes=settings.max_blob_bytes
+            ),
+        ),
         turn_servicer,
         ApiKeys(storage, load_pepper(settings)),
     )

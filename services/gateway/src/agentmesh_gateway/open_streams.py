@@ -22,6 +22,7 @@ Credentials: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
 End: TypeAlias = Callable[[MeshError], None]
 """Ends one stream with an error. Must not wait."""
 
+_CHECKS_AT_ONCE = 16
 _CREDENTIAL_HEADERS = frozenset({"authorization", "x-api-key"})
 
 
@@ -72,7 +73,12 @@ class OpenStreams:
         while True:
             await asyncio.sleep(self._recheck_seconds)
             # Streams with the same credentials share one check.
-            for credentials in list(self._open):
+            due = iter(list(self._open))
+            await asyncio.gather(*(self._check_each(due) for _ in range(_CHECKS_AT_ONCE)))
+
+    async def _check_each(self, due: Iterator[Credentials]) -> None:
+        for credentials in due:
+            if credentials in self._open:
                 await self._check(credentials)
 
     async def _check(self, credentials: Credentials) -> None:

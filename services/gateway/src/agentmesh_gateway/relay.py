@@ -12,10 +12,10 @@ from meshkit.errors import MeshError
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
-ByteCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, bytes]"
+StreamCall: TypeAlias = "grpc.aio.UnaryStreamCall[Any, _Response]"
 
 
-async def forward(call: ByteCall) -> AsyncGenerator[bytes, None]:
+async def forward(call: StreamCall[_Response]) -> AsyncGenerator[_Response, None]:
     """What `call` yields. Leaving the iterator cancels the call."""
     try:
         async for response in call:

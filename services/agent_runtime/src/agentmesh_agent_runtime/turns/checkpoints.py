@@ -25,8 +25,12 @@ from agentmesh_agent_runtime.turns.grant import SavedCheckpoint
 WHOLE: Final = "autogen-json+zstd/1"
 DIFFERENCE: Final = "autogen-json-diff+zstd/1"
 _WINDOW_LOG = 27
-_MAX_BYTES = 1 << 30
 _LEVEL = 3
+_READ_BYTES = 1 << 20
+
+MOST_BYTES: Final = 256 << 20
+"""What a chain may hold when it is decompressed, all its links together. One that came by an import
+was written by somebody else: a few bytes of it may stand for any number."""
 
 DICTIONARY_BYTES: Final = 128 * 1024
 """How much of the texts before it a difference is compressed against. Part of the encoding."""
@@ -108,18 +112,20 @@ def decode(saved: Sequence[SavedCheckpoint]) -> tuple[Checkpoint, Chain]:
     """Reads a chain, its whole checkpoint first. Raises UnreadableCheckpoint."""
     try:
         return _decode(saved)
-    except (zstandard.ZstdError, ValueError, TypeError) as error:
-        if isinstance(error, UnreadableCheckpoint):
-            raise
-        raise UnreadableCheckpoint(f"the checkpoint cannot be read: {error}") from error
+    except UnreadableCheckpoint:
+        raise
+    except (zstandard.ZstdError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise UnreadableCheckpoint(f"the checkpoint cannot be read: {error!r}") from error
 
 
 def _decode(saved: Sequence[SavedCheckpoint]) -> tuple[Checkpoint, Chain]:
     document: Any = None
     tail, due, weight = b"", 0, 0
     before = ""
+    left = MOST_BYTES
     for link in saved:
-        text = _decompressor(link, tail).decompress(link.data, max_output_size=_MAX_BYTES)
+        text = _decompressed(_decompressor(link, tail), link.data, left)
+        left -= len(text)
         value = json.loads(text)
         if link.encoding == WHOLE:
             document, tail, due, weight = value, b"", len(link.data), 0
@@ -134,6 +140,26 @@ def _decode(saved: Sequence[SavedCheckpoint]) -> tuple[Checkpoint, Chain]:
     if document is None:
         raise UnreadableCheckpoint("there are no bytes")
     return Checkpoint(**document), Chain(outline(document), tail, due, weight)
+
+
+def _decompressed(decompressor: zstandard.ZstdDecompressor, data: bytes, most: int) -> bytes:
+    """At most so many bytes. `decompress` minds no limit where a frame announces its size."""
+    size = zstandard.frame_content_size(data)
+    if size > most:
+        raise _too_large()
+    if size >= 0:
+        return decompressor.decompress(data)
+    text = bytearray()
+    with decompressor.stream_reader(data) as reader:
+        while part := reader.read(_READ_BYTES):
+            text += part
+            if len(text) > most:
+                raise _too_large()
+    return bytes(text)
+
+
+def _too_large() -> UnreadableCheckpoint:
+    return UnreadableCheckpoint(f"the checkpoints hold more than {MOST_BYTES} bytes")
 
 
 def _decompressor(link: SavedCheckpoint, tail: bytes) -> zstandard.ZstdDecompressor:

@@ -175,7 +175,7 @@ class TurnDriver:
         try:
             checkpoint, team.chain = checkpoints.decode(chain)
             await team.group.load_state(checkpoint.state)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError, MemoryError) as error:
             raise InvalidDefinition(
                 f"checkpoint {saved.checkpoint_id} does not fit the definition: {error}"
             ) from error

@@ -45,6 +45,14 @@ def fields_of(name: str, message: Message, data: bytes) -> dict[str, object]:
     return {name: document, f"{name}_bytes": base64.b64encode(data).decode()}
 
 
+def message_line(name: str, message: Message, data: bytes, most_bytes: int) -> bytes:
+    """A line of one message: as bytes alone if it were longer than `most_bytes` otherwise."""
+    whole = line(**fields_of(name, message, data))
+    if len(whole) <= most_bytes:
+        return whole
+    return line(**{name: {}, f"{name}_bytes": base64.b64encode(data).decode()})
+
+
 class Fields:
     """The fields of a line or of an object in it. Whatever is wrong is told by line and field."""
 

@@ -64,10 +64,11 @@ class BeginStep:
             )
         if step is not None and step.recorded:
             return _known(loaded, run, step, StepState.RECORDED)
-        if step is not None and not self.take_over:
-            mine = step.fence == self.fence and step.attempt_id == self.attempt_id
-            state = StepState.CLAIMED if mine else StepState.ORPHANED
-            return _known(loaded, run, step, state)
+        if step is not None:
+            if step.fence == self.fence and step.attempt_id == self.attempt_id:
+                return _known(loaded, run, step, StepState.CLAIMED)
+            if not self.take_over:
+                return _known(loaded, run, step, StepState.ORPHANED)
         return self._claim(loaded, run, step, now)
 
     def _claim(

@@ -249,8 +249,12 @@ class Dispatcher:
 
     async def _prune_loop(self) -> None:
         while True:
-            await self._surviving(self._storage.prune())
+            await self._surviving(self._prune())
             await asyncio.sleep(PRUNE_SECONDS)
+
+    async def _prune(self) -> None:
+        while await self._storage.prune():
+            pass
 
     async def _surviving(self, work: Awaitable[object]) -> None:
         """The queue must go on whatever one round of it ran into."""

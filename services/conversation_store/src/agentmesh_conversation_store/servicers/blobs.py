@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -17,6 +16,7 @@ from meshkit.errors import MeshError
 
 from agentmesh_conversation_store.blobs.interface import Blobs
 
+from .intake import UPLOADS_AT_ONCE, Slots, next_of
 from .rejections import answers_rejections, streams_rejections
 
 FULL_NAME = "agentmesh.conversation_store.v1.BlobService"
@@ -30,6 +30,7 @@ class BlobServicer(pb_grpc.BlobServiceServicer):
     def __init__(self, blobs: Blobs, max_bytes: int) -> None:
         self._blobs = blobs
         self._max_bytes = max_bytes
+        self._slots = Slots(UPLOADS_AT_ONCE, "uploads")
 
     @answers_rejections
     async def UploadBlob(
@@ -43,7 +44,8 @@ class BlobServicer(pb_grpc.BlobServiceServicer):
         if first.size_bytes > self._max_bytes:
             raise _too_large(first.size_bytes, self._max_bytes)
         chunks = _chunks(first, requests)
-        blob = await self._blobs.put(current_principal().tenant, chunks)
+        with self._slots.taken():
+            blob = await self._blobs.put(current_principal().tenant, chunks)
         return pb.UploadBlobResponse(digest=blob.digest, size_bytes=blob.size)
 
     @streams_rejections
@@ -90,15 +92,7 @@ async def _chunks(
 
 
 async def _next(requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlobRequest | None:
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await anext(requests, None)
-    except TimeoutError:
-        raise MeshError(
-            grpc.StatusCode.DEADLINE_EXCEEDED,
-            errors_pb2.ERROR_REASON_DEADLINE_EXCEEDED,
-            f"no chunk came for {PATIENCE_SECONDS:g} seconds",
-        ) from None
+    return await next_of(requests, PATIENCE_SECONDS)
 
 
 def _too_large(size: int, limit: int) -> MeshError:

@@ -38,12 +38,14 @@ from . import histories
 from .event_pages import EventPages
 from .exporting import exported
 from .importing import imported
+from .intake import IMPORTS_AT_ONCE, Slots, TransferLimits, next_of
 from .payloads import Payloads
 from .rejections import answers_rejections, streams_rejections
 from .repeatable import carry_out
 
 FULL_NAME = "agentmesh.conversation_store.v1.ConversationStoreService"
 _CONVERSATIONS_A_PAGE = 50
+_IMPORT_PATIENCE_SECONDS = 60.0
 
 _STRATEGIES = {
     pb.DELIVERY_STRATEGY_UNSPECIFIED: Strategy.AFTER_TURN,
@@ -70,6 +72,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         feeds: TenantFeeds,
         payloads: Payloads,
         blobs: Blobs,
+        limits: TransferLimits,
     ) -> None:
         self._storage = storage
         self._pages = EventPages(storage)
@@ -77,6 +80,8 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         self._feeds = feeds
         self._payloads = payloads
         self._blobs = blobs
+        self._limits = limits
+        self._imports = Slots(IMPORTS_AT_ONCE, "imports")
 
     @answers_rejections
     async def StartConversation(
@@ -253,15 +258,20 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         self, request: pb.ExportConversationRequest, _: ServicerContext
     ) -> AsyncIterator[pb.ExportConversationResponse]:
         tenant = current_principal().tenant
-        async for chunk in exported(self._storage, self._blobs, tenant, request.conversation_id):
+        async for chunk in exported(
+            self._storage, self._blobs, self._limits, tenant, request.conversation_id
+        ):
             yield pb.ExportConversationResponse(chunk=chunk)
 
     @answers_rejections
     async def ImportConversation(
         self, requests: AsyncIterator[pb.ImportConversationRequest], _: ServicerContext
     ) -> pb.ImportConversationResponse:
-        chunks = (request.chunk async for request in requests)
-        view = await imported(self._storage, self._blobs, current_principal().tenant, chunks)
+        tenant = current_principal().tenant
+        with self._imports.taken():
+            view = await imported(
+                self._storage, self._blobs, self._limits, tenant, _chunks(requests)
+            )
         return pb.ImportConversationResponse(conversation=conversation_message(view))
 
     @streams_rejections
@@ -292,6 +302,13 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         )
         async for response in responses:
             yield response
+
+
+async def _chunks(
+    requests: AsyncIterator[pb.ImportConversationRequest],
+) -> AsyncIterator[bytes]:
+    while (request := await next_of(requests, _IMPORT_PATIENCE_SECONDS)) is not None:
+        yield request.chunk
 
 
 def _positive(request: pb.StartConversationRequest) -> int | None:

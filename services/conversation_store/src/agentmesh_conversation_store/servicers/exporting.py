@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from agentmesh.catalog.v1 import team_pb2
 from agentmesh.conversation.v1 import event_pb2, message_pb2
@@ -14,6 +15,7 @@ from agentmesh_conversation_store.codec.lines import (
     data_line,
     fields_of,
     line,
+    message_line,
 )
 from agentmesh_conversation_store.codec.resources import conversation_message
 from agentmesh_conversation_store.domain.events import StoredEvent
@@ -21,17 +23,19 @@ from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.transfer import Departing
 
+from .intake import TransferLimits
+
 _CHUNK = 128 * 1024
 _EVENTS_AT_ONCE = 200
 _EVENT_BYTES_AT_ONCE = 1024 * 1024
 
 
 async def exported(
-    storage: Storage, blobs: Blobs, tenant: str, conversation_id: str
+    storage: Storage, blobs: Blobs, limits: TransferLimits, tenant: str, conversation_id: str
 ) -> AsyncIterator[bytes]:
     """Whole lines, in chunks. Holds a page of events, one checkpoint or a part of a blob."""
     chunk = bytearray()
-    async for one in _lines(storage, blobs, tenant, conversation_id):
+    async for one in _lines(storage, blobs, limits, tenant, conversation_id):
         chunk += one
         if len(chunk) >= _CHUNK:
             yield bytes(chunk)
@@ -40,10 +44,10 @@ async def exported(
 
 
 async def _lines(
-    storage: Storage, blobs: Blobs, tenant: str, conversation_id: str
+    storage: Storage, blobs: Blobs, limits: TransferLimits, tenant: str, conversation_id: str
 ) -> AsyncIterator[bytes]:
     departing = await storage.departing(tenant, conversation_id)
-    yield _header(departing)
+    yield await asyncio.to_thread(_header, departing)
     for link in departing.chain:
         for checkpoint in await storage.checkpoints(tenant, [link.checkpoint_id]):
             yield line(
@@ -72,16 +76,26 @@ async def _lines(
                 Reason.HISTORY_REMOVED,
                 f"events of {conversation_id} were removed while it was exported",
             )
-        for stored in events:
-            event = event_pb2.Event.FromString(stored.data)
-            for digest in blobs_of(event):
+        # JSON of a page takes longer than leases of others should wait for their renewal.
+        for digests, event_line in await asyncio.to_thread(_event_lines, events, limits.line):
+            for digest in digests:
                 if digest not in written:
                     written.add(digest)
                     async for one in _blob_lines(blobs, tenant, digest):
                         yield one
-            yield line(**fields_of("event", event, _bytes_of(event, stored)))
-            position = stored.sequence
+            yield event_line
+        position = events[-1].sequence
     yield line(end={"head_sequence": head})
+
+
+def _event_lines(events: Sequence[StoredEvent], most_bytes: int) -> list[tuple[list[str], bytes]]:
+    """The line of each, with the blobs that come before it."""
+    lines = []
+    for stored in events:
+        event = event_pb2.Event.FromString(stored.data)
+        data = _bytes_of(event, stored)
+        lines.append((list(blobs_of(event)), message_line("event", event, data, most_bytes)))
+    return lines
 
 
 def _header(departing: Departing) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from agentmesh.catalog.v1 import team_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2
@@ -24,30 +26,38 @@ from agentmesh_conversation_store.domain.model import (
     Run,
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.domain.search import words_of
+from agentmesh_conversation_store.domain.search import Words, words_of
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.transfer import Arrivals
 
 from .exporting import blobs_of
+from .import_header import check_header
+from .intake import MOST_CHECKPOINT_BYTES, TransferLimits
 
-MOST_LINE_BYTES = 16 * 1024 * 1024
-MOST_CHECKPOINT_BYTES = 256 * 1024 * 1024
 _EVENTS_AT_ONCE = 200
 _BYTES_AT_ONCE = 1024 * 1024
+_EMPTY_LINES_AT_ONCE = 1000
 
 
 async def imported(
-    storage: Storage, blobs: Blobs, tenant: str, chunks: AsyncIterator[bytes]
+    storage: Storage,
+    blobs: Blobs,
+    limits: TransferLimits,
+    tenant: str,
+    chunks: AsyncIterator[bytes],
 ) -> ConversationView:
     """Makes the conversation that the chunks hold. INVALID_ARGUMENT names line and field of what
-    cannot be read; nothing is left behind then."""
-    lines = _lines(chunks)
+    cannot be read; nothing is left behind then.
+
+    Lines are read in threads, one at a time: what is in one may take seconds.
+    """
+    lines = _lines(chunks, limits.line)
     header = await _next(lines)
     if header.text("agentmesh") != "conversation":
         raise header.wrong("agentmesh", 'must be "conversation": this is no export')
     if header.number("version") != VERSION:
         raise header.wrong("version", f"this store reads version {VERSION} of the format")
-    arrival = _Arrival(storage, blobs, tenant, header)
+    arrival = await asyncio.to_thread(_Arrival, storage, blobs, limits, tenant, header)
     await arrival.begin()
     try:
         return await arrival.read(lines)
@@ -58,16 +68,27 @@ async def imported(
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadEvent:
+    stored: StoredEvent
+    words: Words
+    blobs: dict[str, int]
+
+
 class _Arrival:
     """One import."""
 
-    def __init__(self, storage: Storage, blobs: Blobs, tenant: str, header: Fields) -> None:
+    def __init__(
+        self, storage: Storage, blobs: Blobs, limits: TransferLimits, tenant: str, header: Fields
+    ) -> None:
         self._storage = storage
         self._blobs = blobs
+        self._limits = limits
         self._tenant = tenant
         self._header = header
         self._told, _ = header.message("conversation", conversation_pb2.Conversation)
         definition, data = header.message("definition", team_pb2.TeamDefinition)
+        check_header(header, self._told, definition)
         self._definition = data or definition.SerializeToString(deterministic=True)
         state = header.inner("state")
         self._unread = state.numbers("unread")
@@ -110,7 +131,7 @@ class _Arrival:
                 case ["checkpoint"]:
                     checkpoint_id = await self._checkpoint(line.inner("checkpoint"), lines)
                 case ["end"]:
-                    self._require_end(line.inner("end"))
+                    await asyncio.to_thread(self._require_end, line.inner("end"))
                     break
                 case _:
                     raise MeshError.invalid(line.path, "is no event, blob, checkpoint or end")
@@ -130,6 +151,8 @@ class _Arrival:
             )
         inner = self._header.inner("state")
         oldest = max(self._told.oldest_sequence, 1)
+        if len(self._unread) > head:
+            raise inner.wrong("unread", "has more items than there are events")
         for index, sequence in enumerate(self._unread):
             if not oldest <= sequence <= head:
                 raise inner.wrong(f"unread[{index}]", "is the sequence of no event")
@@ -137,35 +160,46 @@ class _Arrival:
             raise inner.wrong("inbox_head", "is beyond the last event")
 
     async def _event(self, line: Fields) -> None:
+        read = await asyncio.to_thread(self._read_event, line)
+        event = read.stored
+        self._sequence = event.sequence
+        self._part.events.append(event)
+        if read.words:
+            self._part.words.append((event.sequence, read.words))
+        for digest, size in read.blobs.items():
+            await self._require_blob(line, digest)
+            reference = BlobReference(self.conversation_id, event.sequence, digest, size)
+            self._part.references.append(reference)
+        self._size += len(event.data)
+        self._messages += event.kind == "message"
+        self._part_bytes += len(event.data)
+        if len(self._part.events) >= _EVENTS_AT_ONCE or self._part_bytes >= _BYTES_AT_ONCE:
+            await self._flush()
+
+    def _read_event(self, line: Fields) -> _ReadEvent:
         event, data = line.message("event", event_pb2.Event)
         expected = self._sequence + 1
         if event.sequence != expected:
             raise line.inner("event").wrong("sequence", f"must be {expected}, the next one")
         if event.conversation_id != self._told.conversation_id:
             raise line.inner("event").wrong("conversation_id", "is not that of the header")
-        self._sequence = expected
         if self._renaming is not None:
             self._renaming.rename(event)
         if self._renaming is not None or data is None:
             data = event.SerializeToString()
+        if len(data) > self._limits.event:
+            raise line.wrong(
+                "event", f"has {len(data)} bytes, must have at most {self._limits.event}"
+            )
         kind = event.WhichOneof("kind") or ""
         is_message = kind == "message"
         agent = event.agent or (event.message.agent if is_message else "")
         message_id = event.message.message_id if is_message else ""
-        self._part.events.append(
-            StoredEvent(expected, kind, event.run_id, agent, message_id, event.turn, data)
+        return _ReadEvent(
+            StoredEvent(expected, kind, event.run_id, agent, message_id, event.turn, data),
+            words_of(event.message.content or event.conversation_started.task),
+            blobs_of(event),
         )
-        if words := words_of(event.message.content or event.conversation_started.task):
-            self._part.words.append((expected, words))
-        for digest, size in blobs_of(event).items():
-            await self._require_blob(line, digest)
-            reference = BlobReference(self.conversation_id, expected, digest, size)
-            self._part.references.append(reference)
-        self._size += len(data)
-        self._messages += is_message
-        self._part_bytes += len(data)
-        if len(self._part.events) >= _EVENTS_AT_ONCE or self._part_bytes >= _BYTES_AT_ONCE:
-            await self._flush()
 
     async def _require_blob(self, line: Fields, digest: str) -> None:
         if digest in self._known_blobs:
@@ -182,6 +216,8 @@ class _Arrival:
         digest, size = blob.text("digest"), blob.number("size_bytes")
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise blob.wrong("digest", "must be a SHA-256 in hexadecimal")
+        if size > self._limits.blob:
+            raise blob.wrong("size_bytes", f"must be at most {self._limits.blob}")
         if not blob.flag("missing"):
             kept = await self._blobs.put(self._tenant, _data(blob, size, lines))
             if kept.digest != digest:
@@ -258,25 +294,28 @@ async def _data(told: Fields, size: int, lines: AsyncIterator[Fields]) -> AsyncI
         yield data
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[Fields]:
-    rest = bytearray()
-    number = 0
+async def _lines(chunks: AsyncIterator[bytes], most_bytes: int) -> AsyncIterator[Fields]:
+    """Empty ones say nothing."""
+    text = bytearray()
+    number = 1
     async for chunk in chunks:
-        rest += chunk
-        if b"\n" in chunk:
-            *whole, last = bytes(rest).split(b"\n")
-            rest = bytearray(last)
-            for numbered, text in _numbered(whole, number):
-                yield Fields.of_line(numbered, text)
-            number += len(whole)
-        if len(rest) > MOST_LINE_BYTES:
-            raise MeshError.invalid(
-                f"lines[{number + 1}]", f"must have at most {MOST_LINE_BYTES} bytes"
-            )
-    for numbered, text in _numbered([bytes(rest)], number):
-        yield Fields.of_line(numbered, text)
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            text += chunk[start:end]
+            start = end + 1
+            _require_short(text, number, most_bytes)
+            if text.strip():
+                yield await asyncio.to_thread(Fields.of_line, number, bytes(text))
+            elif number % _EMPTY_LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            text.clear()
+            number += 1
+        text += chunk[start:]
+        _require_short(text, number, most_bytes)
+    if text.strip():
+        yield await asyncio.to_thread(Fields.of_line, number, bytes(text))
 
 
-def _numbered(texts: list[bytes], after: int) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers. Empty ones say nothing."""
-    return ((n, text) for n, text in enumerate(texts, after + 1) if text.strip())
+def _require_short(text: bytearray, number: int, most_bytes: int) -> None:
+    if len(text) > most_bytes:
+        raise MeshError.invalid(f"lines[{number}]", f"must have at most {most_bytes} bytes")

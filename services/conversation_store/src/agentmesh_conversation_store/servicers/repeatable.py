@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
+from meshkit.errors import MeshError
 
 from agentmesh_conversation_store.codec.digests import short_digest
 from agentmesh_conversation_store.domain.changes import Command
@@ -35,6 +36,8 @@ def request_record(
     tenant: str, method: str, message: Repeatable, render: Callable[[R], Message]
 ) -> Request[R]:
     """What is kept of a request: equal bodies of the same method have equal digests."""
+    if "\0" in message.request_id:
+        raise MeshError.invalid("request_id", "must not contain NUL")
     digest = short_digest(method, message.SerializeToString(deterministic=True))
     return Request(
         tenant,

@@ -323,6 +323,7 @@ class Storage(Catalog, Ledger, History, Transfer, Protocol):
         """Fences raised since then, oldest first."""
         ...
 
-    async def prune(self) -> None:
-        """Forgets what was kept for a while: requests after 24 h, raised fences after an hour."""
+    async def prune(self) -> bool:
+        """Forgets what was kept for a while: requests after 24 h, raised fences after an hour; some
+        at a time, and true if there is more."""
         ...

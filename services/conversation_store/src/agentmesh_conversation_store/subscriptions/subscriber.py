@@ -170,12 +170,18 @@ class Subscriber:
         passing = [event for event in batch if self._wanted.filter.passes(event)]
         if not passing:
             return b""
-        self._advance(self._position)
+        if self._wanted.filter.passes_all:
+            self._told = self._position
+        # Otherwise only a heartbeat says how far this is: more may have been cut out behind them.
+        self._put_off_heartbeat()
         return events_response(passing, self._hub.token(self._position))
 
     def _advance(self, sequence: int) -> None:
         self._position = sequence
         self._told = sequence
+        self._put_off_heartbeat()
+
+    def _put_off_heartbeat(self) -> None:
         self._next_heartbeat = self._loop.time() + self._heartbeat
 
     def _next_preview(self) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
@@ -13,6 +14,7 @@ from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.health import Probe, examine
 from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
+from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers import patches
 from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.settings import GatewaySettings
@@ -237,15 +239,17 @@ class ConversationServicer:
     ) -> AsyncIterator[pb2.ExportConversationResponse]:
         """The store's lines as they come."""
         wanted = store_pb2.ExportConversationRequest(conversation_id=request.conversation_id)
-        async for response in self._store.ExportConversation(wanted):
-            yield pb2.ExportConversationResponse(chunk=response.chunk)
+        call = self._store.ExportConversation(wanted, timeout=context.time_remaining())
+        async with aclosing(forward(call)) as responses:
+            async for response in responses:
+                yield pb2.ExportConversationResponse(chunk=response.chunk)
 
     async def import_conversation(
         self, requests: AsyncIterator[pb2.ImportConversationRequest], context: Context
     ) -> pb2.ImportConversationResponse:
         """Hands the pieces on as they come."""
         pieces = (store_pb2.ImportConversationRequest(chunk=r.chunk) async for r in requests)
-        conversation = (await self._store.ImportConversation(pieces)).conversation
+        conversation = (await hand_on(pieces, self._store.ImportConversation)).conversation
         return pb2.ImportConversationResponse(
             conversation_id=conversation.conversation_id,
             status=conversation.status,

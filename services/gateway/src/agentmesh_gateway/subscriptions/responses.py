@@ -117,12 +117,14 @@ def marks_place(response: bytes) -> bool:
     return False
 
 
-def place_after(response: bytes) -> Place:
-    """The place behind a response that marks one. With a filter the token may lie further on."""
+def place_after(response: bytes, accepted: Filter) -> Place:
+    """The place behind a response that marks one. Behind events that a filter let through only
+    the token says where that is: it may lie further on than the last of them."""
     item = read_item(response)
     if item.HasField("heartbeat"):
         return Place(item.heartbeat.delivered_through, item.resume_token)
-    return Place(item.events.events[-1].sequence, item.resume_token)
+    last = item.events.events[-1].sequence if accepted.passes_all else None
+    return Place(last, item.resume_token)
 
 
 def events_response(events: Iterable[SlicedEvent], token: str) -> bytes:

@@ -55,6 +55,7 @@ class Subscriber:
         self._place = wanted.begin
         self._token = ""
         self._position = 0
+        self._told = -1
         self._begun = False
         self._next_heartbeat = 0.0
         self._sent: dict[str, _Sent] = {}
@@ -109,9 +110,14 @@ class Subscriber:
         """Writes everything up to the head, undecoded, from a stream of this subscriber's own."""
         patience = Patience(self._pace.patience)
         while True:
+            asked = self._place
             failure = await self._pass_through(patience)
             if failure is None and self._place.position is not None:
+                self._told = self._place.position
                 return
+            if failure is None and self._place != asked:
+                # It ended with events that passed a filter: what follows them says how far it is.
+                continue
             failure = failure or MeshError.unavailable(STORE, "its stream ended early")
             # Whoever has seen nothing yet is better told at once.
             if not self._begun:
@@ -141,7 +147,7 @@ class Subscriber:
             self._catching_up = None
             call.cancel()
             if newest:
-                self._place, self._begun = place_after(newest), True
+                self._place, self._begun = place_after(newest, self._wanted.filter), True
         return None
 
     async def _follow(self, served: Served) -> bool:
@@ -164,12 +170,18 @@ class Subscriber:
             elif hub.failure is not None:
                 raise hub.failure
             elif await self._run_check.over(served, self._position):
+                if self._told < self._position:
+                    await self._beat(hub)
                 return True
             elif not self._news:
                 await self._wait()
             if self._loop.time() >= self._next_heartbeat:
-                self._put_off_heartbeat()
-                await self._write(heartbeat_response(self._position, hub.head, self._token))
+                await self._beat(hub)
+
+    async def _beat(self, hub: Hub) -> None:
+        self._told = self._position
+        self._put_off_heartbeat()
+        await self._write(heartbeat_response(self._position, hub.head, self._token))
 
     async def _take(self, portion: Portion) -> None:
         if self._sent:
@@ -177,6 +189,8 @@ class Subscriber:
                 self._sent.pop(message_id, None)
         self._position, self._token = portion.last, portion.token
         if portion.response:
+            if self._wanted.filter.passes_all:
+                self._told = self._position
             self._put_off_heartbeat()
             await self._write(portion.response)
 

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import asyncpg
-
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.interface import CommitListener, Committed
 from agentmesh_conversation_store.storage.sql.plan import Session
@@ -155,7 +153,9 @@ class GroupWriter:
 
     async def _write(self, group: list[_Job]) -> None:
         committed = await self._transact(group)
-        if committed is None and len(group) > 1 and not _is_away(group[0].error):
+        if committed is None and len(group) > 1 and not isinstance(group[0].error, Rejection):
+            # The database refused one of them. Never so after an outage: whether a group was
+            # committed is not known then, and its operations must not be carried out twice.
             for job in group:
                 job.error = None
                 self.announce(await self._transact([job]) or ())
@@ -182,10 +182,6 @@ class GroupWriter:
                 return None
             return session.committed
         return None
-
-
-def _is_away(error: BaseException | None) -> bool:
-    return isinstance(error, Rejection) and not isinstance(error.__cause__, asyncpg.PostgresError)
 
 
 def _answer(job: _Job) -> None:

@@ -63,7 +63,8 @@ _LEASE = (
     "UPDATE runs SET status = 2, fence = ?, attempt = ?, lease_worker = ?, lease_until = ?,"
     " runnable_at = NULL, detail = '' WHERE tenant = ? AND run_id = ?"
 )
-_BY_ID = f"SELECT {RUNS.select} FROM runs WHERE run_id = ? FOR UPDATE"
+_KEY = "SELECT tenant, run_id FROM runs WHERE run_id = ?"
+_LOCK = f"SELECT {RUNS.select} FROM runs WHERE tenant = ? AND run_id = ? FOR UPDATE"
 _UNREAD = (
     "SELECT i.run_id, e.sequence, e.kind, e.run_id, e.agent, e.message_id, e.turn, e.data"
     " FROM inputs i JOIN events e ON e.tenant = i.tenant"
@@ -183,7 +184,9 @@ class _Line:
 
 def renew(worker_id: str, held: Sequence[tuple[str, int]], lease: Micros) -> Plan[Renewal]:
     """Prolongs leases whose fence is current, also those that ran out and nobody took."""
-    rows = yield from fetch_each(_BY_ID, [(run_id,) for run_id, _ in sorted(held)])
+    # Locked in the order of all others: by tenant, then by run.
+    keys = yield from fetch_each(_KEY, [(run_id,) for run_id, _ in held])
+    rows = yield from fetch_each(_LOCK, sorted(map(tuple, keys)))
     at = yield from now()
     runs = {run.run_id: run for run in map(RUNS.value, rows)}
     kept, lost = [], []
@@ -226,7 +229,7 @@ def shorten(worker_id: str, keep: Micros, latest: Instant) -> Plan[None]:
     at = yield from now()
     held = yield from fetch(
         "SELECT run_id FROM runs WHERE status = 2 AND lease_worker = ? AND lease_until <= ?"
-        " ORDER BY run_id FOR UPDATE",
+        " ORDER BY tenant, run_id FOR UPDATE",
         worker_id,
         latest,
     )
@@ -266,12 +269,14 @@ def raised_fences(since: Instant) -> Plan[Sequence[RaisedFence]]:
     return [FENCES.value(row) for row in rows]
 
 
-def prune() -> Plan[None]:
-    """Forgets requests, raised fences and broken imports that are old enough, some at a time."""
+def prune() -> Plan[bool]:
+    """Forgets requests, raised fences and broken imports that are old enough, some at a time; true
+    if there is more to forget."""
     at = yield from now()
-    yield from requests.prune(at)
+    more = yield from requests.prune(at)
     yield from transfer.give_up_stale(at)
     yield from each("DELETE FROM raised_fences WHERE raised_at <= ?", [(at - FENCES_KEPT,)])
+    return more
 
 
 def granted_turns(runs: Sequence[Run], most_chain_bytes: int) -> Plan[Sequence[GrantedTurn]]:

@@ -9,11 +9,12 @@ from agentmesh_conversation_store.domain.model import SECOND, Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.requests import Request
 
-from .plan import Plan, each, fetch_each, now
+from .plan import Plan, each, fetch, fetch_each, now
 
 T = TypeVar("T")
 
 LIFETIME = 24 * 3600 * SECOND
+_PRUNED_AT_ONCE = 1000
 
 # Claiming waits for a transaction of another replica that claims the same id.
 _CLAIM = """
@@ -83,13 +84,15 @@ def once(request: Request[T] | None, work: Callable[[], Plan[T]]) -> Plan[T | by
     return response
 
 
-def prune(at: Instant) -> Plan[None]:
-    """Forgets requests that are old enough, some at a time."""
-    yield from each(
-        "DELETE FROM requests WHERE (tenant, request_id) IN"
-        " (SELECT tenant, request_id FROM requests WHERE expires_at <= ? LIMIT 1000)",
-        [(at,)],
+def prune(at: Instant) -> Plan[bool]:
+    """Forgets requests that are old enough, some at a time; true if there are more."""
+    gone = yield from fetch(
+        "DELETE FROM requests WHERE (tenant, request_id) IN (SELECT tenant, request_id"
+        " FROM requests WHERE expires_at <= ? LIMIT ? FOR UPDATE SKIP LOCKED) RETURNING 1",
+        at,
+        _PRUNED_AT_ONCE,
     )
+    return len(gone) == _PRUNED_AT_ONCE
 
 
 def _reused(request_id: str) -> Rejection:

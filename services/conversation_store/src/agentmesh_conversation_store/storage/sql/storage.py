@@ -199,9 +199,9 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         """See `Storage`."""
         return await self._read(ALL, queue.raised_fences(since))
 
-    async def prune(self) -> None:
+    async def prune(self) -> bool:
         """See `Storage`."""
-        await self._write(ALL, lambda _: queue.prune())
+        return await self._write(ALL, lambda _: queue.prune())
 
     # --- catalog and keys --------------------------------------------------------------------
 

@@ -138,7 +138,11 @@ def admit(wishes: Sequence[Wish], at: Instant) -> Plan[Sequence[Rejection | None
     budgets = {p.tenant: p.daily_budget for p in policies if p.daily_budget != _UNLIMITED}
     if not budgets:
         return refusals
-    locked = yield from fetch_each(_DAY + " FOR UPDATE", [(t,) for t in sorted(budgets)])
+    # Those that only grow are locked here too: later would be another order.
+    growing = {w.growth.tenant for w in wishes if not w.growth.is_empty}
+    locked = yield from fetch_each(
+        _DAY + " FOR UPDATE", [(tenant,) for tenant in sorted(growing | budgets.keys())]
+    )
     days = {day.tenant: day.on(at) for day in map(DAYS.value, locked)}
     for index, one in enumerate(wishes):
         tenant = one.growth.tenant

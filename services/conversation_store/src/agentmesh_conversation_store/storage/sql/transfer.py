@@ -24,6 +24,9 @@ T = TypeVar("T")
 PATIENCE = 3600 * SECOND
 """After it was heard of last, an import is given up."""
 _TOLD_AT_ONCE = 500
+_TOLD_WITH_IT = 5000
+_FOREVER = 2**63 - 1
+"""When an import was heard of last that is complete, and not all in the feed yet."""
 
 _IN_USE = (
     "SELECT 1 FROM conversations WHERE tenant = ? AND conversation_id = ?",
@@ -37,14 +40,19 @@ _CLAIM = (
     " ON CONFLICT (tenant, conversation_id) DO NOTHING RETURNING place"
 )
 _HEARD = "UPDATE imports SET heard_at = ? WHERE tenant = ? AND conversation_id = ? RETURNING place"
+_KNOWN = (
+    "UPDATE imports SET heard_at = ? WHERE tenant = ? AND conversation_id = ? AND heard_at < ?"
+    " RETURNING place"
+)
 _LEAVE = "DELETE FROM imports WHERE tenant = ? AND conversation_id = ?"
 _REMOVE = (
     "INSERT INTO removals (tenant, log_id, requested_at) VALUES (?, ?, ?)"
     " ON CONFLICT (tenant, log_id) DO NOTHING"
 )
+_LEFT_UNTOLD = "SELECT tenant, conversation_id FROM imports WHERE heard_at = ? LIMIT 100"
 _STALE = "SELECT tenant, conversation_id FROM imports WHERE heard_at <= ? LIMIT 100"
 _UNTOLD = (
-    "SELECT sequence FROM events WHERE tenant = ? AND conversation_id = ? AND sequence > ?"
+    "SELECT sequence FROM events WHERE tenant = ? AND conversation_id = ? AND feed_position < 0"
     " ORDER BY sequence LIMIT ?"
 )
 _TELL = (
@@ -101,16 +109,19 @@ def add(tenant: str, conversation_id: str, arrivals: Arrivals, words: WordIndex)
     yield from each(writing.ADD_EVENT, rows)
 
 
-def tell(tenant: str, conversation_id: str, after: int) -> Plan[int | None]:
-    """Gives the next events their places in the tenant's feed; the last one's sequence."""
-    rows = yield from fetch(_UNTOLD, tenant, conversation_id, after, _TOLD_AT_ONCE)
+def tell(tenant: str, conversation_id: str, count: int) -> Plan[bool]:
+    """Gives the next events of a known import their places in the tenant's feed; false once all
+    have theirs. Not before it is known: readers of the feed would pass what they cannot see."""
+    rows = yield from fetch(_UNTOLD, tenant, conversation_id, count)
+    if len(rows) < count:
+        yield from each(_LEAVE, [(tenant, conversation_id)])
     if not rows:
-        return None
+        return False
     begin, end = rows[0][0], rows[-1][0]
     ((_, position),) = yield from fetch_each(writing.ADVANCE_FEED, [(tenant, len(rows))])
     base = position - len(rows) - begin + 1
     yield from each(_TELL, [(base, tenant, conversation_id, begin, end)])
-    return int(end)
+    return len(rows) == count
 
 
 def finish(
@@ -119,7 +130,7 @@ def finish(
     """Makes an import known."""
     conversation, run = view.conversation, view.run
     tenant, name = conversation.tenant, conversation.conversation_id
-    if (yield from first(f"{_LEAVE} RETURNING place", tenant, name)) is None:
+    if (yield from first(_KNOWN, _FOREVER, tenant, name, _FOREVER)) is None:
         raise not_found("import", name)
     changes = Changes(
         conversation=conversation,
@@ -142,6 +153,8 @@ def finish(
     )
     yield from writing.write_definitions([(tenant, changes)])
     yield from writing.write([writing.Written(Scope(tenant, name), changes, conversation, ())])
+    # With a short one its events are in the feed at once, with a long one soon after.
+    yield from tell(tenant, name, _TOLD_WITH_IT)
     session.committed.append(Committed(tenant, name, conversation, (run,)))
     return view
 
@@ -154,9 +167,12 @@ def give_up(tenant: str, conversation_id: str) -> Plan[None]:
 
 
 def give_up_stale(at: Instant) -> Plan[None]:
-    """Lets those be removed that nobody has gone on with for an hour."""
+    """Lets those be removed that nobody has gone on with for an hour, and tells the feed of those
+    whose importer died before it had."""
     for tenant, conversation_id in (yield from fetch(_STALE, at - PATIENCE)):
         yield from give_up(tenant, conversation_id)
+    for tenant, conversation_id in (yield from fetch(_LEFT_UNTOLD, _FOREVER)):
+        yield from tell(tenant, conversation_id, _TOLD_AT_ONCE)
 
 
 class SqlTransfer(ABC):
@@ -187,16 +203,14 @@ class SqlTransfer(ABC):
     async def finish_import(
         self, view: ConversationView, definition: bytes, unread: Sequence[int]
     ) -> ConversationView:
-        """See `Transfer`. The feed hears of it first, a part at a time: nobody waits long."""
-        tenant = view.conversation.tenant
-        name = view.conversation.conversation_id
-        told: int | None = 0
-        while told is not None:
-            after = told
-            told = await self._write((tenant,), lambda _, after=after: tell(tenant, name, after))  # type: ignore[misc]  # mypy cannot tell what a lambda with a default returns
-        return await self._write(
+        """See `Transfer`. The feed hears of a long one a part at a time: nobody waits long."""
+        tenant, name = view.conversation.tenant, view.conversation.conversation_id
+        known = await self._write(
             (tenant,), lambda session: finish(session, view, definition, unread)
         )
+        while await self._write((tenant,), lambda _: tell(tenant, name, _TOLD_AT_ONCE)):
+            pass
+        return known
 
     async def give_up_import(self, tenant: str, conversation_id: str) -> None:
         """See `Transfer`."""

@@ -41,11 +41,15 @@ _LOCK_CONVERSATION = (
 )
 _LOCK_RUN = f"SELECT {RUNS.select} FROM runs WHERE tenant = ? AND run_id = ? FOR UPDATE"
 _LIVE = "SELECT tenant, run_id FROM runs WHERE tenant = ? AND conversation_id = ? AND status < 5"
+_CHILD = (
+    "SELECT tenant, conversation_id FROM runs"
+    " WHERE tenant = ? AND run_id = ? AND parent_run_id <> ''"
+)
 _WORDS = (
     "SELECT tenant, conversation_id, sequence, data FROM events"
     " WHERE tenant = ? AND conversation_id = ? AND sequence = ?"
 )
-_RIVALS = "SELECT run_id FROM runs WHERE status = 1 AND runnable_at <= ? LIMIT 2"
+_RIVALS = "SELECT run_id FROM overdue_runs(?)"
 
 
 @dataclass(slots=True)
@@ -216,28 +220,18 @@ def _load_runs(
         for scope in scopes
         if scope.live_runs and (scope.tenant, scope.conversation_id) in conversations
     ]
+    named.update((key[0], conversations[key].root_run_id) for key in families)
+    # Whose child a run is never changes: so all of them can be locked in one sorted pass.
+    children = yield from fetch_each(
+        _CHILD, [(scope.tenant, scope.run_id) for scope in scopes if scope.lineage]
+    )
+    families += [(tenant, conversation_id) for tenant, conversation_id in children]
     live = yield from fetch_each(_LIVE, families)
     named.update((tenant, run_id) for tenant, run_id in live)
-    named.update((key[0], conversations[key].root_run_id) for key in families)
     runs: dict[Key, dict[str, Run]] = defaultdict(dict)
-    yield from _lock_runs(runs, named)
-    above = [
-        (scope.tenant, scope.conversation_id)
-        for scope in scopes
-        if scope.lineage and _is_child(runs[scope.tenant, scope.conversation_id].get(scope.run_id))
-    ]
-    live = yield from fetch_each(_LIVE, above)
-    yield from _lock_runs(runs, {(tenant, run_id) for tenant, run_id in live} - named)
-    return runs
-
-
-def _lock_runs(runs: dict[Key, dict[str, Run]], wanted: Iterable[Key]) -> Plan[None]:
-    for run in map(RUNS.value, (yield from fetch_each(_LOCK_RUN, sorted(wanted)))):
+    for run in map(RUNS.value, (yield from fetch_each(_LOCK_RUN, sorted(named)))):
         runs[run.tenant, run.conversation_id][run.run_id] = run
-
-
-def _is_child(run: Run | None) -> bool:
-    return run is not None and not run.is_root
+    return runs
 
 
 def _load_rivals(scopes: Sequence[Scope]) -> Plan[set[str]]:

@@ -22,12 +22,16 @@ from agentmesh_conversation_store.storage.sql.plan import (
 T = TypeVar("T")
 
 
+# On Postgres a function, which looks at all tenants whatever the transaction is bound to.
+_OVERDUE = "(SELECT run_id FROM runs WHERE status = 1 AND runnable_at <= ? LIMIT 2)"
+
+
 @functools.cache
 def translated(sql: str) -> str:
     """Our SQL as SQLite's: a writer is alone, so that there are no row locks."""
     for lock in (" FOR UPDATE SKIP LOCKED", " FOR UPDATE"):
         sql = sql.replace(lock, "")
-    return sql.replace("LEAST(", "min(")
+    return sql.replace("LEAST(", "min(").replace("overdue_runs(?)", _OVERDUE)
 
 
 def drive(connection: sqlite3.Connection, plan: Plan[T], now: Instant) -> T:

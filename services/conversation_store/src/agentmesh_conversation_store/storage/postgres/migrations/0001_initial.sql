@@ -403,6 +403,19 @@ CREATE TABLE audit_records (
 CREATE FUNCTION agentmesh_tenants() RETURNS text[] LANGUAGE sql STABLE AS
     $$ SELECT nullif(current_setting('agentmesh.tenants', true), '')::text[] $$;
 
+-- Whether anybody at all has been waiting for a worker: fairness is between tenants. Of others than
+-- those that the transaction is bound to it tells nothing but an id.
+CREATE FUNCTION overdue_runs(since bigint) RETURNS TABLE (run_id text) LANGUAGE plpgsql AS $$
+DECLARE
+    bound text := current_setting('agentmesh.tenants', true);
+BEGIN
+    PERFORM set_config('agentmesh.tenants', '{*}', true);
+    RETURN QUERY
+        SELECT runs.run_id FROM runs WHERE status = 1 AND runnable_at <= since LIMIT 2;
+    PERFORM set_config('agentmesh.tenants', bound, true);
+END
+$$;
+
 CREATE FUNCTION agentmesh_protect(protected regclass) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', protected);
