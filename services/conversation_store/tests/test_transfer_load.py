@@ -19,12 +19,16 @@ from meshkit.errors import from_rpc_error
 
 from services.conversation_store.tests.driver import RunningStore
 from services.conversation_store.tests.support import ACME, PATIENCE, acting, store_pb
+from services.conversation_store.tests.transfers import (
+    Spoil,
+    at,
+    export,
+    inside,
+    of_run,
+    refused_for,
+)
 
-
-async def _export(store: RunningStore, conversation_id: str) -> bytes:
-    request = store_pb.ExportConversationRequest(conversation_id=conversation_id)
-    call = store.conversations.ExportConversation(request, metadata=acting(ACME))
-    return b"".join([response.chunk async for response in call])
+GIB = 1 << 30
 
 
 def _import(store: RunningStore, data: bytes, go_on: asyncio.Event) -> Any:
@@ -66,7 +70,7 @@ async def _all_but_one(begin: Callable[[asyncio.Event], Any], most: int) -> None
 
 
 async def test_one_import_too_many_is_told_to_come_back(store: RunningStore) -> None:
-    data = await _export(store, (await store.start_conversation()).conversation_id)
+    data = await export(store, (await store.start_conversation()).conversation_id)
     await _all_but_one(lambda go_on: _import(store, data, go_on), IMPORTS_AT_ONCE)
 
 
@@ -91,7 +95,7 @@ async def test_lines_are_read_and_written_beside_the_event_loop(
 
     for name in ("MessageToDict", "ParseDict"):
         watched(json_format, name)
-    data = await _export(store, cid)
+    data = await export(store, cid)
     watched(Fields, "of_line")
     assert set(seen) == {"MessageToDict", "ParseDict"}
     go_on = asyncio.Event()
@@ -102,7 +106,7 @@ async def test_lines_are_read_and_written_beside_the_event_loop(
 
 
 async def test_many_empty_lines_say_nothing(store: RunningStore) -> None:
-    data = await _export(store, (await store.start_conversation()).conversation_id)
+    data = await export(store, (await store.start_conversation()).conversation_id)
     header, _, rest = data.partition(b"\n")
     go_on = asyncio.Event()
     go_on.set()
@@ -119,3 +123,40 @@ def test_an_event_whose_json_is_too_long_is_written_as_bytes() -> None:
     assert json.loads(short)["event"] == {}
     for text in (whole, short):
         assert Fields.of_line(1, text).message("event", event_pb2.Event)[0] == event
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (
+            lambda lines: lines.insert(1, {"blob": {"digest": "0" * 64, "size_bytes": 6 * GIB}}),
+            "lines[2].blob.size_bytes",
+        ),
+        (
+            lambda lines: lines.insert(1, {"checkpoint": {"size_bytes": (64 << 20) + 1}}),
+            "lines[2].checkpoint.size_bytes",
+        ),
+        (inside(0, "conversation", task=""), "lines[1].conversation.task"),
+        (inside(0, "conversation", task="x" * (1 << 20) + "x"), "lines[1].conversation.task"),
+        (
+            inside(0, "conversation", labels={str(n): "" for n in range(65)}),
+            "lines[1].conversation.labels",
+        ),
+        (inside(0, "conversation", agents=["a", ""]), "lines[1].conversation.agents[1]"),
+        (inside(0, "conversation", agents=["a"] * 1025), "lines[1].conversation.agents"),
+        (inside(0, "conversation", workflow="w" * 129), "lines[1].conversation.workflow"),
+        (of_run(max_rounds=0), "lines[1].conversation.run.max_rounds"),
+        (of_run(timeout="0s"), "lines[1].conversation.run.timeout"),
+        (inside(0, "definition", participants=[{}] * 65), "lines[1].definition.participants"),
+        (inside(0, "state", unread=[1, 2, 3, 1]), "lines[1].state.unread"),
+        (at(2, padding="x" * (8 << 20)), "lines[3]"),
+        (
+            lambda lines: lines[3]["event"]["message"].update(content="x" * (4 << 20)),
+            "lines[4].event",
+        ),
+    ],
+)
+async def test_what_is_too_much_is_named_and_leaves_nothing(
+    store: RunningStore, spoil: Spoil, field: str
+) -> None:
+    await refused_for(store, spoil, field)
