@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2, agent_runtime_service_pb2_grpc
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
@@ -39,6 +41,7 @@ from agentmesh_agent_runtime.worker.turns import TurnWorker
 log = logging.getLogger(__name__)
 
 NAME = "agent_runtime"
+PUBLISHING_SECONDS = 10.0
 _LOOP_TICK_SECONDS = 1.0
 
 
@@ -126,13 +129,16 @@ class Runtime:
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._deltas.start()
-        self._spawn(publish(self._catalog, self._definitions))
+        published = self._spawn(publish(self._catalog, self._definitions))
         self._spawn(self._tick())
         self._leases.start()
         if self._settings.openai_api_key:
             self._spawn(self.models.prepare())
         else:
             log.warning("OPENAI_API_KEY is not set: the scripted model answers for every agent")
+        # Whoever waits for a mesh to be ready names agents next. A store that is away is no reason
+        # to wait for long: what is started meanwhile is found again.
+        await asyncio.wait({published}, timeout=PUBLISHING_SECONDS)
 
     async def _drain(self) -> None:
         await self.worker.drain(self._settings.drain_seconds)
@@ -151,8 +157,10 @@ class Runtime:
             self._leases.loop_is_alive()
             await asyncio.sleep(_LOOP_TICK_SECONDS)
 
-    def _spawn(self, work: object) -> None:
-        self._background.add(asyncio.create_task(work))  # type: ignore[arg-type]  # a coroutine
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        return task
 
 
 def _open_models(settings: RuntimeSettings) -> ModelCatalog:
