@@ -371,10 +371,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class RaisedFence:
-    """A fence raised by a person or the store; work under a lower one must stop.
-
-    `worker_id` held the lease that it voids, if one did.
-    """
+    """A fence raised by a person or the store; work under a lower one must stop. `worker_id` held
+    the lease that it voids, if one did."""
 
     tenant: str
     conversation_id: str
