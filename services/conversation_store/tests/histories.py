@@ -7,7 +7,7 @@ from typing import Any
 
 from agentmesh_conversation_store.codec.events import worker_event
 from agentmesh_conversation_store.domain.conversations import SendMessage, UpdateConversation
-from agentmesh_conversation_store.domain.events import StoredEvent, UserMessage
+from agentmesh_conversation_store.domain.events import StoredEvent, UserMessage, WorkerEvent
 from agentmesh_conversation_store.domain.forks import Fork
 from agentmesh_conversation_store.domain.history import DeleteConversation
 from agentmesh_conversation_store.domain.ledger import TenantPolicy
@@ -92,7 +92,9 @@ class World:
             position = page[-1].sequence
         return found
 
-    async def turn(self, name: str, said: str = "words", base: str = "") -> TurnOutcome:
+    async def turn(
+        self, name: str, said: str = "words", base: str = "", events: Sequence[WorkerEvent] = ()
+    ) -> TurnOutcome:
         """A turn of the run under way, which says something and leaves a checkpoint."""
         (run,) = await self.storage.grant({"w": 1}, LEASE)
         assert run.conversation_id == name
@@ -107,7 +109,7 @@ class World:
             RunStatus.WAITING,
             checkpoint=checkpoint,
             last_input_sequence=run.inbox_head,
-            events=[worker_event(message_event(fresh("msg"), said))],
+            events=[worker_event(message_event(fresh("msg"), said)), *events],
         )
         return await self.storage.execute(command)
 

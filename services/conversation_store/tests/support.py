@@ -14,12 +14,15 @@ from agentmesh.conversation_store.v1 import (
     conversation_store_service_pb2,
     turn_service_pb2,
 )
+from agentmesh_conversation_store.domain.approvals import AskedApproval
 from agentmesh_conversation_store.domain.conversations import StartConversation
+from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.model import (
     SECOND,
     Budget,
     ConversationFacts,
     Instant,
+    Role,
 )
 from agentmesh_conversation_store.storage.interface import Committed
 from meshkit.channels import call_metadata
@@ -104,6 +107,16 @@ def message_event(message_id: str, content: str) -> event_pb2.Event:
             agent="writer",
             content=content,
         ),
+    )
+
+
+def asks_event(approval_id: str, until: Instant) -> WorkerEvent:
+    """An agent asks a person."""
+    requested = event_pb2.ApprovalRequested(approval_id=approval_id, prompt="?")
+    return WorkerEvent(
+        "approval_requested",
+        event_pb2.Event(approval_requested=requested),
+        approval=AskedApproval(approval_id, "?", b"", until, Role.OPERATOR),
     )
 
 

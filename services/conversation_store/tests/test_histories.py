@@ -15,10 +15,14 @@ from agentmesh_conversation_store.domain.model import SECOND, Strategy
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.search import parse_query
 from agentmesh_conversation_store.retention import Retention
-from agentmesh_conversation_store.storage.interface import ConversationQuery, Storage
+from agentmesh_conversation_store.storage.interface import (
+    ApprovalQuery,
+    ConversationQuery,
+    Storage,
+)
 
 from services.conversation_store.tests.histories import LEASE, World
-from services.conversation_store.tests.support import ManualClock
+from services.conversation_store.tests.support import ManualClock, asks_event
 
 HOUR = 3600
 
@@ -165,6 +169,40 @@ async def test_nothing_is_left_of_a_deleted_conversation(world: World) -> None:
     assert set((await world.rows()).values()) == {0}, await world.rows()
 
 
+async def test_what_a_deleted_conversation_asked_people_is_unknown_at_once(world: World) -> None:
+    name = await world.start()
+    await world.turn(name, events=[asks_event("appr_gone", world.clock.now + LEASE)])
+    other = await world.start()
+    await world.turn(other, events=[asks_event("appr_kept", world.clock.now + LEASE)])
+    await world.delete(name)
+    assert (await world.rows())["approvals"] == 2, "nothing is removed yet"
+    assert await world.storage.approval("acme", "appr_gone") is None
+    shown = await world.storage.approvals("acme", ApprovalQuery(10))
+    assert [approval.approval_id for approval in shown] == ["appr_kept"]
+
+
+async def test_a_fork_behind_a_replaced_turn_has_a_state_after_retention(world: World) -> None:
+    """The log begins with the turn that was replaced; what came next stands at the state before."""
+    name = await world.start()
+    await world.rounds(name, 3)
+    await world.say(name, "not that")
+    await world.say(name, "rather this", Strategy.REPLACE_TURN)
+    replaced = (await world.view(name)).run
+    head = (await world.view(name)).conversation.head_sequence
+    for answer in ("this", "and this", "and that"):
+        await world.turn(name, answer)
+        await world.say(name, "go on")
+    log = await world.log(name)
+    (third,) = [e.sequence for e in log if e.kind == "turn_committed"][2:3]
+    newest = (await world.view(name)).conversation.head_sequence
+    await world.limit(retention_events=newest - third + 1)
+    await world.keep()
+    assert (await world.view(name)).conversation.oldest_sequence == third
+    fork = await world.view(await world.fork(name, head))
+    assert fork.run.checkpoint_id == replaced.checkpoint_id
+    assert await world.storage.checkpoints("acme", [fork.run.checkpoint_id])
+
+
 async def test_a_deletion_ends_what_is_under_way(world: World) -> None:
     name = await world.start()
     (run,) = await world.storage.grant({"w": 1}, LEASE)
@@ -257,7 +295,7 @@ async def test_old_events_go_and_old_conversations_altogether(world: World) -> N
 
 
 async def test_a_conversation_has_its_own_retention(world: World) -> None:
-    name, other = await world.start(), ""
+    name = await world.start()
     await world.rounds(name, 5)
     other = await world.start()
     await world.rounds(other, 5)

@@ -219,16 +219,24 @@ def _release(run: Run) -> ReleaseTurn:
     )
 
 
-async def test_a_farewell_spares_leases_that_were_renewed_since(
+async def test_only_the_end_of_its_newest_stream_shortens_the_leases_of_a_worker(
     storage: Storage, clock: ManualClock
 ) -> None:
-    """It may be carried out late, when the worker is back on another replica."""
+    """The end of an older one may be noticed late, when the worker is back on another replica."""
     await _start(storage, 2)
-    left, kept = await storage.grant({"w": 2}, LEASE)
-    said_at = await storage.now()
+    await storage.open_lease_stream("w", "older")
+    await storage.open_lease_stream("v", "another")
+    (left,) = await storage.grant({"w": 1}, LEASE)
+    (other,) = await storage.grant({"v": 1}, LEASE)
+    await storage.open_lease_stream("w", "newer")
+    await storage.end_lease_stream("w", "older", SECOND // 2)
     clock.advance(1)
-    await storage.renew("w", [(kept.run_id, kept.fence)], LEASE)
-    await storage.shorten("w", SECOND // 2, said_at + LEASE)
+    assert not await storage.due(expired=True, limit=9)
+    await storage.end_lease_stream("w", "newer", SECOND // 2)
     clock.advance(1)
     due = await storage.due(expired=True, limit=9)
     assert [one.run_id for one in due] == [left.run_id]
+    clock.advance(6)
+    await storage.end_lease_stream("w", "newer", 60 * SECOND)
+    due = await storage.due(expired=True, limit=9)
+    assert {one.run_id for one in due} == {left.run_id, other.run_id}

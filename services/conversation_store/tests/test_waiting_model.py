@@ -47,7 +47,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from services.conversation_store.tests.support import ManualClock, emptied, fresh, start_command
+from services.conversation_store.tests.support import (
+    ManualClock,
+    asks_event,
+    emptied,
+    fresh,
+    start_command,
+)
 
 T = TypeVar("T")
 TENANT = "acme"
@@ -209,7 +215,7 @@ class WaitingMachine(RuleBasedStateMachine):
             model,
             RunStatus.WAITING,
             waiting_for=WaitKind.APPROVAL,
-            events=[_asks(name, until) for name, until in asked.items()],
+            events=[asks_event(name, until) for name, until in asked.items()],
         )
         model.pending |= asked
         model.waits = WaitKind.APPROVAL
@@ -353,15 +359,6 @@ def _of(model: ModelRun) -> Run:
 
 def _pick(choices: list[T], which: int) -> T:
     return choices[which % len(choices)]
-
-
-def _asks(approval_id: str, until: Instant) -> WorkerEvent:
-    requested = event_pb2.ApprovalRequested(approval_id=approval_id, prompt="?")
-    return WorkerEvent(
-        "approval_requested",
-        event_pb2.Event(approval_requested=requested),
-        approval=AskedApproval(approval_id, "?", b"", until, Role.OPERATOR),
-    )
 
 
 def _child(agent_path: str) -> ChildRun:

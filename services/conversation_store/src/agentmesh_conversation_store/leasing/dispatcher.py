@@ -109,6 +109,9 @@ class Dispatcher:
         """
         worker.renewing()
         try:
+            if not worker.announced:
+                await self._storage.open_lease_stream(worker.worker_id, worker.stream_id)
+                worker.announced = True
             renewal = await self._storage.renew(worker.worker_id, held, self.times.lease)
         except Rejection as rejection:
             if not _is_away(rejection):
@@ -127,16 +130,17 @@ class Dispatcher:
         """The stream broke: its turns go to others soon, unless the worker is back by then."""
         if not self._workers.remove(worker) or self._draining:
             return
-        farewell = asyncio.create_task(self._shorten(worker.worker_id))
+        farewell = asyncio.create_task(self._end_stream(worker))
         self._farewells.add(farewell)
         farewell.add_done_callback(self._farewells.discard)
 
-    async def _shorten(self, worker_id: str) -> None:
+    async def _end_stream(self, worker: Worker) -> None:
         try:
-            latest = await self._storage.now() + self.times.lease
-            await self._storage.shorten(worker_id, self.times.hand_over, latest)
+            await self._storage.end_lease_stream(
+                worker.worker_id, worker.stream_id, self.times.hand_over
+            )
         except Rejection as rejection:
-            _log.warning("the leases of %s end in their own time: %s", worker_id, rejection)
+            _log.warning("the leases of %s end in their own time: %s", worker.worker_id, rejection)
 
     def next_turn(self, run_id: str, fence: int) -> NextTurn | None:
         """Whether the worker that commits a turn may go on with the next one."""

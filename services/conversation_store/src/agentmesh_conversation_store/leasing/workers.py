@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from meshkit.ids import new_id
+
 from agentmesh_conversation_store.domain.model import Instant, RaisedFence, RunStatus
 from agentmesh_conversation_store.fanout.interface import ChangedRun
 from agentmesh_conversation_store.storage.interface import GrantedTurn, LostLease
@@ -36,10 +38,13 @@ Message = Granted | Renewed | LostLease | Replaced
 
 @dataclass(eq=False)
 class Worker:
-    """One runtime on its stream. `held` maps runs to the fences of their leases."""
+    """One runtime on its stream. `held` maps runs to the fences of their leases; `announced` says
+    whether the storage knows of the stream."""
 
     worker_id: str
     max_turns: int
+    stream_id: str = field(default_factory=lambda: new_id("stream"))
+    announced: bool = False
     held: dict[str, int] = field(default_factory=dict)
     outbox: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     _fresh: set[str] = field(default_factory=set)

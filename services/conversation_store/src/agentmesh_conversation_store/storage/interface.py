@@ -309,9 +309,12 @@ class Storage(Catalog, Ledger, History, Transfer, Protocol):
         """Prolongs leases given as (run, fence)."""
         ...
 
-    async def shorten(self, worker_id: str, keep: Micros, latest: Instant) -> None:
-        """Lets the leases of a worker end that soon; those that would end after `latest` have been
-        renewed since, and stay."""
+    async def open_lease_stream(self, worker_id: str, stream_id: str) -> None:
+        """From now on the worker is heard on this stream, and on no other."""
+        ...
+
+    async def end_lease_stream(self, worker_id: str, stream_id: str, keep: Micros) -> None:
+        """Lets the leases of a worker end that soon, unless it is back on another stream."""
         ...
 
     async def due(self, *, expired: bool, limit: int) -> Sequence[Due]:

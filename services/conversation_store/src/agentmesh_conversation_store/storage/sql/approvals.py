@@ -43,10 +43,17 @@ def pending(
     return found
 
 
+# The rows of a deleted conversation are there until they are removed.
+_THERE = (
+    "EXISTS (SELECT 1 FROM conversations c WHERE c.tenant = approvals.tenant"
+    " AND c.conversation_id = approvals.conversation_id)"
+)
+
+
 def get(tenant: str, approval_id: str) -> Plan[Approval | None]:
     """One approval."""
     row = yield from first(
-        f"SELECT {APPROVALS.select} FROM approvals WHERE tenant = ? AND approval_id = ?",
+        f"SELECT {APPROVALS.select} FROM approvals WHERE tenant = ? AND approval_id = ? AND {_THERE}",
         tenant,
         approval_id,
     )
@@ -55,7 +62,7 @@ def get(tenant: str, approval_id: str) -> Plan[Approval | None]:
 
 def listing(tenant: str, query: ApprovalQuery) -> Plan[Sequence[Approval]]:
     """A page of approvals, oldest first."""
-    conditions = ["tenant = ?"]
+    conditions = ["tenant = ?", _THERE]
     arguments: list[Any] = [tenant]
     if query.conversation_id:
         conditions.append("conversation_id = ?")

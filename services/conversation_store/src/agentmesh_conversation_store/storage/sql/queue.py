@@ -29,12 +29,14 @@ from agentmesh_conversation_store.storage.interface import (
 )
 
 from . import checkpoints, requests, transfer
-from .plan import Alone, Plan, Row, Session, each, fetch, fetch_each, now
+from .plan import Alone, Plan, Row, Session, each, fetch, fetch_each, first, now
 from .reads import event_of
 from .tables import FENCES, RUNS, STEPS
 from .tenants import JOINED, LIMITS, limits_of, room_of
 
 FENCES_KEPT = 3600 * SECOND
+STREAMS_KEPT = 30 * 86400 * SECOND
+"""Those of replicas that died are never ended; nothing but their rows is left of them by then."""
 _HELD = (RunStatus.LEASED, RunStatus.RUNNABLE)
 
 Key = tuple[str, str]
@@ -71,6 +73,12 @@ _UNREAD = (
     " AND e.conversation_id = i.conversation_id AND e.sequence = i.sequence"
     " WHERE i.tenant = ? AND i.run_id = ? AND i.sequence > ? ORDER BY i.sequence"
 )
+_OPEN_STREAM = (
+    "INSERT INTO lease_streams (worker_id, stream_id, opened_at) VALUES (?, ?, ?)"
+    " ON CONFLICT (worker_id) DO UPDATE SET stream_id = excluded.stream_id,"
+    " opened_at = excluded.opened_at"
+)
+_END_STREAM = "DELETE FROM lease_streams WHERE worker_id = ? AND stream_id = ? RETURNING worker_id"
 _MANY_TENANTS = 256
 _LEAST_LINE = 4
 
@@ -224,14 +232,21 @@ def _without_room(runs: Sequence[Run], at: Instant) -> Plan[Sequence[Run]]:
     return full
 
 
-def shorten(worker_id: str, keep: Micros, latest: Instant) -> Plan[None]:
-    """Lets the leases of a worker end soon, but those that end after `latest`: it is back."""
+def open_stream(worker_id: str, stream_id: str) -> Plan[None]:
+    """Remembers the stream on which a worker is heard."""
+    at = yield from now()
+    yield from each(_OPEN_STREAM, [(worker_id, stream_id, at)])
+
+
+def end_stream(worker_id: str, stream_id: str, keep: Micros) -> Plan[None]:
+    """Lets the leases of a worker end soon, if this is still the stream on which it is heard."""
+    if (yield from first(_END_STREAM, worker_id, stream_id)) is None:
+        return
     at = yield from now()
     held = yield from fetch(
-        "SELECT run_id FROM runs WHERE status = 2 AND lease_worker = ? AND lease_until <= ?"
+        "SELECT run_id FROM runs WHERE status = 2 AND lease_worker = ?"
         " ORDER BY tenant, run_id FOR UPDATE",
         worker_id,
-        latest,
     )
     yield from each(
         "UPDATE runs SET lease_until = LEAST(lease_until, ?) WHERE run_id = ?",
@@ -276,6 +291,7 @@ def prune() -> Plan[bool]:
     more = yield from requests.prune(at)
     yield from transfer.give_up_stale(at)
     yield from each("DELETE FROM raised_fences WHERE raised_at <= ?", [(at - FENCES_KEPT,)])
+    yield from each("DELETE FROM lease_streams WHERE opened_at <= ?", [(at - STREAMS_KEPT,)])
     return more
 
 

@@ -187,9 +187,13 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         """See `Storage`."""
         return await self._write(ALL, lambda _: queue.renew(worker_id, held, lease))
 
-    async def shorten(self, worker_id: str, keep: Micros, latest: Instant) -> None:
+    async def open_lease_stream(self, worker_id: str, stream_id: str) -> None:
         """See `Storage`."""
-        await self._write(ALL, lambda _: queue.shorten(worker_id, keep, latest))
+        await self._write(ALL, lambda _: queue.open_stream(worker_id, stream_id))
+
+    async def end_lease_stream(self, worker_id: str, stream_id: str, keep: Micros) -> None:
+        """See `Storage`."""
+        await self._write(ALL, lambda _: queue.end_stream(worker_id, stream_id, keep))
 
     async def due(self, *, expired: bool, limit: int) -> Sequence[Due]:
         """See `Storage`."""

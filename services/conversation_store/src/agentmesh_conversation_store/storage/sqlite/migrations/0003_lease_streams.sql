@@ -1,0 +1,6 @@
+-- On which stream each runtime was heard last: only the end of that one shortens its leases.
+CREATE TABLE lease_streams (
+    worker_id TEXT NOT NULL PRIMARY KEY,
+    stream_id TEXT NOT NULL,
+    opened_at INTEGER NOT NULL
+) WITHOUT ROWID;
