@@ -27,9 +27,12 @@ from agentmesh_conversation_store.fanout.interface import (
 )
 from agentmesh_conversation_store.fanout.outbox import Outbox
 from agentmesh_conversation_store.fanout.redis import RedisFanout
+from agentmesh_conversation_store.fanout.seal import Seal
 from agentmesh_conversation_store.storage.interface import Head
 
 from services.conversation_store.tests.support import PATIENCE, fresh
+
+SEAL = Seal(b"a key that replicas share")
 
 
 @dataclass
@@ -106,7 +109,7 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     def replica() -> Fanout:
         if request.param == "in process":
             return InProcessFanout()
-        return RedisFanout(request.getfixturevalue("redis_url"), prefix)
+        return RedisFanout(request.getfixturevalue("redis_url"), prefix, SEAL)
 
     speaker = replica()
     hearer = replica() if request.param == "redis, another" else speaker

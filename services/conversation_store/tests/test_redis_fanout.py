@@ -17,11 +17,12 @@ from agentmesh_conversation_store.fanout.interface import (
     TextWanted,
 )
 from agentmesh_conversation_store.fanout.redis import RedisFanout
+from agentmesh_conversation_store.fanout.seal import Seal
 from agentmesh_conversation_store.settings import StoreSettings
 from pydantic import ValidationError
 
 from services.conversation_store.tests.support import fresh
-from services.conversation_store.tests.test_fanout import Ear, delta, grown
+from services.conversation_store.tests.test_fanout import SEAL, Ear, delta, grown
 from tests.support.databases import ProgramMissingError, RedisServer
 
 
@@ -38,7 +39,7 @@ def own_redis() -> Iterator[RedisServer]:
 
 class _Replica:
     def __init__(self, url: str, prefix: str) -> None:
-        self.fanout = RedisFanout(url, prefix)
+        self.fanout = RedisFanout(url, prefix, SEAL)
         self.ear = Ear()
         self.fanout.listen(self.ear)
 
@@ -73,7 +74,9 @@ async def test_only_what_is_followed_arrives(redis_url: str, replica: Make) -> N
     await two.ear.until(lambda ear: bool(ear.told))
     two.fanout.unfollow("acme", cid)
     # On its way already when it was no longer wanted.
-    two.fanout._receive(wire.encoded("another", [grown(cid, 3)]))
+    channel = two.fanout._conversation_channel("acme", cid)
+    late = SEAL.sealed(channel, wire.encoded("another", [grown(cid, 3)]))
+    two.fanout._receive(channel, late)
     one.fanout.publish(grown(cid, 3))
     two.fanout.follow("acme", "conv_last")
     await two.ear.connected("conv_last")
@@ -186,23 +189,42 @@ async def test_the_last_words_are_said_before_the_end(redis_url: str, replica: M
     await two.ear.until(lambda ear: len(ear.told) == 2000)
 
 
-async def test_a_message_that_is_no_notice_is_passed_over(
-    redis_url: str, replica: Make, caplog: pytest.LogCaptureFixture
+FORGED = wire.encoded("another", [grown("conv_forged", 7)])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        lambda _: b"",
+        lambda _: b"\xff\xff nonsense",
+        lambda _: FORGED,
+        lambda channel: Seal(b"another key").sealed(channel, FORGED),
+        lambda channel: SEAL.sealed(f"not {channel}", FORGED),
+    ],
+    ids=["empty", "nonsense", "no seal", "sealed by others", "for another channel"],
+)
+async def test_what_no_replica_of_the_mesh_said_there_is_passed_over(
+    redis_url: str,
+    replica: Make,
+    caplog: pytest.LogCaptureFixture,
+    message: Callable[[str], bytes],
 ) -> None:
     from redis.asyncio import Redis
 
-    prefix, cid = fresh("mesh"), fresh("conv")
-    one = replica(redis_url, prefix)
+    one, two = replica(redis_url, prefix := fresh("mesh")), replica(redis_url, prefix)
     await one.fanout.start()
-    one.fanout.follow("acme", cid)
-    await one.ear.connected(cid)
-    two = replica(redis_url, prefix)
+    one.fanout.follow("acme", "conv_forged")
+    await one.ear.connected("conv_forged")
+    channel = one.fanout._conversation_channel("acme", "conv_forged")
     async with Redis.from_url(redis_url) as client:
-        await client.publish(f"{prefix}:v1:all", b"\xff\xff nonsense")
+        for _ in range(3):
+            assert await client.publish(channel, message(channel)) == 1
     await two.fanout.start()
-    two.fanout.publish(grown(cid, 1))
+    two.fanout.publish(grown("conv_forged", 1))
     await one.ear.until(lambda ear: bool(ear.told))
-    assert "no notice" in caplog.text
+    assert one.ear.told == [grown("conv_forged", 1)]
+    said = [r.getMessage() for r in caplog.records if "no notice of this mesh" in r.getMessage()]
+    assert len(said) == 1, "however many there are"
 
 
 async def test_many_conversations_are_followed_and_found_again(

@@ -288,7 +288,8 @@ async def test_subscribers_outlive_their_database(
     assert all(reader.events == log for reader in readers)
     times = [i.heartbeat.time.ToNanoseconds() for i in readers[0].items if i.HasField("heartbeat")]
     assert times == sorted(times)
-    assert _said(caplog, "wait for the database") == 4  # each of two replicas, once for each of two outages
+    # Each of two replicas, once for each of two outages.
+    assert _said(caplog, "wait for the database") == 4
     for reader in readers:
         reader.stop()
 

@@ -17,12 +17,11 @@ import hypothesis.strategies as st
 import pytest
 from agentmesh.conversation.v1 import event_pb2
 from agentmesh_conversation_store.codec.events import ProtobufEvents
-from agentmesh_conversation_store.domain.approvals import ApprovalStatus, AskedApproval
+from agentmesh_conversation_store.domain.approvals import ApprovalStatus
 from agentmesh_conversation_store.domain.approving import ResolveApproval
 from agentmesh_conversation_store.domain.attempts import Retries, Tick
 from agentmesh_conversation_store.domain.children import ChildRun
 from agentmesh_conversation_store.domain.conversations import CancelConversation
-from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.model import (
     SECOND,
     Budget,

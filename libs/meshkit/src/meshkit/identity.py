@@ -70,11 +70,17 @@ class InternalIdentity:
         secret = settings.internal_secret
         root = secret.get_secret_value().encode() if secret else _DEVELOPMENT_SECRET
         self.service = service
+        self._root = root
         self._internal_key = _derive(root, "internal-token")
         self._capability_key = _derive(root, "run-capability")
         self._minted: _Expiring[Principal, str] = _Expiring()
         self._principals: _Expiring[str, Principal] = _Expiring()
         self._capabilities: _Expiring[str, RunCapability] = _Expiring()
+
+    def key_for(self, purpose: str) -> bytes:
+        """32 bytes that whoever knows the mesh's secret can make, and nobody else; other ones for
+        each purpose."""
+        return _derive(self._root, purpose)
 
     def mint(self, principal: Principal) -> str:
         """A token with which this service calls others for `principal`; cached until it ages."""

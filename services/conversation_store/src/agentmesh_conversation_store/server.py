@@ -26,6 +26,7 @@ from .fanout.announcer import Announcer
 from .fanout.in_process import InProcessFanout
 from .fanout.interface import Fanout
 from .fanout.redis import RedisFanout
+from .fanout.seal import Seal
 from .identity import ApiKeys, load_pepper
 from .leasing.dispatcher import Dispatcher, LeaseTimes
 from .leasing.fence_watch import FenceWatch
@@ -55,7 +56,7 @@ def build(settings: StoreSettings) -> ServiceHost:
     """The service, ready to start."""
     host = ServiceHost(NAME, settings)
     storage = chosen_storage(settings, ProtobufEvents())
-    fanout = _fanout(settings)
+    fanout = _fanout(host, settings)
     retries = Retries(
         settings.max_turn_failures,
         settings.max_lost_workers,
@@ -194,10 +195,11 @@ def _unserved(servicer: Any) -> object:
     return servicer()
 
 
-def _fanout(settings: StoreSettings) -> Fanout:
+def _fanout(host: ServiceHost, settings: StoreSettings) -> Fanout:
     if settings.redis_url is None:
         return InProcessFanout()
-    return RedisFanout(settings.redis_url.get_secret_value(), settings.redis_prefix)
+    seal = Seal(host.identity.key_for("notices"))
+    return RedisFanout(settings.redis_url.get_secret_value(), settings.redis_prefix, seal)
 
 
 def _lease_times(settings: StoreSettings) -> LeaseTimes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -24,12 +25,14 @@ from .interface import (
 from .listeners import Listeners
 from .outbox import Outbox, Outgoing
 from .redis_channels import REDIS_FAILURES, Backoff, RedisChannels, client
+from .seal import Seal
 
 _log = logging.getLogger(__name__)
 
 NOTICES_AT_ONCE = 512
 BYTES_AT_ONCE = 1024 * 1024
 LAST_WORDS_SECONDS = 1.0
+STRANGERS_SECONDS = 60.0
 _FORMAT = "v1"
 
 
@@ -40,14 +43,16 @@ class RedisFanout:
     whoever follows hears `NoticesMissed` when they arrive again.
     """
 
-    def __init__(self, url: str, prefix: str = "agentmesh") -> None:
+    def __init__(self, url: str, prefix: str, seal: Seal) -> None:
         self._url = url
+        self._seal = seal
         self._prefix = f"{prefix}:{_FORMAT}"
         self._origin = secrets.token_hex(8)
         self._listeners = Listeners()
         self._outbox = Outbox()
         self._followed: dict[str, tuple[str, str]] = {}
         self._reach = _Reach()
+        self._strangers = _Strangers()
         self._control = f"{self._prefix}:all"
         constant = [self._replica_channel(self._origin), self._control]
         self._channels = RedisChannels(url, constant, self._receive, self._subscribed, self._reach)
@@ -126,9 +131,13 @@ class RedisFanout:
         elif channel == self._control:
             self._listeners.tell(NoticesMissed())
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, channel: str, data: bytes) -> None:
+        message = self._seal.opened(channel, data)
+        if message is None:
+            self._strangers.heard()
+            return
         try:
-            notices = list(wire.decoded(data, self._origin))
+            notices = list(wire.decoded(message, self._origin))
         except (DecodeError, ValueError) as error:
             _log.warning("a message on Redis is no notice: %s", type(error).__name__)
             return
@@ -175,7 +184,7 @@ class RedisFanout:
         for entry in entries:
             by_channel.setdefault(entry.channel, []).append(entry.notice)
         for channel, notices in by_channel.items():
-            yield channel, wire.encoded(self._origin, notices)
+            yield channel, self._seal.sealed(channel, wire.encoded(self._origin, notices))
 
 
 class _Reach:
@@ -204,3 +213,24 @@ class _Reach:
             self._failing.discard(part)
             if not self._failing:
                 _log.info("Redis is back")
+
+
+class _Strangers:
+    """Says now and then that there are messages of others: there may be very many."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._silent_until = 0.0
+
+    def heard(self) -> None:
+        self._count += 1
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + STRANGERS_SECONDS
+            _log.warning(
+                "%d messages on Redis are no notice of this mesh: do others use the same Redis and"
+                " AGENTMESH_REDIS_PREFIX, or do the replicas not share one"
+                " AGENTMESH_INTERNAL_SECRET?",
+                self._count,
+            )
+            self._count = 0

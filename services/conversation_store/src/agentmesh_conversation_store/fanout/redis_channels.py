@@ -76,8 +76,9 @@ class Backoff:
 
 
 class RedisChannels:
-    """Calls `on_message` with each message, and `on_subscribed` with each channel whose messages
-    arrive from now on: also after each reconnection, and when it is wanted once more."""
+    """Calls `on_message` with each message and its channel, and `on_subscribed` with each channel
+    whose messages arrive from now on: also after each reconnection, and when it is wanted once
+    more."""
 
     PART = "listening"
 
@@ -85,7 +86,7 @@ class RedisChannels:
         self,
         url: str,
         constant: Sequence[str],
-        on_message: Callable[[bytes], None],
+        on_message: Callable[[str, bytes], None],
         on_subscribed: Callable[[str], None],
         reports: Reports,
     ) -> None:
@@ -143,7 +144,7 @@ class RedisChannels:
         async for message in pubsub.listen():
             self._heard_at = loop.time()
             if message["type"] == "message":
-                self._on_message(message["data"])
+                self._on_message(message["channel"].decode(), message["data"])
             elif message["type"] == "subscribe":
                 self._subscribed(message["channel"].decode())
             in_a_row += 1

@@ -53,7 +53,8 @@ _THERE = (
 def get(tenant: str, approval_id: str) -> Plan[Approval | None]:
     """One approval."""
     row = yield from first(
-        f"SELECT {APPROVALS.select} FROM approvals WHERE tenant = ? AND approval_id = ? AND {_THERE}",
+        f"SELECT {APPROVALS.select} FROM approvals"
+        f" WHERE tenant = ? AND approval_id = ? AND {_THERE}",
         tenant,
         approval_id,
     )
