@@ -22,11 +22,17 @@ async def export(store: RunningStore, conversation_id: str, principal: Any = ACM
 
 
 async def import_lines(
-    store: RunningStore, data: bytes, principal: Any = ACME, size: int = 1000
+    store: RunningStore,
+    data: bytes,
+    principal: Any = ACME,
+    size: int = 1000,
+    request_id: str = "",
 ) -> Any:
     """The conversation of an export that comes in chunks of `size` bytes."""
 
     async def requests() -> AsyncIterator[store_pb.ImportConversationRequest]:
+        if request_id:
+            yield store_pb.ImportConversationRequest(request_id=request_id)
         for at in range(0, len(data), size):
             yield store_pb.ImportConversationRequest(chunk=data[at : at + size])
 

@@ -62,6 +62,24 @@ async def test_a_conversation_goes_out_and_in_as_a_file(front: Front) -> None:
     assert said == [message["content"] for message in original["messages"]] != []
 
 
+async def test_an_import_may_be_repeated(front: Front) -> None:
+    cid = (await front.started())["conversation_id"]
+    content = (await front.http.get(f"/conversations/{cid}/export")).content
+    path, jsonl = "/conversations/import", {"Content-Type": "application/jsonl"}
+    keyed = jsonl | {"Idempotency-Key": "once"}
+    first = await front.http.post(path, content=content, headers=keyed)
+    again = await front.http.post(path, content=content, headers=keyed)
+    named = await front.http.post(f"{path}?request_id=once", content=content, headers=jsonl)
+    assert first.status_code == 200, first.text
+    assert first.json() == again.json() == named.json()
+    other = await front.http.post(path, content=content, headers=jsonl)
+    assert other.json()["conversation_id"] != first.json()["conversation_id"]
+    for query, field in (("?request_id=other", "request_id"), ("?nonsense=1", "nonsense")):
+        refused = await front.http.post(path + query, content=content, headers=keyed)
+        assert refused.status_code == 400
+        assert field in refused.text
+
+
 async def test_what_cannot_be_imported_is_a_bad_request(front: Front) -> None:
     jsonl = {"Content-Type": "application/jsonl"}
     refused = await front.http.post("/conversations/import", content=b"{]\n", headers=jsonl)

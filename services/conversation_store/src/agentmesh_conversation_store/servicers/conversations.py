@@ -37,15 +37,15 @@ from agentmesh_conversation_store.subscriptions.subscriber import Until
 from . import histories
 from .event_pages import EventPages
 from .exporting import exported
+from .import_body import ImportBody, import_response
 from .importing import imported
-from .intake import IMPORTS_AT_ONCE, Slots, TransferLimits, next_of
+from .intake import IMPORTS_AT_ONCE, Slots, TransferLimits
 from .payloads import Payloads
 from .rejections import answers_rejections, streams_rejections
 from .repeatable import carry_out
 
 FULL_NAME = "agentmesh.conversation_store.v1.ConversationStoreService"
 _CONVERSATIONS_A_PAGE = 50
-_IMPORT_PATIENCE_SECONDS = 60.0
 
 _STRATEGIES = {
     pb.DELIVERY_STRATEGY_UNSPECIFIED: Strategy.AFTER_TURN,
@@ -269,10 +269,10 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     ) -> pb.ImportConversationResponse:
         tenant = current_principal().tenant
         with self._imports.taken():
-            view = await imported(
-                self._storage, self._blobs, self._limits, tenant, _chunks(requests)
+            made = await imported(
+                self._storage, self._blobs, self._limits, tenant, ImportBody(requests)
             )
-        return pb.ImportConversationResponse(conversation=conversation_message(view))
+        return import_response(made)
 
     @streams_rejections
     async def SubscribeConversation(  # type: ignore[override]  # yields them serialized
@@ -302,13 +302,6 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         )
         async for response in responses:
             yield response
-
-
-async def _chunks(
-    requests: AsyncIterator[pb.ImportConversationRequest],
-) -> AsyncIterator[bytes]:
-    while (request := await next_of(requests, _IMPORT_PATIENCE_SECONDS)) is not None:
-        yield request.chunk
 
 
 def _positive(request: pb.StartConversationRequest) -> int | None:

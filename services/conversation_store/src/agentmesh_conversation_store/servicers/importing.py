@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from agentmesh.catalog.v1 import team_pb2
@@ -31,6 +31,7 @@ from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.transfer import Arrivals
 
 from .exporting import blobs_of
+from .import_body import ImportBody
 from .import_header import check_header
 from .intake import MOST_CHECKPOINT_BYTES, TransferLimits
 
@@ -44,14 +45,15 @@ async def imported(
     blobs: Blobs,
     limits: TransferLimits,
     tenant: str,
-    chunks: AsyncIterator[bytes],
-) -> ConversationView:
-    """Makes the conversation that the chunks hold. INVALID_ARGUMENT names line and field of what
-    cannot be read; nothing is left behind then.
+    body: ImportBody,
+) -> ConversationView | bytes:
+    """Makes the conversation that a body holds; the answer of the first time if it was sent under
+    the same request id before. INVALID_ARGUMENT names line and field of what cannot be read;
+    nothing is left behind then.
 
     Lines are read in threads, one at a time: what is in one may take seconds.
     """
-    lines = _lines(chunks, limits.line)
+    lines = _lines(body.chunks(), limits.line)
     header = await _next(lines)
     if header.text("agentmesh") != "conversation":
         raise header.wrong("agentmesh", 'must be "conversation": this is no export')
@@ -60,7 +62,8 @@ async def imported(
     arrival = await asyncio.to_thread(_Arrival, storage, blobs, limits, tenant, header)
     await arrival.begin()
     try:
-        return await arrival.read(lines)
+        view, definition, unread = await arrival.read(lines)
+        return await storage.finish_import(view, definition, unread, body.request(tenant))
     except BaseException:
         # Whatever it was, an hour later it is given up all the same.
         with contextlib.suppress(Rejection):
@@ -118,8 +121,11 @@ class _Arrival:
     async def _take(self) -> bool:
         return await self._storage.begin_import(self._tenant, self.conversation_id, self._run_id)
 
-    async def read(self, lines: AsyncIterator[Fields]) -> ConversationView:
-        """Reads the lines after the header up to the last one."""
+    async def read(
+        self, lines: AsyncIterator[Fields]
+    ) -> tuple[ConversationView, bytes, Sequence[int]]:
+        """Reads the lines after the header up to the last one, and writes all but what makes it
+        known: the conversation, its definition, and the inputs that are not read."""
         checkpoint_id = ""
         while True:
             line = await _next(lines)
@@ -139,7 +145,7 @@ class _Arrival:
             raise MeshError.invalid(more.path, "comes after the end")
         await self._flush()
         view = self._view(checkpoint_id, await self._storage.now())
-        return await self._storage.finish_import(view, self._definition, self._unread)
+        return view, self._definition, self._unread
 
     def _require_end(self, end: Fields) -> None:
         head = end.number("head_sequence")

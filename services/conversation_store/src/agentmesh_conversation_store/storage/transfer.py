@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import BlobReference, Checkpoint, ConversationView
 from agentmesh_conversation_store.domain.search import Words
+from agentmesh_conversation_store.storage.requests import Request
 
 if TYPE_CHECKING:
     from .interface import CheckpointLink
@@ -55,9 +56,14 @@ class Transfer(Protocol):
         ...
 
     async def finish_import(
-        self, view: ConversationView, definition: bytes, unread: Sequence[int]
-    ) -> ConversationView:
-        """Makes all of it known at once."""
+        self,
+        view: ConversationView,
+        definition: bytes,
+        unread: Sequence[int],
+        request: Request[ConversationView] | None = None,
+    ) -> ConversationView | bytes:
+        """Makes all of it known at once. If the same request brought a conversation before, the
+        answer is what was answered then, and this import is given up."""
         ...
 
     async def give_up_import(self, tenant: str, conversation_id: str) -> None:

@@ -111,7 +111,10 @@ class RestEdge:
             if self._authenticator.trusts_this_machine(principal):
                 require_this_machine(headers, self._allowed_origins)
         if match.route.is_upload:
-            response, _ = await serve_upload(match.route, self._calls, headers, receive, metadata)
+            first = self._bound(match, scope, headers, None)
+            response, _ = await serve_upload(
+                match.route, first, self._calls, headers, receive, metadata
+            )
             await answer.json(200, encode_message(response))
             return
         request = await self._request(match, scope, headers, receive)
@@ -136,6 +139,11 @@ class RestEdge:
     ) -> ProtobufMessage:
         body = await read_body(headers, receive, self._max_body_bytes)
         document = _parse(headers.get(b"content-type", b""), body) if body else None
+        return self._bound(match, scope, headers, document)
+
+    def _bound(
+        self, match: Match, scope: Scope, headers: dict[bytes, bytes], document: Any
+    ) -> ProtobufMessage:
         query = scope["query_string"].decode("latin-1")
         request, problems = bind(match, query, document)
         take_last_event_id(headers, request, problems)

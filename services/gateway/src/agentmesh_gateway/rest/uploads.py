@@ -30,14 +30,19 @@ class UnsupportedFileError(MeshError):
 
 async def serve_upload(
     route: Route,
+    first: Any,
     calls: LocalCalls,
     headers: dict[bytes, bytes],
     receive: Receive,
     metadata: Metadata,
 ) -> tuple[Any, Metadata]:
-    """The response and the trailing metadata. Holds no more than a piece of the file."""
+    """The response and the trailing metadata. Holds no more than a piece of the file.
+
+    `first` is the first request of the stream, as far as query and headers say it.
+    """
     _require_file(route, headers.get(b"content-type", b""))
-    first = {SIZE_FIELD: _announced(headers)} if route.announces_size else {}
+    if route.announces_size:
+        setattr(first, SIZE_FIELD, _announced(headers))
     body = _Body(route, receive, first)
     try:
         return await calls.upload(route.rpc, body.requests(), metadata)
@@ -69,17 +74,16 @@ def _announced(headers: dict[bytes, bytes]) -> int:
 
 
 class _Body:
-    def __init__(self, route: Route, receive: Receive, first: dict[str, int]) -> None:
-        """`first` are fields of the first request alone."""
+    def __init__(self, route: Route, receive: Receive, first: Any) -> None:
         self._route = route
         self._receive = receive
         self._first = first
         self.abandoned = False
 
     async def requests(self) -> AsyncIterator[Any]:
-        """One for each piece, after one with what the first says."""
-        if self._first:
-            yield self._route.request_type(**self._first)
+        """One for each piece, after one with what the first alone says."""
+        if self._route.announces_size or self._first.ByteSize():
+            yield self._first
         more = True
         while more:
             message = await self._receive()

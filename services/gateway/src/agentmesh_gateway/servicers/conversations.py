@@ -248,7 +248,10 @@ class ConversationServicer:
         self, requests: AsyncIterator[pb2.ImportConversationRequest], context: Context
     ) -> pb2.ImportConversationResponse:
         """Hands the pieces on as they come."""
-        pieces = (store_pb2.ImportConversationRequest(chunk=r.chunk) async for r in requests)
+        pieces = (
+            store_pb2.ImportConversationRequest(chunk=r.chunk, request_id=r.request_id)
+            async for r in requests
+        )
         conversation = (await hand_on(pieces, self._store.ImportConversation)).conversation
         return pb2.ImportConversationResponse(
             conversation_id=conversation.conversation_id,

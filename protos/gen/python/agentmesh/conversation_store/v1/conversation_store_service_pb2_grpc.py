@@ -225,7 +225,7 @@ class ConversationStoreServiceServicer(object):
 
     def ImportConversation(self, request_iterator, context):
         """Makes a conversation of the caller's tenant from an export, with the same events. Ids are kept
-        if none of them is in use, else all are replaced alike. A run that was under way has ended. What
+        if neither the conversation's nor its newest run's is in use, else all are replaced alike. A run that was under way has ended. What
         cannot be read: INVALID_ARGUMENT naming line and field; nothing is left behind then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

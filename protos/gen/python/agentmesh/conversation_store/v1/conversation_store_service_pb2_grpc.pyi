@@ -455,7 +455,7 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
 
     ImportConversation: _ConversationStoreServiceImportConversationType
     """Makes a conversation of the caller's tenant from an export, with the same events. Ids are kept
-    if none of them is in use, else all are replaced alike. A run that was under way has ended. What
+    if neither the conversation's nor its newest run's is in use, else all are replaced alike. A run that was under way has ended. What
     cannot be read: INVALID_ARGUMENT naming line and field; nothing is left behind then.
     """
 
@@ -659,7 +659,7 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.ImportConversationResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.ImportConversationResponse]]:
         """Makes a conversation of the caller's tenant from an export, with the same events. Ids are kept
-        if none of them is in use, else all are replaced alike. A run that was under way has ended. What
+        if neither the conversation's nor its newest run's is in use, else all are replaced alike. A run that was under way has ended. What
         cannot be read: INVALID_ARGUMENT naming line and field; nothing is left behind then.
         """
 

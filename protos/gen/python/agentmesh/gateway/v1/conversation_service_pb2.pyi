@@ -1001,14 +1001,20 @@ class ImportConversationRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHUNK_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     chunk: builtins.bytes
     """Its bytes, in order, cut anywhere."""
+    request_id: builtins.str
+    """In the first request: chosen by the caller, makes repetition harmless for 24 h. Empty: not
+    deduplicated.
+    """
     def __init__(
         self,
         *,
         chunk: builtins.bytes = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "request_id", b"request_id"]) -> None: ...
 
 Global___ImportConversationRequest: typing_extensions.TypeAlias = ImportConversationRequest
 

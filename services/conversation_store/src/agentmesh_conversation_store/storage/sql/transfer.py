@@ -12,9 +12,10 @@ from agentmesh_conversation_store.domain.history import Milestone
 from agentmesh_conversation_store.domain.model import SECOND, ConversationView, Instant
 from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.storage.interface import CheckpointLink, Committed
+from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.transfer import Arrivals, Departing
 
-from . import checkpoints, reads, writing
+from . import checkpoints, reads, requests, writing
 from .plan import Plan, Session, each, fetch, fetch_each, first, now
 from .tables import BLOB_REFERENCES, CHECKPOINTS
 from .words import WordIndex
@@ -36,14 +37,16 @@ _IN_USE = (
 )
 _RUN_IN_USE = "SELECT 1 FROM runs WHERE run_id = ?"
 _CLAIM = (
-    "INSERT INTO imports (tenant, conversation_id, place, heard_at) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT (tenant, conversation_id) DO NOTHING RETURNING place"
+    "INSERT INTO imports (tenant, conversation_id, run_id, place, heard_at) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT DO NOTHING RETURNING place"
 )
 _HEARD = "UPDATE imports SET heard_at = ? WHERE tenant = ? AND conversation_id = ? RETURNING place"
 _KNOWN = (
     "UPDATE imports SET heard_at = ? WHERE tenant = ? AND conversation_id = ? AND heard_at < ?"
     " RETURNING place"
 )
+_NOT_KNOWN = "SELECT 1 FROM imports WHERE tenant = ? AND conversation_id = ? AND heard_at < ?"
+_NOT_TOLD = "SELECT 1 FROM imports WHERE tenant = ? AND conversation_id = ? AND heard_at = ?"
 _LEAVE = "DELETE FROM imports WHERE tenant = ? AND conversation_id = ?"
 _REMOVE = (
     "INSERT INTO removals (tenant, log_id, requested_at) VALUES (?, ?, ?)"
@@ -86,7 +89,8 @@ def begin(tenant: str, conversation_id: str, run_id: str) -> Plan[bool]:
     at = yield from now()
     # Events of an import stand at places of the tenant's feed that come before its beginning.
     place = -(secrets.randbits(30) + 1 << 32)
-    return (yield from first(_CLAIM, tenant, conversation_id, place, at)) is not None
+    claimed = yield from first(_CLAIM, tenant, conversation_id, run_id, place, at)
+    return claimed is not None
 
 
 def add(tenant: str, conversation_id: str, arrivals: Arrivals, words: WordIndex) -> Plan[None]:
@@ -125,9 +129,23 @@ def tell(tenant: str, conversation_id: str, count: int) -> Plan[bool]:
 
 
 def finish(
+    session: Session,
+    view: ConversationView,
+    definition: bytes,
+    unread: Sequence[int],
+    request: Request[ConversationView] | None,
+) -> Plan[ConversationView | bytes]:
+    """Makes an import known, or gives it up if the same request has brought one already."""
+    tenant, name = view.conversation.tenant, view.conversation.conversation_id
+    made = yield from requests.once(request, lambda: _finish(session, view, definition, unread))
+    if (yield from first(_NOT_KNOWN, tenant, name, _FOREVER)) is not None:
+        yield from give_up(tenant, name)
+    return made
+
+
+def _finish(
     session: Session, view: ConversationView, definition: bytes, unread: Sequence[int]
 ) -> Plan[ConversationView]:
-    """Makes an import known."""
     conversation, run = view.conversation, view.run
     tenant, name = conversation.tenant, conversation.conversation_id
     if (yield from first(_KNOWN, _FOREVER, tenant, name, _FOREVER)) is None:
@@ -157,6 +175,12 @@ def finish(
     yield from tell(tenant, name, _TOLD_WITH_IT)
     session.committed.append(Committed(tenant, name, conversation, (run,)))
     return view
+
+
+def is_known(tenant: str, conversation_id: str) -> Plan[bool]:
+    """Whether an import is complete, though perhaps not all in the feed yet."""
+    row = yield from first(_NOT_TOLD, tenant, conversation_id, _FOREVER)
+    return row is not None
 
 
 def give_up(tenant: str, conversation_id: str) -> Plan[None]:
@@ -201,13 +225,19 @@ class SqlTransfer(ABC):
         await self._write((tenant,), lambda _: add(tenant, conversation_id, arrivals, self._words))
 
     async def finish_import(
-        self, view: ConversationView, definition: bytes, unread: Sequence[int]
-    ) -> ConversationView:
+        self,
+        view: ConversationView,
+        definition: bytes,
+        unread: Sequence[int],
+        request: Request[ConversationView] | None = None,
+    ) -> ConversationView | bytes:
         """See `Transfer`. The feed hears of a long one a part at a time: nobody waits long."""
         tenant, name = view.conversation.tenant, view.conversation.conversation_id
         known = await self._write(
-            (tenant,), lambda session: finish(session, view, definition, unread)
+            (tenant,), lambda session: finish(session, view, definition, unread, request)
         )
+        if isinstance(known, bytes) and not await self._read((tenant,), is_known(tenant, name)):
+            return known
         while await self._write((tenant,), lambda _: tell(tenant, name, _TOLD_AT_ONCE)):
             pass
         return known
