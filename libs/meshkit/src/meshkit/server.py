@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -164,6 +165,7 @@ class ServiceHost:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal)
         await self.start()
+        settle()
         await signalled.wait()
         logger.info("%s drains: %d calls in flight", self.name, len(self._calls))
         await self.stop()
@@ -257,6 +259,15 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def settle() -> None:
+    """Tells the garbage collector that what there is by now stays: modules, descriptors, handlers.
+
+    Looking at all of it again stops the event loop for some 80 ms, every few seconds under load.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def _run_hook(hook: Hook) -> None:
