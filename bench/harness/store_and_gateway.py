@@ -100,7 +100,9 @@ def resident_bytes(process: MeshProcess) -> int:
 
 @asynccontextmanager
 async def store_and_gateway(
-    databases: Databases, store_settings: Mapping[str, str] | None = None
+    databases: Databases,
+    store_settings: Mapping[str, str] | None = None,
+    store_module: str = "agentmesh_conversation_store",
 ) -> AsyncIterator[StoreAndGateway]:
     """Both on free ports over an empty data directory; the calling task acts as the writer."""
     secret = secrets.token_hex(32)
@@ -108,13 +110,13 @@ async def store_and_gateway(
         folder = Path(name)
         common = {"AGENTMESH_INTERNAL_SECRET": secret, "LOG_LEVEL": "WARNING"}
         store = _process(
-            "conversation_store",
+            store_module,
             folder,
             common | databases.environment | dict(store_settings or {}),
         )
         async with store:
             ports = {"APP_PORT": "0", "AGENTMESH_STORE_ADDRESS": store.grpc_address}
-            async with _process("gateway", folder, common | ports) as gateway:
+            async with _process("agentmesh_gateway", folder, common | ports) as gateway:
                 settings = ServiceSettings(data_dir=folder, internal_secret=SecretStr(secret))
                 channels = MeshChannels("agent_runtime", settings)
                 channel = channels.channel(store.grpc_address, "conversation_store")
@@ -124,5 +126,5 @@ async def store_and_gateway(
                 await channels.close()
 
 
-def _process(name: str, folder: Path, environment: dict[str, str]) -> MeshProcess:
-    return MeshProcess([sys.executable, "-m", f"agentmesh_{name}"], folder / name, environment)
+def _process(module: str, folder: Path, environment: dict[str, str]) -> MeshProcess:
+    return MeshProcess([sys.executable, "-m", module], folder / module, environment)

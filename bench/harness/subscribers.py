@@ -48,6 +48,12 @@ def stamp(size: int) -> str:
     return f"{_MARK.decode()}{time.monotonic_ns():0{_DIGITS}d}".ljust(size, ".")
 
 
+def stamped_at(data: bytes) -> int | None:
+    """When the first message in some bytes was sent, if it is stamped."""
+    at = data.find(_MARK) + len(_MARK)
+    return int(data[at : at + _DIGITS]) if at >= len(_MARK) else None
+
+
 class Subscribers:
     """Speaks with the process that holds them."""
 
@@ -127,11 +133,13 @@ class _Crowd:
         note = self._latencies.append
         while (response := await call.read()) is not grpc.aio.EOF:
             arrived = time.monotonic_ns()
-            at = response.find(_MARK)
+            at, before = response.find(_MARK), b""
             while at >= 0:
                 at += len(_MARK)
-                note(arrived - int(response[at : at + _DIGITS]))
-                at = response.find(_MARK, at)
+                sent = response[at : at + _DIGITS]
+                if sent != before:  # a message has its text twice: as such, and in its parts
+                    note(arrived - int(sent))
+                before, at = sent, response.find(_MARK, at)
 
     async def take(self, events: int) -> list[float]:
         while len(self._latencies) < events * self._watch.count:

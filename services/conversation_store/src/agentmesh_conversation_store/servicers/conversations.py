@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as pb
@@ -274,11 +275,11 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
             )
         return import_response(made)
 
-    @streams_rejections
-    async def SubscribeConversation(  # type: ignore[override]  # yields them serialized
+    @answers_rejections
+    async def SubscribeConversation(  # type: ignore[override]  # writes them serialized
         self, request: pb.SubscribeConversationRequest, context: ServicerContext
-    ) -> AsyncIterator[bytes]:
-        """Yields serialized responses; see `register`."""
+    ) -> None:
+        """Writes serialized responses, by the shortest way; see `register`."""
         responses = self._subscriptions.subscribe(
             current_principal().tenant,
             request.conversation_id,
@@ -288,8 +289,9 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
             accepted=_filter(request.filter),
             deltas=not request.filter.without_deltas,
         )
-        async for response in responses:
-            yield response
+        async with aclosing(responses):
+            async for response in responses:
+                await context.write(response)
 
     @streams_rejections
     async def SubscribeTenant(  # type: ignore[override]  # yields them serialized

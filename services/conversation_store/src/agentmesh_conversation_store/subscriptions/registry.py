@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 
 from agentmesh_conversation_store.codec.tokens import resumed_sequence
@@ -103,7 +103,7 @@ class Subscriptions:
         until: Until = Until.FOREVER,
         accepted: EventFilter | None = None,
         deltas: bool = True,
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Serialized responses. OUT_OF_RANGE for a position that is removed or beyond the head."""
         hub = self._hub(tenant, conversation_id)
         placeholder = _Placeholder()

@@ -94,9 +94,11 @@ class Feed:
         call = self._store.open(self._request())
         opened = time.monotonic()
         try:
-            async for response in call:
+            while isinstance(response := await call.read(), bytes):  # else it is EOF
                 self._patience.reset()
                 self._hub.take(response)
+                # Subscribers pass it on before this asks for more.
+                await asyncio.sleep(0)
         except grpc.aio.AioRpcError as error:
             failure = from_rpc_error(error)
         except DecodeError as error:
