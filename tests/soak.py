@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ TELL_SECONDS = 15.0
 
 
 async def soak(seconds: float, seed: int) -> None:
-    """Raises AssertionError if a promise was broken."""
+    """Raises AssertionError if a promise was broken; what the stores logged is kept then."""
     began = time.monotonic()
 
     async def tell(storm: StoreStorm) -> None:
@@ -23,14 +24,16 @@ async def soak(seconds: float, seed: int) -> None:
             await asyncio.sleep(TELL_SECONDS)
             print(f"{time.monotonic() - began:4.0f} s  {storm.tally}", flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="agentmesh-soak-") as folder:
-        async with StoreStorm(Path(folder), seed) as storm:
-            telling = asyncio.create_task(tell(storm))
-            readers = await storm.blow(seconds, writers=20, readers=50, workers=4, conversations=20)
-            telling.cancel()
-            await check(storm, readers)
-            print(f"{time.monotonic() - began:4.0f} s  {storm.tally}")
-            print("every reader saw the log, once and in order; nothing acknowledged is missing")
+    folder = Path(tempfile.mkdtemp(prefix="agentmesh-soak-"))
+    print(f"what the stores log: {folder}", flush=True)
+    async with StoreStorm(folder, seed) as storm:
+        telling = asyncio.create_task(tell(storm))
+        readers = await storm.blow(seconds, writers=20, readers=50, workers=4, conversations=20)
+        telling.cancel()
+        await check(storm, readers)
+        print(f"{time.monotonic() - began:4.0f} s  {storm.tally}")
+        print("every reader saw the log, once and in order; nothing acknowledged is missing")
+    shutil.rmtree(folder)
 
 
 def main() -> None:
