@@ -23,6 +23,7 @@ from agentmesh_agent_runtime.turns.grant import (
 )
 from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
+    HandedOverTo,
     SaidMessage,
     StepClaim,
     StepResult,
@@ -59,6 +60,10 @@ class MemoryRun:
     read_through: int = 0
     die_before: str = ""
     die_after: str = ""
+    recorded: int = 0
+    die_before_record: int = 0
+    die_after_record: int = 0
+    handoffs: list[HandedOverTo] = field(default_factory=list)
 
     def grant(self) -> Grant:
         """The next turn, under a new fence."""
@@ -140,14 +145,24 @@ class _Lease:
 
     async def record(self, result: StepResult) -> None:
         self._check()
+        self._run.recorded += 1
+        number = self._run.recorded
         self._die(self._run.die_before, result.step_key)
+        self._die_at(self._run.die_before_record, number, result.step_key)
         claimed = self._run.steps[result.step_key]
         assert claimed.result is None, "recorded twice"
         self._run.steps[result.step_key] = replace(
             claimed, result=result.result, encoding=result.encoding
         )
         self._run.said.extend(result.messages)
+        if result.handoff is not None:
+            self._run.handoffs.append(result.handoff)
         self._die(self._run.die_after, result.step_key)
+        self._die_at(self._run.die_after_record, number, result.step_key)
+
+    def _die_at(self, wanted: int, number: int, step_key: str) -> None:
+        if wanted == number:
+            self._die(step_key, step_key)
 
     def _die(self, key: str, step_key: str) -> None:
         if key and key == step_key:

@@ -107,13 +107,13 @@ def test_each_finding_names_its_path() -> None:
     server = catalog(base_url="http://x/v1")
     paths = [f.path for f in check_team(broken, "teams[0]", server.problem, ["a"])]
     assert paths == [
-        "teams[0].kind",
         "teams[0].participants[0].agent.tool_config.x",
-        "teams[0].participants[1].agent.handoffs",
         "teams[0].participants[2]",
         "teams[0].participants[1]",
         "teams[0].stages[0].agent",
         "teams[0].termination.sources[0]",
+        "teams[0].stages",
+        "teams[0].participants[1].agent.handoffs[0]",
     ]
 
 

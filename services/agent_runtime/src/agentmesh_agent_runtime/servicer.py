@@ -16,7 +16,8 @@ from agentmesh_agent_runtime.adapters.definitions import (
     model_to_proto,
     team_to_spec,
 )
-from agentmesh_agent_runtime.definitions.check import Finding, check_agent, check_team
+from agentmesh_agent_runtime.definitions.check import check_agent, check_team
+from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.models.catalog import ModelCatalog
 from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
 from agentmesh_agent_runtime.worker.turns import TurnWorker

@@ -10,8 +10,11 @@ from google.protobuf.json_format import MessageToDict
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
     ContextSpec,
+    EdgeSpec,
+    GraphSpec,
     HumanInputMode,
     LlmSettings,
+    SelectorSpec,
     StageSpec,
     TeamKind,
     TeamSpec,
@@ -68,33 +71,31 @@ def team_to_spec(team: team_pb2.TeamDefinition) -> TeamSpec:
             StageSpec(name=stage.name, agent=stage.agent, instructions=stage.instructions)
             for stage in team.stages
         ),
+        selector=SelectorSpec(
+            llm_config=_llm_to_settings(team.selector.llm_config),
+            prompt=team.selector.prompt,
+            allow_repeated_speaker=team.selector.allow_repeated_speaker,
+            candidate_function=team.selector.candidate_function,
+        ),
+        graph=_graph_to_spec(team.graph),
+        orchestrator=_llm_to_settings(team.orchestrator),
     )
 
 
 def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
     """As the catalog keeps it."""
-    llm = agent.llm_config
     definition = agent_pb2.AgentDefinition(
         id=agent.id,
         name=agent.name,
         role=agent.role,
         system_message=agent.system_message,
-        llm_config=agent_pb2.LlmConfig(
-            model=llm.model,
-            temperature=llm.temperature,
-            max_tokens=llm.max_tokens,
-            profile=llm.profile,
-        ),
+        llm_config=_settings_to_llm(agent.llm_config),
         tools=agent.tools,
         human_input_mode=_MODES[agent.human_input_mode],
         handoffs=agent.handoffs,
         max_tool_iterations=agent.max_tool_iterations,
         component=agent.component,
     )
-    if llm.timeout is not None:
-        definition.llm_config.timeout.FromNanoseconds(round(llm.timeout * 1e9))
-    if llm.extra:
-        definition.llm_config.extra.update(llm.extra)
     for name, tool in agent.tool_config.items():
         definition.tool_config[name].CopyFrom(
             agent_pb2.ToolConfig(enabled=tool.enabled, timeout=tool.timeout, retries=tool.retries)
@@ -109,7 +110,7 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
 
 def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
     """As the catalog keeps it; members that are ids stay references."""
-    return team_pb2.TeamDefinition(
+    definition = team_pb2.TeamDefinition(
         id=team.id,
         name=team.name,
         description=team.description,
@@ -122,6 +123,17 @@ def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
             for stage in team.stages
         ],
     )
+    if team.kind is TeamKind.SELECTOR:
+        selector = team.selector
+        definition.selector.prompt = selector.prompt
+        definition.selector.allow_repeated_speaker = selector.allow_repeated_speaker
+        definition.selector.candidate_function = selector.candidate_function
+        definition.selector.llm_config.CopyFrom(_settings_to_llm(selector.llm_config))
+    elif team.kind is TeamKind.GRAPH:
+        definition.graph.CopyFrom(_spec_to_graph(team.graph))
+    elif team.kind is TeamKind.MAGENTIC_ONE:
+        definition.orchestrator.CopyFrom(_settings_to_llm(team.orchestrator))
+    return definition
 
 
 def model_to_proto(name: str, *, scripted: bool, base_url: str) -> model_profile_pb2.ModelProfile:
@@ -145,6 +157,52 @@ def _llm_to_settings(llm: agent_pb2.LlmConfig) -> LlmSettings:
         profile=llm.profile,
         timeout=timeout or None,
         extra=MessageToDict(llm.extra) if llm.HasField("extra") else {},
+    )
+
+
+def _settings_to_llm(llm: LlmSettings) -> agent_pb2.LlmConfig:
+    config = agent_pb2.LlmConfig(
+        model=llm.model,
+        temperature=llm.temperature,
+        max_tokens=llm.max_tokens,
+        profile=llm.profile,
+    )
+    if llm.timeout is not None:
+        config.timeout.FromNanoseconds(round(llm.timeout * 1e9))
+    if llm.extra:
+        config.extra.update(llm.extra)
+    return config
+
+
+def _graph_to_spec(graph: team_pb2.GraphOptions) -> GraphSpec:
+    return GraphSpec(
+        edges=tuple(
+            EdgeSpec(
+                source=edge.from_agent,
+                target=edge.to_agent,
+                condition=edge.condition,
+                activation_group=edge.activation_group,
+                activation_condition="any" if edge.activation_condition == "any" else "all",
+            )
+            for edge in graph.edges
+        ),
+        entry_points=tuple(graph.entry_points),
+    )
+
+
+def _spec_to_graph(graph: GraphSpec) -> team_pb2.GraphOptions:
+    return team_pb2.GraphOptions(
+        edges=[
+            team_pb2.GraphEdge(
+                from_agent=edge.source,
+                to_agent=edge.target,
+                condition=edge.condition,
+                activation_group=edge.activation_group,
+                activation_condition=edge.activation_condition,
+            )
+            for edge in graph.edges
+        ],
+        entry_points=graph.entry_points,
     )
 
 

@@ -25,6 +25,7 @@ from agentmesh_agent_runtime.turns.ports import (
     PartKind,
     SaidMessage,
     Speaker,
+    StepResult,
 )
 
 _STEP_KINDS = {
@@ -83,6 +84,19 @@ def message_to_event(message: SaidMessage) -> event_pb2.Event:
             parts=[_part(part) for part in message.parts],
         ),
     )
+
+
+def step_events(result: StepResult) -> list[event_pb2.Event]:
+    """What is told of a step."""
+    events = [message_to_event(message) for message in result.messages]
+    if result.handoff is not None:
+        handed = event_pb2.Handoff(
+            from_agent=result.handoff.agent,
+            to_agent=result.handoff.target,
+            content=result.handoff.text,
+        )
+        events.append(event_pb2.Event(agent=result.handoff.agent, handoff=handed))
+    return events
 
 
 def usage_to_proto(usage: Consumption) -> usage_pb2.Usage:

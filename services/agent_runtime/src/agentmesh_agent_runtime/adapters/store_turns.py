@@ -13,8 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from agentmesh_agent_runtime.adapters.calls import capability_metadata, insist
 from agentmesh_agent_runtime.adapters.grants import (
     end_reason_to_proto,
-    message_to_event,
     saved_checkpoint,
+    step_events,
     usage_to_proto,
 )
 from agentmesh_agent_runtime.turns.driver import TurnResult
@@ -74,7 +74,7 @@ class StoreStepLog:
             request_digest=result.request_digest,
             result=result.result,
             encoding=result.encoding,
-            events=[message_to_event(message) for message in result.messages],
+            events=step_events(result),
             usage=usage_to_proto(result.usage),
             model=result.model,
         )

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
+from agentmesh_agent_runtime.components import Components
+from agentmesh_agent_runtime.definitions.check_kinds import check_kind, check_nested
+from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
     ContextSpec,
-    LlmSettings,
     TeamKind,
     TeamSpec,
     TerminationSpec,
 )
-
-SERVED_KINDS = (TeamKind.SINGLE, TeamKind.ROUND_ROBIN)
-
-ModelCheck = Callable[[LlmSettings], str | None]
-"""Says what is wrong with model settings and how to mend it, or None."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong: where in the document, and what to do about it."""
-
-    path: str
-    description: str
 
 
 def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Iterator[Finding]:
@@ -51,24 +39,20 @@ def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Itera
             )
     if agent.component:
         yield Finding(f"{path}.component", "components are not served by this version; remove it")
-    if agent.handoffs:
-        yield Finding(
-            f"{path}.handoffs",
-            "handoffs are not served by this version; remove them",
-        )
     yield from _check_context(agent.context, f"{path}.context")
 
 
 def check_team(
-    team: TeamSpec, path: str, model_problem: ModelCheck, known_agents: Iterable[str] = ()
+    team: TeamSpec,
+    path: str,
+    model_problem: ModelCheck,
+    known_agents: Iterable[str] = (),
+    components: Components | None = None,
 ) -> Iterator[Finding]:
     """Everything that keeps one team from running.
 
     `known_agents` are ids that the caller will resolve; members may also be written in place.
     """
-    if team.kind not in SERVED_KINDS:
-        served = ", ".join(SERVED_KINDS)
-        yield Finding(f"{path}.kind", f"{team.kind} is not served by this version; use {served}")
     if not team.participants:
         yield Finding(f"{path}.participants", "a team needs at least one member")
     if team.kind is TeamKind.SINGLE and len(team.participants) > 1:
@@ -82,7 +66,8 @@ def check_team(
             yield from check_agent(member, f"{where}.agent", model_problem)
         elif isinstance(member, TeamSpec):
             names.append(member.id)
-            yield Finding(f"{where}.team", "nested teams are not served by this version")
+            yield from check_team(member, f"{where}.team", model_problem, known_agents, components)
+            yield from check_nested(team, member, f"{where}.team")
         else:
             names.append(member)
             if known and member not in known:
@@ -96,7 +81,10 @@ def check_team(
                 f"{path}.stages[{index}].agent",
                 f"{stage.agent!r} is no member of the team; add it to participants",
             )
-    yield from _check_termination(team.termination, f"{path}.termination", names)
+    yield from _check_termination(
+        team.termination, f"{path}.termination", [*names, *(agent.id for agent in team.agents())]
+    )
+    yield from check_kind(team, path, names, model_problem, components or Components())
 
 
 def _check_termination(

@@ -7,9 +7,9 @@ written and not a setting that silently does nothing.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
@@ -125,8 +125,44 @@ class TerminationSpec(Spec):
         return self == TerminationSpec()
 
 
+class SelectorSpec(Spec):
+    """How a selector team chooses who speaks.
+
+    `prompt` may hold {roles}, {participants} and {history}. `candidate_function` names a function
+    of an installed package that says who may be chosen.
+    """
+
+    llm_config: LlmSettings = LlmSettings()
+    prompt: str = Field(default="", max_length=32_768)
+    allow_repeated_speaker: bool = False
+    candidate_function: str = ""
+
+
+class EdgeSpec(Spec):
+    """Who speaks after whom in a graph: if the message contains `condition`, always without one.
+
+    Edges of one group into a member are joined: on all of them, or on any.
+    """
+
+    source: Identifier = Field(validation_alias=AliasChoices("from", "source"))
+    target: Identifier = Field(validation_alias=AliasChoices("to", "target"))
+    condition: str = ""
+    activation_group: str = ""
+    activation_condition: Literal["all", "any"] = "all"
+
+
+class GraphSpec(Spec):
+    """A graph of members. It begins with its entry points, else with those nothing leads to."""
+
+    edges: tuple[EdgeSpec, ...] = ()
+    entry_points: tuple[Identifier, ...] = ()
+
+
 class TeamSpec(Spec):
-    """A team. Members are agents or teams written in place, or ids that still need resolving."""
+    """A team. Members are agents or teams written in place, or ids that still need resolving.
+
+    `selector`, `graph` and `orchestrator` are for teams of those kinds.
+    """
 
     id: Identifier
     name: str = ""
@@ -136,10 +172,32 @@ class TeamSpec(Spec):
     termination: TerminationSpec = TerminationSpec()
     max_rounds: int | None = Field(default=None, gt=0, le=10_000)
     stages: tuple[StageSpec, ...] = ()
+    selector: SelectorSpec = SelectorSpec()
+    graph: GraphSpec = GraphSpec()
+    orchestrator: LlmSettings = LlmSettings()
 
     def agents(self) -> tuple[AgentSpec, ...]:
-        """The members that are agents written in place, in order."""
-        return tuple(member for member in self.participants if isinstance(member, AgentSpec))
+        """All agents written in place, those of the teams within it included, in order."""
+        found: list[AgentSpec] = []
+        for member in self.participants:
+            if isinstance(member, AgentSpec):
+                found.append(member)
+            elif isinstance(member, TeamSpec):
+                found += member.agents()
+        return tuple(found)
+
+    def models(self) -> tuple[LlmSettings, ...]:
+        """The settings of every model that it asks: its agents', and those that choose."""
+        own = {
+            TeamKind.SELECTOR: (self.selector.llm_config,),
+            TeamKind.MAGENTIC_ONE: (self.orchestrator,),
+        }.get(self.kind, ())
+        members = [member for member in self.participants if not isinstance(member, str)]
+        return (
+            *own,
+            *(model for team in members if isinstance(team, TeamSpec) for model in team.models()),
+            *(agent.llm_config for agent in members if isinstance(agent, AgentSpec)),
+        )
 
     def agent(self, agent_id: str) -> AgentSpec:
         """The member of that id. Raises KeyError."""

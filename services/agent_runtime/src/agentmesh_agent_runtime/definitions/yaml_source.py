@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamSpec
 
@@ -142,7 +143,13 @@ def _known_fields(kind: type[BaseModel], location: Location) -> list[str]:
         if nested is None:
             return []
         kind = nested
-    return [field.alias or name for name, field in kind.model_fields.items() if name != "id"]
+    return [_as_written(name, field) for name, field in kind.model_fields.items() if name != "id"]
+
+
+def _as_written(name: str, field: FieldInfo) -> str:
+    """What a field is called in documents."""
+    alias = field.validation_alias
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else field.alias or name
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:

@@ -34,6 +34,6 @@ def model_request(
     return digest.digest()
 
 
-def refusal(tool: str, arguments_json: str) -> bytes:
-    """SHA-256 over a tool call that is refused."""
+def own_answer(tool: str, arguments_json: str) -> bytes:
+    """SHA-256 over a tool call that is answered here: refused, or a handoff."""
     return hashlib.sha256(f"refusal/1\0{tool}\0{arguments_json}".encode()).digest()

@@ -9,15 +9,16 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from autogen_agentchat.messages import BaseChatMessage, TextMessage
+from autogen_agentchat.base import TaskResult
+from autogen_agentchat.messages import BaseChatMessage, HandoffMessage, TextMessage
 from autogen_core import CancellationToken
 
+from agentmesh_agent_runtime.components import ComponentError, Components
 from agentmesh_agent_runtime.definitions.check import check_team
 from agentmesh_agent_runtime.definitions.specs import (
-    HumanInputMode,
     LlmSettings,
+    TeamKind,
     TeamSpec,
 )
 from agentmesh_agent_runtime.models.catalog import ModelCatalog
@@ -32,6 +33,8 @@ from agentmesh_agent_runtime.turns.failures import (
 )
 from agentmesh_agent_runtime.turns.grant import Grant, Input, SavedCheckpoint
 from agentmesh_agent_runtime.turns.ids import inputs_through
+from agentmesh_agent_runtime.turns.outcome import finished as team_finished
+from agentmesh_agent_runtime.turns.outcome import says_goodbye, utterances, what_next
 from agentmesh_agent_runtime.turns.ports import (
     CheckpointReader,
     DeltaSink,
@@ -40,13 +43,12 @@ from agentmesh_agent_runtime.turns.ports import (
     ToolSchema,
 )
 from agentmesh_agent_runtime.turns.scope import TurnScope
-from agentmesh_agent_runtime.turns.teams import LiveTeam, build_team
-from agentmesh_agent_runtime.turns.termination import Utterance, why_done
+from agentmesh_agent_runtime.turns.teams import CandidateFunction, LiveTeam, TeamBuilder
+from agentmesh_agent_runtime.turns.termination import handed_out, why_done
 
 log = logging.getLogger(__name__)
 
 UNWIND_SECONDS = 5.0
-_GOODBYES = frozenset({"exit", "quit", "terminate"})
 _UNFIT_FOR_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 FetchSchemas = Callable[[str, Iterable[str]], Awaitable[Mapping[str, ToolSchema]]]
@@ -91,12 +93,14 @@ class TurnDriver:
         worker_id: str,
         stall_seconds: float,
         largest_whole: int = checkpoints.LARGEST_WHOLE,
+        components: Components | None = None,
     ) -> None:
         self._models = models
         self._fetch_schemas = fetch_schemas
         self._worker_id = worker_id
         self._stall_seconds = stall_seconds
         self._largest_whole = largest_whole
+        self._components = components or Components()
 
     def open(self, grant: Grant, ports: TurnPorts) -> TurnScope:
         """The scope of a turn; `stop` on it ends `take`."""
@@ -119,7 +123,7 @@ class TurnDriver:
         A team that failed is thrown away. Raises TurnFailure, LeaseLost, HandedOver.
         """
         grant = scope.grant
-        if any(not self._models.stands_in_for(a.llm_config) for a in grant.team.agents()):
+        if any(not self._models.stands_in_for(model) for model in grant.team.models()):
             await scope.guarded(self._models.prepare())
         self._check(grant.team)
         inputs = [i for i in grant.inputs if i.sequence <= _readable_through(grant)]
@@ -127,23 +131,22 @@ class TurnDriver:
         if team.run_id != grant.id.run_id:
             team.run_id = grant.id.run_id
             team.run_from = len(team.thread(await team.group.save_state()))
-        if _says_goodbye(grant, inputs):
+        if says_goodbye(grant, inputs):
             return await self._result(scope, team, inputs, said_goodbye=True), team
         team.seat.take(scope)
         try:
-            await self._run(scope, team, inputs)
+            stopped_by = await self._run(scope, team, inputs)
         finally:
             team.seat.leave()
-        return await self._result(scope, team, inputs), team
+        finished = team_finished(grant.team, stopped_by)
+        return await self._result(scope, team, inputs, finished=finished), team
 
     def _notice(self, grant: Grant) -> str:
         """Said once, at the beginning of a run that the scripted model plays."""
         if grant.rounds > 0 or grant.id.turn > 1:
             return ""
         replaced = {
-            name
-            for agent in grant.team.agents()
-            if (name := self._models.stands_in_for(agent.llm_config))
+            name for model in grant.team.models() if (name := self._models.stands_in_for(model))
         }
         if not replaced:
             return ""
@@ -153,7 +156,7 @@ class TurnDriver:
         )
 
     def _check(self, team: TeamSpec) -> None:
-        for finding in check_team(team, "definition", self._problem):
+        for finding in check_team(team, "definition", self._problem, components=self._components):
             raise InvalidDefinition(f"{finding.path}: {finding.description}")
 
     def _problem(self, llm: LlmSettings) -> str | None:
@@ -191,14 +194,20 @@ class TurnDriver:
                 f"there is no tool {', '.join(sorted(missing))}; start a tool_runner that has it "
                 "or take it from the agent"
             )
+        builder = TeamBuilder(
+            lambda agent: self._models.resolve(agent.llm_config), schemas, self._candidates
+        )
+        return builder.build(grant.team)
 
-        return build_team(grant.team, lambda agent: self._models.resolve(agent.llm_config), schemas)
+    def _candidates(self, name: str) -> CandidateFunction:
+        try:
+            return self._components.candidate_function(name)
+        except ComponentError as error:
+            raise InvalidDefinition(f"candidate_function: {error}") from error
 
-    async def _run(self, scope: TurnScope, team: LiveTeam, inputs: list[Input]) -> None:
-        messages: list[BaseChatMessage] = [
-            TextMessage(content=i.text, source=_UNFIT_FOR_A_NAME.sub("_", i.source) or "user")
-            for i in inputs
-        ]
+    async def _run(self, scope: TurnScope, team: LiveTeam, inputs: list[Input]) -> str:
+        """Lets the team act once; why AutoGen says that it stopped."""
+        messages = await _said_by_people(scope.grant.team, team, inputs)
         token = CancellationToken()
         running = asyncio.create_task(_drain(team, messages, token))
         try:
@@ -216,8 +225,9 @@ class TurnDriver:
         if error is not None:
             log.error("a turn of %s failed in AutoGen", scope.grant.id.run_id, exc_info=error)
             raise TurnCrashed(f"AutoGen failed: {_first_line(error)}")
+        return running.result()
 
-    async def _watch(self, scope: TurnScope, running: asyncio.Task[None]) -> None:
+    async def _watch(self, scope: TurnScope, running: asyncio.Task[str]) -> None:
         """Waits for the end, and stops a turn that stalls or outlives its run's deadline."""
         stopped_at: float | None = None
         while not running.done():
@@ -248,12 +258,14 @@ class TurnDriver:
         inputs: list[Input],
         *,
         said_goodbye: bool = False,
+        finished: str | None = None,
     ) -> TurnResult:
         grant = scope.grant
         state = await team.group.save_state()
-        said = _utterances(team.thread(state)[team.run_from :])
+        said = utterances(team.thread(state)[team.run_from :])
         speaker = said[-1].source if said and not said_goodbye else ""
-        end, waits, detail = _what_next(grant, said, speaker, said_goodbye=said_goodbye)
+        done = finished or why_done(grant.team, said)
+        end, waits, detail = what_next(grant, said, speaker, done, said_goodbye=said_goodbye)
         if waits or end is not None:
             # Should the run go on, by an answer or a late message, this ends nothing after it.
             team.run_from = len(team.thread(state))
@@ -285,30 +297,28 @@ async def _read(reader: CheckpointReader, checkpoint_id: str) -> Sequence[SavedC
     return await reader.read(checkpoint_id)
 
 
-async def _drain(team: LiveTeam, messages: list[BaseChatMessage], token: CancellationToken) -> None:
-    async for _ in team.group.run_stream(task=messages or None, cancellation_token=token):
-        pass
+async def _drain(team: LiveTeam, messages: list[BaseChatMessage], token: CancellationToken) -> str:
+    stopped_by = ""
+    async for item in team.group.run_stream(task=messages or None, cancellation_token=token):
+        if isinstance(item, TaskResult):
+            stopped_by = item.stop_reason or ""
+    return stopped_by
 
 
-def _what_next(
-    grant: Grant, said: list[Utterance], speaker: str, *, said_goodbye: bool
-) -> tuple[EndReason | None, bool, str]:
-    """Whether and why the run ends, whether it waits for a person, and a word about it."""
-    if said_goodbye:
-        return EndReason.TERMINATED, False, "a person ended the conversation"
-    modes = {agent.id: agent.human_input_mode for agent in grant.team.agents()}
-    done = why_done(grant.team, said)
-    rounds_left = grant.max_rounds <= 0 or grant.rounds + 1 < grant.max_rounds
-    if done is not None:
-        asks = {HumanInputMode.TERMINATE, HumanInputMode.ALWAYS} & set(modes.values())
-        if grant.human_input and asks and rounds_left:
-            return None, True, f"{done}; answer to go on, or say 'exit'"
-        return EndReason.TERMINATED, False, done
-    if not rounds_left:
-        return EndReason.MAX_ROUNDS, False, f"{grant.max_rounds} rounds were taken"
-    if grant.human_input and modes.get(speaker) is HumanInputMode.ALWAYS:
-        return None, True, f"{speaker} waits for an answer; say 'exit' to end"
-    return None, False, ""
+async def _said_by_people(
+    spec: TeamSpec, team: LiveTeam, inputs: list[Input]
+) -> list[BaseChatMessage]:
+    """Inputs as AutoGen's messages. Where a swarm waits for somebody who is no member, their words
+    give it back to the member that handed it over."""
+    named = [(_UNFIT_FOR_A_NAME.sub("_", i.source) or "user", i.text) for i in inputs]
+    messages: list[BaseChatMessage] = [TextMessage(content=t, source=who) for who, t in named]
+    if spec.kind is TeamKind.SWARM and messages:
+        said = utterances(team.thread(await team.group.save_state()))
+        asked_by = handed_out(spec, said)
+        if asked_by is not None:
+            who, text = named[0]
+            messages[0] = HandoffMessage(content=text, source=who, target=asked_by)
+    return messages
 
 
 def _readable_through(grant: Grant) -> int:
@@ -317,23 +327,6 @@ def _readable_through(grant: Grant) -> int:
         through for step in grant.steps if (through := inputs_through(step.attempt_id)) is not None
     ]
     return min(earlier) if earlier else max((i.sequence for i in grant.inputs), default=0)
-
-
-def _says_goodbye(grant: Grant, inputs: list[Input]) -> bool:
-    return (
-        grant.human_input
-        and grant.rounds > 0
-        and bool(inputs)
-        and inputs[-1].text.strip().lower() in _GOODBYES
-    )
-
-
-def _utterances(thread: Iterable[Mapping[str, Any]]) -> list[Utterance]:
-    return [
-        Utterance(message["source"], message["content"], message.get("target") or "")
-        for message in thread
-        if message.get("type") in ("TextMessage", "HandoffMessage", "ToolCallSummaryMessage")
-    ]
 
 
 def _overdue(grant: Grant) -> bool:
@@ -351,7 +344,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
-def _forget(task: asyncio.Task[None]) -> None:
+def _forget(task: asyncio.Task[str]) -> None:
     """Reads the result, so that asyncio does not complain about it."""
     if task.done() and not task.cancelled():
         task.exception()

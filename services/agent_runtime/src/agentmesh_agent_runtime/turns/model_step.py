@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from enum import Enum
 from typing import Any, Literal
 
 from autogen_core import CancellationToken
@@ -37,6 +38,7 @@ from agentmesh_agent_runtime.turns.failures import (
     TurnStopped,
 )
 from agentmesh_agent_runtime.turns.ports import (
+    DeltaKind,
     MessagePart,
     PartKind,
     SaidMessage,
@@ -48,16 +50,32 @@ from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
 tracer = trace.get_tracer("agentmesh.agent_runtime")
 
 
-class RecordedModel(ChatCompletionClient):
-    """Wraps the model of one agent.
+class Telling(Enum):
+    """What subscribers hear of a reply."""
 
-    AutoGen is given whole replies only: its team queue would hold the token stream back, so pieces
-    go straight to the subscribers.
+    ALOUD = "aloud"
+    AS_THOUGHT = "as a thought"
+    NOT_AT_ALL = "not at all"
+
+
+class RecordedModel(ChatCompletionClient):
+    """Wraps the model of one agent, or of what chooses between agents.
+
+    `path` is the agent's, through the teams around it. AutoGen is given whole replies only: its
+    team queue would hold the token stream back, so pieces go straight to the subscribers.
     """
 
     component_type = "model"
 
-    def __init__(self, path: str, agent: AgentSpec, source: ReplySource, seat: Seat) -> None:
+    def __init__(
+        self,
+        path: str,
+        agent: AgentSpec,
+        source: ReplySource,
+        seat: Seat,
+        telling: Telling = Telling.ALOUD,
+    ) -> None:
+        self.telling = telling
         self._path = path
         self._agent = agent
         self._source = source
@@ -110,15 +128,15 @@ class RecordedModel(ChatCompletionClient):
             request.json_output,
             self._agent.llm_config,
         )
-        scope.progress(f"{self._agent.id} asks {self._source.model}")
+        scope.progress(f"{self._path} asks {self._source.model}")
         recorded = await scope.begin(key, digest)
         if recorded is not None:
             reply = _decode(recorded)
-            scope.remember([self._message(scope, key, reply)])
+            scope.remember(self._messages(scope, key, reply))
             return reply
         fresh = await scope.guarded(self._ask(scope, key, request))
         reply = scope.name_calls(_keep_to(request, fresh))
-        messages = [self._message(scope, key, reply)]
+        messages = self._messages(scope, key, reply)
         if scope.notice:
             messages.insert(0, _notice(scope))
             scope.notice = ""
@@ -137,7 +155,7 @@ class RecordedModel(ChatCompletionClient):
 
     async def _ask(self, scope: TurnScope, key: str, request: ModelRequest) -> ModelReply:
         message_id = scope.message_id(key)
-        deltas, agent = scope.deltas, self._agent.id
+        deltas, agent = scope.deltas, self._path
         with tracer.start_as_current_span(
             f"chat {self._source.model}",
             kind=trace.SpanKind.CLIENT,
@@ -160,7 +178,8 @@ class RecordedModel(ChatCompletionClient):
                             _describe(span, piece)
                             return piece
                         scope.progress()
-                        deltas.push(message_id, agent, piece.kind, piece.text)
+                        if self.telling is not Telling.NOT_AT_ALL:
+                            deltas.push(message_id, agent, self._heard_as(piece.kind), piece.text)
             except TurnFailure as failure:
                 kind = type(failure).__name__
                 span.set_attribute("error.type", kind)
@@ -168,17 +187,23 @@ class RecordedModel(ChatCompletionClient):
                 raise
         raise ModelRefused("the model's reply never ended")
 
-    def _message(self, scope: TurnScope, key: str, reply: ModelReply) -> SaidMessage:
+    def _heard_as(self, kind: DeltaKind) -> DeltaKind:
+        return kind if self.telling is Telling.ALOUD else DeltaKind.REASONING
+
+    def _messages(self, scope: TurnScope, key: str, reply: ModelReply) -> list[SaidMessage]:
+        if self.telling is Telling.NOT_AT_ALL:
+            return []
         parts = []
         if reply.reasoning:
             parts.append(MessagePart(PartKind.REASONING, reply.reasoning))
         if reply.text:
-            parts.append(MessagePart(PartKind.TEXT, reply.text))
+            aloud = self.telling is Telling.ALOUD
+            parts.append(MessagePart(PartKind.TEXT if aloud else PartKind.REASONING, reply.text))
         parts += [
             MessagePart(PartKind.TOOL_CALL, call.arguments_json, call.tool, call.call_id)
             for call in reply.calls
         ]
-        return SaidMessage(scope.message_id(key), Speaker.AGENT, self._agent.id, tuple(parts))
+        return [SaidMessage(scope.message_id(key), Speaker.AGENT, self._path, tuple(parts))]
 
     async def create_stream(
         self,

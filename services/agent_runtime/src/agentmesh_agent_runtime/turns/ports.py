@@ -77,6 +77,15 @@ class StepClaim:
 
 
 @dataclass(frozen=True)
+class HandedOverTo:
+    """One agent hands the conversation to another, or to a person."""
+
+    agent: str
+    target: str
+    text: str
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What came of a step, with the messages that tell of it; `model` if one was asked."""
 
@@ -87,6 +96,7 @@ class StepResult:
     messages: tuple[SaidMessage, ...]
     usage: Consumption = field(default_factory=Consumption)
     model: str = ""
+    handoff: HandedOverTo | None = None
 
 
 class StepLog(Protocol):

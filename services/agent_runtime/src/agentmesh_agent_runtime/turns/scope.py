@@ -13,6 +13,7 @@ from agentmesh_agent_runtime.models.replies import Call, ModelReply
 from agentmesh_agent_runtime.turns.failures import HandedOver
 from agentmesh_agent_runtime.turns.grant import Grant, StepKind
 from agentmesh_agent_runtime.turns.ids import AttemptId, message_id
+from agentmesh_agent_runtime.turns.line import Line
 from agentmesh_agent_runtime.turns.ports import (
     CheckpointReader,
     DeltaSink,
@@ -58,6 +59,7 @@ class TurnScope:
         self.last_progress = time.monotonic()
         self.activity = "rebuilding the team"
         self.notice = notice
+        self.line = Line()
         self._steps = steps
         self._attempt = str(AttemptId(worker_id, grant.id.fence, inputs_through))
         self._ordinals: Counter[str] = Counter()
@@ -110,6 +112,10 @@ class TurnScope:
         finally:
             self._waits.discard(task)
 
+    async def wait_in_line(self, name: str) -> None:
+        """Returns when the members that began with `name` and come before it have been heard."""
+        await self.guarded(self.line.wait_for(name))
+
     def next_key(self, path: str) -> str:
         """The key of the next model step of the agent at `path`, counted from 1 in each turn."""
         self._ordinals[path] += 1
@@ -126,8 +132,8 @@ class TurnScope:
         claim = StepClaim(step_key, StepKind.MODEL, digest, self._attempt)
         return await self.guarded(self._steps.begin(claim))
 
-    async def begin_refusal(self, call_id: str, digest: bytes) -> bytes | None:
-        """Claims the step of a tool call that will not be carried out."""
+    async def begin_answer(self, call_id: str, digest: bytes) -> bytes | None:
+        """Claims the step of a tool call that is answered here and not carried out anywhere."""
         claim = StepClaim(call_id, StepKind.TOOL, digest, self._attempt)
         return await self.guarded(self._steps.begin(claim))
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from autogen_agentchat.base import ChatAgent, Team, TerminationCondition
-from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, MessageFactory
-from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat
-from autogen_agentchat.teams._group_chat._events import GroupChatTermination
-from autogen_agentchat.teams._group_chat._round_robin_group_chat import RoundRobinGroupChatManager
+from autogen_agentchat.base import ChatAgent, Team
+from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
+from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat, SelectorGroupChat, Swarm
 from autogen_core.model_context import (
     BufferedChatCompletionContext,
     ChatCompletionContext,
     HeadAndTailChatCompletionContext,
 )
 
+from agentmesh_agent_runtime.definitions.graphs import digraph
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, ContextSpec, TeamKind, TeamSpec
 from agentmesh_agent_runtime.mends import MeshAgent
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.turns.checkpoints import Chain
+from agentmesh_agent_runtime.turns.conditions import OneAnswer, conditions_of
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
-from agentmesh_agent_runtime.turns.model_step import RecordedModel
+from agentmesh_agent_runtime.turns.groups import MeshGraphFlow, MeshMagenticOne, StagedGroupChat
+from agentmesh_agent_runtime.turns.model_step import RecordedModel, Telling
 from agentmesh_agent_runtime.turns.ports import ToolSchema
 from agentmesh_agent_runtime.turns.scope import Seat
 from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
 DEFAULT_TOOL_ITERATIONS = 16
+INNER_ROUNDS = 20
+"""Of a team within a team that sets none."""
 
 ResolveModel = Callable[[AgentSpec], ReplySource]
+CandidateFunction = Callable[[Sequence[BaseAgentEvent | BaseChatMessage]], list[str]]
+Candidates = Callable[[str], CandidateFunction]
+"""The function of an installed package by its name; raises InvalidDefinition."""
 
 
 class LiveTeam:
@@ -54,46 +59,116 @@ class LiveTeam:
         return thread
 
 
-def build_team(
-    spec: TeamSpec, resolve: ResolveModel, schemas: Mapping[str, ToolSchema]
-) -> LiveTeam:
-    """A fresh team that takes one turn at a time.
+class TeamBuilder:
+    """Makes AutoGen's teams of one definition. Raises InvalidDefinition."""
 
-    `schemas` holds every tool that its agents may use. Raises InvalidDefinition.
-    """
-    seat = Seat()
-    members: list[ChatAgent | Team] = [
-        _build_agent(agent, resolve(agent), schemas, seat) for agent in spec.agents()
-    ]
-    if spec.kind not in (TeamKind.ROUND_ROBIN, TeamKind.SINGLE):
-        raise InvalidDefinition(f"teams of kind {spec.kind} are not served by this version")
-    kind = StagedGroupChat if spec.stages else RoundRobinGroupChat
-    try:
-        group = kind(members, name=spec.id, max_turns=1)
-    except ValueError as error:
-        raise InvalidDefinition(f"team {spec.id}: {error}") from error
-    if isinstance(group, StagedGroupChat):
-        group.seat = seat
-    return LiveTeam(group, seat)
+    def __init__(
+        self, resolve: ResolveModel, schemas: Mapping[str, ToolSchema], candidates: Candidates
+    ) -> None:
+        """`schemas` holds every tool that the agents may use."""
+        self._resolve = resolve
+        self._schemas = schemas
+        self._candidates = candidates
+        self._seat = Seat()
 
+    def build(self, spec: TeamSpec) -> LiveTeam:
+        """A fresh team that takes one turn at a time."""
+        return LiveTeam(self._group(spec, ""), self._seat)
 
-def _build_agent(
-    spec: AgentSpec, source: ReplySource, schemas: Mapping[str, ToolSchema], seat: Seat
-) -> MeshAgent:
-    usable = [schemas[name] for name in spec.usable_tools()]
-    return MeshAgent(
-        spec.id,
-        RecordedModel(spec.id, spec, source, seat),
-        workbench=[RecordedTools(spec, usable, seat)],
-        description=spec.role or spec.name or spec.id,
-        system_message=spec.system_message or None,
-        # Replies reach subscribers from RecordedModel, whole ones the team.
-        model_client_stream=False,
-        # So that each turn's last message is a model step's own.
-        reflect_on_tool_use=True,
-        max_tool_iterations=spec.max_tool_iterations or DEFAULT_TOOL_ITERATIONS,
-        model_context=_context(spec.context),
-    )
+    def _group(self, spec: TeamSpec, path: str) -> BaseGroupChat:
+        """`path` is where its members appear, with a slash at its end; that of a team within a
+        team, which runs until it is done, is not empty."""
+        members = [self._member(member, spec.kind, path) for member in spec.participants]
+        limits: dict[str, Any] = {"max_turns": 1}
+        if path:
+            rounds = 1 if spec.kind is TeamKind.SINGLE else spec.max_rounds or INNER_ROUNDS
+            limits = {"max_turns": rounds, "termination_condition": conditions_of(spec)}
+        try:
+            return self._of_kind(spec, path, members, {"name": spec.id, **limits})
+        except ValueError as error:
+            raise InvalidDefinition(f"team {path}{spec.id}: {error}") from error
+
+    def _of_kind(
+        self, spec: TeamSpec, path: str, members: list[Any], common: dict[str, Any]
+    ) -> BaseGroupChat:
+        match spec.kind:
+            case TeamKind.SELECTOR:
+                return self._selector(spec, path, members, common)
+            case TeamKind.SWARM:
+                return Swarm(members, **common)
+            case TeamKind.GRAPH:
+                graph = digraph(spec.graph, [member.name for member in members])
+                flow = MeshGraphFlow(members, graph, **common)
+                flow.seat, flow.entry_points = self._seat, spec.graph.entry_points
+                return flow
+            case TeamKind.MAGENTIC_ONE:
+                return self._magentic_one(spec, path, members, common)
+            case _ if spec.stages:
+                staged = StagedGroupChat(members, **common)
+                staged.seat = self._seat
+                return staged
+            case _:
+                return RoundRobinGroupChat(members, **common)
+
+    def _selector(
+        self, spec: TeamSpec, path: str, members: list[Any], common: dict[str, Any]
+    ) -> BaseGroupChat:
+        chooser = AgentSpec(id="selector", llm_config=spec.selector.llm_config)
+        name = spec.selector.candidate_function
+        if spec.selector.prompt:
+            common = common | {"selector_prompt": spec.selector.prompt}
+        return SelectorGroupChat(
+            members,
+            self._model(f"{path}:selector", chooser, Telling.NOT_AT_ALL),
+            allow_repeated_speaker=spec.selector.allow_repeated_speaker,
+            candidate_func=self._candidates(name) if name else None,
+            **common,
+        )
+
+    def _magentic_one(
+        self, spec: TeamSpec, path: str, members: list[Any], common: dict[str, Any]
+    ) -> BaseGroupChat:
+        chooser = AgentSpec(id="orchestrator", llm_config=spec.orchestrator)
+        if not path:
+            # Its own count is of rounds after which it gives its final answer.
+            common = common | {"max_turns": None, "termination_condition": OneAnswer()}
+        team = MeshMagenticOne(
+            members, self._model(f"{path}:orchestrator", chooser, Telling.AS_THOUGHT), **common
+        )
+        team.seat = self._seat
+        return team
+
+    def _member(
+        self, member: AgentSpec | TeamSpec | str, kind: TeamKind, path: str
+    ) -> ChatAgent | Team:
+        if isinstance(member, AgentSpec):
+            return self._agent(member, member.handoffs if kind is TeamKind.SWARM else (), path)
+        if isinstance(member, TeamSpec):
+            return self._group(member, f"{path}{member.id}/")
+        raise InvalidDefinition(f"{path}{member} is not resolved")
+
+    def _model(self, path: str, spec: AgentSpec, telling: Telling) -> RecordedModel:
+        return RecordedModel(path, spec, self._resolve(spec), self._seat, telling)
+
+    def _agent(self, spec: AgentSpec, handoffs: Sequence[str], path: str) -> MeshAgent:
+        usable = [self._schemas[name] for name in spec.usable_tools()]
+        where = f"{path}{spec.id}"
+        agent = MeshAgent(
+            spec.id,
+            self._model(where, spec, Telling.ALOUD),
+            workbench=[RecordedTools(where, spec, usable, self._seat)],
+            handoffs=list(handoffs),
+            description=spec.role or spec.name or spec.id,
+            system_message=spec.system_message or None,
+            # Replies reach subscribers from RecordedModel, whole ones the team.
+            model_client_stream=False,
+            # So that each turn's last message is a model step's own.
+            reflect_on_tool_use=True,
+            max_tool_iterations=spec.max_tool_iterations or DEFAULT_TOOL_ITERATIONS,
+            model_context=_context(spec.context),
+        )
+        agent.seat = self._seat
+        return agent
 
 
 def _context(spec: ContextSpec) -> ChatCompletionContext | None:
@@ -102,58 +177,3 @@ def _context(spec: ContextSpec) -> ChatCompletionContext | None:
     if spec.tail is not None:
         return HeadAndTailChatCompletionContext(head_size=spec.head or 0, tail_size=spec.tail)
     return None
-
-
-class _StagedManager(RoundRobinGroupChatManager):
-    """Gives the word to the member whose stage it is."""
-
-    seat: Seat
-
-    async def select_speaker(
-        self, thread: Sequence[BaseAgentEvent | BaseChatMessage]
-    ) -> list[str] | str:
-        stage = self.seat.scope.stage
-        if stage is None:
-            return await super().select_speaker(thread)
-        return stage.agent
-
-
-class StagedGroupChat(RoundRobinGroupChat):
-    """A round-robin team whose stages say who speaks. `seat` is set before its first turn."""
-
-    component_provider_override = "agentmesh_agent_runtime.turns.teams.StagedGroupChat"
-    seat: Seat
-
-    def _create_group_chat_manager_factory(
-        self,
-        name: str,
-        group_topic_type: str,
-        output_topic_type: str,
-        participant_topic_types: list[str],
-        participant_names: list[str],
-        participant_descriptions: list[str],
-        output_message_queue: asyncio.Queue[
-            BaseAgentEvent | BaseChatMessage | GroupChatTermination
-        ],
-        termination_condition: TerminationCondition | None,
-        max_turns: int | None,
-        message_factory: MessageFactory,
-    ) -> Callable[[], _StagedManager]:
-        def create() -> _StagedManager:
-            manager = _StagedManager(
-                name,
-                group_topic_type,
-                output_topic_type,
-                participant_topic_types,
-                participant_names,
-                participant_descriptions,
-                output_message_queue,
-                termination_condition,
-                max_turns,
-                message_factory,
-                self._emit_team_events,
-            )
-            manager.seat = self.seat
-            return manager
-
-        return create

@@ -26,11 +26,22 @@ def why_done(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
     agents says TERMINATE.
     """
     members = frozenset(agent.id for agent in team.agents())
+    if handed_out(team, said) is not None:
+        return f"{said[-1].source} handed over to {said[-1].target}"
     if team.termination.is_empty():
         if team.kind is TeamKind.SINGLE and said and said[-1].source in members:
             return "the agent has answered"
         return _holds(DEFAULT, said, members)
     return _holds(team.termination, said, members)
+
+
+def handed_out(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
+    """The member of a swarm that has handed over to somebody who is none, or None."""
+    if team.kind is not TeamKind.SWARM:
+        return None
+    members = {agent.id for agent in team.agents()}
+    latest = next((u for u in reversed(said) if u.target), None)
+    return latest.source if latest is not None and latest.target not in members else None
 
 
 def _holds(

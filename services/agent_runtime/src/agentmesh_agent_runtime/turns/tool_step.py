@@ -20,6 +20,7 @@ from agentmesh_agent_runtime.models.replies import Call
 from agentmesh_agent_runtime.turns import digests
 from agentmesh_agent_runtime.turns.failures import ToolRefused
 from agentmesh_agent_runtime.turns.ports import (
+    HandedOverTo,
     MessagePart,
     PartKind,
     SaidMessage,
@@ -31,7 +32,8 @@ from agentmesh_agent_runtime.turns.ports import (
 )
 from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
 
-REFUSAL_ENCODING = "text/plain; charset=utf-8"
+ANSWER_ENCODING = "text/plain; charset=utf-8"
+_HANDOFF_PREFIX = "transfer_to_"  # AutoGen's
 
 
 class RecordedTools(StaticStreamWorkbench):
@@ -41,8 +43,11 @@ class RecordedTools(StaticStreamWorkbench):
     failed result, and what stopped the turn meets the agent at its next request to the model.
     """
 
-    def __init__(self, agent: AgentSpec, schemas: Sequence[ToolSchema], seat: Seat) -> None:
+    def __init__(
+        self, path: str, agent: AgentSpec, schemas: Sequence[ToolSchema], seat: Seat
+    ) -> None:
         super().__init__(tools=[])
+        self._path = path
         self._agent = agent
         self._names = frozenset(schema.name for schema in schemas)
         self._schemas = [_as_autogen(schema) for schema in schemas]
@@ -86,20 +91,20 @@ class RecordedTools(StaticStreamWorkbench):
                 have = ", ".join(sorted(self._names)) or "none"
                 why = f"You have no tool {call.tool!r}. Your tools: {have}."
                 return await self._refuse(scope, call, why)
-            scope.progress(f"{self._agent.id} calls {name}")
+            scope.progress(f"{self._path} calls {name}")
             settings = self._agent.tool_config.get(name, ToolSettings())
             request = ToolRequest(
                 tool_call_id=call_id,
                 tool=name,
                 arguments_json=call.arguments_json,
-                agent=self._agent.id,
+                agent=self._path,
                 message_id=scope.message_id(call_id),
                 timeout=settings.timeout,
             )
             refused, output = await scope.guarded(_call(scope, request))
             if refused:
                 return await self._refuse(scope, call, output.text)
-            scope.remember([_tool_message(scope, self._agent.id, call, output)])
+            scope.remember([_tool_message(scope, self._path, call, output)])
             scope.progress()
         except asyncio.CancelledError:
             return ToolOutput("The call was cancelled.", is_error=True)
@@ -109,17 +114,43 @@ class RecordedTools(StaticStreamWorkbench):
             return ToolOutput("The call could not be carried out.", is_error=True)
         return output
 
+    async def hand_over(self, call_id: str, name: str, text: str) -> ToolOutput:
+        """Records that the agent hands the conversation over by the call. Never raises."""
+        scope = self._seat.scope
+        handed = HandedOverTo(self._path, name.removeprefix(_HANDOFF_PREFIX), text)
+        output = ToolOutput(text, is_error=False)
+        try:
+            return await self._answer(scope, scope.call(call_id), output, handed)
+        except Exception as error:
+            scope.stop(error)
+            return ToolOutput("The call could not be carried out.", is_error=True)
+
     async def _refuse(self, scope: TurnScope, call: Call, why: str) -> ToolOutput:
-        """A call that is never carried out is answered here, and recorded like any other."""
-        output = ToolOutput(why, is_error=True)
-        digest = digests.refusal(call.tool, call.arguments_json)
-        message = _tool_message(scope, self._agent.id, call, output)
-        recorded = await scope.begin_refusal(call.call_id, digest)
+        return await self._answer(scope, call, ToolOutput(why, is_error=True))
+
+    async def _answer(
+        self,
+        scope: TurnScope,
+        call: Call,
+        output: ToolOutput,
+        handoff: HandedOverTo | None = None,
+    ) -> ToolOutput:
+        """A call that is answered here is recorded like any other."""
+        digest = digests.own_answer(call.tool, call.arguments_json)
+        message = _tool_message(scope, self._path, call, output)
+        recorded = await scope.begin_answer(call.call_id, digest)
         if recorded is not None:
             scope.remember([message])
-            return ToolOutput(recorded.decode(), is_error=True)
+            return ToolOutput(recorded.decode(), is_error=output.is_error)
         await scope.record(
-            StepResult(call.call_id, digest, output.text.encode(), REFUSAL_ENCODING, (message,))
+            StepResult(
+                call.call_id,
+                digest,
+                output.text.encode(),
+                ANSWER_ENCODING,
+                (message,),
+                handoff=handoff,
+            )
         )
         return output
 
