@@ -22,7 +22,7 @@ from agentmesh_agent_runtime.definitions.specs import (
     TeamSpec,
     TerminationSpec,
 )
-from agentmesh_agent_runtime.definitions.yaml_source import DefinitionError, load_agents
+from agentmesh_agent_runtime.definitions.yaml_source import DefinitionError, load_agents_and_teams
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
 from agentmesh_agent_runtime.models.scripted.rules import Script
 from agentmesh_agent_runtime.turns.termination import Utterance, why_done
@@ -59,6 +59,92 @@ def test_an_agents_file_adds_and_replaces(tmp_path: Path) -> None:
     assert agents["developer"].tools
 
 
+def test_a_file_has_teams_of_every_kind_and_teams_within_teams(tmp_path: Path) -> None:
+    file = tmp_path / "agents.yaml"
+    file.write_text(TEAMS)
+    shipped = load_definitions(file)
+    teams = {team.id: team for team in shipped.teams}
+    known = [a.id for a in shipped.agents]
+    for spec in teams.values():
+        assert list(check_team(spec, "team", catalog().problem, known)) == []
+        assert team_to_spec(team_to_proto(spec)) == spec
+    assert teams["desk"].participants[0] == teams["pair"]
+    assert teams["flow"].graph.edges[1].condition == "REVISE"
+    assert teams["software_development"].stages, "what is shipped is there as well"
+
+
+TEAMS = """
+poet: {role: Writes poems, handoffs: [critic]}
+critic: {role: Reads poems, handoffs: [poet, editor]}
+pair:
+  kind: selector
+  participants: [poet, critic]
+  selector: {allow_repeated_speaker: true, prompt: "{roles} {participants} {history}"}
+  max_rounds: 4
+desk:
+  participants: [pair, reviewer]
+hot:
+  kind: swarm
+  participants: [poet, critic]
+  termination: {handoff_to: [editor]}
+flow:
+  kind: graph
+  participants: [poet, critic, reviewer]
+  graph:
+    entry_points: [poet]
+    edges:
+      - {from: poet, to: critic}
+      - {from: critic, to: poet, condition: REVISE, activation_group: again}
+      - {from: critic, to: reviewer, condition: APPROVE}
+boss:
+  kind: magentic_one
+  participants: [poet, critic]
+  orchestrator: {model: gpt-4, temperature: 0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("team", "path"),
+    [
+        ("kind: graph\n  graph: {edges: [{from: poet, to: x}]}", "graph.edges[0].to_agent"),
+        ("kind: graph\n  graph: {entry_points: [x]}", "graph.entry_points[0]"),
+        (
+            "kind: graph\n  graph: {edges: [{from: poet, to: critic}, {from: critic, to: poet}]}",
+            "graph.edges",
+        ),
+        ("kind: selector\n  selector: {prompt: '{tasks}'}", "selector.prompt"),
+        ("kind: selector\n  selector: {prompt: '{'}", "selector.prompt"),
+        ("kind: selector\n  selector: {candidate_function: x}", "selector.candidate_function"),
+        ("kind: selector\n  selector: {llm_config: {model: odd}}", "selector.llm_config.model"),
+        ("kind: magentic_one\n  orchestrator: {model: odd}", "orchestrator.model"),
+        ("selector: {prompt: x}", "selector"),
+        ("graph: {edges: [{from: poet, to: critic}]}", "graph"),
+        ("kind: swarm\n  stages: [{name: s, agent: poet}]", "stages"),
+    ],
+)
+def test_what_a_kind_cannot_use_is_found_at_its_path(tmp_path: Path, team: str, path: str) -> None:
+    file = tmp_path / "agents.yaml"
+    file.write_text(
+        f"poet: {{role: x}}\ncritic: {{role: x}}\nt:\n  participants: [poet, critic]\n  {team}"
+    )
+    spec = next(team for team in load_definitions(file).teams if team.id == "t")
+    assert path in [f.path.removeprefix("t.") for f in check_team(spec, "t", catalog().problem)]
+
+
+def test_a_team_within_itself_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "agents.yaml"
+    file.write_text("a: {participants: [b]}\nb: {participants: [a]}")
+    with pytest.raises(DefinitionError, match="a > b > a"):
+        load_definitions(file)
+
+
+def test_teams_within_teams_have_their_rules() -> None:
+    inner = TeamSpec(id="inner", participants=(agent("a"),), stages=({"name": "s", "agent": "a"},))  # type: ignore[arg-type]
+    outer = TeamSpec(id="outer", kind=TeamKind.MAGENTIC_ONE, participants=(inner,))
+    paths = [f.path for f in check_team(outer, "t", catalog(base_url="http://x/v1").problem)]
+    assert paths == ["t.participants[0].team", "t.participants[0].team.stages"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -69,7 +155,7 @@ def test_an_agents_file_adds_and_replaces(tmp_path: Path) -> None:
         ("a:\n  human_input_mode: SOMETIMES", r":2: a\.human_input_mode: .*'NEVER'"),
         ("my agent:\n  role: x", r":1: my agent\.id: .*letters, digits and underscores"),
         ("a:\n  role: [", r"agents.yaml:\d+:\d+: is no YAML"),
-        ("- a\n- b", r":1: expected a mapping of agent ids.*found a list"),
+        ("- a\n- b", r":1: expected a mapping of ids.*found a list"),
         ("a:\n  role: x\na:\n  role: y", r":3: a is defined twice \(first in line 1\)"),
         ("a: 3", r":1: a: expected fields, found int"),
     ],
@@ -80,12 +166,12 @@ def test_a_broken_file_is_told_file_line_path_and_remedy(
     file = tmp_path / "agents.yaml"
     file.write_text(text)
     with pytest.raises(DefinitionError, match=says):
-        load_agents(file)
+        load_agents_and_teams(file)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DefinitionError, match=r"none\.yaml: cannot be read"):
-        load_agents(tmp_path / "none.yaml")
+        load_agents_and_teams(tmp_path / "none.yaml")
 
 
 def test_an_unknown_model_is_a_finding_unless_a_server_may_know_it() -> None:

@@ -63,7 +63,7 @@ async def test_the_service_answers_for_itself(
 async def _check_definitions(runtime: Any) -> None:
     request = runtime_pb2.CheckDefinitionsRequest(
         agents=[
-            agent_pb2.AgentDefinition(id="a", handoffs=["b"]),
+            agent_pb2.AgentDefinition(id="a", component="x"),
             agent_pb2.AgentDefinition(id="fine"),
         ],
         teams=[
@@ -76,8 +76,7 @@ async def _check_definitions(runtime: Any) -> None:
     )
     response = await runtime.CheckDefinitions(request)
     assert [finding.path for finding in response.findings] == [
-        "agents[0].handoffs",
-        "teams[0].kind",
+        "agents[0].component",
         "teams[0].participants[0]",
     ]
 

@@ -32,6 +32,13 @@ class Components:
             return str(error)
         return None
 
+    def offered(self, group: str) -> list[tuple[str, str]]:
+        """Names of a group and the packages, with versions, that bring them."""
+        found = [each for each in entry_points(group=group) if self._is_allowed(each)]
+        return sorted(
+            (each.name, f"{each.dist.name} {each.dist.version}") for each in found if each.dist
+        )
+
     def _load(self, group: str, name: str) -> Callable[..., Any]:
         found = self._find(group, name)
         try:

@@ -27,6 +27,7 @@ from agentmesh_agent_runtime.adapters.store_turns import (
     StoreTurns,
 )
 from agentmesh_agent_runtime.adapters.tools import ToolDirectory, ToolRunnerCaller
+from agentmesh_agent_runtime.components import Components
 from agentmesh_agent_runtime.definitions.shipped import Definitions, load_definitions
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
 from agentmesh_agent_runtime.models.scripted.rules import Script
@@ -59,11 +60,13 @@ class Runtime:
         self.host = ServiceHost(NAME, settings)
         self._background: set[asyncio.Task[None]] = set()
         self._connect()
+        self._components = Components(_names(settings.component_packages))
         self.worker = self._build_worker()
         self.host.add(
             agent_runtime_service_pb2_grpc.add_AgentRuntimeServiceServicer_to_server,
             AgentRuntimeServicer(
                 self.models,
+                self._components,
                 self.worker,
                 worker_id=self._worker_id,
                 reachable_models=_named_models(self._definitions, settings),
@@ -93,6 +96,7 @@ class Runtime:
             stall_seconds=settings.stall_seconds,
             # The rest of a commit has the other half of the message.
             largest_whole=settings.max_message_bytes // 2,
+            components=self._components,
         )
         self._leases = LeaseThread(
             settings,
@@ -186,6 +190,10 @@ def _load_script(source: Path | None) -> Script:
         return Script.load(source)
     with as_file(files(f"{__package__}.models.scripted") / "scripts") as folder:
         return Script.load(folder / "software_development.yaml")
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
 def _named_models(definitions: Definitions, settings: RuntimeSettings) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from agentmesh_agent_runtime.adapters.definitions import (
     model_to_proto,
     team_to_spec,
 )
+from agentmesh_agent_runtime.components import CANDIDATE_FUNCTIONS, Components
 from agentmesh_agent_runtime.definitions.check import check_agent, check_team
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.models.catalog import ModelCatalog
@@ -31,6 +32,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
     def __init__(
         self,
         models: ModelCatalog,
+        components: Components,
         worker: TurnWorker,
         *,
         worker_id: str,
@@ -38,6 +40,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         base_url: str,
     ) -> None:
         self._models = models
+        self._components = components
         self._worker = worker
         self._worker_id = worker_id
         self._reachable_models = reachable_models
@@ -75,8 +78,12 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         request: runtime_pb2.ListComponentsRequest,
         context: Context,
     ) -> runtime_pb2.ListComponentsResponse:
-        # No component of an installed package is taken by this version.
-        return runtime_pb2.ListComponentsResponse()
+        return runtime_pb2.ListComponentsResponse(
+            components=[
+                runtime_pb2.Component(name=name, kind="candidate_function", distribution=package)
+                for name, package in self._components.offered(CANDIDATE_FUNCTIONS)
+            ]
+        )
 
     @override
     async def ListActiveTurns(
@@ -116,7 +123,8 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
             path = f"teams[{index}]"
             known = [agent.id for agent in request.agents]
             try:
-                yield from check_team(team_to_spec(team), path, problem, known)
+                spec = team_to_spec(team)
+                yield from check_team(spec, path, problem, known, self._components)
             except ValidationError as error:
                 yield from _broken_rules(error, path)
         for index, _ in enumerate(request.workflows):

@@ -19,6 +19,7 @@ class RuntimeSettings(ServiceSettings):
     grpc_port: Port = 50053
     max_turns: int = Field(default=64, gt=0, le=10_000)
     agents_file: Path | None = None
+    component_packages: str = ""
     script_file: Path | None = None
     script_word_delay_ms: float = Field(default=0.0, ge=0, le=10_000)
     stall_seconds: float = Field(default=300.0, gt=0)

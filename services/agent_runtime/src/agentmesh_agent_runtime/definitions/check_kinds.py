@@ -107,7 +107,8 @@ def _check_handoffs(team: TeamSpec, path: str, members: Sequence[str]) -> Iterat
     kinds nobody is offered to hand over."""
     if team.kind is not TeamKind.SWARM:
         return
-    if not any(m.handoffs for m in team.participants if isinstance(m, AgentSpec)):
+    # Members that are named by their ids have handoffs that are not known here.
+    if not any(isinstance(m, str) or getattr(m, "handoffs", ()) for m in team.participants):
         yield Finding(f"{path}.participants", "nobody in this swarm can hand over; set handoffs")
     for index, member in enumerate(team.participants):
         if not isinstance(member, AgentSpec):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamSpec
-from agentmesh_agent_runtime.definitions.yaml_source import load_agents, load_teams
+from agentmesh_agent_runtime.definitions.yaml_source import DefinitionError, load_agents_and_teams
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """Agents and teams by id."""
+    """Agents and teams by id. Teams within teams are written in place."""
 
     agents: tuple[AgentSpec, ...]
     teams: tuple[TeamSpec, ...]
@@ -21,11 +22,33 @@ class Definitions:
 def load_definitions(agents_file: Path | None = None) -> Definitions:
     """Reads the shipped agents and teams and adds those of `agents_file`.
 
-    An agent of the file replaces a shipped one of the same id. Raises DefinitionError.
+    What the file defines replaces what is shipped under the same id. Raises DefinitionError.
     """
+    sources: list[Path] = [] if agents_file is None else [agents_file]
+    agents: dict[str, AgentSpec] = {}
+    teams: dict[str, TeamSpec] = {}
     with as_file(files(__package__)) as folder:
-        agents = {agent.id: agent for agent in load_agents(folder / "agents.yaml")}
-        teams = load_teams(folder / "teams.yaml")
-    if agents_file is not None:
-        agents |= {agent.id: agent for agent in load_agents(agents_file)}
-    return Definitions(agents=tuple(agents.values()), teams=tuple(teams))
+        for source in (folder / "agents.yaml", folder / "teams.yaml", *sources):
+            more_agents, more_teams = load_agents_and_teams(source)
+            agents |= {agent.id: agent for agent in more_agents}
+            teams |= {team.id: team for team in more_teams}
+    for name in agents.keys() & teams.keys():
+        raise DefinitionError(f"{agents_file}: {name}: is an agent and a team; rename one of them")
+    placed = [_with_teams_in_place(team, teams, ()) for team in teams.values()]
+    return Definitions(tuple(agents.values()), tuple(placed))
+
+
+def _with_teams_in_place(
+    team: TeamSpec, teams: Mapping[str, TeamSpec], around: tuple[str, ...]
+) -> TeamSpec:
+    if team.id in around:
+        path = " > ".join((*around, team.id))
+        raise DefinitionError(f"the team {team.id!r} is within itself: {path}; take it out")
+    inner = (*around, team.id)
+    members = tuple(
+        _with_teams_in_place(teams[member], teams, inner)
+        if isinstance(member, str) and member in teams
+        else member
+        for member in team.participants
+    )
+    return team.model_copy(update={"participants": members})

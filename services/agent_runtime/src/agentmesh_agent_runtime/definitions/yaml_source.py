@@ -21,14 +21,14 @@ class DefinitionError(ValueError):
     """A definition file cannot be used. The message names file, line, path and remedy."""
 
 
-def load_agents(source: Path) -> list[AgentSpec]:
-    """Reads a file whose top-level keys are agent ids, in the order of the file."""
-    return [AgentSpec.model_validate(d) for d in _documents(source, AgentSpec, "agent")]
-
-
-def load_teams(source: Path) -> list[TeamSpec]:
-    """Reads a file whose top-level keys are team ids, in the order of the file."""
-    return [TeamSpec.model_validate(d) for d in _documents(source, TeamSpec, "team")]
+def load_agents_and_teams(source: Path) -> tuple[list[AgentSpec], list[TeamSpec]]:
+    """Reads a file whose top-level keys are ids, each in the order of the file. What has
+    `participants` is a team."""
+    found = _documents(source)
+    return (
+        [document for document in found if isinstance(document, AgentSpec)],
+        [document for document in found if isinstance(document, TeamSpec)],
+    )
 
 
 def load_document(source: Path, kind: type[Document]) -> Document:
@@ -51,32 +51,34 @@ def _read(source: Path) -> str:
         raise DefinitionError(f"{source}: is not UTF-8; save it as UTF-8") from error
 
 
-def _documents(source: Path, kind: type[BaseModel], noun: str) -> list[dict[str, Any]]:
+def _documents(source: Path) -> list[AgentSpec | TeamSpec]:
     root, content = _parse(source, _read(source))
     if not isinstance(content, Mapping):
         raise DefinitionError(
-            f"{source}:1: expected a mapping of {noun} ids to definitions, "
-            f"found {_yaml_type(content)}; write '<{noun}_id>:' and its fields below"
+            f"{source}:1: expected a mapping of ids to agents and teams, "
+            f"found {_yaml_type(content)}; write '<agent_id>:' and its fields below"
         )
-    documents = []
-    for key, value in content.items():
-        if not isinstance(value, Mapping):
-            raise DefinitionError(
-                f"{source}:{_line(root, (key,))}: {key}: expected fields, found "
-                f"{_yaml_type(value)}; write the {noun}'s fields below its id, indented"
-            )
-        if "id" in value:
-            raise DefinitionError(
-                f"{source}:{_line(root, (key, 'id'))}: {key}.id: the key is the id; "
-                "remove the field"
-            )
-        document = {**value, "id": str(key)}
-        try:
-            kind.model_validate(document)
-        except ValidationError as error:
-            raise DefinitionError(_explain(source, root, (str(key),), kind, error)) from error
-        documents.append(document)
-    return documents
+    return [_document(source, root, key, value) for key, value in content.items()]
+
+
+def _document(
+    source: Path, root: yaml.Node | None, key: object, value: object
+) -> AgentSpec | TeamSpec:
+    if not isinstance(value, Mapping):
+        raise DefinitionError(
+            f"{source}:{_line(root, (str(key),))}: {key}: expected fields, found "
+            f"{_yaml_type(value)}; write the agent's fields below its id, indented"
+        )
+    if "id" in value:
+        raise DefinitionError(
+            f"{source}:{_line(root, (str(key), 'id'))}: {key}.id: the key is the id; "
+            "remove the field"
+        )
+    kind: type[AgentSpec] | type[TeamSpec] = TeamSpec if "participants" in value else AgentSpec
+    try:
+        return kind.model_validate({**value, "id": str(key)})
+    except ValidationError as error:
+        raise DefinitionError(_explain(source, root, (str(key),), kind, error)) from error
 
 
 def _parse(source: Path, text: str) -> tuple[yaml.Node | None, Any]:

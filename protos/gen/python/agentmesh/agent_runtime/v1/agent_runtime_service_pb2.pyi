@@ -181,7 +181,7 @@ class Component(google.protobuf.message.Message):
     name: builtins.str
     """The name that definitions use."""
     kind: builtins.str
-    """"agent", "team", "termination" or "model_client"."""
+    """"agent", "team", "termination", "model_client" or "candidate_function"."""
     distribution: builtins.str
     """The package and its version."""
     @property
