@@ -73,6 +73,19 @@ def test_a_file_has_teams_of_every_kind_and_teams_within_teams(tmp_path: Path) -
     assert teams["software_development"].stages, "what is shipped is there as well"
 
 
+def test_the_teams_of_the_documentation_can_run(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "agents.md").read_text()
+    (block,) = [part for part in text.split("```yaml\n")[1:] if "hot_seat" in part]
+    file = tmp_path / "agents.yaml"
+    file.write_text(block.split("```")[0])
+    shipped = load_definitions(file)
+    known = [a.id for a in shipped.agents]
+    assert {t.kind for t in shipped.teams} == set(TeamKind) - {TeamKind.SINGLE}
+    for spec in shipped.teams:
+        findings = [f.path for f in check_team(spec, spec.id, catalog().problem, known)]
+        assert [f for f in findings if not f.endswith("candidate_function")] == []
+
+
 TEAMS = """
 poet: {role: Writes poems, handoffs: [critic]}
 critic: {role: Reads poems, handoffs: [poet, editor]}
