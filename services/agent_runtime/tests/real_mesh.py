@@ -83,7 +83,13 @@ class RealMesh:
         )
 
     async def begin(
-        self, team: TeamSpec, task: str = "Do it.", *, max_rounds: int = 20, human: bool = False
+        self,
+        team: TeamSpec,
+        task: str = "Do it.",
+        *,
+        max_rounds: int = 20,
+        human: bool = False,
+        **budget: int,
     ) -> str:
         """Starts a conversation; its id."""
         request = store_pb2.StartConversationRequest(
@@ -92,6 +98,7 @@ class RealMesh:
             agents=[agent.id for agent in team.agents()],
             max_rounds=max_rounds,
             human_input=human,
+            budget=usage_pb2.Budget(**budget),
         )
         with principal_scope(SOMEBODY):
             response = await self.stub.StartConversation(request)

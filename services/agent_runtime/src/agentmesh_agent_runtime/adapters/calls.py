@@ -91,7 +91,8 @@ def failure_of(error: grpc.aio.AioRpcError) -> Exception:
         wait = min(found.retry_after or DAY_RETRY_SECONDS, DAY_RETRY_SECONDS)
         return DayUsedUp(found.message, retry_after=wait)
     if found.reason == errors_pb2.ERROR_REASON_BUDGET_EXHAUSTED:
-        return BudgetExhausted(found.message)
+        left = found.metadata.get("remaining_tokens", "")
+        return BudgetExhausted(found.message, remaining_tokens=int(left) if left.isdigit() else 0)
     if error.code() in _PASSING and found.reason not in _FOR_GOOD:
         return ServiceUnreachable(found.message, retry_after=found.retry_after)
     return TurnCrashed(f"{found.code.name}: {found.message}")

@@ -90,6 +90,7 @@ class StoreStepLog:
             request_digest=claim.request_digest,
             attempt_id=claim.attempt_id,
             take_over=take_over,
+            reservation=usage_to_proto(claim.reservation),
         )
         response = await insist(lambda: self._stub.BeginStep(request, metadata=self._metadata))
         return response.step

@@ -65,6 +65,11 @@ class ModelCatalog:
         """The model of agents that name none, as it will really answer."""
         return self._defaults.model if self._defaults.api_key else SCRIPTED
 
+    @property
+    def reply_tokens(self) -> int | None:
+        """Most tokens of a reply of agents that set nothing."""
+        return self._defaults.max_tokens
+
     def problem(self, llm: LlmSettings) -> str | None:
         """What is wrong with the settings and how to mend it, or None."""
         name = llm.model or self._defaults.model

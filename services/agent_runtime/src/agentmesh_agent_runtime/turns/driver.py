@@ -195,7 +195,10 @@ class TurnDriver:
                 "or take it from the agent"
             )
         builder = TeamBuilder(
-            lambda agent: self._models.resolve(agent.llm_config), schemas, self._candidates
+            lambda agent: self._models.resolve(agent.llm_config),
+            schemas,
+            self._candidates,
+            self._models.reply_tokens,
         )
         return builder.build(grant.team)
 

@@ -70,9 +70,13 @@ class ReplayDiverged(TurnFailure):
 
 
 class BudgetExhausted(TurnFailure):
-    """The run may not consume more."""
+    """The run may not consume so much more; `remaining_tokens` is what it still may, if known."""
 
     reason = EndReason.BUDGET
+
+    def __init__(self, detail: str, *, remaining_tokens: int = 0) -> None:
+        super().__init__(detail)
+        self.remaining_tokens = remaining_tokens
 
 
 class DayUsedUp(TurnFailure):

@@ -31,6 +31,7 @@ from agentmesh_agent_runtime.models.replies import (
     ReplySource,
 )
 from agentmesh_agent_runtime.turns import digests
+from agentmesh_agent_runtime.turns.allowance import Allowance
 from agentmesh_agent_runtime.turns.failures import (
     ModelRefused,
     ReplayDiverged,
@@ -38,6 +39,7 @@ from agentmesh_agent_runtime.turns.failures import (
     TurnStopped,
 )
 from agentmesh_agent_runtime.turns.ports import (
+    Consumption,
     DeltaKind,
     MessagePart,
     PartKind,
@@ -61,8 +63,9 @@ class Telling(Enum):
 class RecordedModel(ChatCompletionClient):
     """Wraps the model of one agent, or of what chooses between agents.
 
-    `path` is the agent's, through the teams around it. AutoGen is given whole replies only: its
-    team queue would hold the token stream back, so pieces go straight to the subscribers.
+    `reply_tokens` bounds the replies of agents that set no bound. `path` is the agent's, through
+    the teams around it. AutoGen is given whole replies only: its team queue would hold the token
+    stream back, so pieces go straight to the subscribers.
     """
 
     component_type = "model"
@@ -74,8 +77,10 @@ class RecordedModel(ChatCompletionClient):
         source: ReplySource,
         seat: Seat,
         telling: Telling = Telling.ALOUD,
+        reply_tokens: int | None = None,
     ) -> None:
         self.telling = telling
+        self._reply_tokens = agent.llm_config.max_tokens or reply_tokens
         self._path = path
         self._agent = agent
         self._source = source
@@ -129,12 +134,18 @@ class RecordedModel(ChatCompletionClient):
             self._agent.llm_config,
         )
         scope.progress(f"{self._path} asks {self._source.model}")
-        recorded = await scope.begin(key, digest)
+        allowance = Allowance.of(request.messages, request.tools, self._reply_tokens)
+        recorded, allowance = await scope.begin(key, digest, allowance)
         if recorded is not None:
             reply = _decode(recorded)
             scope.remember(self._messages(scope, key, reply))
             return reply
-        fresh = await scope.guarded(self._ask(scope, key, request))
+        meter = _Meter(allowance)
+        try:
+            fresh = await scope.guarded(self._ask(scope, key, request, meter))
+        except TurnFailure:
+            await scope.give_back(key, digest, meter.consumed)
+            raise
         reply = scope.name_calls(_keep_to(request, fresh))
         messages = self._messages(scope, key, reply)
         if scope.notice:
@@ -153,7 +164,9 @@ class RecordedModel(ChatCompletionClient):
         )
         return reply
 
-    async def _ask(self, scope: TurnScope, key: str, request: ModelRequest) -> ModelReply:
+    async def _ask(
+        self, scope: TurnScope, key: str, request: ModelRequest, meter: _Meter
+    ) -> ModelReply:
         message_id = scope.message_id(key)
         deltas, agent = scope.deltas, self._path
         with tracer.start_as_current_span(
@@ -178,6 +191,7 @@ class RecordedModel(ChatCompletionClient):
                             _describe(span, piece)
                             return piece
                         scope.progress()
+                        meter.count(piece.text)
                         if self.telling is not Telling.NOT_AT_ALL:
                             deltas.push(message_id, agent, self._heard_as(piece.kind), piece.text)
             except TurnFailure as failure:
@@ -252,6 +266,24 @@ class RecordedModel(ChatCompletionClient):
     def model_info(self) -> ModelInfo:
         """That of the wrapped model."""
         return self._source.info
+
+
+class _Meter:
+    """Counts a reply as it flows."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
+        self._characters = 0
+
+    def count(self, text: str) -> None:
+        """Raises BudgetExhausted when it is more than there may be."""
+        self._characters += len(text)
+        self._allowance.require(self._characters)
+
+    @property
+    def consumed(self) -> Consumption:
+        """As an estimate."""
+        return self._allowance.consumed(self._characters)
 
 
 def _with_instructions(messages: Sequence[LLMMessage], scope: TurnScope) -> Sequence[LLMMessage]:

@@ -68,12 +68,14 @@ class SaidMessage:
 
 @dataclass(frozen=True)
 class StepClaim:
-    """The wish to carry out a step. `attempt_id` is new for each attempt at the effect."""
+    """The wish to carry out a step. `attempt_id` is new for each attempt at the effect, and
+    `reservation` what it may consume at most."""
 
     step_key: str
     kind: StepKind
     request_digest: bytes
     attempt_id: str
+    reservation: Consumption = Consumption()
 
 
 @dataclass(frozen=True)

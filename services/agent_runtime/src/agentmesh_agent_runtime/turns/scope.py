@@ -6,16 +6,25 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from agentmesh_agent_runtime.definitions.specs import StageSpec
 from agentmesh_agent_runtime.models.replies import Call, ModelReply
-from agentmesh_agent_runtime.turns.failures import HandedOver
+from agentmesh_agent_runtime.turns.allowance import Allowance
+from agentmesh_agent_runtime.turns.failures import (
+    BudgetExhausted,
+    HandedOver,
+    LeaseLost,
+    TurnFailure,
+)
 from agentmesh_agent_runtime.turns.grant import Grant, StepKind
 from agentmesh_agent_runtime.turns.ids import AttemptId, message_id
 from agentmesh_agent_runtime.turns.line import Line
 from agentmesh_agent_runtime.turns.ports import (
     CheckpointReader,
+    Consumption,
     DeltaSink,
     SaidMessage,
     StepClaim,
@@ -125,12 +134,33 @@ class TurnScope:
         """The id of the message that a step makes, the same on every attempt."""
         return message_id(self.grant.id.run_id, self.grant.id.turn, step_key)
 
-    async def begin(self, step_key: str, digest: bytes) -> bytes | None:
-        """Claims a model step; see StepLog.begin."""
+    async def begin(
+        self, step_key: str, digest: bytes, allowance: Allowance
+    ) -> tuple[bytes | None, Allowance]:
+        """Claims a model step; see StepLog.begin. With its record or None comes what its reply may
+        consume: all that was asked for, or what the run has left."""
         if self._hand_over:
             self.stop(HandedOver())
-        claim = StepClaim(step_key, StepKind.MODEL, digest, self._attempt)
-        return await self.guarded(self._steps.begin(claim))
+        claim = StepClaim(step_key, StepKind.MODEL, digest, self._attempt, allowance.reservation)
+        return await self.guarded(self._begin_within_budget(claim, allowance))
+
+    async def _begin_within_budget(
+        self, claim: StepClaim, allowance: Allowance
+    ) -> tuple[bytes | None, Allowance]:
+        try:
+            return await self._steps.begin(claim), allowance
+        except BudgetExhausted as exhausted:
+            less = allowance.within(exhausted.remaining_tokens)
+            if less is None:
+                raise
+        return await self._steps.begin(replace(claim, reservation=less.reservation)), less
+
+    async def give_back(self, step_key: str, digest: bytes, consumed: Consumption) -> None:
+        """Says what a claimed model step has consumed that failed. Otherwise all that it reserved
+        would be charged; that is also what comes of it where nobody can be told."""
+        claim = StepClaim(step_key, StepKind.MODEL, digest, self._attempt, consumed)
+        with suppress(TurnFailure, LeaseLost):
+            await self._steps.begin(claim)
 
     async def begin_answer(self, call_id: str, digest: bytes) -> bytes | None:
         """Claims the step of a tool call that is answered here and not carried out anywhere."""

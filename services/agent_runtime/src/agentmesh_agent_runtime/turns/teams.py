@@ -63,9 +63,15 @@ class TeamBuilder:
     """Makes AutoGen's teams of one definition. Raises InvalidDefinition."""
 
     def __init__(
-        self, resolve: ResolveModel, schemas: Mapping[str, ToolSchema], candidates: Candidates
+        self,
+        resolve: ResolveModel,
+        schemas: Mapping[str, ToolSchema],
+        candidates: Candidates,
+        reply_tokens: int | None,
     ) -> None:
-        """`schemas` holds every tool that the agents may use."""
+        """`schemas` holds every tool that the agents may use; `reply_tokens` bounds the replies of
+        agents that set no bound."""
+        self._reply_tokens = reply_tokens
         self._resolve = resolve
         self._schemas = schemas
         self._candidates = candidates
@@ -148,7 +154,8 @@ class TeamBuilder:
         raise InvalidDefinition(f"{path}{member} is not resolved")
 
     def _model(self, path: str, spec: AgentSpec, telling: Telling) -> RecordedModel:
-        return RecordedModel(path, spec, self._resolve(spec), self._seat, telling)
+        source = self._resolve(spec)
+        return RecordedModel(path, spec, source, self._seat, telling, self._reply_tokens)
 
     def _agent(self, spec: AgentSpec, handoffs: Sequence[str], path: str) -> MeshAgent:
         usable = [self._schemas[name] for name in spec.usable_tools()]

@@ -23,7 +23,14 @@ def require_budget(known: Mapping[str, Run], run: Run, reservation: Usage) -> No
                 f"{bounded.run_id} used or reserved {held} of {bound} {measure.replace('_', ' ')}",
                 budget=f"run.{budget}",
                 run_id=bounded.run_id,
+                **_what_is_left(known, run),
             )
+
+
+def _what_is_left(known: Mapping[str, Run], run: Run) -> dict[str, str]:
+    """So that who asked for more may ask for that."""
+    left = remaining_tokens(known, run)
+    return {} if left is None else {"remaining_tokens": str(left)}
 
 
 def remaining_tokens(known: Mapping[str, Run], run: Run) -> int | None:

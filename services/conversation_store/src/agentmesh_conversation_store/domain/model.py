@@ -154,6 +154,10 @@ class Usage:
         rest = {name: max(0, getattr(self, name) - getattr(other, name)) for name in ADDITIVE}
         return Usage(**rest)
 
+    def at_most(self, other: Usage) -> Usage:
+        """The lesser of each; for reservations."""
+        return Usage(**{n: min(getattr(self, n), getattr(other, n)) for n in ADDITIVE})
+
 
 ADDITIVE: tuple[str, ...] = tuple(f.name for f in fields(Usage) if f.name != "estimated")
 NO_USAGE = Usage()

@@ -51,7 +51,9 @@ class BeginStep:
         )
 
     def decide(self, loaded: Loaded, now: Instant) -> Decision[StepClaim]:
-        """Repeating a claim under the same fence and attempt is harmless."""
+        """Repeating a claim under the same fence and attempt is harmless. With a smaller
+        reservation it gives back the rest: so an attempt that failed is not charged what it did
+        not consume."""
         run = _run_of(loaded, self.run_id)
         runs.require_current(run, self.fence)
         runs.require_turn(run, self.turn)
@@ -66,10 +68,20 @@ class BeginStep:
             return _known(loaded, run, step, StepState.RECORDED)
         if step is not None:
             if step.fence == self.fence and step.attempt_id == self.attempt_id:
-                return _known(loaded, run, step, StepState.CLAIMED)
+                return self._give_back(loaded, run, step)
             if not self.take_over:
                 return _known(loaded, run, step, StepState.ORPHANED)
         return self._claim(loaded, run, step, now)
+
+    def _give_back(self, loaded: Loaded, run: Run, step: Step) -> Decision[StepClaim]:
+        less = step.reservation.at_most(self.reservation)
+        if less == step.reservation:
+            return _known(loaded, run, step, StepState.CLAIMED)
+        run = replace(run, reserved=run.reserved.minus(step.reservation).plus(less))
+        step = replace(step, reservation=less)
+        known = {**loaded.runs, run.run_id: run}
+        claim = StepClaim(step, StepState.CLAIMED, remaining_tokens(known, run))
+        return Decision(Changes(runs=[run], steps=[step]), claim)
 
     def _claim(
         self, loaded: Loaded, run: Run, orphan: Step | None, now: Instant

@@ -529,7 +529,10 @@ class BeginStepRequest(google.protobuf.message.Message):
     """True takes over an orphaned claim: the effect may be repeated."""
     @property
     def reservation(self) -> agentmesh.common.v1.usage_pb2.Usage:
-        """What the effect may cost at most; held until it is recorded."""
+        """What the effect may cost at most; held until it is recorded. The same claim again with a
+        smaller one gives back the rest: what an attempt that fails here did not consume. What a lost
+        attempt had reserved is charged.
+        """
 
     def __init__(
         self,

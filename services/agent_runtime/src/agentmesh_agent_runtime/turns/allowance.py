@@ -1,0 +1,68 @@
+"""What one model reply may consume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autogen_core.models import LLMMessage
+
+from agentmesh_agent_runtime.turns.failures import BudgetExhausted
+from agentmesh_agent_runtime.turns.ports import Consumption
+
+CHARACTERS_PER_TOKEN = 4
+DEFAULT_REPLY_TOKENS = 4000
+"""Of a reply that nothing else bounds."""
+LEAST_REPLY_TOKENS = 16
+"""For less than that a model is not asked."""
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Tokens that a request is estimated to have, and that its reply may have.
+
+    A reply that is `cut` gets less than was asked for: the run's budget leaves no more, which the
+    model server does not know.
+    """
+
+    request_tokens: int
+    reply_tokens: int
+    cut: bool = False
+
+    @classmethod
+    def of(
+        cls, messages: Sequence[LLMMessage], tools: Sequence[Any], reply_tokens: int | None
+    ) -> Allowance:
+        """Estimated at four characters a token."""
+        characters = sum(len(str(m.content)) for m in messages) + sum(len(str(t)) for t in tools)
+        return cls(characters // CHARACTERS_PER_TOKEN, reply_tokens or DEFAULT_REPLY_TOKENS)
+
+    @property
+    def reservation(self) -> Consumption:
+        """What is held until the reply is recorded."""
+        return Consumption(
+            input_tokens=self.request_tokens, output_tokens=self.reply_tokens, model_calls=1
+        )
+
+    def consumed(self, characters: int) -> Consumption:
+        """What a reply has cost that failed after so many characters; nothing before the first."""
+        if not characters:
+            return Consumption()
+        tokens = min(self.reply_tokens, max(1, characters // CHARACTERS_PER_TOKEN))
+        return replace(self.reservation, output_tokens=tokens)
+
+    def within(self, tokens: int) -> Allowance | None:
+        """With what is left; None if that is too little."""
+        left = min(tokens - self.request_tokens, self.reply_tokens)
+        if left < LEAST_REPLY_TOKENS:
+            return None
+        return replace(self, reply_tokens=left, cut=True)
+
+    def require(self, characters: int) -> None:
+        """Raises BudgetExhausted if a reply that is cut has more characters than it may."""
+        if self.cut and characters > self.reply_tokens * CHARACTERS_PER_TOKEN:
+            raise BudgetExhausted(
+                f"the reply was stopped after about {self.reply_tokens} tokens:"
+                " the run's budget leaves no more"
+            )
