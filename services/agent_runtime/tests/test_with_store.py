@@ -189,8 +189,10 @@ async def test_a_run_waits_for_its_tenants_next_day_and_goes_on_when_there_is_mo
 ) -> None:
     model_server.reply_with(say_who)
     mesh = await start_mesh()
-    await mesh.allow_a_day(max_tokens=1)
-    conversation = await mesh.begin(team(agent("alice")), "begin", max_rounds=2)
+    # Room for what the first reply may have, and then not for what the second may.
+    await mesh.allow_a_day(max_tokens=110)
+    brief = agent("alice", llm_config={"model": "test-model", "max_tokens": 100})
+    conversation = await mesh.begin(team(brief), "begin", max_rounds=2)
     async with asyncio.timeout(60):
         while (shown := await mesh.conversation(conversation)).run.turn < 1:
             await asyncio.sleep(0.02)
