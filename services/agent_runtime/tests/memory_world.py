@@ -24,6 +24,7 @@ from agentmesh_agent_runtime.turns.grant import (
 from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
     SaidMessage,
+    SaidSummary,
     StepClaim,
     StepResult,
     ToolOutput,
@@ -52,6 +53,7 @@ class MemoryRun:
     chain: tuple[SavedCheckpoint, ...] = ()
     withhold_chain: bool = False
     said: list[SaidMessage] = field(default_factory=list)
+    summaries: list[tuple[str, SaidSummary]] = field(default_factory=list)
     steps: dict[str, KnownStep] = field(default_factory=dict)
     deltas: list[tuple[str, str, DeltaKind, str]] = field(default_factory=list)
     tool_calls: list[ToolRequest] = field(default_factory=list)
@@ -147,6 +149,8 @@ class _Lease:
             claimed, result=result.result, encoding=result.encoding
         )
         self._run.said.extend(result.messages)
+        if result.summary is not None:
+            self._run.summaries.append((result.step_key, result.summary))
         self._die(self._run.die_after, result.step_key)
 
     def _die(self, key: str, step_key: str) -> None:

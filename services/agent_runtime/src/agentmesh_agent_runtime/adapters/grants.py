@@ -24,6 +24,7 @@ from agentmesh_agent_runtime.turns.ports import (
     MessagePart,
     PartKind,
     SaidMessage,
+    SaidSummary,
     Speaker,
 )
 
@@ -81,6 +82,18 @@ def message_to_event(message: SaidMessage) -> event_pb2.Event:
             agent=message.agent,
             content=message.text or _output(message),
             parts=[_part(part) for part in message.parts],
+        ),
+    )
+
+
+def summary_to_event(summary: SaidSummary) -> event_pb2.Event:
+    """The event that stands for a range of others."""
+    return event_pb2.Event(
+        agent=summary.agent,
+        context_summary=event_pb2.ContextSummary(
+            first_sequence=summary.first_sequence,
+            last_sequence=summary.last_sequence,
+            text=summary.text,
         ),
     )
 

@@ -15,6 +15,7 @@ from agentmesh_agent_runtime.adapters.grants import (
     end_reason_to_proto,
     message_to_event,
     saved_checkpoint,
+    summary_to_event,
     usage_to_proto,
 )
 from agentmesh_agent_runtime.turns.driver import TurnResult
@@ -67,6 +68,9 @@ class StoreStepLog:
 
     async def record(self, result: StepResult) -> None:
         """See StepLog."""
+        events = [message_to_event(message) for message in result.messages]
+        if result.summary is not None:
+            events.append(summary_to_event(result.summary))
         request = turns_pb2.RecordStepRequest(
             run_id=self._id.run_id,
             turn=self._id.turn,
@@ -74,7 +78,7 @@ class StoreStepLog:
             request_digest=result.request_digest,
             result=result.result,
             encoding=result.encoding,
-            events=[message_to_event(message) for message in result.messages],
+            events=events,
             usage=usage_to_proto(result.usage),
             model=result.model,
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from agentmesh_agent_runtime.definitions import tokens
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
-    ContextSpec,
     LlmSettings,
     TeamKind,
     TeamSpec,
@@ -56,7 +56,7 @@ def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Itera
             f"{path}.handoffs",
             "handoffs are not served by this version; remove them",
         )
-    yield from _check_context(agent.context, f"{path}.context")
+    yield from _check_context(agent, f"{path}.context")
 
 
 def check_team(
@@ -96,6 +96,7 @@ def check_team(
                 f"{path}.stages[{index}].agent",
                 f"{stage.agent!r} is no member of the team; add it to participants",
             )
+    yield from _check_instructions(team, path)
     yield from _check_termination(team.termination, f"{path}.termination", names)
 
 
@@ -115,9 +116,33 @@ def _check_termination(
         yield from _check_termination(part, f"{path}.all_of[{index}]", members)
 
 
-def _check_context(context: ContextSpec, path: str) -> Iterator[Finding]:
-    if context.unserved:
+def _check_context(agent: AgentSpec, path: str) -> Iterator[Finding]:
+    """What the tools take is known at the turn only, which checks again."""
+    limit = agent.context.limit
+    if limit is None:
+        return
+    field, most = limit
+    taken = tokens.of_message(agent.system_message)
+    if taken >= most:
         yield Finding(
-            f"{path}.{context.unserved}",
-            "is not served by this version; use buffered or head_and_tail",
+            f"{path}.{field}",
+            f"the system message alone takes {taken} tokens; raise max_tokens or shorten it",
         )
+
+
+def _check_instructions(team: TeamSpec, path: str) -> Iterator[Finding]:
+    """A stage's instructions stand beside the system message."""
+    members = {agent.id: agent for agent in team.agents()}
+    for index, stage in enumerate(team.stages):
+        member = members.get(stage.agent)
+        limit = member.context.limit if member else None
+        if member is None or limit is None:
+            continue
+        system = tokens.of_message(member.system_message)
+        taken = system + tokens.of_message(stage.instructions.strip())
+        if system < limit[1] <= taken:
+            yield Finding(
+                f"{path}.stages[{index}].instructions",
+                f"takes {taken} tokens with the system message of {member.id!r}, whose context has "
+                f"{limit[1]}; raise its max_tokens or shorten them",
+            )

@@ -29,7 +29,7 @@ from agentmesh_agent_runtime.models.replies import (
     ModelRequest,
     ReplySource,
 )
-from agentmesh_agent_runtime.turns import digests
+from agentmesh_agent_runtime.turns import digests, prompt_size, summaries
 from agentmesh_agent_runtime.turns.failures import (
     ModelRefused,
     ReplayDiverged,
@@ -37,9 +37,12 @@ from agentmesh_agent_runtime.turns.failures import (
     TurnStopped,
 )
 from agentmesh_agent_runtime.turns.ports import (
+    DeltaKind,
+    DeltaSink,
     MessagePart,
     PartKind,
     SaidMessage,
+    SaidSummary,
     Speaker,
     StepResult,
 )
@@ -95,28 +98,82 @@ class RecordedModel(ChatCompletionClient):
             raise TurnStopped(type(error).__name__) from None
         scope.expect(reply.calls)
         result = reply.as_create_result()
-        self._usage = RequestUsage(
-            self._usage.prompt_tokens + result.usage.prompt_tokens,
-            self._usage.completion_tokens + result.usage.completion_tokens,
-        )
+        self._count(result.usage)
         return result
 
-    async def _step(self, scope: TurnScope, request: ModelRequest) -> ModelReply:
-        key = scope.next_key(self._path)
-        digest = digests.model_request(
+    async def summarize(self, messages: Sequence[LLMMessage], stands_for: tuple[int, int]) -> str:
+        """One step, and the event of a summary for the sequences that it `stands_for`.
+
+        `messages` ask for it. Nobody is shown how it comes. Raises as `create` does.
+        """
+        scope = self._seat.scope
+        request = ModelRequest(
+            agent=self._agent.id,
+            role=self._agent.role,
+            stage=summaries.STAGE,
+            round=scope.grant.rounds,
+            messages=messages,
+            tool_choice="none",
+        )
+        try:
+            reply = await self._summary_step(scope, request, stands_for)
+        except Exception as error:
+            # As in `create`.
+            scope.stop(error)
+            raise TurnStopped(type(error).__name__) from None
+        self._count(RequestUsage(reply.usage.input_tokens, reply.usage.output_tokens))
+        return summaries.text_of(reply)
+
+    async def _summary_step(
+        self, scope: TurnScope, request: ModelRequest, stands_for: tuple[int, int]
+    ) -> ModelReply:
+        key = scope.next_key(f"{self._path}{summaries.KEY_SUFFIX}")
+        digest = self._digest(request)
+        scope.progress(f"{self._agent.id} has {self._source.model} summarise its context")
+        recorded = await scope.begin(key, digest)
+        if recorded is not None:
+            return _decode(recorded)
+        reply = await scope.guarded(self._ask(scope, key, request, _Unheard()))
+        summary = SaidSummary(self._agent.id, *stands_for, summaries.text_of(reply))
+        await scope.record(
+            StepResult(
+                key,
+                digest,
+                reply.encode(),
+                REPLY_ENCODING,
+                (),
+                usage=reply.usage,
+                model=self._source.model,
+                summary=summary,
+            )
+        )
+        return reply
+
+    def _count(self, usage: RequestUsage) -> None:
+        self._usage = RequestUsage(
+            self._usage.prompt_tokens + usage.prompt_tokens,
+            self._usage.completion_tokens + usage.completion_tokens,
+        )
+
+    def _digest(self, request: ModelRequest) -> bytes:
+        return digests.model_request(
             request.messages,
             request.tools,
             request.tool_choice,
             request.json_output,
             self._agent.llm_config,
         )
+
+    async def _step(self, scope: TurnScope, request: ModelRequest) -> ModelReply:
+        key = scope.next_key(self._path)
+        digest = self._digest(request)
         scope.progress(f"{self._agent.id} asks {self._source.model}")
         recorded = await scope.begin(key, digest)
         if recorded is not None:
             reply = _decode(recorded)
             scope.remember([self._message(scope, key, reply)])
             return reply
-        fresh = await scope.guarded(self._ask(scope, key, request))
+        fresh = await scope.guarded(self._ask(scope, key, request, scope.deltas))
         reply = scope.name_calls(_keep_to(request, fresh))
         messages = [self._message(scope, key, reply)]
         if scope.notice:
@@ -135,9 +192,10 @@ class RecordedModel(ChatCompletionClient):
         )
         return reply
 
-    async def _ask(self, scope: TurnScope, key: str, request: ModelRequest) -> ModelReply:
-        message_id = scope.message_id(key)
-        deltas, agent = scope.deltas, self._agent.id
+    async def _ask(
+        self, scope: TurnScope, key: str, request: ModelRequest, deltas: DeltaSink
+    ) -> ModelReply:
+        message_id, agent = scope.message_id(key), self._agent.id
         with tracer.start_as_current_span(
             f"chat {self._source.model}",
             kind=trace.SpanKind.CLIENT,
@@ -209,8 +267,8 @@ class RecordedModel(ChatCompletionClient):
     def count_tokens(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
     ) -> int:
-        """An estimate: four characters a token."""
-        return sum(len(str(message.content)) for message in messages) // 4
+        """An estimate, of the messages alone."""
+        return prompt_size.of_messages(messages)
 
     def remaining_tokens(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
@@ -227,6 +285,16 @@ class RecordedModel(ChatCompletionClient):
     def model_info(self) -> ModelInfo:
         """That of the wrapped model."""
         return self._source.info
+
+
+class _Unheard:
+    """A DeltaSink for what is no message."""
+
+    def push(self, message_id: str, agent: str, kind: DeltaKind, text: str) -> None:
+        """Drops it."""
+
+    def flush(self) -> None:
+        """There is nothing."""
 
 
 def _with_instructions(messages: Sequence[LLMMessage], scope: TurnScope) -> Sequence[LLMMessage]:

@@ -11,16 +11,12 @@ from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, MessageF
 from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat
 from autogen_agentchat.teams._group_chat._events import GroupChatTermination
 from autogen_agentchat.teams._group_chat._round_robin_group_chat import RoundRobinGroupChatManager
-from autogen_core.model_context import (
-    BufferedChatCompletionContext,
-    ChatCompletionContext,
-    HeadAndTailChatCompletionContext,
-)
 
-from agentmesh_agent_runtime.definitions.specs import AgentSpec, ContextSpec, TeamKind, TeamSpec
+from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamKind, TeamSpec
 from agentmesh_agent_runtime.mends import MeshAgent
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.turns.checkpoints import Chain
+from agentmesh_agent_runtime.turns.contexts import build_context
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
 from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.ports import ToolSchema
@@ -81,9 +77,10 @@ def _build_agent(
     spec: AgentSpec, source: ReplySource, schemas: Mapping[str, ToolSchema], seat: Seat
 ) -> MeshAgent:
     usable = [schemas[name] for name in spec.usable_tools()]
+    model = RecordedModel(spec.id, spec, source, seat)
     return MeshAgent(
         spec.id,
-        RecordedModel(spec.id, spec, source, seat),
+        model,
         workbench=[RecordedTools(spec, usable, seat)],
         description=spec.role or spec.name or spec.id,
         system_message=spec.system_message or None,
@@ -92,16 +89,8 @@ def _build_agent(
         # So that each turn's last message is a model step's own.
         reflect_on_tool_use=True,
         max_tool_iterations=spec.max_tool_iterations or DEFAULT_TOOL_ITERATIONS,
-        model_context=_context(spec.context),
+        model_context=build_context(spec, usable, model, seat),
     )
-
-
-def _context(spec: ContextSpec) -> ChatCompletionContext | None:
-    if spec.buffered is not None:
-        return BufferedChatCompletionContext(buffer_size=spec.buffered)
-    if spec.tail is not None:
-        return HeadAndTailChatCompletionContext(head_size=spec.head or 0, tail_size=spec.tail)
-    return None
 
 
 class _StagedManager(RoundRobinGroupChatManager):
