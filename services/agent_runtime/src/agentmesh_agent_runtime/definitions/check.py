@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
 from agentmesh_agent_runtime.definitions import tokens
 from agentmesh_agent_runtime.definitions.specs import (
@@ -20,6 +22,12 @@ ModelCheck = Callable[[LlmSettings], str | None]
 """Says what is wrong with model settings and how to mend it, or None."""
 
 
+ToolTokens = Mapping[str, int]
+"""What descriptions of tools take of a context, by name; tools left out are not known yet."""
+
+_NOT_KNOWN: Final[ToolTokens] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong: where in the document, and what to do about it."""
@@ -28,7 +36,9 @@ class Finding:
     description: str
 
 
-def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Iterator[Finding]:
+def check_agent(
+    agent: AgentSpec, path: str, model_problem: ModelCheck, tool_tokens: ToolTokens = _NOT_KNOWN
+) -> Iterator[Finding]:
     """Everything that keeps one agent from running."""
     if not agent.id.isidentifier():
         yield Finding(
@@ -56,11 +66,15 @@ def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Itera
             f"{path}.handoffs",
             "handoffs are not served by this version; remove them",
         )
-    yield from _check_context(agent, f"{path}.context")
+    yield from _check_context(agent, f"{path}.context", tool_tokens)
 
 
 def check_team(
-    team: TeamSpec, path: str, model_problem: ModelCheck, known_agents: Iterable[str] = ()
+    team: TeamSpec,
+    path: str,
+    model_problem: ModelCheck,
+    known_agents: Iterable[str] = (),
+    tool_tokens: ToolTokens = _NOT_KNOWN,
 ) -> Iterator[Finding]:
     """Everything that keeps one team from running.
 
@@ -79,7 +93,7 @@ def check_team(
         where = f"{path}.participants[{index}]"
         if isinstance(member, AgentSpec):
             names.append(member.id)
-            yield from check_agent(member, f"{where}.agent", model_problem)
+            yield from check_agent(member, f"{where}.agent", model_problem, tool_tokens)
         elif isinstance(member, TeamSpec):
             names.append(member.id)
             yield Finding(f"{where}.team", "nested teams are not served by this version")
@@ -116,17 +130,20 @@ def _check_termination(
         yield from _check_termination(part, f"{path}.all_of[{index}]", members)
 
 
-def _check_context(agent: AgentSpec, path: str) -> Iterator[Finding]:
-    """What the tools take is known at the turn only, which checks again."""
+def _check_context(agent: AgentSpec, path: str, tool_tokens: ToolTokens) -> Iterator[Finding]:
+    """Tools that are not known here count at the turn, which checks again."""
     limit = agent.context.limit
     if limit is None:
         return
     field, most = limit
-    taken = tokens.of_message(agent.system_message)
-    if taken >= most:
+    system = tokens.of_message(agent.system_message)
+    tools = sum(tool_tokens.get(tool, 0) for tool in agent.usable_tools())
+    if system + tools >= most:
+        with_tools = f" and the tools {tools}" if tools else ""
         yield Finding(
             f"{path}.{field}",
-            f"the system message alone takes {taken} tokens; raise max_tokens or shorten it",
+            f"leaves no room for messages: the system message takes {system} tokens{with_tools}; "
+            "raise it",
         )
 
 

@@ -10,12 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from autogen_core.model_context import (
-    BufferedChatCompletionContext,
-    ChatCompletionContext,
-    HeadAndTailChatCompletionContext,
-)
-from autogen_core.models import FunctionExecutionResultMessage, LLMMessage
+from autogen_core.model_context import ChatCompletionContext
+from autogen_core.models import FunctionExecutionResultMessage, LLMMessage, UserMessage
 from pydantic import BaseModel, Field, model_validator
 
 from agentmesh_agent_runtime.definitions import tokens
@@ -40,17 +36,42 @@ def build_context(
     """
     context = agent.context
     if context.buffered is not None:
-        return BufferedChatCompletionContext(buffer_size=context.buffered)
+        return HeadAndTailContext(0, context.buffered)
     if context.tail is not None:
-        if not context.head:  # AutoGen has none of the tail alone
-            return BufferedChatCompletionContext(buffer_size=context.tail)
-        return HeadAndTailChatCompletionContext(head_size=context.head, tail_size=context.tail)
+        return HeadAndTailContext(context.head or 0, context.tail)
     if context.token_limited is not None:
         return TokenLimitedContext(_Room(agent, tools, seat, context.token_limited.max_tokens))
     if context.summarizing is not None:
         room = _Room(agent, tools, seat, context.summarizing.max_tokens)
         return SummarizingContext(agent.id, context.summarizing.keep, room, model, seat)
     return None
+
+
+class HeadAndTailContext(ChatCompletionContext):
+    """The first `head` and the newest `tail` messages, with a word about those between.
+
+    Without a head the newest alone. A result at the edge brings its call along: AutoGen's contexts
+    of this kind drop it, even if it is what the model has to answer.
+    """
+
+    component_provider_override = "agentmesh_agent_runtime.turns.contexts.HeadAndTailContext"
+
+    def __init__(self, head: int, tail: int) -> None:
+        super().__init__()
+        self._head = head
+        self._tail = tail
+
+    async def get_messages(self) -> list[LLMMessage]:
+        """See the class."""
+        messages = self._messages
+        newest = _start_of_newest(messages, self._tail)
+        if not self._head:
+            return messages[newest:]
+        first = max((start for start in _starts(messages) if start <= self._head), default=0)
+        if first >= newest:
+            return messages[:]
+        skipped = UserMessage(content=f"Skipped {newest - first} messages.", source="System")
+        return [*messages[:first], skipped, *messages[newest:]]
 
 
 class _Room:
@@ -181,7 +202,7 @@ class SummarizingContext(ChatCompletionContext):
         A request for a summary is itself to fit, so that many messages at once take several.
         """
         starts = _starts(self._messages)
-        kept = max(start for start in starts if start <= max(0, len(self._messages) - self._keep))
+        kept = _start_of_newest(self._messages, self._keep)
         asking = summaries.request(self._agent, self._earlier, (), self._room.max_tokens)
         room = max(self._room.max_tokens, LEAST_TO_SUMMARIZE) - prompt_size.of_messages(asking)
         end = self._through
@@ -239,3 +260,9 @@ def _starts(messages: Sequence[LLMMessage]) -> list[int]:
         for index, message in enumerate(messages)
         if index == 0 or not isinstance(message, FunctionExecutionResultMessage)
     ]
+
+
+def _start_of_newest(messages: Sequence[LLMMessage], count: int) -> int:
+    """Where the `count` newest messages begin, and what belongs to the first of them."""
+    newest = max(0, len(messages) - count)
+    return max((start for start in _starts(messages) if start <= newest), default=0)
