@@ -102,7 +102,32 @@ class _Room:
         raise TurnStopped(InvalidDefinition.__name__)
 
 
-class TokenLimitedContext(ChatCompletionContext):
+class _MeasuredContext(ChatCompletionContext):
+    """Counts the tokens of each message once: a long one stays for many requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, int] = {}
+
+    def _size(self, begin: int, end: int) -> int:
+        """Tokens of the messages from `begin` to before `end`."""
+        for index in range(begin, end):
+            if index not in self._sizes:
+                self._sizes[index] = prompt_size.of_message(self._messages[index])
+        return sum(self._sizes[index] for index in range(begin, end))
+
+    async def clear(self) -> None:
+        """Forgets everything."""
+        await super().clear()
+        self._sizes = {}
+
+    async def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes the state of any context. Raises ValueError."""
+        await super().load_state(state)
+        self._sizes = {}
+
+
+class TokenLimitedContext(_MeasuredContext):
     """As many of the newest messages as fit; the newest one always."""
 
     component_provider_override = "agentmesh_agent_runtime.turns.contexts.TokenLimitedContext"
@@ -116,7 +141,7 @@ class TokenLimitedContext(ChatCompletionContext):
         room = self._room.left()
         begin = len(self._messages)
         for start in reversed(_starts(self._messages)):
-            room -= prompt_size.of_messages(self._messages[start:begin])
+            room -= self._size(start, begin)
             if room < 0 and begin < len(self._messages):
                 break
             begin = start
@@ -151,7 +176,7 @@ class _Told(BaseModel):
         return self
 
 
-class SummarizingContext(ChatCompletionContext):
+class SummarizingContext(_MeasuredContext):
     """All messages while they fit, else a summary in the place of the older ones.
 
     The newest `keep` messages stay, and at least the newest one, even if they do not fit. Each
@@ -177,7 +202,7 @@ class SummarizingContext(ChatCompletionContext):
         """See the class. Raises TurnStopped."""
         self._mark(self._seat.scope)
         room = self._room.left()
-        while prompt_size.of_messages(self._given()) > room:
+        while self._given_size() > room:
             through = self._next_end()
             if through <= self._through:
                 break
@@ -196,6 +221,11 @@ class SummarizingContext(ChatCompletionContext):
         summary = [summaries.standing_in(self._earlier)] if self._told.summaries else []
         return [*summary, *self._messages[self._through :]]
 
+    def _given_size(self) -> int:
+        summary = summaries.standing_in(self._earlier) if self._told.summaries else None
+        taken = prompt_size.of_message(summary) if summary else 0
+        return taken + self._size(self._through, len(self._messages))
+
     def _next_end(self) -> int:
         """Where the messages end that the next summary tells of; not before the present one's end.
 
@@ -204,10 +234,11 @@ class SummarizingContext(ChatCompletionContext):
         starts = _starts(self._messages)
         kept = _start_of_newest(self._messages, self._keep)
         asking = summaries.request(self._agent, self._earlier, (), self._room.max_tokens)
-        room = max(self._room.max_tokens, LEAST_TO_SUMMARIZE) - prompt_size.of_messages(asking)
+        most = max(self._room.max_tokens, LEAST_TO_SUMMARIZE)
+        room = most - sum(map(prompt_size.of_message, asking))
         end = self._through
         for start in (*(s for s in starts if end < s < kept), kept):
-            room -= prompt_size.of_messages(self._messages[end:start])
+            room -= self._size(end, start)
             if start <= end or (room < 0 and end > self._through):
                 break
             end = start

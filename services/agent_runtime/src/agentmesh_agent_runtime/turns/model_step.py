@@ -268,7 +268,7 @@ class RecordedModel(ChatCompletionClient):
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
     ) -> int:
         """An estimate, of the messages alone."""
-        return prompt_size.of_messages(messages)
+        return sum(map(prompt_size.of_message, messages))
 
     def remaining_tokens(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Final
 
 from autogen_core import FunctionCall
@@ -16,18 +15,14 @@ IMAGE_TOKENS: Final = 1600
 """What an image may take: more than OpenAI's models count for one in full detail."""
 
 
-def of_messages(messages: Sequence[LLMMessage]) -> int:
-    """Tokens of all messages together."""
-    return sum(map(_of_message, messages))
-
-
 def of_tool(schema: ToolSchema) -> int:
     """Tokens of a tool's description, as the model is told of it."""
     parameters = json.dumps(schema.parameters, ensure_ascii=False)
     return MESSAGE_TOKENS + sum(map(estimate, (schema.name, schema.description, parameters)))
 
 
-def _of_message(message: LLMMessage) -> int:
+def of_message(message: LLMMessage) -> int:
+    """Tokens of a message with everything in it."""
     content = message.content
     if isinstance(content, str):
         size = MESSAGE_TOKENS + estimate(content)
