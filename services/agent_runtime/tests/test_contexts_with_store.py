@@ -35,12 +35,16 @@ def summaries(events: Sequence[event_pb2.Event]) -> list[event_pb2.Event]:
     return [event for event in events if event.HasField("context_summary")]
 
 
-def told(events: Sequence[event_pb2.Event]) -> list[tuple[str, str]]:
-    """What was said and summarised, in the order of the log."""
+def told(events: Sequence[event_pb2.Event]) -> list[tuple[str, str, int]]:
+    """What was said and summarised, in the order of the log, and how much a summary stands for."""
+    said = [e for e in events if e.HasField("message") or e.HasField("context_summary")]
     return [
-        (event.agent, event.message.content or event.context_summary.text)
-        for event in events
-        if event.HasField("message") or event.HasField("context_summary")
+        (
+            event.agent,
+            event.message.content or event.context_summary.text,
+            sum(e.sequence <= event.context_summary.last_sequence for e in said),
+        )
+        for event in said
     ]
 
 
