@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -162,7 +162,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
             )
 
 
-def _agents(request: runtime_pb2.CheckDefinitionsRequest) -> Iterable[AgentSpec]:
+def _agents(request: runtime_pb2.CheckDefinitionsRequest) -> Iterator[AgentSpec]:
     """Those that keep the rules of their specs, members of teams among them."""
     for agent in request.agents:
         with suppress(ValidationError):

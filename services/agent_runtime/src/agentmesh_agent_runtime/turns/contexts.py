@@ -253,7 +253,7 @@ class SummarizingContext(_MeasuredContext):
     def _stands_for(self, through: int) -> tuple[int, int]:
         """The events that a summary stands for: no later ones than before all messages that stay.
 
-        The conversation's first event is none of them, so that there is always one.
+        The conversation's first event is no message, so that there is always one to stand for.
         """
         before = [mark.after for mark in self._told.marks if mark.index <= through]
         return 1, max([1, *before])
