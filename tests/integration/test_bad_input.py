@@ -185,7 +185,9 @@ async def test_an_agent_with_an_unknown_tool_registers_and_does_not_start(
                 name="narrow",
                 config=agents.AgentConfig(
                     tools=["file_manager"],
-                    context=agent_pb2.ContextPolicy(summarizing={"max_tokens": 30}),
+                    context=agent_pb2.ContextPolicy(
+                        summarizing=agent_pb2.SummarizingContext(max_tokens=30)
+                    ),
                 ),
             ),
             "config.context.summarizing.max_tokens",
