@@ -180,6 +180,18 @@ async def test_an_agent_with_an_unknown_tool_registers_and_does_not_start(
             ),
             "config.llm_config.temperature",
         ),
+        (
+            agents.RegisterAgentRequest(
+                name="narrow",
+                config=agents.AgentConfig(
+                    tools=["file_manager"],
+                    context=agent_pb2.ContextPolicy(
+                        summarizing=agent_pb2.SummarizingContext(max_tokens=30)
+                    ),
+                ),
+            ),
+            "config.context.summarizing.max_tokens",
+        ),
     ],
 )
 async def test_a_bad_agent_names_the_field(

@@ -25,6 +25,7 @@ from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
     HandedOverTo,
     SaidMessage,
+    SaidSummary,
     StepClaim,
     StepResult,
     ToolOutput,
@@ -53,6 +54,7 @@ class MemoryRun:
     chain: tuple[SavedCheckpoint, ...] = ()
     withhold_chain: bool = False
     said: list[SaidMessage] = field(default_factory=list)
+    summaries: list[tuple[str, SaidSummary]] = field(default_factory=list)
     steps: dict[str, KnownStep] = field(default_factory=dict)
     deltas: list[tuple[str, str, DeltaKind, str]] = field(default_factory=list)
     tool_calls: list[ToolRequest] = field(default_factory=list)
@@ -157,6 +159,8 @@ class _Lease:
         self._run.said.extend(result.messages)
         if result.handoff is not None:
             self._run.handoffs.append(result.handoff)
+        if result.summary is not None:
+            self._run.summaries.append((result.step_key, result.summary))
         self._die(self._run.die_after, result.step_key)
         self._die_at(self._run.die_after_record, number, result.step_key)
 

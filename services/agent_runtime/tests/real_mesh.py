@@ -163,9 +163,13 @@ class RealMesh:
         with principal_scope(SOMEBODY):
             return [r.item async for r in self.stub.SubscribeConversation(request)]
 
-    async def events(self, conversation_id: str) -> Sequence[event_pb2.Event]:
+    async def events(
+        self, conversation_id: str, view: store_pb2.EventView = store_pb2.EVENT_VIEW_LOG
+    ) -> Sequence[event_pb2.Event]:
         """The log."""
-        request = store_pb2.ListEventsRequest(conversation_id=conversation_id, page_size=1000)
+        request = store_pb2.ListEventsRequest(
+            conversation_id=conversation_id, page_size=1000, view=view
+        )
         with principal_scope(SOMEBODY):
             response = await self.stub.ListEvents(request)
         events: Sequence[event_pb2.Event] = response.events

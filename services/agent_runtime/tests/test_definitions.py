@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from agentmesh.catalog.v1 import agent_pb2
 from agentmesh_agent_runtime.adapters.definitions import (
     agent_to_proto,
     agent_to_spec,
@@ -26,6 +27,7 @@ from agentmesh_agent_runtime.definitions.yaml_source import DefinitionError, loa
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
 from agentmesh_agent_runtime.models.scripted.rules import Script
 from agentmesh_agent_runtime.turns.termination import Utterance, why_done
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from services.agent_runtime.tests.memory_world import agent, team
 
@@ -170,6 +172,11 @@ def test_teams_within_teams_have_their_rules() -> None:
         ("a:\n  role: [", r"agents.yaml:\d+:\d+: is no YAML"),
         ("- a\n- b", r":1: expected a mapping of ids.*found a list"),
         ("a:\n  role: x\na:\n  role: y", r":3: a is defined twice \(first in line 1\)"),
+        ("a:\n  context: {buffered: 2, tail: 3}", r":2: a\.context: .*buffered and head and tail"),
+        ("a:\n  context: {head: 3}", r":2: a\.context: .*head without tail"),
+        ("a:\n  context:\n    token_limited: {max_tokens: 0}", r":3: .*token_limited\.max_tokens"),
+        ("a:\n  context:\n    summarizing: {keep: 3}", r":3: .*summarizing\.max_tokens: field"),
+        ("a:\n  context: {summarising: {}}", r":2: .*did you mean 'summarizing'"),
         ("a: 3", r":1: a: expected fields, found int"),
     ],
 )
@@ -214,6 +221,59 @@ def test_each_finding_names_its_path() -> None:
         "teams[0].stages",
         "teams[0].participants[1].agent.handoffs[0]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("buffered: 20", {"buffered": {"size": 20}}),
+        ("head: 1\n    tail: 9", {"head_and_tail": {"head": 1, "tail": 9}}),
+        ("token_limited: {max_tokens: 900}", {"token_limited": {"max_tokens": 900}}),
+        (
+            "summarizing: {max_tokens: 900, keep: 4}",
+            {"summarizing": {"max_tokens": 900, "keep": 4}},
+        ),
+        ("summarizing: {max_tokens: 900}", {"summarizing": {"max_tokens": 900}}),
+    ],
+)
+def test_every_context_comes_from_yaml_and_survives_the_catalog(
+    tmp_path: Path, written: str, expected: dict[str, object]
+) -> None:
+    file = tmp_path / "agents.yaml"
+    file.write_text(f"a:\n  context:\n    {written}\n")
+    (one,), _ = load_agents_and_teams(file)
+    proto = agent_to_proto(one)
+    as_json = MessageToDict(proto.context, preserving_proto_field_name=True)
+    assert as_json == expected
+    assert ParseDict(expected, agent_pb2.ContextPolicy()) == proto.context
+    assert agent_to_spec(proto) == one
+
+
+def test_a_context_without_room_for_messages_is_a_finding() -> None:
+    context = {"summarizing": {"max_tokens": 60}}
+    wordy = agent("a", system_message="word " * 60, context=context)
+    (finding,) = check_agent(wordy, "agents[0]", catalog(base_url="http://x/v1").problem)
+    assert finding.path == "agents[0].context.summarizing.max_tokens"
+    assert "the system message takes" in finding.description
+    brief = agent("a", tools=("t",), context=context)
+    problem = catalog(base_url="http://x/v1").problem
+    assert list(check_agent(brief, "a", problem, {"t": 59})) == []
+    (finding,) = check_agent(brief, "a", problem, {"t": 60})
+    assert "tools 60" in finding.description
+    hidden = agent("a", tools=("t",), tool_config={"t": {"enabled": False}}, context=context)
+    assert list(check_agent(hidden, "a", problem, {"t": 60})) == []
+
+
+def test_a_stage_that_leaves_no_room_is_a_finding() -> None:
+    member = agent("a", system_message="Be brief.", context={"token_limited": {"max_tokens": 60}})
+    stages = (
+        {"name": "short", "agent": "a", "instructions": "Go."},
+        {"name": "long", "agent": "a", "instructions": "word " * 60},
+    )
+    (finding,) = check_team(
+        team(member, stages=stages), "teams[0]", catalog(base_url="http://x/v1").problem
+    )
+    assert finding.path == "teams[0].stages[1].instructions"
 
 
 def test_without_a_key_every_model_is_the_scripted_one() -> None:

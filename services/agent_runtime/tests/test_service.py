@@ -10,7 +10,7 @@ from typing import Any
 import pytest_asyncio
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
 from agentmesh.agent_runtime.v1.agent_runtime_service_pb2_grpc import AgentRuntimeServiceStub
-from agentmesh.catalog.v1 import agent_pb2, team_pb2
+from agentmesh.catalog.v1 import agent_pb2, team_pb2, tool_pb2
 from agentmesh.common.v1 import options_pb2, trace_service_pb2
 from agentmesh.common.v1.trace_service_pb2_grpc import TraceServiceStub
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
@@ -48,23 +48,34 @@ async def test_the_service_answers_for_itself(
     channel = channels.channel(mesh.runtimes[0].grpc_address, "agent_runtime")
     runtime = AgentRuntimeServiceStub(channel)
     with principal_scope(ADMIN):
-        await _check_definitions(runtime)
         models = await runtime.ListModels(runtime_pb2.ListModelsRequest())
         assert models.default_model == "gpt-4"
         assert {m.name for m in models.models} >= {"gpt-4", "scripted"}
         catalog = CatalogServiceStub(
             channels.channel(mesh.store.grpc_address, "conversation_store")
         )
+        await _check_definitions(runtime, catalog)
         published = await _published(catalog)
         assert published == ["developer", "project_manager", "reviewer"]
         await _drain_and_undo(mesh, runtime, model_server)
 
 
-async def _check_definitions(runtime: Any) -> None:
+async def _check_definitions(runtime: Any, catalog: Any) -> None:
+    wordy = tool_pb2.ToolDefinition(name="wordy", description="word " * 60)
+    await catalog.PutDocument(
+        catalog_pb2.PutDocumentRequest(
+            document=catalog_pb2.Document(
+                kind=catalog_pb2.DOCUMENT_KIND_TOOL, name="wordy", tool=wordy
+            )
+        )
+    )
+    narrow = agent_pb2.ContextPolicy(token_limited={"max_tokens": 50})
     request = runtime_pb2.CheckDefinitionsRequest(
         agents=[
             agent_pb2.AgentDefinition(id="a", component="x"),
             agent_pb2.AgentDefinition(id="fine"),
+            agent_pb2.AgentDefinition(id="c", tools=["wordy"], context=narrow),
+            agent_pb2.AgentDefinition(id="d", tools=["not_there"], context=narrow),
         ],
         teams=[
             team_pb2.TeamDefinition(
@@ -77,6 +88,7 @@ async def _check_definitions(runtime: Any) -> None:
     response = await runtime.CheckDefinitions(request)
     assert [finding.path for finding in response.findings] == [
         "agents[0].component",
+        "agents[2].context.token_limited.max_tokens",
         "teams[0].participants[0]",
     ]
 

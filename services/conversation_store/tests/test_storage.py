@@ -281,6 +281,17 @@ async def test_old_steps_go(storage: Storage) -> None:
     assert not old.steps
 
 
+async def test_a_grant_holds_every_unread_input_before_its_head(storage: Storage) -> None:
+    run = await _started(storage)
+    run = await _leased(storage)
+    await storage.execute(_commit(run, last_input_sequence=run.inbox_head))
+    run = await _leased(storage)
+    assert not run.has_unread
+    await storage.execute(_message(run.conversation_id, "just after the lease"))
+    (granted,) = await storage.granted_turns([run], 0)
+    assert [event.sequence for event in granted.inputs] == [granted.head_sequence]
+
+
 async def test_a_child_ends_before_its_parent_and_its_last_end_wakes_it(
     storage: Storage, clock: ManualClock
 ) -> None:

@@ -71,6 +71,7 @@ class Runtime:
                 worker_id=self._worker_id,
                 reachable_models=_named_models(self._definitions, settings),
                 base_url=settings.openai_base_url,
+                fetch_schemas=self._tool_directory.fetch,
             ),
             agent_runtime_service_pb2.DESCRIPTOR.services_by_name["AgentRuntimeService"].full_name,
         )
@@ -84,6 +85,7 @@ class Runtime:
         self._turns = TurnServiceStub(store)
         self._blobs = BlobServiceStub(store)
         self._catalog = CatalogServiceStub(store)
+        self._tool_directory = ToolDirectory(self._catalog)
         self._tools = ToolRunnerServiceStub(tools)
         self._deltas = DeltaStream(self._turns)
 
@@ -91,7 +93,7 @@ class Runtime:
         settings = self._settings
         driver = TurnDriver(
             self.models,
-            ToolDirectory(self._catalog).fetch,
+            self._tool_directory.fetch,
             worker_id=self._worker_id,
             stall_seconds=settings.stall_seconds,
             # The rest of a commit has the other half of the message.

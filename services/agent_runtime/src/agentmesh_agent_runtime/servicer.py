@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import grpc
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2_grpc as runtime_grpc
+from meshkit.context import current_principal
 from pydantic import ValidationError
 from typing_extensions import override
 
@@ -17,11 +20,17 @@ from agentmesh_agent_runtime.adapters.definitions import (
     team_to_spec,
 )
 from agentmesh_agent_runtime.components import CANDIDATE_FUNCTIONS, Components
-from agentmesh_agent_runtime.definitions.check import check_agent, check_team
+from agentmesh_agent_runtime.definitions.check import ToolTokens, check_agent, check_team
 from agentmesh_agent_runtime.definitions.findings import Finding
+from agentmesh_agent_runtime.definitions.specs import AgentSpec
 from agentmesh_agent_runtime.models.catalog import ModelCatalog
 from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
+from agentmesh_agent_runtime.turns import prompt_size
+from agentmesh_agent_runtime.turns.driver import FetchSchemas
+from agentmesh_agent_runtime.turns.failures import TurnFailure
 from agentmesh_agent_runtime.worker.turns import TurnWorker
+
+log = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -38,6 +47,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         worker_id: str,
         reachable_models: tuple[str, ...],
         base_url: str,
+        fetch_schemas: FetchSchemas,
     ) -> None:
         self._models = models
         self._components = components
@@ -45,6 +55,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         self._worker_id = worker_id
         self._reachable_models = reachable_models
         self._base_url = base_url
+        self._fetch_schemas = fetch_schemas
 
     @override
     async def CheckDefinitions(
@@ -53,10 +64,11 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         context: Context,
     ) -> runtime_pb2.CheckDefinitionsResponse:
         await self._models.prepare()
+        sizes = await self._tool_tokens(request)
         return runtime_pb2.CheckDefinitionsResponse(
             findings=[
                 runtime_pb2.DefinitionFinding(path=finding.path, description=finding.description)
-                for finding in self._findings(request)
+                for finding in self._findings(request, sizes)
             ]
         )
 
@@ -111,12 +123,31 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         self._worker.set_draining(not request.undo)
         return runtime_pb2.DrainResponse(active_turns=len(self._worker.active))
 
-    def _findings(self, request: runtime_pb2.CheckDefinitionsRequest) -> Iterator[Finding]:
+    async def _tool_tokens(self, request: runtime_pb2.CheckDefinitionsRequest) -> ToolTokens:
+        """Of the tools that count against a limit, as far as the caller's tenant has them."""
+        names = {
+            tool
+            for agent in _agents(request)
+            if agent.context.limit is not None
+            for tool in agent.usable_tools()
+        }
+        if not names:
+            return {}
+        try:
+            schemas = await self._fetch_schemas(current_principal().tenant, names)
+        except TurnFailure as failure:
+            log.warning("definitions are checked without their tools: %s", failure)
+            return {}
+        return {name: prompt_size.of_tool(schema) for name, schema in schemas.items()}
+
+    def _findings(
+        self, request: runtime_pb2.CheckDefinitionsRequest, sizes: ToolTokens
+    ) -> Iterator[Finding]:
         problem = self._models.problem
         for index, agent in enumerate(request.agents):
             path = f"agents[{index}]"
             try:
-                yield from check_agent(agent_to_spec(agent), path, problem)
+                yield from check_agent(agent_to_spec(agent), path, problem, sizes)
             except ValidationError as error:
                 yield from _broken_rules(error, path)
         for index, team in enumerate(request.teams):
@@ -124,7 +155,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
             known = [agent.id for agent in request.agents]
             try:
                 spec = team_to_spec(team)
-                yield from check_team(spec, path, problem, known, self._components)
+                yield from check_team(spec, path, problem, known, self._components, sizes)
             except ValidationError as error:
                 yield from _broken_rules(error, path)
         for index, _ in enumerate(request.workflows):
@@ -133,6 +164,16 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
                 "workflows with stages of their own are not served by this version; write a team "
                 "with stages",
             )
+
+
+def _agents(request: runtime_pb2.CheckDefinitionsRequest) -> Iterator[AgentSpec]:
+    """Those that keep the rules of their specs, members of teams among them."""
+    for agent in request.agents:
+        with suppress(ValidationError):
+            yield agent_to_spec(agent)
+    for team in request.teams:
+        with suppress(ValidationError):
+            yield from team_to_spec(team).agents()
 
 
 def _broken_rules(error: ValidationError, path: str) -> Iterator[Finding]:

@@ -16,9 +16,11 @@ from agentmesh_agent_runtime.definitions.specs import (
     LlmSettings,
     SelectorSpec,
     StageSpec,
+    SummarizingSpec,
     TeamKind,
     TeamSpec,
     TerminationSpec,
+    TokenLimitSpec,
     ToolSettings,
 )
 
@@ -100,11 +102,7 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
         definition.tool_config[name].CopyFrom(
             agent_pb2.ToolConfig(enabled=tool.enabled, timeout=tool.timeout, retries=tool.retries)
         )
-    if agent.context.buffered is not None:
-        definition.context.buffered.size = agent.context.buffered
-    elif agent.context.tail is not None:
-        definition.context.head_and_tail.head = agent.context.head or 0
-        definition.context.head_and_tail.tail = agent.context.tail
+    _write_context(definition.context, agent.context)
     return definition
 
 
@@ -221,7 +219,28 @@ def _context_to_spec(context: agent_pb2.ContextPolicy) -> ContextSpec:
         return ContextSpec(buffered=context.buffered.size)
     if kind == "head_and_tail":
         return ContextSpec(head=context.head_and_tail.head, tail=context.head_and_tail.tail)
-    return ContextSpec(unserved=kind or "")
+    if kind == "token_limited":
+        limited = TokenLimitSpec(max_tokens=context.token_limited.max_tokens)
+        return ContextSpec(token_limited=limited)
+    if kind == "summarizing":
+        summarizing = context.summarizing
+        return ContextSpec(
+            summarizing=SummarizingSpec(max_tokens=summarizing.max_tokens, keep=summarizing.keep)
+        )
+    return ContextSpec()
+
+
+def _write_context(policy: agent_pb2.ContextPolicy, spec: ContextSpec) -> None:
+    if spec.buffered is not None:
+        policy.buffered.size = spec.buffered
+    elif spec.tail is not None:
+        policy.head_and_tail.head = spec.head or 0
+        policy.head_and_tail.tail = spec.tail
+    elif spec.token_limited is not None:
+        policy.token_limited.max_tokens = spec.token_limited.max_tokens
+    elif spec.summarizing is not None:
+        policy.summarizing.max_tokens = spec.summarizing.max_tokens
+        policy.summarizing.keep = spec.summarizing.keep
 
 
 def _participant_to_spec(member: team_pb2.Participant) -> AgentSpec | TeamSpec | str:

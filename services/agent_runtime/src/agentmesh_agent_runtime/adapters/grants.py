@@ -24,6 +24,7 @@ from agentmesh_agent_runtime.turns.ports import (
     MessagePart,
     PartKind,
     SaidMessage,
+    SaidSummary,
     Speaker,
     StepResult,
 )
@@ -89,6 +90,8 @@ def message_to_event(message: SaidMessage) -> event_pb2.Event:
 def step_events(result: StepResult) -> list[event_pb2.Event]:
     """What is told of a step."""
     events = [message_to_event(message) for message in result.messages]
+    if result.summary is not None:
+        events.append(_summary_event(result.summary))
     if result.handoff is not None:
         handed = event_pb2.Handoff(
             from_agent=result.handoff.agent,
@@ -97,6 +100,18 @@ def step_events(result: StepResult) -> list[event_pb2.Event]:
         )
         events.append(event_pb2.Event(agent=result.handoff.agent, handoff=handed))
     return events
+
+
+def _summary_event(summary: SaidSummary) -> event_pb2.Event:
+    """The event that stands for a range of others."""
+    return event_pb2.Event(
+        agent=summary.agent,
+        context_summary=event_pb2.ContextSummary(
+            first_sequence=summary.first_sequence,
+            last_sequence=summary.last_sequence,
+            text=summary.text,
+        ),
+    )
 
 
 def usage_to_proto(usage: Consumption) -> usage_pb2.Usage:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Final
 
 from agentmesh_agent_runtime.components import Components
+from agentmesh_agent_runtime.definitions import tokens
 from agentmesh_agent_runtime.definitions.check_kinds import check_kind, check_nested
 from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
-    ContextSpec,
     TeamKind,
     TeamSpec,
     TerminationSpec,
 )
 
+ToolTokens = Mapping[str, int]
+"""What descriptions of tools take of a context, by name; tools left out are not known yet."""
 
-def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Iterator[Finding]:
+_NOT_KNOWN: Final[ToolTokens] = MappingProxyType({})
+
+
+def check_agent(
+    agent: AgentSpec, path: str, model_problem: ModelCheck, tool_tokens: ToolTokens = _NOT_KNOWN
+) -> Iterator[Finding]:
     """Everything that keeps one agent from running."""
     if not agent.id.isidentifier():
         yield Finding(
@@ -39,7 +48,7 @@ def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Itera
             )
     if agent.component:
         yield Finding(f"{path}.component", "components are not served by this version; remove it")
-    yield from _check_context(agent.context, f"{path}.context")
+    yield from _check_context(agent, f"{path}.context", tool_tokens)
 
 
 def check_team(
@@ -48,6 +57,7 @@ def check_team(
     model_problem: ModelCheck,
     known_agents: Iterable[str] = (),
     components: Components | None = None,
+    tool_tokens: ToolTokens = _NOT_KNOWN,
 ) -> Iterator[Finding]:
     """Everything that keeps one team from running.
 
@@ -63,10 +73,12 @@ def check_team(
         where = f"{path}.participants[{index}]"
         if isinstance(member, AgentSpec):
             names.append(member.id)
-            yield from check_agent(member, f"{where}.agent", model_problem)
+            yield from check_agent(member, f"{where}.agent", model_problem, tool_tokens)
         elif isinstance(member, TeamSpec):
             names.append(member.id)
-            yield from check_team(member, f"{where}.team", model_problem, known_agents, components)
+            yield from check_team(
+                member, f"{where}.team", model_problem, known_agents, components, tool_tokens
+            )
             yield from check_nested(team, member, f"{where}.team")
         else:
             names.append(member)
@@ -81,6 +93,7 @@ def check_team(
                 f"{path}.stages[{index}].agent",
                 f"{stage.agent!r} is no member of the team; add it to participants",
             )
+    yield from _check_instructions(team, path)
     yield from _check_termination(
         team.termination, f"{path}.termination", [*names, *(agent.id for agent in team.agents())]
     )
@@ -103,9 +116,36 @@ def _check_termination(
         yield from _check_termination(part, f"{path}.all_of[{index}]", members)
 
 
-def _check_context(context: ContextSpec, path: str) -> Iterator[Finding]:
-    if context.unserved:
+def _check_context(agent: AgentSpec, path: str, tool_tokens: ToolTokens) -> Iterator[Finding]:
+    """Tools that are not known here count at the turn, which checks again."""
+    limit = agent.context.limit
+    if limit is None:
+        return
+    field, most = limit
+    system = tokens.of_message(agent.system_message)
+    tools = sum(tool_tokens.get(tool, 0) for tool in agent.usable_tools())
+    if system + tools >= most:
+        with_tools = f" and the tools {tools}" if tools else ""
         yield Finding(
-            f"{path}.{context.unserved}",
-            "is not served by this version; use buffered or head_and_tail",
+            f"{path}.{field}",
+            f"leaves no room for messages: the system message takes {system} tokens{with_tools}; "
+            "raise it",
         )
+
+
+def _check_instructions(team: TeamSpec, path: str) -> Iterator[Finding]:
+    """A stage's instructions stand beside the system message."""
+    members = {agent.id: agent for agent in team.agents()}
+    for index, stage in enumerate(team.stages):
+        member = members.get(stage.agent)
+        limit = member.context.limit if member else None
+        if member is None or limit is None:
+            continue
+        system = tokens.of_message(member.system_message)
+        taken = system + tokens.of_message(stage.instructions.strip())
+        if system < limit[1] <= taken:
+            yield Finding(
+                f"{path}.stages[{index}].instructions",
+                f"takes {taken} tokens with the system message of {member.id!r}, whose context has "
+                f"{limit[1]}; raise its max_tokens or shorten them",
+            )

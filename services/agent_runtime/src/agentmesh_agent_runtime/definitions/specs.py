@@ -7,12 +7,21 @@ written and not a setting that silently does nothing.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+MOST_OF_INT32: Final = (1 << 31) - 1
+"""What the contracts can hold."""
 
 
 class Spec(BaseModel):
@@ -62,13 +71,58 @@ class ToolSettings(Spec):
     retries: int | None = Field(default=None, ge=0, le=10)
 
 
+class TokenLimitSpec(Spec):
+    """As many of the newest messages as fit into so many tokens, the newest one always.
+
+    The system message, the tools and the instructions of a stage count too.
+    """
+
+    max_tokens: int = Field(gt=0, le=MOST_OF_INT32)
+
+
+class SummarizingSpec(Spec):
+    """A summary in the place of older messages once all take more than `max_tokens`.
+
+    `keep` newest messages stay as they are, and the newest one always, even if they do not fit.
+    What counts is as in TokenLimitSpec.
+    """
+
+    max_tokens: int = Field(gt=0, le=MOST_OF_INT32)
+    keep: int = Field(default=0, ge=0, le=MOST_OF_INT32)
+
+
 class ContextSpec(Spec):
-    """Which messages a model is given. Nothing set: all of them."""
+    """Which messages a model is given, in one of four ways. Nothing set: all of them."""
 
     buffered: int | None = Field(default=None, gt=0)
     head: int | None = Field(default=None, ge=0)
     tail: int | None = Field(default=None, gt=0)
-    unserved: str = ""
+    token_limited: TokenLimitSpec | None = None
+    summarizing: SummarizingSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = {
+            "buffered": self.buffered,
+            "head and tail": self.tail,
+            "token_limited": self.token_limited,
+            "summarizing": self.summarizing,
+        }
+        named = [way for way, setting in ways.items() if setting is not None]
+        if len(named) > 1:
+            raise ValueError(f"has {' and '.join(named)}; keep one of them")
+        if self.head is not None and self.tail is None:
+            raise ValueError("has head without tail; say how many of the newest messages to keep")
+        return self
+
+    @property
+    def limit(self) -> tuple[str, int] | None:
+        """The field that bounds the context in tokens, and its bound; None if none does."""
+        for field in ("token_limited", "summarizing"):
+            setting: TokenLimitSpec | SummarizingSpec | None = getattr(self, field)
+            if setting is not None:
+                return f"{field}.max_tokens", setting.max_tokens
+        return None
 
 
 class AgentSpec(Spec):

@@ -66,3 +66,21 @@ class Allowance:
                 f"the reply was stopped after about {self.reply_tokens} tokens:"
                 " the run's budget leaves no more"
             )
+
+
+class Meter:
+    """Counts a reply as it flows."""
+
+    def __init__(self, allowance: Allowance) -> None:
+        self._allowance = allowance
+        self._characters = 0
+
+    def count(self, text: str) -> None:
+        """Raises BudgetExhausted when it is more than there may be."""
+        self._characters += len(text)
+        self._allowance.require(self._characters)
+
+    @property
+    def consumed(self) -> Consumption:
+        """As an estimate."""
+        return self._allowance.consumed(self._characters)

@@ -325,11 +325,18 @@ async def _said_by_people(
 
 
 def _readable_through(grant: Grant) -> int:
-    """The newest input that this turn reads: what an earlier attempt read, if there was one."""
+    """The newest input that this turn reads: what an earlier attempt read, if there was one.
+
+    Without inputs the log as it stands, for what is said from now on comes after it.
+    """
     earlier = [
         through for step in grant.steps if (through := inputs_through(step.attempt_id)) is not None
     ]
-    return min(earlier) if earlier else max((i.sequence for i in grant.inputs), default=0)
+    return (
+        min(earlier)
+        if earlier
+        else max((i.sequence for i in grant.inputs), default=grant.head_sequence)
+    )
 
 
 def _overdue(grant: Grant) -> bool:

@@ -32,6 +32,6 @@ class AttemptId:
 
 
 def inputs_through(attempt_id: str) -> int | None:
-    """The newest input that the claiming attempt had read, if the id says so."""
+    """Up to which sequence the claiming attempt had read its inputs, if the id says so."""
     _, separator, number = attempt_id.rpartition("/inputs=")
     return int(number) if separator and number.isdigit() else None

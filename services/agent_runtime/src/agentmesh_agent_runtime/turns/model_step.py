@@ -30,8 +30,8 @@ from agentmesh_agent_runtime.models.replies import (
     ModelRequest,
     ReplySource,
 )
-from agentmesh_agent_runtime.turns import digests
-from agentmesh_agent_runtime.turns.allowance import Allowance
+from agentmesh_agent_runtime.turns import digests, prompt_size, summaries
+from agentmesh_agent_runtime.turns.allowance import Allowance, Meter
 from agentmesh_agent_runtime.turns.failures import (
     ModelRefused,
     ReplayDiverged,
@@ -39,11 +39,11 @@ from agentmesh_agent_runtime.turns.failures import (
     TurnStopped,
 )
 from agentmesh_agent_runtime.turns.ports import (
-    Consumption,
     DeltaKind,
     MessagePart,
     PartKind,
     SaidMessage,
+    SaidSummary,
     Speaker,
     StepResult,
 )
@@ -118,34 +118,83 @@ class RecordedModel(ChatCompletionClient):
             raise TurnStopped(type(error).__name__) from None
         scope.expect(reply.calls)
         result = reply.as_create_result()
-        self._usage = RequestUsage(
-            self._usage.prompt_tokens + result.usage.prompt_tokens,
-            self._usage.completion_tokens + result.usage.completion_tokens,
-        )
+        self._count(result.usage)
         return result
 
-    async def _step(self, scope: TurnScope, request: ModelRequest) -> ModelReply:
-        key = scope.next_key(self._path)
-        digest = digests.model_request(
+    async def summarize(self, messages: Sequence[LLMMessage], stands_for: tuple[int, int]) -> str:
+        """One step, and the event of a summary for the sequences that it `stands_for`.
+
+        `messages` ask for it. Nobody is shown how it comes. Raises as `create` does.
+        """
+        scope = self._seat.scope
+        request = ModelRequest(
+            agent=self._agent.id,
+            role=self._agent.role,
+            stage=summaries.STAGE,
+            round=scope.grant.rounds,
+            messages=messages,
+            tool_choice="none",
+        )
+        try:
+            reply = await self._summary_step(scope, request, stands_for)
+        except Exception as error:
+            # As in `create`.
+            scope.stop(error)
+            raise TurnStopped(type(error).__name__) from None
+        self._count(RequestUsage(reply.usage.input_tokens, reply.usage.output_tokens))
+        return summaries.text_of(reply)
+
+    async def _summary_step(
+        self, scope: TurnScope, request: ModelRequest, stands_for: tuple[int, int]
+    ) -> ModelReply:
+        key = scope.next_key(f"{self._path}{summaries.KEY_SUFFIX}")
+        digest = self._digest(request)
+        scope.progress(f"{self._path} has {self._source.model} summarise its context")
+        recorded, allowance = await self._begin(scope, key, digest, request)
+        if recorded is not None:
+            return _decode(recorded)
+        meter = Meter(allowance)
+        reply = await self._answer(scope, key, digest, request, meter, Telling.NOT_AT_ALL)
+        summary = SaidSummary(self._path, *stands_for, summaries.text_of(reply))
+        await scope.record(
+            StepResult(
+                key,
+                digest,
+                reply.encode(),
+                REPLY_ENCODING,
+                (),
+                usage=reply.usage,
+                model=self._source.model,
+                summary=summary,
+            )
+        )
+        return reply
+
+    def _count(self, usage: RequestUsage) -> None:
+        self._usage = RequestUsage(
+            self._usage.prompt_tokens + usage.prompt_tokens,
+            self._usage.completion_tokens + usage.completion_tokens,
+        )
+
+    def _digest(self, request: ModelRequest) -> bytes:
+        return digests.model_request(
             request.messages,
             request.tools,
             request.tool_choice,
             request.json_output,
             self._agent.llm_config,
         )
+
+    async def _step(self, scope: TurnScope, request: ModelRequest) -> ModelReply:
+        key = scope.next_key(self._path)
+        digest = self._digest(request)
         scope.progress(f"{self._path} asks {self._source.model}")
-        allowance = Allowance.of(request.messages, request.tools, self._reply_tokens)
-        recorded, allowance = await scope.begin(key, digest, allowance)
+        recorded, allowance = await self._begin(scope, key, digest, request)
         if recorded is not None:
             reply = _decode(recorded)
             scope.remember(self._messages(scope, key, reply))
             return reply
-        meter = _Meter(allowance)
-        try:
-            fresh = await scope.guarded(self._ask(scope, key, request, meter))
-        except TurnFailure:
-            await scope.give_back(key, digest, meter.consumed)
-            raise
+        fresh = await self._answer(scope, key, digest, request, Meter(allowance), self.telling)
         reply = scope.name_calls(_keep_to(request, fresh))
         messages = self._messages(scope, key, reply)
         if scope.notice:
@@ -164,8 +213,30 @@ class RecordedModel(ChatCompletionClient):
         )
         return reply
 
+    async def _begin(
+        self, scope: TurnScope, key: str, digest: bytes, request: ModelRequest
+    ) -> tuple[bytes | None, Allowance]:
+        allowance = Allowance.of(request.messages, request.tools, self._reply_tokens)
+        return await scope.begin(key, digest, allowance)
+
+    async def _answer(
+        self,
+        scope: TurnScope,
+        key: str,
+        digest: bytes,
+        request: ModelRequest,
+        meter: Meter,
+        telling: Telling,
+    ) -> ModelReply:
+        """The model's reply to a claimed step; one that fails gives back what it did not use."""
+        try:
+            return await scope.guarded(self._ask(scope, key, request, meter, telling))
+        except TurnFailure:
+            await scope.give_back(key, digest, meter.consumed)
+            raise
+
     async def _ask(
-        self, scope: TurnScope, key: str, request: ModelRequest, meter: _Meter
+        self, scope: TurnScope, key: str, request: ModelRequest, meter: Meter, telling: Telling
     ) -> ModelReply:
         message_id = scope.message_id(key)
         deltas, agent = scope.deltas, self._path
@@ -192,17 +263,16 @@ class RecordedModel(ChatCompletionClient):
                             return piece
                         scope.progress()
                         meter.count(piece.text)
-                        if self.telling is not Telling.NOT_AT_ALL:
-                            deltas.push(message_id, agent, self._heard_as(piece.kind), piece.text)
+                        if telling is not Telling.NOT_AT_ALL:
+                            aloud = telling is Telling.ALOUD
+                            heard_as = piece.kind if aloud else DeltaKind.REASONING
+                            deltas.push(message_id, agent, heard_as, piece.text)
             except TurnFailure as failure:
                 kind = type(failure).__name__
                 span.set_attribute("error.type", kind)
                 span.set_status(Status(StatusCode.ERROR, kind))
                 raise
         raise ModelRefused("the model's reply never ended")
-
-    def _heard_as(self, kind: DeltaKind) -> DeltaKind:
-        return kind if self.telling is Telling.ALOUD else DeltaKind.REASONING
 
     def _messages(self, scope: TurnScope, key: str, reply: ModelReply) -> list[SaidMessage]:
         if self.telling is Telling.NOT_AT_ALL:
@@ -248,8 +318,8 @@ class RecordedModel(ChatCompletionClient):
     def count_tokens(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
     ) -> int:
-        """An estimate: four characters a token."""
-        return sum(len(str(message.content)) for message in messages) // 4
+        """An estimate, of the messages alone."""
+        return sum(map(prompt_size.of_message, messages))
 
     def remaining_tokens(
         self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()
@@ -266,24 +336,6 @@ class RecordedModel(ChatCompletionClient):
     def model_info(self) -> ModelInfo:
         """That of the wrapped model."""
         return self._source.info
-
-
-class _Meter:
-    """Counts a reply as it flows."""
-
-    def __init__(self, allowance: Allowance) -> None:
-        self._allowance = allowance
-        self._characters = 0
-
-    def count(self, text: str) -> None:
-        """Raises BudgetExhausted when it is more than there may be."""
-        self._characters += len(text)
-        self._allowance.require(self._characters)
-
-    @property
-    def consumed(self) -> Consumption:
-        """As an estimate."""
-        return self._allowance.consumed(self._characters)
 
 
 def _with_instructions(messages: Sequence[LLMMessage], scope: TurnScope) -> Sequence[LLMMessage]:

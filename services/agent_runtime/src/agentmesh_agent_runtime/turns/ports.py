@@ -67,6 +67,16 @@ class SaidMessage:
 
 
 @dataclass(frozen=True)
+class SaidSummary:
+    """A summary as it goes into the log, where it stands for a range of sequences."""
+
+    agent: str
+    first_sequence: int
+    last_sequence: int
+    text: str
+
+
+@dataclass(frozen=True)
 class StepClaim:
     """The wish to carry out a step. `attempt_id` is new for each attempt at the effect, and
     `reservation` what it may consume at most."""
@@ -89,7 +99,10 @@ class HandedOverTo:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What came of a step, with the messages that tell of it; `model` if one was asked."""
+    """What came of a step, with the messages that tell of it; `model` if one was asked.
+
+    A step that summarises an agent's context has a `summary` in the place of messages.
+    """
 
     step_key: str
     request_digest: bytes
@@ -99,6 +112,7 @@ class StepResult:
     usage: Consumption = field(default_factory=Consumption)
     model: str = ""
     handoff: HandedOverTo | None = None
+    summary: SaidSummary | None = None
 
 
 class StepLog(Protocol):

@@ -42,6 +42,9 @@ Stop = Exception
 class TurnScope:
     """One turn at work.
 
+    `inputs_through` is a sequence of the log: what a later turn reads or says is after it, and so
+    is what this one says.
+
     Every wait of the turn goes through `guarded`, so that `stop` ends it at once and everything
     that comes after fails with the same reason.
     """
@@ -69,6 +72,7 @@ class TurnScope:
         self.activity = "rebuilding the team"
         self.notice = notice
         self.line = Line()
+        self.inputs_through = inputs_through
         self._steps = steps
         self._attempt = str(AttemptId(worker_id, grant.id.fence, inputs_through))
         self._ordinals: Counter[str] = Counter()

@@ -8,18 +8,14 @@ from typing import Any
 from autogen_agentchat.base import ChatAgent, Team
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
 from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat, SelectorGroupChat, Swarm
-from autogen_core.model_context import (
-    BufferedChatCompletionContext,
-    ChatCompletionContext,
-    HeadAndTailChatCompletionContext,
-)
 
 from agentmesh_agent_runtime.definitions.graphs import digraph
-from agentmesh_agent_runtime.definitions.specs import AgentSpec, ContextSpec, TeamKind, TeamSpec
+from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamKind, TeamSpec
 from agentmesh_agent_runtime.mends import MeshAgent
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.turns.checkpoints import Chain
 from agentmesh_agent_runtime.turns.conditions import OneAnswer, conditions_of
+from agentmesh_agent_runtime.turns.contexts import build_context
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
 from agentmesh_agent_runtime.turns.groups import MeshGraphFlow, MeshMagenticOne, StagedGroupChat
 from agentmesh_agent_runtime.turns.model_step import RecordedModel, Telling
@@ -160,9 +156,10 @@ class TeamBuilder:
     def _agent(self, spec: AgentSpec, handoffs: Sequence[str], path: str) -> MeshAgent:
         usable = [self._schemas[name] for name in spec.usable_tools()]
         where = f"{path}{spec.id}"
+        model = self._model(where, spec, Telling.ALOUD)
         agent = MeshAgent(
             spec.id,
-            self._model(where, spec, Telling.ALOUD),
+            model,
             workbench=[RecordedTools(where, spec, usable, self._seat)],
             handoffs=list(handoffs),
             description=spec.role or spec.name or spec.id,
@@ -172,15 +169,7 @@ class TeamBuilder:
             # So that each turn's last message is a model step's own.
             reflect_on_tool_use=True,
             max_tool_iterations=spec.max_tool_iterations or DEFAULT_TOOL_ITERATIONS,
-            model_context=_context(spec.context),
+            model_context=build_context(spec, usable, model, self._seat),
         )
         agent.seat = self._seat
         return agent
-
-
-def _context(spec: ContextSpec) -> ChatCompletionContext | None:
-    if spec.buffered is not None:
-        return BufferedChatCompletionContext(buffer_size=spec.buffered)
-    if spec.tail is not None:
-        return HeadAndTailChatCompletionContext(head_size=spec.head or 0, tail_size=spec.tail)
-    return None

@@ -307,8 +307,9 @@ def granted_turns(runs: Sequence[Run], most_chain_bytes: int) -> Plan[Sequence[G
         " ORDER BY first_sequence, step_key",
         [(run.tenant, run.run_id, run.turn + 1) for run in runs],
     )
+    # Of all runs: what came since the lease is not in their rows, and may be before the head below.
     inputs = yield from fetch_each(
-        _UNREAD, [(run.tenant, run.run_id, run.inbox_read) for run in runs if run.has_unread]
+        _UNREAD, [(run.tenant, run.run_id, run.inbox_read) for run in runs]
     )
     counts = yield from fetch_each(
         "SELECT tenant, conversation_id, head_sequence, message_count FROM conversations"
