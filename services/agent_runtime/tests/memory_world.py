@@ -59,6 +59,7 @@ class MemoryRun:
     read_through: int = 0
     die_before: str = ""
     die_after: str = ""
+    recorded: list[StepResult] = field(default_factory=list)
 
     def grant(self) -> Grant:
         """The next turn, under a new fence."""
@@ -147,6 +148,7 @@ class _Lease:
             claimed, result=result.result, encoding=result.encoding
         )
         self._run.said.extend(result.messages)
+        self._run.recorded.append(result)
         self._die(self._run.die_after, result.step_key)
 
     def _die(self, key: str, step_key: str) -> None:
@@ -207,7 +209,7 @@ def driver(
         base_url=base_url or "",
         reply_timeout=fields.pop("reply_timeout", 5.0),
     )
-    models = ModelCatalog(defaults, Script(rules, Path()))
+    models = ModelCatalog(defaults, Script(rules, Path()), fields.get("profiles", ()))
     return TurnDriver(
         models,
         run.schemas,

@@ -129,15 +129,16 @@ def test_without_a_key_every_model_is_the_scripted_one() -> None:
 
 async def test_settings_without_end_share_one_connection() -> None:
     models = catalog(api_key="k", base_url="http://x/v1")
-    sources = [
+    patient = [
         models.resolve(LlmSettings(model="m", temperature=n / 100, timeout=1 + n))
         for n in range(100)
     ]
-    connections = {id(source._connection) for source in sources}  # type: ignore[attr-defined]
+    sources = [source._source for source in patient]  # type: ignore[attr-defined]
+    connections = {id(source._connection) for source in sources}
     assert len(connections) == 1
-    assert len({json.dumps(s._client._create_args, default=str) for s in sources}) == 100  # type: ignore[attr-defined]
+    assert len({json.dumps(s._client._create_args, default=str) for s in sources}) == 100
     await models.close()
-    assert sources[0]._connection.is_closed()  # type: ignore[attr-defined]
+    assert sources[0]._connection.is_closed()
 
 
 def said(*pairs: tuple[str, str]) -> list[Utterance]:

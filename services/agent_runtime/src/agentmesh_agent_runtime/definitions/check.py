@@ -16,9 +16,6 @@ from agentmesh_agent_runtime.definitions.specs import (
 
 SERVED_KINDS = (TeamKind.SINGLE, TeamKind.ROUND_ROBIN)
 
-ModelCheck = Callable[[LlmSettings], str | None]
-"""Says what is wrong with model settings and how to mend it, or None."""
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -26,6 +23,10 @@ class Finding:
 
     path: str
     description: str
+
+
+ModelCheck = Callable[[LlmSettings], Finding | None]
+"""Says what is wrong with model settings, at its path within them, or None."""
 
 
 def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Iterator[Finding]:
@@ -37,12 +38,7 @@ def check_agent(agent: AgentSpec, path: str, model_problem: ModelCheck) -> Itera
         )
     problem = model_problem(agent.llm_config)
     if problem is not None:
-        yield Finding(f"{path}.llm_config.model", problem)
-    if agent.llm_config.profile:
-        yield Finding(
-            f"{path}.llm_config.profile",
-            "model profiles are not served by this version; set model and its settings here",
-        )
+        yield Finding(f"{path}.llm_config.{problem.path}", problem.description)
     for tool in agent.tool_config:
         if tool not in agent.tools:
             yield Finding(

@@ -1,4 +1,4 @@
-"""Reads agents and teams from YAML, and says where and how to mend what is wrong in it."""
+"""Reads agents, teams and model profiles from YAML; says where and how to mend what is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamSpec
+from agentmesh_agent_runtime.definitions.specs import AgentSpec, ProfileSpec, TeamSpec
 
 Location = tuple[int | str, ...]
 Document = TypeVar("Document", bound=BaseModel)
@@ -28,6 +28,18 @@ def load_agents(source: Path) -> list[AgentSpec]:
 def load_teams(source: Path) -> list[TeamSpec]:
     """Reads a file whose top-level keys are team ids, in the order of the file."""
     return [TeamSpec.model_validate(d) for d in _documents(source, TeamSpec, "team")]
+
+
+def load_profiles(source: Path) -> list[ProfileSpec]:
+    """Reads a file whose top-level keys are names of model profiles, in the order of the file."""
+    return [ProfileSpec.model_validate(d) for d in _documents(source, ProfileSpec, "profile")]
+
+
+def refusal(source: Path, location: Location, remedy: str) -> DefinitionError:
+    """The error of a document that was read and cannot be used, at its line of the file."""
+    root, _ = _parse(source, _read(source))
+    path = ".".join(str(step) for step in location)
+    return DefinitionError(f"{source}:{_line(root, location)}: {path}: {remedy}")
 
 
 def load_document(source: Path, kind: type[Document]) -> Document:
@@ -128,6 +140,8 @@ def _remedy(code: str, message: str, location: Location, kind: type[BaseModel]) 
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known fields: {', '.join(known)}"
         return f"unknown field; {hint}"
+    if location == ("id",) and kind is ProfileSpec:
+        return "a name consists of up to 128 letters, digits and the characters _ . : / -"
     if location == ("id",):
         return "an id consists of letters, digits and underscores, and begins with no digit"
     return message[:1].lower() + message[1:]

@@ -60,8 +60,11 @@ class ModelReply:
     model: str = ""
 
     def encode(self) -> bytes:
-        """As `decode` reads it."""
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
+        """As `decode` reads it, of this version and, where nothing new is said, of older ones."""
+        fields = asdict(self)
+        if not self.usage.cost_micros:
+            del fields["usage"]["cost_micros"]
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> ModelReply:

@@ -14,7 +14,7 @@ from typing import Any
 from autogen_agentchat.messages import BaseChatMessage, TextMessage
 from autogen_core import CancellationToken
 
-from agentmesh_agent_runtime.definitions.check import check_team
+from agentmesh_agent_runtime.definitions.check import Finding, check_team
 from agentmesh_agent_runtime.definitions.specs import (
     HumanInputMode,
     LlmSettings,
@@ -156,7 +156,7 @@ class TurnDriver:
         for finding in check_team(team, "definition", self._problem):
             raise InvalidDefinition(f"{finding.path}: {finding.description}")
 
-    def _problem(self, llm: LlmSettings) -> str | None:
+    def _problem(self, llm: LlmSettings) -> Finding | None:
         """A model that the scripted one stands in for need not be known."""
         return None if self._models.stands_in_for(llm) else self._models.problem(llm)
 

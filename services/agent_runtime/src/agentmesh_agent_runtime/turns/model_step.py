@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 from autogen_core import CancellationToken
@@ -22,7 +23,6 @@ from opentelemetry.trace import Status, StatusCode
 from pydantic import BaseModel
 
 from agentmesh_agent_runtime.definitions.specs import AgentSpec
-from agentmesh_agent_runtime.models.patience import ask
 from agentmesh_agent_runtime.models.replies import (
     REPLY_ENCODING,
     ModelReply,
@@ -153,7 +153,7 @@ class RecordedModel(ChatCompletionClient):
             },
         ) as span:
             try:
-                async with aclosing(ask(self._source, request)) as pieces:
+                async with aclosing(self._source.stream(request)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, ModelReply):
                             deltas.flush()
@@ -245,7 +245,7 @@ def _keep_to(request: ModelRequest, reply: ModelReply) -> ModelReply:
     if not reply.calls or (request.tools and request.tool_choice != "none"):
         return reply
     text = reply.text or "I reached the number of tool calls that one turn may make."
-    return ModelReply(text=text, reasoning=reply.reasoning, usage=reply.usage, model=reply.model)
+    return replace(reply, text=text, calls=(), finish_reason="stop")
 
 
 def _decode(recorded: bytes) -> ModelReply:
