@@ -13,7 +13,7 @@ from agentmesh_agent_runtime.definitions.profiles import Profile
 from agentmesh_agent_runtime.definitions.specs import LlmSettings, ProfileSpec, Provider
 from agentmesh_agent_runtime.models.endpoints import Endpoint, ModelServers, load
 from agentmesh_agent_runtime.models.patience import PatientReplySource
-from agentmesh_agent_runtime.models.prices import PricedReplySource, Prices
+from agentmesh_agent_runtime.models.profiled import ProfiledModels
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.models.scripted.rules import Script
 from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
@@ -47,7 +47,9 @@ class ModelCatalog:
     ) -> None:
         self._defaults = defaults
         self._scripted = ScriptedReplySource(script, word_delay=script_word_delay)
-        self._profiles = {profile.spec.id: profile for profile in profiles}
+        self._profiles = ProfiledModels(
+            profiles, self._scripted, self._endpoint_of, lambda p, e: self._at(p).source(e)
+        )
         self._servers: dict[Provider, ModelServers] = {}
 
     @property
@@ -58,7 +60,7 @@ class ModelCatalog:
     @property
     def profiles(self) -> tuple[ProfileSpec, ...]:
         """The profiles that agents may name."""
-        return tuple(profile.spec for profile in self._profiles.values())
+        return tuple(profile.spec for profile in self._profiles)
 
     def problem(self, llm: LlmSettings) -> Finding | None:
         """What is wrong with the settings, at its path within them, or None."""
@@ -83,7 +85,7 @@ class ModelCatalog:
     def resolve(self, llm: LlmSettings) -> ReplySource:
         """The model that answers. Raises KeyError for what `problem` finds fault with."""
         if llm.profile:
-            return self._of_profile(self._profiles[llm.profile], llm)
+            return self._profiles.resolve(llm)
         name = llm.model or self._defaults.model
         if name == SCRIPTED or not self._defaults.api_key:
             return self._scripted
@@ -103,8 +105,9 @@ class ModelCatalog:
     def _profile_problem(self, llm: LlmSettings) -> Finding | None:
         profile = self._profiles.get(llm.profile)
         if profile is None:
-            there = ", ".join(sorted(self._profiles)) or "none: set AGENTMESH_MODELS_FILE"
-            return Finding("profile", f"unknown model profile {llm.profile!r}; there are: {there}")
+            names = ", ".join(sorted(spec.id for spec in self.profiles))
+            remedy = f"there are: {names}" if names else "AGENTMESH_MODELS_FILE names none"
+            return Finding("profile", f"unknown model profile {llm.profile!r}; {remedy}")
         spec = profile.spec
         if not llm.model or llm.model == spec.model:
             return None
@@ -119,14 +122,6 @@ class ModelCatalog:
         return Finding(
             "model", f"unknown model {llm.model!r}; use one of {spec.provider}'s, or remove it"
         )
-
-    def _of_profile(self, profile: Profile, llm: LlmSettings) -> ReplySource:
-        spec = profile.spec
-        if spec.provider is Provider.SCRIPTED:
-            return self._scripted
-        source = self._at(spec.provider).source(self._endpoint_of(profile, llm))
-        prices = Prices(spec.input_price_micros, spec.output_price_micros)
-        return PatientReplySource(PricedReplySource(source, prices))
 
     def _endpoint(self, llm: LlmSettings) -> Endpoint:
         defaults = self._defaults

@@ -85,6 +85,7 @@ class RecordedModel(ChatCompletionClient):
             tools=tools,
             tool_choice=tool_choice,
             json_output=json_output,
+            tenant=scope.grant.id.tenant,
         )
         try:
             reply = await self._step(scope, request)
@@ -130,7 +131,7 @@ class RecordedModel(ChatCompletionClient):
                 REPLY_ENCODING,
                 tuple(messages),
                 usage=reply.usage,
-                model=self._source.model,
+                model=reply.requested_model or self._source.model,
             )
         )
         return reply
@@ -262,6 +263,7 @@ def _notice(scope: TurnScope) -> SaidMessage:
 
 def _describe(span: trace.Span, reply: ModelReply) -> None:
     span.set_attribute("gen_ai.response.model", reply.model)
+    span.set_attribute("agentmesh.reply_cached", reply.cached)
     span.set_attribute("gen_ai.response.finish_reasons", (reply.finish_reason,))
     span.set_attribute("gen_ai.usage.input_tokens", reply.usage.input_tokens)
     span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)
