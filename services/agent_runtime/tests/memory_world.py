@@ -208,6 +208,7 @@ def driver(
         api_key=fields.pop("api_key", "sk-test") if base_url else "",
         base_url=base_url or "",
         reply_timeout=fields.pop("reply_timeout", 5.0),
+        max_reply_chars=fields.pop("max_reply_chars", 2_000_000),
     )
     models = ModelCatalog(defaults, Script(rules, Path()), fields.get("profiles", ()))
     return TurnDriver(

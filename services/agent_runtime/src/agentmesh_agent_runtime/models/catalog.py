@@ -19,6 +19,9 @@ from agentmesh_agent_runtime.models.scripted.rules import Script
 from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
 from agentmesh_agent_runtime.models.scripted.source import ScriptedReplySource
 
+# With these an agent would be given another model than is counted, or an answer nobody can read.
+_NOT_EXTRA = frozenset({"model", "messages", "stream", "stream_options"})
+
 
 @dataclass(frozen=True)
 class ModelDefaults:
@@ -64,6 +67,8 @@ class ModelCatalog:
 
     def problem(self, llm: LlmSettings) -> Finding | None:
         """What is wrong with the settings, at its path within them, or None."""
+        for name in sorted(_NOT_EXTRA & llm.extra.keys()):
+            return Finding(f"extra.{name}", "is set by the mesh; remove it")
         if llm.profile:
             return self._profile_problem(llm)
         name = llm.model or self._defaults.model

@@ -17,6 +17,9 @@ from agentmesh_agent_runtime.models.replies import ReplySource
 # Each takes up to a second to import: `load` does it in a thread, and only for what is used.
 _SPEAKERS = {
     Provider.OPENAI: "agentmesh_agent_runtime.models.openai_servers",
+    Provider.AZURE_OPENAI: "agentmesh_agent_runtime.models.azure_servers",
+    Provider.ANTHROPIC: "agentmesh_agent_runtime.models.anthropic_servers",
+    Provider.OLLAMA: "agentmesh_agent_runtime.models.ollama_servers",
 }
 
 DEFAULT_CAPABILITIES = ModelInfo(

@@ -25,6 +25,9 @@ from agentmesh_agent_runtime.models.wire import events
 from agentmesh_agent_runtime.turns.failures import TurnFailure
 from agentmesh_agent_runtime.turns.ports import Consumption
 
+HOME = "https://api.openai.com/v1"
+"""Said outright, or the client library would read OPENAI_BASE_URL for every profile."""
+
 _THINKERS = (ModelFamily.O1, ModelFamily.O3, ModelFamily.O4, ModelFamily.GPT_5)
 _NO_KEY = "none"
 """What a server that wants no key is given, for the client library insists on one."""
@@ -65,7 +68,7 @@ class Servers:
 
     def connect(self, base_url: str, api_key: str) -> openai.AsyncOpenAI:
         """A new connection, which asks once and leaves it to others to ask again."""
-        return openai.AsyncOpenAI(api_key=api_key, base_url=base_url or None, max_retries=0)
+        return openai.AsyncOpenAI(api_key=api_key, base_url=base_url or HOME, max_retries=0)
 
     def _connection(self, endpoint: Endpoint) -> openai.AsyncOpenAI:
         """The one to the model's server, whatever else an agent sets."""
