@@ -87,7 +87,10 @@ class ModelServer:
         self.base_url = ""
 
     # How a protocol is spoken; servers of others replace these.
-    PATHS = ("/v1/chat/completions", "/openai/deployments/{deployment}/chat/completions")
+    PATHS: tuple[str, ...] = (
+        "/v1/chat/completions",
+        "/openai/deployments/{deployment}/chat/completions",
+    )
     CONTENT_TYPE = "text/event-stream"
     SUFFIX = "/v1"
     GARBAGE = b"data: {this is no JSON\n\n"
