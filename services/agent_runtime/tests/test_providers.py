@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 from agentmesh_agent_runtime.definitions.profiles import Profile
 from agentmesh_agent_runtime.models.replies import ModelReply
 from agentmesh_agent_runtime.turns.driver import TurnDriver
@@ -33,6 +36,7 @@ from services.agent_runtime.tests.memory_world import (
     take_turn,
     team,
 )
+from services.agent_runtime.tests.real_mesh import RealMesh
 from services.agent_runtime.tests.test_profiles import profile
 from tests.support.anthropic_server import AnthropicServer
 from tests.support.model_server import Fault, ModelServer, Reply, ToolCall
@@ -293,3 +297,38 @@ async def test_extra_settings_reach_the_server(wire: Wire) -> None:
     run = alice(extra={"top_k": 7})
     await take_all(run, wire.turns(run))
     assert wire.server.requests[0]["top_k"] == 7
+
+
+async def test_one_real_runtime_asks_all_of_them_in_one_conversation(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        wires = [
+            Wire(provider, await stack.enter_async_context(server()))
+            for provider, server in _SERVERS.items()
+        ]
+        file = tmp_path / "models.yaml"
+        file.write_text(yaml.safe_dump({w.provider: _written(w) for w in wires}))
+        mesh = RealMesh(tmp_path, AGENTMESH_MODELS_FILE=str(file), SHARED_KEY=KEY)
+        await mesh.start()
+        stack.push_async_callback(mesh.close)
+        for wire in wires:
+            wire.server.reply_with(Reply(f"I am {wire.provider}", reasoning="hm"))
+        members = (agent(w.provider, llm_config={"profile": w.provider}) for w in wires)
+        conversation = await mesh.begin(team(*members), max_rounds=4)
+        ended = await mesh.settled(conversation)
+        said = [(who, text) for who, text in await mesh.texts(conversation) if who in _SERVERS]
+        assert said == [(provider, f"I am {provider}") for provider in _SERVERS]
+        assert ended.run.usage.model_calls == 4
+        assert not ended.run.usage.estimated
+        assert ended.run.usage.cost_micros == 4
+
+
+def _written(wire: Wire) -> dict[str, Any]:
+    """A profile as in a file, at a price so low that each reply is rounded up to one millionth."""
+    spec = wire.profile.spec
+    return {
+        "provider": str(spec.provider),
+        "model": spec.model,
+        "base_url": spec.base_url,
+        "key_ref": "SHARED_KEY",
+        "output_price_micros": 1,
+    }
