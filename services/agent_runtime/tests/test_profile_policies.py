@@ -152,14 +152,15 @@ async def test_a_stream_that_broke_is_the_fallbacks_on_the_next_attempt(
 def test_a_rest_ends_with_time_or_an_answer() -> None:
     now = [0.0]
     rests = Rests(seconds=30, clock=lambda: now[0])
-    rests.begin("a")
-    assert rests.has("a")
-    assert not rests.has("b")
+    rests.begin("acme", "a")
+    assert rests.has("acme", "a")
+    assert not rests.has("acme", "b")
+    assert not rests.has("other", "a")
     now[0] = 30
-    assert not rests.has("a")
-    rests.begin("a")
-    rests.end("a")
-    assert not rests.has("a")
+    assert not rests.has("acme", "a")
+    rests.begin("acme", "a")
+    rests.end("acme", "a")
+    assert not rests.has("acme", "a")
 
 
 async def test_a_pace_lets_no_more_begin_and_keeps_the_order() -> None:

@@ -41,7 +41,7 @@ from services.agent_runtime.tests.memory_world import (
 from services.agent_runtime.tests.real_mesh import RealMesh
 from tests.support.model_server import Fault, ModelServer, Reply
 
-KEYS = {"MY_KEY": SecretStr("gsk_hidden1")}
+KEYS = {"MY_KEY": SecretStr("gsk_hidden1"), "TWO_LINES": SecretStr("gsk_1\ngsk_2")}
 SPECIAL = """
 fast:
   provider: openai
@@ -101,6 +101,10 @@ def test_a_file_of_profiles_is_read_and_survives_the_catalog(tmp_path: Path) -> 
         (
             "a:\n  provider: openai\n  model: x\n  key_ref: NONE",
             r":4: a\.key_ref: there is no key 'NONE'.*AGENTMESH_MODEL_KEYS_DIR",
+        ),
+        (
+            "a:\n  provider: openai\n  model: x\n  key_ref: TWO_LINES",
+            r":4: a\.key_ref: 'TWO_LINES' holds more than one line",
         ),
         (
             "a:\n  provider: azure_openai\n  model: x\n  key_ref: MY_KEY",

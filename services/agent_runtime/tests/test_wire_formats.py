@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from autogen_core.models import (
 )
 from PIL import Image as Picture
 from pydantic import BaseModel, SecretStr
+from typing_extensions import override
 
 from services.agent_runtime.tests.memory_world import (
     MemoryRun,
@@ -36,7 +38,7 @@ from services.agent_runtime.tests.memory_world import (
 )
 from services.agent_runtime.tests.test_profiles import catalog, profile
 from tests.support.anthropic_server import CACHED, AnthropicServer
-from tests.support.model_server import ModelServer, Reply
+from tests.support.model_server import ModelServer, Reply, ToolCall
 from tests.support.ollama_server import OllamaServer
 
 CALL = FunctionCall(id="call_1", name="probe", arguments='{"n": 1}')
@@ -173,6 +175,40 @@ async def test_anthropic_gets_a_history_of_calls_as_text_if_there_are_no_tools()
     assert "tools" not in body
     assert '[called probe with {"n": 1}]' in str(body["messages"])
     assert "[probe answered: fine]" in str(body["messages"])
+
+
+async def test_ids_that_other_providers_gave_their_calls_are_made_fit_for_anthropic() -> None:
+    history: list[LLMMessage] = [user("Do it.")]
+    for call_id in ("call_0_0", "call_0_0", "call_0_0~2"):
+        call = FunctionCall(id=call_id, name="probe", arguments="{}")
+        result = FunctionExecutionResult(content="x", name="probe", call_id=call_id)
+        history.append(AssistantMessage(content=[call], source="a"))
+        history.append(FunctionExecutionResultMessage(content=[result]))
+    body, _ = await to_anthropic(wanted(*history, tools=[TOOL]))
+    blocks = [block for message in body["messages"] for block in message["content"]]
+    called = [block["id"] for block in blocks if block["type"] == "tool_use"]
+    assert len(set(called)) == 3
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", call_id) for call_id in called)
+    assert [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"] == called
+
+
+async def test_calls_that_anthropic_answers_itself_are_no_calls() -> None:
+    class Searching(AnthropicServer):
+        @override
+        def frames(self, reply: Reply, body: dict[str, Any], number: int) -> list[bytes]:
+            frames = super().frames(reply, body, number)
+            return [
+                frame.replace(b'"tool_use", "id"', b'"server_tool_use", "id"') for frame in frames
+            ]
+
+    servers = AnthropicServers()
+    async with Searching() as server:
+        server.reply_with(Reply("Found it.", tool_calls=(ToolCall("web_search", '{"q": 1}'),)))
+        endpoint = Endpoint("claude-x", server.base_url)
+        reply = await reply_of(servers.source(endpoint), wanted(user("Search.")))
+        await servers.close()
+    assert reply.text == "Found it."
+    assert reply.calls == ()
 
 
 async def test_anthropics_turns_begin_and_end_with_the_user() -> None:

@@ -38,7 +38,7 @@ def open_profiles(source: Path | None, find_key: FindKey) -> tuple[Profile, ...]
     profiles = []
     for spec in specs:
         key = find_key(spec.key_ref) if spec.key_ref else None
-        problem = _problem(spec, names, has_key=key is not None)
+        problem = _problem(spec, names, key)
         if problem is not None:
             field, remedy = problem
             raise refusal(source, (spec.id, *field), remedy)
@@ -47,17 +47,19 @@ def open_profiles(source: Path | None, find_key: FindKey) -> tuple[Profile, ...]
 
 
 def _problem(
-    spec: ProfileSpec, names: Iterable[str], *, has_key: bool
+    spec: ProfileSpec, names: Iterable[str], key: SecretStr | None
 ) -> tuple[tuple[str | int, ...], str] | None:
     if spec.provider is not Provider.SCRIPTED and not spec.model:
         return ("model",), f"is missing; write the model's name at the {spec.provider} server"
     if spec.provider is Provider.AZURE_OPENAI and not spec.base_url:
         return ("base_url",), "is missing; write the endpoint, https://NAME.openai.azure.com"
-    if spec.key_ref and not has_key:
+    if spec.key_ref and key is None:
         return ("key_ref",), (
             f"there is no key {spec.key_ref!r}; set that variable of the runtime's environment, or "
             "put a file of that name into AGENTMESH_MODEL_KEYS_DIR"
         )
+    if key is not None and not _is_sendable(key):
+        return ("key_ref",), f"{spec.key_ref!r} holds more than one line, or letters no key has"
     if not spec.key_ref and not spec.base_url and spec.provider in _OWN_SERVERS:
         return ("key_ref",), f"is missing; {spec.provider} wants a key, name its variable or file"
     if spec.provider is Provider.ANTHROPIC and (spec.temperature or 0) > 1:
@@ -69,3 +71,9 @@ def _problem(
                 f"there are {', '.join(sorted(names))}"
             )
     return None
+
+
+def _is_sendable(key: SecretStr) -> bool:
+    """True if it can stand in a header."""
+    text = key.get_secret_value()
+    return text.isascii() and text.isprintable()

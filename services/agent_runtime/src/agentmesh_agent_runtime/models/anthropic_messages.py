@@ -7,6 +7,7 @@ request has no tools; here both reach the model.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -28,6 +29,37 @@ Block = dict[str, Any]
 _LEFT_OUT = "(Earlier messages are left out.)"
 _GO_ON = "Continue."
 _EMPTY = "(empty)"
+_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]")
+
+
+class _CallIds:
+    """The ids of calls as the API takes them: of few characters, and each for one call.
+
+    Ids of other providers, which a fallback leaves in a history, are neither.
+    """
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+        self._newest: dict[str, str] = {}
+
+    def called(self, call_id: str) -> str:
+        """That of a call."""
+        plain = _plain(call_id)
+        unique, copy = plain, 1
+        while unique in self._given:
+            copy += 1
+            unique = f"{plain}_{copy}"
+        self._given.add(unique)
+        self._newest[call_id] = unique
+        return unique
+
+    def answered(self, call_id: str) -> str:
+        """That of the newest call of this id, for its result."""
+        return self._newest.get(call_id, _plain(call_id))
+
+
+def _plain(call_id: str) -> str:
+    return _NOT_IN_AN_ID.sub("_", call_id) or "call"
 
 
 def body_of(request: ModelRequest) -> dict[str, Any]:
@@ -62,6 +94,7 @@ def _system(request: ModelRequest) -> str:
 def _messages(messages: Iterable[LLMMessage], *, tools: bool) -> list[dict[str, Any]]:
     """Turns of user and assistant that alternate, begin and end with the user."""
     turns: list[dict[str, Any]] = []
+    ids = _CallIds()
     for message in messages:
         if isinstance(message, SystemMessage):
             continue
@@ -72,7 +105,7 @@ def _messages(messages: Iterable[LLMMessage], *, tools: bool) -> list[dict[str, 
             turns.append({"role": "user", "content": [_text(_LEFT_OUT)]})
         if not turns or turns[-1]["role"] != role:
             turns.append({"role": role, "content": []})
-        turns[-1]["content"] += _blocks(message, tools=tools)
+        turns[-1]["content"] += _blocks(message, ids if tools else None)
     for turn in turns:
         turn["content"] = turn["content"] or [_text(_EMPTY)]
     if not turns or turns[-1]["role"] == "assistant":
@@ -81,7 +114,8 @@ def _messages(messages: Iterable[LLMMessage], *, tools: bool) -> list[dict[str, 
     return turns
 
 
-def _blocks(message: LLMMessage, *, tools: bool) -> list[Block]:
+def _blocks(message: LLMMessage, ids: _CallIds | None) -> list[Block]:
+    """Calls and their results are told in words where there are no `ids` for them."""
     if isinstance(message, UserMessage):
         parts = [message.content] if isinstance(message.content, str) else message.content
         return [_image(p) if isinstance(p, Image) else _text(p) for p in parts if _is_said(p)]
@@ -89,16 +123,16 @@ def _blocks(message: LLMMessage, *, tools: bool) -> list[Block]:
         if isinstance(message.content, str):
             return [_text(message.content)] if message.content.strip() else []
         thought = [_text(message.thought)] if (message.thought or "").strip() else []
-        return thought + [_call(call, tools=tools) for call in message.content]
+        return thought + [_call(call, ids) for call in message.content]
     if isinstance(message, FunctionExecutionResultMessage):
         return [
             {
                 "type": "tool_result",
-                "tool_use_id": result.call_id,
+                "tool_use_id": ids.answered(result.call_id),
                 "content": result.content,
                 "is_error": bool(result.is_error),
             }
-            if tools
+            if ids is not None
             else _text(f"[{result.name} answered: {result.content}]")
             for result in message.content
         ]
@@ -119,8 +153,8 @@ def _image(image: Image) -> Block:
     return {"type": "image", "source": source}
 
 
-def _call(call: FunctionCall, *, tools: bool) -> Block:
-    if not tools:
+def _call(call: FunctionCall, ids: _CallIds | None) -> Block:
+    if ids is None:
         return _text(f"[called {call.name} with {call.arguments}]")
     try:
         arguments = json.loads(call.arguments or "{}")
@@ -128,7 +162,7 @@ def _call(call: FunctionCall, *, tools: bool) -> Block:
         arguments = None
     if not isinstance(arguments, dict):
         arguments = {"malformed_arguments": call.arguments}
-    return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
+    return {"type": "tool_use", "id": ids.called(call.id), "name": call.name, "input": arguments}
 
 
 def _tool(schema: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,8 @@ class _Reader:
         self.failure: TurnFailure | None = None
         self._failures = endpoint.failures
         self._usage: dict[str, Any] = {}
+        # Blocks of tools that the server runs itself are streamed alike and are nobody's to answer.
+        self._called: set[int] = set()
 
     def take(self, event: dict[str, Any]) -> list[Piece]:
         """What an event adds; `failure` is set if it reports one."""
@@ -156,6 +158,7 @@ class _Reader:
 
     def _begin(self, index: int, block: dict[str, Any]) -> list[Piece]:
         if block["type"] == "tool_use":
+            self._called.add(index)
             return self.reply.call(index, call_id=block["id"], name=block["name"])
         return self.reply.say(block.get("text")) + self.reply.think(block.get("thinking"))
 
@@ -165,7 +168,7 @@ class _Reader:
                 return self.reply.say(delta.get("text"))
             case "thinking_delta":
                 return self.reply.think(delta.get("thinking"))
-            case "input_json_delta":
+            case "input_json_delta" if index in self._called:
                 return self.reply.call(index, arguments=delta.get("partial_json") or "")
             case _:
                 return []

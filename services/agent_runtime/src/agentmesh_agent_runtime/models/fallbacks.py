@@ -14,10 +14,11 @@ REST_SECONDS = 30.0
 
 
 class Rests:
-    """Which profiles failed lately. They are asked last for `seconds`.
+    """Which profiles failed a tenant lately. They are asked last for `seconds`.
 
     So a stream that broke after its first pieces, which is no longer another profile's to finish,
-    is taken up by the fallback on the turn's next attempt.
+    is taken up by the fallback on the turn's next attempt. What one tenant asks, with a timeout
+    that is too short for example, sends no other's requests elsewhere.
     """
 
     def __init__(
@@ -25,19 +26,21 @@ class Rests:
     ) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._until: dict[str, float] = {}
+        self._until: dict[tuple[str, str], float] = {}
 
-    def begin(self, profile: str) -> None:
+    def begin(self, tenant: str, profile: str) -> None:
         """Notes that it failed just now."""
-        self._until[profile] = self._clock() + self._seconds
+        now = self._clock()
+        self._until = {key: until for key, until in self._until.items() if until > now}
+        self._until[tenant, profile] = now + self._seconds
 
-    def end(self, profile: str) -> None:
+    def end(self, tenant: str, profile: str) -> None:
         """Notes that it answered."""
-        self._until.pop(profile, None)
+        self._until.pop((tenant, profile), None)
 
-    def has(self, profile: str) -> bool:
+    def has(self, tenant: str, profile: str) -> bool:
         """True while it rests."""
-        return self._until.get(profile, 0.0) > self._clock()
+        return self._until.get((tenant, profile), 0.0) > self._clock()
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class FallbackReplySource:
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
         """See ReplySource. Once a piece went out no other candidate is asked."""
         failures: list[tuple[str, TurnFailure]] = []
-        for candidate in sorted(self._candidates, key=lambda c: self._rests.has(c.profile)):
+        tenant = request.tenant
+        for candidate in sorted(self._candidates, key=lambda c: self._rests.has(tenant, c.profile)):
             begun = False
             try:
                 async with aclosing(candidate.source.stream(request)) as pieces:
@@ -71,12 +75,12 @@ class FallbackReplySource:
                         yield self._signed(piece, candidate.source.model)
             except TurnFailure as failure:
                 if not isinstance(failure, ModelBusy | ModelRefused):
-                    self._rests.begin(candidate.profile)
+                    self._rests.begin(tenant, candidate.profile)
                 if begun:
                     raise
                 failures.append((candidate.profile, failure))
             else:
-                self._rests.end(candidate.profile)
+                self._rests.end(tenant, candidate.profile)
                 return
         raise _all_of(failures)
 
