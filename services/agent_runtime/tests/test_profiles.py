@@ -96,6 +96,7 @@ def test_a_file_of_profiles_is_read_and_survives_the_catalog(tmp_path: Path) -> 
         ("a: {provider: openai, modle: x}", r"models.yaml:1: a\.modle: unknown.*'model'"),
         ("a: {provider: opnai, model: x}", r":1: a\.provider: .*'openai'"),
         ("a:\n  model: x", r":1: a\.provider: field required"),
+        ("scripted: {provider: ollama, model: x}", r":1: scripted: is the name of the built-in"),
         ("a:\n  provider: openai\n  key_ref: MY_KEY", r":1: a\.model: is missing"),
         ("a:\n  provider: openai\n  model: x", r":1: a\.key_ref: is missing"),
         (
@@ -177,6 +178,18 @@ def test_another_model_of_a_profile_must_be_known_and_have_no_price_of_its_own()
     assert "unknown model 'who'" in (finding("who") or "")
     assert finding("who", base_url="http://x/v1") is None
     assert "its price" in (finding("gpt-4o", input_price_micros=1) or "")
+
+
+def test_a_model_name_that_is_a_profiles_means_the_profile() -> None:
+    models = catalog(profile("gpt-4", provider="ollama", model="llama", base_url="http://x"))
+    for settings in (LlmSettings(model="gpt-4"), LlmSettings()):
+        assert models.problem(settings) is None
+        assert models.stands_in_for(settings) is None
+        assert models.resolve(settings).provider == "ollama"
+        assert models.resolve(settings).model == "llama"
+    assert models.default_model == "gpt-4"
+    assert models.resolve(LlmSettings(model="gpt-4o")).model == "scripted"
+    assert catalog(profile()).default_model == "scripted"
 
 
 async def test_an_agent_goes_before_its_profile_and_that_before_the_defaults(

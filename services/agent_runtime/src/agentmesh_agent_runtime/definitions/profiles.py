@@ -49,6 +49,8 @@ def open_profiles(source: Path | None, find_key: FindKey) -> tuple[Profile, ...]
 def _problem(
     spec: ProfileSpec, names: Iterable[str], key: SecretStr | None
 ) -> tuple[tuple[str | int, ...], str] | None:
+    if spec.id == Provider.SCRIPTED and spec.provider is not Provider.SCRIPTED:
+        return (), "is the name of the built-in model; choose another"
     if spec.provider is not Provider.SCRIPTED and not spec.model:
         return ("model",), f"is missing; write the model's name at the {spec.provider} server"
     if spec.provider is Provider.AZURE_OPENAI and not spec.base_url:

@@ -38,7 +38,11 @@ class ModelDefaults:
 
 
 class ModelCatalog:
-    """Resolves an agent's settings to a model: its own, else its profile's, else the defaults."""
+    """Resolves an agent's settings to a model: its own, else its profile's, else the defaults.
+
+    A model name that is the name of a profile means that profile, so that agents which were written
+    for one model can be given another, and agents that name none as well.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,8 @@ class ModelCatalog:
     @property
     def default_model(self) -> str:
         """The model of agents that name none, as it will really answer."""
-        return self._defaults.model if self._defaults.api_key else SCRIPTED
+        model = self._defaults.model
+        return model if self._defaults.api_key or self._profiles.get(model) else SCRIPTED
 
     @property
     def profiles(self) -> tuple[ProfileSpec, ...]:
@@ -67,6 +72,7 @@ class ModelCatalog:
 
     def problem(self, llm: LlmSettings) -> Finding | None:
         """What is wrong with the settings, at its path within them, or None."""
+        llm = self._by_profile(llm)
         for name in sorted(_NOT_EXTRA & llm.extra.keys()):
             return Finding(f"extra.{name}", "is set by the mesh; remove it")
         if llm.profile:
@@ -82,6 +88,7 @@ class ModelCatalog:
 
     def stands_in_for(self, llm: LlmSettings) -> str | None:
         """The model that the scripted one replaces because there is no key, or None."""
+        llm = self._by_profile(llm)
         if llm.profile:
             return None
         name = llm.model or self._defaults.model
@@ -89,6 +96,7 @@ class ModelCatalog:
 
     def resolve(self, llm: LlmSettings) -> ReplySource:
         """The model that answers. Raises KeyError for what `problem` finds fault with."""
+        llm = self._by_profile(llm)
         if llm.profile:
             return self._profiles.resolve(llm)
         name = llm.model or self._defaults.model
@@ -106,6 +114,13 @@ class ModelCatalog:
         """Closes all connections."""
         for servers in self._servers.values():
             await servers.close()
+
+    def _by_profile(self, llm: LlmSettings) -> LlmSettings:
+        """The same settings, by a profile if they name one in whichever way."""
+        name = llm.model or self._defaults.model
+        if llm.profile or self._profiles.get(name) is None:
+            return llm
+        return llm.model_copy(update={"profile": name, "model": ""})
 
     def _profile_problem(self, llm: LlmSettings) -> Finding | None:
         profile = self._profiles.get(llm.profile)
