@@ -96,17 +96,18 @@ def test_routes_lead_to_the_gateway(umbrella: dict[str, Any]) -> None:
         assert route["spec"]["parentRefs"]
 
 
-def test_changed_agents_change_the_pods(helm: ModuleType) -> None:
-    def template(agents: dict[str, Any]) -> Any:
-        manifests = helm.render("agent-runtime", {"agents": agents}).manifests
+@pytest.mark.parametrize(("value", "name"), [("agents", "agents"), ("modelProfiles", "models")])
+def test_changed_definitions_change_the_pods(helm: ModuleType, value: str, name: str) -> None:
+    def template(definitions: dict[str, Any]) -> Any:
+        manifests = helm.render("agent-runtime", {value: definitions}).manifests
         return of_kind(manifests, "Deployment")["demo-agent-runtime"]["spec"]["template"]
 
     assert template({"a": {"name": "A"}})["metadata"] != template({"a": {"name": "B"}})["metadata"]
     spec = template({"a": {"name": "A"}})["spec"]
     (container,) = spec["containers"]
     environment = {v["name"]: v.get("value") for v in container["env"]}
-    folder = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] == "agents")
-    assert environment["AGENTMESH_AGENTS_FILE"] == f"{folder}/agents.yaml"
+    folder = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] == name)
+    assert environment[f"AGENTMESH_{name.upper()}_FILE"] == f"{folder}/{name}.yaml"
     assert any(
-        v.get("configMap", {}).get("name") == "demo-agent-runtime-agents" for v in spec["volumes"]
+        v.get("configMap", {}).get("name") == f"demo-agent-runtime-{name}" for v in spec["volumes"]
     )

@@ -167,6 +167,11 @@ async def test_an_agent_with_an_unknown_tool_registers_and_does_not_start(
     assert await count(mesh) == before
 
 
+def _with_model(**fields: Any) -> agents.RegisterAgentRequest:
+    config = agents.AgentConfig(llm_config=agent_pb2.LlmConfig(**fields))
+    return agents.RegisterAgentRequest(name="odd", config=config)
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
@@ -192,6 +197,9 @@ async def test_an_agent_with_an_unknown_tool_registers_and_does_not_start(
             ),
             "config.context.summarizing.max_tokens",
         ),
+        (_with_model(model="no-such-model"), "config.llm_config.model"),
+        (_with_model(profile="no-such-profile"), "config.llm_config.profile"),
+        (_with_model(extra={"model": "another"}), "config.llm_config.extra.model"),
     ],
 )
 async def test_a_bad_agent_names_the_field(

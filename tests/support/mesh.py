@@ -21,7 +21,13 @@ from meshkit.testkit import MeshProcess
 SERVICES = ("conversation_store", "tool_runner", "agent_runtime", "gateway")
 SECRET = "a-secret-for-tests-of-the-mesh-0001"
 # Variables of the developer's own that would change what a mesh does.
-NOT_INHERITED = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "DEFAULT_MODEL", "AGENTMESH_AGENTS_FILE")
+NOT_INHERITED = (
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "DEFAULT_MODEL",
+    "AGENTMESH_AGENTS_FILE",
+    "AGENTMESH_MODELS_FILE",
+)
 
 
 class Mesh:

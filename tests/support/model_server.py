@@ -78,12 +78,35 @@ class ModelServer:
         self.chunk_delay = chunk_delay
         self.requests: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
+        self.urls: list[str] = []
         self.open_streams = 0
         self._port = port
         self._answer: Answer = lambda body, number: Reply(f"reply {number}")
         self._faults: deque[Fault | None] = deque()
         self._runner: web.AppRunner | None = None
         self.base_url = ""
+
+    # How a protocol is spoken; servers of others replace these.
+    PATHS: tuple[str, ...] = (
+        "/v1/chat/completions",
+        "/openai/deployments/{deployment}/chat/completions",
+    )
+    CONTENT_TYPE = "text/event-stream"
+    SUFFIX = "/v1"
+    GARBAGE = b"data: {this is no JSON\n\n"
+    LAST_FRAME = b"data: [DONE]\n\n"
+
+    def frames(self, reply: Reply, body: dict[str, Any], number: int) -> list[bytes]:
+        """A streamed reply as it goes over the wire, without the last frame."""
+        return [_event(chunk) for chunk in _chunks(reply, body, number)]
+
+    def error(self, fault: Fault) -> dict[str, Any]:
+        """The body of an answer that is none."""
+        return {"error": {"message": fault.message, "type": "scripted", "code": fault.code or None}}
+
+    def error_frame(self, fault: Fault) -> bytes:
+        """An error in the middle of a stream."""
+        return _event({"error": {"message": fault.message, "code": fault.code or None}})
 
     def reply_with(self, answer: Reply | Answer | list[Reply]) -> None:
         """Sets the answers: always the same, one after another, or computed."""
@@ -101,7 +124,8 @@ class ModelServer:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 << 20)
-        app.router.add_post("/v1/chat/completions", self._complete)
+        for path in self.PATHS:
+            app.router.add_post(path, self._complete)
         app.router.add_get("/control/requests", self._tell_requests)
         app.router.add_post("/control/faults", self._take_faults)
         self._runner = web.AppRunner(
@@ -111,7 +135,7 @@ class ModelServer:
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         self._port = self._runner.addresses[0][1]
-        self.base_url = f"http://127.0.0.1:{self._port}/v1"
+        self.base_url = f"http://127.0.0.1:{self._port}{self.SUFFIX}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -122,14 +146,14 @@ class ModelServer:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(dict(request.headers))
+        self.urls.append(request.path_qs)
         number = len(self.requests)
         fault = self._faults.popleft() if self._faults else None
         if self.delay:
             await asyncio.sleep(self.delay)
         if fault is not None and fault.status:
-            error = {"message": fault.message, "type": "scripted", "code": fault.code or None}
             return web.json_response(
-                {"error": error}, status=fault.status, headers=dict(fault.headers)
+                self.error(fault), status=fault.status, headers=dict(fault.headers)
             )
         reply = self._answer(body, number)
         if not body.get("stream"):
@@ -144,20 +168,20 @@ class ModelServer:
         fault: Fault | None,
         number: int,
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={"Content-Type": self.CONTENT_TYPE})
         if fault is not None and fault.stream == "end":
             response.force_close()
         await response.prepare(request)
         self.open_streams += 1
         try:
-            for index, chunk in enumerate(_chunks(reply, body, number)):
+            for index, frame in enumerate(self.frames(reply, body, number)):
                 if fault is not None and fault.stream and index >= fault.after_chunks:
                     await self._break(request, response, fault)
                     return response
-                await response.write(f"data: {json.dumps(chunk)}\n\n".encode())
+                await response.write(frame)
                 if self.chunk_delay:
                     await asyncio.sleep(self.chunk_delay)
-            await response.write(b"data: [DONE]\n\n")
+            await response.write(self.LAST_FRAME)
             await response.write_eof()
         finally:
             self.open_streams -= 1
@@ -172,10 +196,9 @@ class ModelServer:
             assert request.transport is not None
             request.transport.abort()
         elif fault.stream == "garbage":
-            await response.write(b"data: {this is no JSON\n\n")
+            await response.write(self.GARBAGE)
         elif fault.stream == "error":
-            error = {"message": fault.message, "code": fault.code or None}
-            await response.write(f"data: {json.dumps({'error': error})}\n\n".encode())
+            await response.write(self.error_frame(fault))
         await response.write_eof()
 
     async def _tell_requests(self, request: web.Request) -> web.Response:
@@ -184,6 +207,10 @@ class ModelServer:
     async def _take_faults(self, request: web.Request) -> web.Response:
         self.fail_next(*(Fault(**fault) for fault in await request.json()))
         return web.json_response({"waiting": len(self._faults)})
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data)}\n\n".encode()
 
 
 def _usage(reply: Reply, body: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,10 @@
 - name: AGENTMESH_AGENTS_FILE
   value: /etc/agentmesh/agents/agents.yaml
 {{- end }}
+{{- if include "agent-runtime.modelsConfigMap" . }}
+- name: AGENTMESH_MODELS_FILE
+  value: /etc/agentmesh/models/models.yaml
+{{- end }}
 {{- end -}}
 
 {{- define "agent-runtime.agentsConfigMap" -}}
@@ -36,11 +40,23 @@
 {{- if .Values.agents }}{{ include "agentmesh.fullname" . }}-agents{{ else }}{{ .Values.agentsConfigMap }}{{ end -}}
 {{- end -}}
 
+{{- define "agent-runtime.modelsConfigMap" -}}
+{{- if and .Values.modelProfiles .Values.modelProfilesConfigMap -}}
+{{- fail "agent-runtime: modelProfiles and modelProfilesConfigMap exclude each other" -}}
+{{- end -}}
+{{- if .Values.modelProfiles }}{{ include "agentmesh.fullname" . }}-models{{ else }}{{ .Values.modelProfilesConfigMap }}{{ end -}}
+{{- end -}}
+
 {{- define "agent-runtime.volume" -}}{{- end -}}
 {{- define "agent-runtime.mounts" -}}
 {{- if include "agent-runtime.agentsConfigMap" . -}}
 - name: agents
   mountPath: /etc/agentmesh/agents
+  readOnly: true
+{{- end -}}
+{{- if include "agent-runtime.modelsConfigMap" . }}
+- name: models
+  mountPath: /etc/agentmesh/models
   readOnly: true
 {{- end -}}
 {{- end -}}
@@ -51,12 +67,20 @@
   configMap:
     name: {{ . }}
 {{- end -}}
+{{- with (include "agent-runtime.modelsConfigMap" .) }}
+- name: models
+  configMap:
+    name: {{ . }}
+{{- end -}}
 {{- end -}}
 
 {{/* Definitions are read at the start: other ones need other pods. */}}
 {{- define "agent-runtime.annotations" -}}
 {{- with .Values.agents -}}
 checksum/agents: {{ toYaml . | sha256sum }}
+{{- end -}}
+{{- with .Values.modelProfiles }}
+checksum/models: {{ toYaml . | sha256sum }}
 {{- end -}}
 {{- end -}}
 

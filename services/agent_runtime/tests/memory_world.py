@@ -62,7 +62,8 @@ class MemoryRun:
     read_through: int = 0
     die_before: str = ""
     die_after: str = ""
-    recorded: int = 0
+    recorded: list[StepResult] = field(default_factory=list)
+    records: int = 0
     die_before_record: int = 0
     die_after_record: int = 0
     handoffs: list[HandedOverTo] = field(default_factory=list)
@@ -147,8 +148,8 @@ class _Lease:
 
     async def record(self, result: StepResult) -> None:
         self._check()
-        self._run.recorded += 1
-        number = self._run.recorded
+        self._run.records += 1
+        number = self._run.records
         self._die(self._run.die_before, result.step_key)
         self._die_at(self._run.die_before_record, number, result.step_key)
         claimed = self._run.steps[result.step_key]
@@ -161,6 +162,7 @@ class _Lease:
             self._run.handoffs.append(result.handoff)
         if result.summary is not None:
             self._run.summaries.append((result.step_key, result.summary))
+        self._run.recorded.append(result)
         self._die(self._run.die_after, result.step_key)
         self._die_at(self._run.die_after_record, number, result.step_key)
 
@@ -225,8 +227,9 @@ def driver(
         api_key=fields.pop("api_key", "sk-test") if base_url else "",
         base_url=base_url or "",
         reply_timeout=fields.pop("reply_timeout", 5.0),
+        max_reply_chars=fields.pop("max_reply_chars", 2_000_000),
     )
-    models = ModelCatalog(defaults, Script(rules, Path()))
+    models = ModelCatalog(defaults, Script(rules, Path()), fields.get("profiles", ()))
     return TurnDriver(
         models,
         run.schemas,

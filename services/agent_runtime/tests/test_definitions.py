@@ -170,7 +170,7 @@ def test_teams_within_teams_have_their_rules() -> None:
         ("a:\n  human_input_mode: SOMETIMES", r":2: a\.human_input_mode: .*'NEVER'"),
         ("my agent:\n  role: x", r":1: my agent\.id: .*letters, digits and underscores"),
         ("a:\n  role: [", r"agents.yaml:\d+:\d+: is no YAML"),
-        ("- a\n- b", r":1: expected a mapping of ids.*found a list"),
+        ("- a\n- b", r":1: expected a mapping of agent ids.*found a list"),
         ("a:\n  role: x\na:\n  role: y", r":3: a is defined twice \(first in line 1\)"),
         ("a:\n  context: {buffered: 2, tail: 3}", r":2: a\.context: .*buffered and head and tail"),
         ("a:\n  context: {head: 3}", r":2: a\.context: .*head without tail"),
@@ -288,15 +288,16 @@ def test_without_a_key_every_model_is_the_scripted_one() -> None:
 
 async def test_settings_without_end_share_one_connection() -> None:
     models = catalog(api_key="k", base_url="http://x/v1")
-    sources = [
+    patient = [
         models.resolve(LlmSettings(model="m", temperature=n / 100, timeout=1 + n))
         for n in range(100)
     ]
-    connections = {id(source._connection) for source in sources}  # type: ignore[attr-defined]
+    sources = [source._source for source in patient]  # type: ignore[attr-defined]
+    connections = {id(source._connection) for source in sources}
     assert len(connections) == 1
-    assert len({json.dumps(s._client._create_args, default=str) for s in sources}) == 100  # type: ignore[attr-defined]
+    assert len({json.dumps(s._client._create_args, default=str) for s in sources}) == 100
     await models.close()
-    assert sources[0]._connection.is_closed()  # type: ignore[attr-defined]
+    assert sources[0]._connection.is_closed()
 
 
 def said(*pairs: tuple[str, str]) -> list[Utterance]:

@@ -220,8 +220,8 @@ async def test_a_team_killed_after_any_step_goes_on_as_if_nothing_had_been(
     model_server: ModelServer, kind: str, side: str
 ) -> None:
     calm = await undisturbed(model_server, kind)
-    assert calm.recorded > 2
-    for number in range(1, calm.recorded + 1):
+    assert calm.records > 2
+    for number in range(1, calm.records + 1):
         run = run_of(kind)
         setattr(run, side, number)
         with pytest.raises(LeaseLost):

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import grpc
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
 
-from agentmesh_agent_runtime.adapters.definitions import agent_to_proto, team_to_proto
+from agentmesh_agent_runtime.adapters.definitions import (
+    agent_to_proto,
+    profile_to_proto,
+    team_to_proto,
+)
 from agentmesh_agent_runtime.definitions.shipped import Definitions
+from agentmesh_agent_runtime.definitions.specs import ProfileSpec
 
 if TYPE_CHECKING:
     # The generated stubs for asyncio exist for type checkers only.
@@ -31,7 +37,9 @@ _PASSING = frozenset(
 )
 
 
-async def publish(stub: CatalogServiceAsyncStub, definitions: Definitions) -> None:
+async def publish(
+    stub: CatalogServiceAsyncStub, definitions: Definitions, profiles: Iterable[ProfileSpec] = ()
+) -> None:
     """Publishes once; waits for the store, and gives up only if it refuses the documents."""
     request = catalog_pb2.PublishDocumentsRequest(
         documents=[
@@ -45,6 +53,14 @@ async def publish(stub: CatalogServiceAsyncStub, definitions: Definitions) -> No
                 kind=catalog_pb2.DOCUMENT_KIND_TEAM, name=team.id, team=team_to_proto(team)
             )
             for team in definitions.teams
+        ]
+        + [
+            catalog_pb2.Document(
+                kind=catalog_pb2.DOCUMENT_KIND_MODEL_PROFILE,
+                name=profile.id,
+                model_profile=profile_to_proto(profile),
+            )
+            for profile in profiles
         ]
     )
     wait = 0.1

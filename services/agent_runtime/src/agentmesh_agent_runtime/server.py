@@ -28,6 +28,7 @@ from agentmesh_agent_runtime.adapters.store_turns import (
 )
 from agentmesh_agent_runtime.adapters.tools import ToolDirectory, ToolRunnerCaller
 from agentmesh_agent_runtime.components import Components
+from agentmesh_agent_runtime.definitions.profiles import open_profiles
 from agentmesh_agent_runtime.definitions.shipped import Definitions, load_definitions
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
 from agentmesh_agent_runtime.models.scripted.rules import Script
@@ -135,13 +136,15 @@ class Runtime:
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._deltas.start()
-        published = self._spawn(publish(self._catalog, self._definitions))
+        published = self._spawn(publish(self._catalog, self._definitions, self.models.profiles))
         self._spawn(self._tick())
         self._leases.start()
-        if self._settings.openai_api_key:
+        if self._settings.openai_api_key or self.models.profiles:
             self._spawn(self.models.prepare())
-        else:
-            log.warning("OPENAI_API_KEY is not set: the scripted model answers for every agent")
+        if not self._settings.openai_api_key:
+            log.warning(
+                "OPENAI_API_KEY is not set: the scripted model answers for agents without a profile"
+            )
         # Whoever waits for a mesh to be ready names agents next. A store that is away is no reason
         # to wait for long: what is started meanwhile is found again.
         await asyncio.wait({published}, timeout=PUBLISHING_SECONDS)
@@ -183,6 +186,7 @@ def _open_models(settings: RuntimeSettings) -> ModelCatalog:
     return ModelCatalog(
         defaults,
         _load_script(settings.script_file),
+        open_profiles(settings.models_file, settings.model_key),
         script_word_delay=settings.script_word_delay_ms / 1000,
     )
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import grpc
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2_grpc as runtime_grpc
+from agentmesh.catalog.v1 import model_profile_pb2
 from meshkit.context import current_principal
 from pydantic import ValidationError
 from typing_extensions import override
@@ -17,6 +18,7 @@ from typing_extensions import override
 from agentmesh_agent_runtime.adapters.definitions import (
     agent_to_spec,
     model_to_proto,
+    profile_to_proto,
     team_to_spec,
 )
 from agentmesh_agent_runtime.components import CANDIDATE_FUNCTIONS, Components
@@ -77,10 +79,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         self, request: runtime_pb2.ListModelsRequest, context: Context
     ) -> runtime_pb2.ListModelsResponse:
         return runtime_pb2.ListModelsResponse(
-            models=[
-                model_to_proto(name, scripted=name == SCRIPTED, base_url=self._base_url)
-                for name in sorted({*self._reachable_models, self._models.default_model, SCRIPTED})
-            ],
+            models=sorted(self._reachable(), key=lambda model: model.name),
             default_model=self._models.default_model,
         )
 
@@ -122,6 +121,14 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
     ) -> runtime_pb2.DrainResponse:
         self._worker.set_draining(not request.undo)
         return runtime_pb2.DrainResponse(active_turns=len(self._worker.active))
+
+    def _reachable(self) -> Iterator[model_profile_pb2.ModelProfile]:
+        """Profiles, and models without one; a profile of the same name hides those."""
+        profiles = self._models.profiles
+        yield from map(profile_to_proto, profiles)
+        names = {*self._reachable_models, self._models.default_model, SCRIPTED}
+        for name in names - {profile.id for profile in profiles}:
+            yield model_to_proto(name, scripted=name == SCRIPTED, base_url=self._base_url)
 
     async def _tool_tokens(self, request: runtime_pb2.CheckDefinitionsRequest) -> ToolTokens:
         """Of the tools that count against a limit, as far as the caller's tenant has them."""

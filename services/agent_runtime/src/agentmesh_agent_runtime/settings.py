@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from meshkit.settings import Port, ServiceSettings
@@ -20,6 +21,8 @@ class RuntimeSettings(ServiceSettings):
     max_turns: int = Field(default=64, gt=0, le=10_000)
     agents_file: Path | None = None
     component_packages: str = ""
+    models_file: Path | None = None
+    model_keys_dir: Path | None = None
     script_file: Path | None = None
     script_word_delay_ms: float = Field(default=0.0, ge=0, le=10_000)
     stall_seconds: float = Field(default=300.0, gt=0)
@@ -33,3 +36,27 @@ class RuntimeSettings(ServiceSettings):
     temperature: float = Field(default=0.7, ge=0, le=2, validation_alias=_bare("temperature"))
     max_tokens: int = Field(default=4000, gt=0, validation_alias=_bare("max_tokens"))
     autogen_timeout: float = Field(default=300.0, gt=0, validation_alias=_bare("autogen_timeout"))
+
+    def model_key(self, reference: str) -> SecretStr | None:
+        """What a profile's `key_ref` names, or None if there is no such key.
+
+        That is a file below `model_keys_dir`, else a variable of the environment.
+        """
+        return _key_in(self.model_keys_dir, reference) or _filled(os.environ.get(reference))
+
+
+def _key_in(folder: Path | None, reference: str) -> SecretStr | None:
+    if folder is None:
+        return None
+    try:
+        file = (folder / reference).resolve()
+        if not file.is_relative_to(folder.resolve()) or not file.is_file():
+            return None
+        return _filled(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _filled(value: str | None) -> SecretStr | None:
+    text = (value or "").strip()
+    return SecretStr(text) if text else None

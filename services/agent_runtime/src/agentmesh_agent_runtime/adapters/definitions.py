@@ -14,6 +14,8 @@ from agentmesh_agent_runtime.definitions.specs import (
     GraphSpec,
     HumanInputMode,
     LlmSettings,
+    ProfileSpec,
+    Provider,
     SelectorSpec,
     StageSpec,
     SummarizingSpec,
@@ -39,6 +41,14 @@ _MODES = {
     HumanInputMode.ALWAYS: agent_pb2.HUMAN_INPUT_MODE_ALWAYS,
 }
 _MODES_BACK = {number: mode for mode, number in _MODES.items()}
+
+_PROVIDERS = {
+    Provider.OPENAI: model_profile_pb2.MODEL_PROVIDER_OPENAI,
+    Provider.AZURE_OPENAI: model_profile_pb2.MODEL_PROVIDER_AZURE_OPENAI,
+    Provider.ANTHROPIC: model_profile_pb2.MODEL_PROVIDER_ANTHROPIC,
+    Provider.OLLAMA: model_profile_pb2.MODEL_PROVIDER_OLLAMA,
+    Provider.SCRIPTED: model_profile_pb2.MODEL_PROVIDER_SCRIPTED,
+}
 
 
 def agent_to_spec(agent: agent_pb2.AgentDefinition) -> AgentSpec:
@@ -131,6 +141,27 @@ def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
         definition.graph.CopyFrom(_spec_to_graph(team.graph))
     elif team.kind is TeamKind.MAGENTIC_ONE:
         definition.orchestrator.CopyFrom(_settings_to_llm(team.orchestrator))
+    return definition
+
+
+def profile_to_proto(profile: ProfileSpec) -> model_profile_pb2.ModelProfile:
+    """As the catalog keeps it."""
+    definition = model_profile_pb2.ModelProfile(
+        name=profile.id,
+        provider=_PROVIDERS[profile.provider],
+        model=profile.model,
+        base_url=profile.base_url,
+        key_ref=profile.key_ref,
+        temperature=profile.temperature,
+        max_tokens=profile.max_tokens,
+        input_price_micros=profile.input_price_micros,
+        output_price_micros=profile.output_price_micros,
+        fallbacks=profile.fallbacks,
+        requests_per_minute=profile.requests_per_minute,
+        cache_replies=profile.cache_replies,
+    )
+    if profile.timeout is not None:
+        definition.timeout.FromNanoseconds(round(profile.timeout * 1e9))
     return definition
 
 

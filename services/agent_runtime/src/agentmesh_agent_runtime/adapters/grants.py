@@ -123,6 +123,7 @@ def usage_to_proto(usage: Consumption) -> usage_pb2.Usage:
         reasoning_tokens=usage.reasoning_tokens,
         model_calls=usage.model_calls,
         tool_calls=usage.tool_calls,
+        cost_micros=usage.cost_micros,
         estimated=usage.estimated,
     )
 

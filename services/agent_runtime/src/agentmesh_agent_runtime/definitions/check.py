@@ -34,12 +34,7 @@ def check_agent(
         )
     problem = model_problem(agent.llm_config)
     if problem is not None:
-        yield Finding(f"{path}.llm_config.model", problem)
-    if agent.llm_config.profile:
-        yield Finding(
-            f"{path}.llm_config.profile",
-            "model profiles are not served by this version; set model and its settings here",
-        )
+        yield Finding(f"{path}.llm_config.{problem.path}", problem.description)
     for tool in agent.tool_config:
         if tool not in agent.tools:
             yield Finding(

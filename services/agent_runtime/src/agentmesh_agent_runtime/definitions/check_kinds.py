@@ -128,7 +128,7 @@ def _check_handoffs(team: TeamSpec, path: str, members: Sequence[str]) -> Iterat
 def _check_model(settings: LlmSettings, path: str, model_problem: ModelCheck) -> Iterator[Finding]:
     problem = model_problem(settings)
     if problem is not None:
-        yield Finding(f"{path}.model", problem)
+        yield Finding(f"{path}.{problem.path}", problem.description)
 
 
 def _no_member(name: str) -> str:

@@ -16,5 +16,5 @@ class Finding:
     description: str
 
 
-ModelCheck = Callable[[LlmSettings], str | None]
-"""Says what is wrong with model settings and how to mend it, or None."""
+ModelCheck = Callable[[LlmSettings], Finding | None]
+"""Says what is wrong with model settings, at its path within them, or None."""

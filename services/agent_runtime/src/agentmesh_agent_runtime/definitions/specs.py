@@ -1,4 +1,4 @@
-"""Agents and teams as the runtime understands them, whatever they were read from.
+"""Agents, teams and model profiles as the runtime understands them, whatever they were read from.
 
 All specs are immutable and refuse unknown fields, so that a misspelt key is an error where it is
 written and not a setting that silently does nothing.
@@ -61,6 +61,43 @@ class LlmSettings(Spec):
     profile: str = ""
     timeout: float | None = Field(default=None, gt=0)
     extra: dict[str, Any] = Field(default_factory=dict)
+
+
+class Provider(StrEnum):
+    """Which protocol a model server speaks."""
+
+    OPENAI = "openai"
+    AZURE_OPENAI = "azure_openai"
+    ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"
+    SCRIPTED = "scripted"
+
+
+class ProfileSpec(Spec):
+    """A named way to reach a model. `id` is the name that agents use.
+
+    `timeout` is in seconds between two pieces of a reply. Prices are millionths of a currency per
+    million tokens. `key_ref` names the key, and is never the key.
+    """
+
+    id: str = Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")
+    provider: Provider
+    model: str = Field(default="", max_length=200)
+    base_url: str = Field(default="", pattern=r"^$|^https?://[^\s@]+$")
+    key_ref: str = Field(default="", max_length=256)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0)
+    input_price_micros: int = Field(default=0, ge=0)
+    output_price_micros: int = Field(default=0, ge=0)
+    fallbacks: tuple[str, ...] = ()
+    requests_per_minute: int | None = Field(default=None, gt=0, le=100_000)
+    cache_replies: bool = False
+
+    @property
+    def is_priced(self) -> bool:
+        """True if its replies cost money."""
+        return bool(self.input_price_micros or self.output_price_micros)
 
 
 class ToolSettings(Spec):

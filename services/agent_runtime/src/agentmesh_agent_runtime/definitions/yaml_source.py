@@ -1,9 +1,9 @@
-"""Reads agents and teams from YAML, and says where and how to mend what is wrong in it."""
+"""Reads agents, teams and model profiles from YAML; says where and how to mend what is wrong."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,7 +11,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamSpec
+from agentmesh_agent_runtime.definitions.specs import AgentSpec, ProfileSpec, TeamSpec
 
 Location = tuple[int | str, ...]
 Document = TypeVar("Document", bound=BaseModel)
@@ -24,11 +24,27 @@ class DefinitionError(ValueError):
 def load_agents_and_teams(source: Path) -> tuple[list[AgentSpec], list[TeamSpec]]:
     """Reads a file whose top-level keys are ids, each in the order of the file. What has
     `participants` is a team."""
-    found = _documents(source)
+    found: list[AgentSpec | TeamSpec] = _documents(source, "agent", _agent_or_team)
     return (
         [document for document in found if isinstance(document, AgentSpec)],
         [document for document in found if isinstance(document, TeamSpec)],
     )
+
+
+def load_profiles(source: Path) -> list[ProfileSpec]:
+    """Reads a file whose top-level keys are names of model profiles, in the order of the file."""
+    return _documents(source, "profile", lambda _: ProfileSpec)
+
+
+def _agent_or_team(value: Mapping[str, Any]) -> type[AgentSpec] | type[TeamSpec]:
+    return TeamSpec if "participants" in value else AgentSpec
+
+
+def refusal(source: Path, location: Location, remedy: str) -> DefinitionError:
+    """The error of a document that was read and cannot be used, at its line of the file."""
+    root, _ = _parse(source, _read(source))
+    path = ".".join(str(step) for step in location)
+    return DefinitionError(f"{source}:{_line(root, location)}: {path}: {remedy}")
 
 
 def load_document(source: Path, kind: type[Document]) -> Document:
@@ -51,34 +67,41 @@ def _read(source: Path) -> str:
         raise DefinitionError(f"{source}: is not UTF-8; save it as UTF-8") from error
 
 
-def _documents(source: Path) -> list[AgentSpec | TeamSpec]:
+def _documents(
+    source: Path, noun: str, kind_of: Callable[[Mapping[str, Any]], type[Document]]
+) -> list[Document]:
     root, content = _parse(source, _read(source))
     if not isinstance(content, Mapping):
         raise DefinitionError(
-            f"{source}:1: expected a mapping of ids to agents and teams, "
-            f"found {_yaml_type(content)}; write '<agent_id>:' and its fields below"
+            f"{source}:1: expected a mapping of {noun} ids to definitions, "
+            f"found {_yaml_type(content)}; write '<{noun}_id>:' and its fields below"
         )
-    return [_document(source, root, key, value) for key, value in content.items()]
+    documents = []
+    for key, value in content.items():
+        if not isinstance(value, Mapping):
+            raise DefinitionError(
+                f"{source}:{_line(root, (str(key),))}: {key}: expected fields, found "
+                f"{_yaml_type(value)}; write the {noun}'s fields below its id, indented"
+            )
+        documents.append(_document(source, root, str(key), value, kind_of(value)))
+    return documents
 
 
 def _document(
-    source: Path, root: yaml.Node | None, key: object, value: object
-) -> AgentSpec | TeamSpec:
-    if not isinstance(value, Mapping):
-        raise DefinitionError(
-            f"{source}:{_line(root, (str(key),))}: {key}: expected fields, found "
-            f"{_yaml_type(value)}; write the agent's fields below its id, indented"
-        )
+    source: Path,
+    root: yaml.Node | None,
+    key: str,
+    value: Mapping[str, Any],
+    kind: type[Document],
+) -> Document:
     if "id" in value:
         raise DefinitionError(
-            f"{source}:{_line(root, (str(key), 'id'))}: {key}.id: the key is the id; "
-            "remove the field"
+            f"{source}:{_line(root, (key, 'id'))}: {key}.id: the key is the id; remove the field"
         )
-    kind: type[AgentSpec] | type[TeamSpec] = TeamSpec if "participants" in value else AgentSpec
     try:
-        return kind.model_validate({**value, "id": str(key)})
+        return kind.model_validate({**value, "id": key})
     except ValidationError as error:
-        raise DefinitionError(_explain(source, root, (str(key),), kind, error)) from error
+        raise DefinitionError(_explain(source, root, (key,), kind, error)) from error
 
 
 def _parse(source: Path, text: str) -> tuple[yaml.Node | None, Any]:
@@ -131,6 +154,8 @@ def _remedy(code: str, message: str, location: Location, kind: type[BaseModel]) 
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"known fields: {', '.join(known)}"
         return f"unknown field; {hint}"
+    if location == ("id",) and kind is ProfileSpec:
+        return "a name consists of up to 128 letters, digits and the characters _ . : / -"
     if location == ("id",):
         return "an id consists of letters, digits and underscores, and begins with no digit"
     return message[:1].lower() + message[1:]

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from autogen_core.models import ModelFamily, ModelInfo
+from pydantic import SecretStr
 
-from agentmesh_agent_runtime.definitions.specs import LlmSettings
+from agentmesh_agent_runtime.definitions.findings import Finding
+from agentmesh_agent_runtime.definitions.profiles import Profile
+from agentmesh_agent_runtime.definitions.specs import LlmSettings, ProfileSpec, Provider
+from agentmesh_agent_runtime.models.endpoints import Endpoint, ModelServers, load
+from agentmesh_agent_runtime.models.patience import PatientReplySource
+from agentmesh_agent_runtime.models.profiled import ProfiledModels
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.models.scripted.rules import Script
 from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
 from agentmesh_agent_runtime.models.scripted.source import ScriptedReplySource
 
-if TYPE_CHECKING:
-    from openai import AsyncOpenAI
-
-# Takes a second or more to import, half the start of this service: `prepare` does it in a thread.
-_OPENAI_CLIENT = "agentmesh_agent_runtime.models.openai_stream"
-
-_THINKERS = (ModelFamily.O1, ModelFamily.O3, ModelFamily.O4, ModelFamily.GPT_5)
-
-DEFAULT_CAPABILITIES = ModelInfo(
-    vision=False,
-    function_calling=True,
-    json_output=True,
-    family=ModelFamily.UNKNOWN,
-    structured_output=False,
-    multiple_system_messages=True,
-)
+# With these an agent would be given another model than is counted, or an answer nobody can read.
+_NOT_EXTRA = frozenset({"model", "messages", "stream", "stream_options"})
 
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """What holds for agents that set nothing else. Times are in seconds.
-
-    `reply_timeout` bounds the wait between two pieces of a reply as well as that for the first.
-    """
+    """What holds for agents that set nothing else. Times are in seconds, as in Endpoint."""
 
     api_key: str = ""
     base_url: str = ""
@@ -51,115 +38,155 @@ class ModelDefaults:
 
 
 class ModelCatalog:
-    """Resolves an agent's settings to a model. Models of one server share one connection."""
+    """Resolves an agent's settings to a model: its own, else its profile's, else the defaults.
+
+    A model name that is the name of a profile means that profile, so that agents which were written
+    for one model can be given another, and agents that name none as well.
+    """
 
     def __init__(
-        self, defaults: ModelDefaults, script: Script, *, script_word_delay: float = 0.0
+        self,
+        defaults: ModelDefaults,
+        script: Script,
+        profiles: Iterable[Profile] = (),
+        *,
+        script_word_delay: float = 0.0,
     ) -> None:
         self._defaults = defaults
         self._scripted = ScriptedReplySource(script, word_delay=script_word_delay)
-        self._connections: dict[str, AsyncOpenAI] = {}
+        self._profiles = ProfiledModels(
+            profiles, self._scripted, self._endpoint_of, lambda p, e: self._at(p).source(e)
+        )
+        self._servers: dict[Provider, ModelServers] = {}
 
     @property
     def default_model(self) -> str:
         """The model of agents that name none, as it will really answer."""
-        return self._defaults.model if self._defaults.api_key else SCRIPTED
+        model = self._defaults.model
+        return model if self._defaults.api_key or self._profiles.get(model) else SCRIPTED
 
     @property
     def reply_tokens(self) -> int | None:
         """Most tokens of a reply of agents that set nothing."""
         return self._defaults.max_tokens
 
-    def problem(self, llm: LlmSettings) -> str | None:
-        """What is wrong with the settings and how to mend it, or None."""
+    @property
+    def profiles(self) -> tuple[ProfileSpec, ...]:
+        """The profiles that agents may name."""
+        return tuple(profile.spec for profile in self._profiles)
+
+    def problem(self, llm: LlmSettings) -> Finding | None:
+        """What is wrong with the settings, at its path within them, or None."""
+        llm = self._by_profile(llm)
+        for name in sorted(_NOT_EXTRA & llm.extra.keys()):
+            return Finding(f"extra.{name}", "is set by the mesh; remove it")
+        if llm.profile:
+            return self._profile_problem(llm)
         name = llm.model or self._defaults.model
-        if name == SCRIPTED or self._defaults.base_url or _known(name) is not None:
+        if name == SCRIPTED or self._defaults.base_url or self._known(Provider.OPENAI, name):
             return None
-        return (
-            f"unknown model {name!r}; use a model of OpenAI's, {SCRIPTED!r}, or set "
-            "OPENAI_BASE_URL to the server that has it"
+        return Finding(
+            "model",
+            f"unknown model {name!r}; use a model of OpenAI's, {SCRIPTED!r}, a profile, or set "
+            "OPENAI_BASE_URL to the server that has it",
         )
 
     def stands_in_for(self, llm: LlmSettings) -> str | None:
         """The model that the scripted one replaces because there is no key, or None."""
+        llm = self._by_profile(llm)
+        if llm.profile:
+            return None
         name = llm.model or self._defaults.model
         return name if name != SCRIPTED and not self._defaults.api_key else None
 
     def resolve(self, llm: LlmSettings) -> ReplySource:
-        """The model that answers."""
+        """The model that answers. Raises KeyError for what `problem` finds fault with."""
+        llm = self._by_profile(llm)
+        if llm.profile:
+            return self._profiles.resolve(llm)
         name = llm.model or self._defaults.model
         if name == SCRIPTED or not self._defaults.api_key:
             return self._scripted
-        from agentmesh_agent_runtime.models.openai_stream import OpenAIReplySource
-
-        return OpenAIReplySource(
-            self._connection(name),
-            _known(name) or DEFAULT_CAPABILITIES,
-            self._parameters(name, llm),
-            max_reply_chars=self._defaults.max_reply_chars,
-        )
+        return PatientReplySource(self._at(Provider.OPENAI).source(self._endpoint(llm)))
 
     async def prepare(self) -> None:
         """Loads what `problem` and `resolve` need. Without it they block until it is loaded."""
-        await asyncio.to_thread(importlib.import_module, _OPENAI_CLIENT)
+        wanted = {Provider.OPENAI, *(profile.provider for profile in self.profiles)}
+        for provider in sorted(wanted - {Provider.SCRIPTED} - self._servers.keys()):
+            self._servers.setdefault(provider, await asyncio.to_thread(load, provider))
 
     async def close(self) -> None:
         """Closes all connections."""
-        connections, self._connections = self._connections, {}
-        for connection in connections.values():
-            await connection.close()
+        for servers in self._servers.values():
+            await servers.close()
 
-    def _connection(self, name: str) -> AsyncOpenAI:
-        """The one to the model's server, whatever else an agent sets."""
-        from openai import AsyncOpenAI
+    def _by_profile(self, llm: LlmSettings) -> LlmSettings:
+        """The same settings, by a profile if they name one in whichever way."""
+        name = llm.model or self._defaults.model
+        if llm.profile or self._profiles.get(name) is None:
+            return llm
+        return llm.model_copy(update={"profile": name, "model": ""})
 
-        base_url = self._defaults.base_url or _home(name)
-        connection = self._connections.get(base_url)
-        if connection is None:
-            connection = self._connections[base_url] = AsyncOpenAI(
-                api_key=self._defaults.api_key, base_url=base_url or None, max_retries=0
+    def _profile_problem(self, llm: LlmSettings) -> Finding | None:
+        profile = self._profiles.get(llm.profile)
+        if profile is None:
+            names = ", ".join(sorted(spec.id for spec in self.profiles))
+            remedy = f"there are: {names}" if names else "AGENTMESH_MODELS_FILE names none"
+            return Finding("profile", f"unknown model profile {llm.profile!r}; {remedy}")
+        spec = profile.spec
+        if not llm.model or llm.model == spec.model:
+            return None
+        if spec.provider is Provider.SCRIPTED or spec.is_priced:
+            return Finding(
+                "model",
+                f"profile {spec.id!r} stands for {spec.model or SCRIPTED!r} and its price; remove "
+                "the model, or name the profile of this one",
             )
-        return connection
+        if spec.base_url or self._known(spec.provider, llm.model):
+            return None
+        return Finding(
+            "model", f"unknown model {llm.model!r}; use one of {spec.provider}'s, or remove it"
+        )
 
-    def _parameters(self, name: str, llm: LlmSettings) -> dict[str, Any]:
-        """What every request of such an agent says besides its messages."""
-        import httpx2
-
+    def _endpoint(self, llm: LlmSettings) -> Endpoint:
         defaults = self._defaults
-        thinks = (_known(name) or DEFAULT_CAPABILITIES)["family"] in _THINKERS
-        temperature = llm.temperature if llm.temperature is not None else defaults.temperature
-        max_tokens = llm.max_tokens or defaults.max_tokens
-        parameters: dict[str, Any] = {
-            "model": name,
-            "timeout": httpx2.Timeout(
-                llm.timeout or defaults.reply_timeout, connect=defaults.connect_timeout
-            ),
-        }
-        if temperature is not None and not thinks:
-            parameters["temperature"] = temperature
-        if max_tokens is not None:
-            parameters["max_completion_tokens" if thinks else "max_tokens"] = max_tokens
-        if llm.extra:
-            parameters["extra_body"] = llm.extra
-        return parameters
+        temperature = defaults.temperature if llm.temperature is None else llm.temperature
+        return Endpoint(
+            model=llm.model or defaults.model,
+            base_url=defaults.base_url,
+            api_key=SecretStr(defaults.api_key),
+            remedy="check OPENAI_API_KEY and OPENAI_BASE_URL",
+            temperature=temperature,
+            max_tokens=llm.max_tokens or defaults.max_tokens,
+            connect_timeout=defaults.connect_timeout,
+            reply_timeout=llm.timeout or defaults.reply_timeout,
+            extra=llm.extra,
+            max_reply_chars=defaults.max_reply_chars,
+        )
 
+    def _endpoint_of(self, profile: Profile, llm: LlmSettings) -> Endpoint:
+        spec = profile.spec
+        temperature = spec.temperature if llm.temperature is None else llm.temperature
+        settings = llm.model_copy(
+            update={
+                "model": llm.model or spec.model,
+                "temperature": temperature,
+                "max_tokens": llm.max_tokens or spec.max_tokens,
+                "timeout": llm.timeout or spec.timeout,
+            }
+        )
+        return replace(
+            self._endpoint(settings),
+            base_url=spec.base_url,
+            api_key=profile.api_key,
+            remedy=f"check key_ref and base_url of the model profile {spec.id!r}",
+        )
 
-def _home(name: str) -> str:
-    """The server of a model that AutoGen knows to be somebody else's than OpenAI's, or ""."""
-    from autogen_ext.models.openai import _model_info
+    def _known(self, provider: Provider, model: str) -> bool:
+        return self._at(provider).known(model) is not None
 
-    homes = {
-        "gemini-": _model_info.GEMINI_OPENAI_BASE_URL,
-        "claude-": _model_info.ANTHROPIC_OPENAI_BASE_URL,
-        "Llama-": _model_info.LLAMA_API_BASE_URL,
-    }
-    return next((url for prefix, url in homes.items() if name.startswith(prefix)), "")
-
-
-def _known(name: str) -> ModelInfo | None:
-    from autogen_ext.models.openai._model_info import get_info
-
-    try:
-        return get_info(name)
-    except (KeyError, ValueError):
-        return None
+    def _at(self, provider: Provider) -> ModelServers:
+        servers = self._servers.get(provider)
+        if servers is None:
+            servers = self._servers[provider] = load(provider)
+        return servers

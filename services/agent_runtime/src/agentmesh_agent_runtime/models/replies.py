@@ -19,7 +19,10 @@ REPLY_ENCODING = "agentmesh-model-reply+json/1"
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """One request. `agent`, `role`, `stage` and `round` say who asks and when, for the script."""
+    """One request. `agent`, `role`, `stage` and `round` say who asks and when, for the script.
+
+    Whose request it is, `tenant` says; no reply is kept for another's.
+    """
 
     agent: str
     role: str
@@ -29,6 +32,7 @@ class ModelRequest:
     tools: Sequence[Tool | AutogenToolSchema] = ()
     tool_choice: Tool | Literal["auto", "required", "none"] = "auto"
     json_output: Any = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,11 @@ class Call:
 
 @dataclass(frozen=True)
 class ModelReply:
-    """A whole reply: text, tool calls, or both, and what the model thought before."""
+    """A whole reply: text, tool calls, or both, and what the model thought before.
+
+    `model` is what the server calls itself, `requested_model` what was asked where that is not the
+    agent's own model. A `cached` reply was given before and used nothing this time.
+    """
 
     text: str = ""
     calls: tuple[Call, ...] = ()
@@ -58,10 +66,20 @@ class ModelReply:
     finish_reason: str = "stop"
     usage: Consumption = field(default_factory=Consumption)
     model: str = ""
+    cached: bool = False
+    requested_model: str = ""
 
     def encode(self) -> bytes:
-        """As `decode` reads it."""
-        return json.dumps(asdict(self), separators=(",", ":"), ensure_ascii=False).encode()
+        """As `decode` reads it, of this version and, where nothing new is said, of older ones."""
+        fields = asdict(self)
+        for place, name in (
+            (fields["usage"], "cost_micros"),
+            (fields, "cached"),
+            (fields, "requested_model"),
+        ):
+            if not place[name]:
+                del place[name]
+        return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
 
     @classmethod
     def decode(cls, data: bytes) -> ModelReply:
@@ -86,14 +104,14 @@ class ModelReply:
                 finish_reason="function_calls",
                 content=calls,
                 usage=usage,
-                cached=False,
+                cached=self.cached,
                 thought=self.text or None,
             )
         return CreateResult(
             finish_reason="length" if self.finish_reason == "length" else "stop",
             content=self.text,
             usage=usage,
-            cached=False,
+            cached=self.cached,
             thought=self.reasoning or None,
         )
 

@@ -16,6 +16,7 @@ from autogen_core import CancellationToken
 
 from agentmesh_agent_runtime.components import ComponentError, Components
 from agentmesh_agent_runtime.definitions.check import check_team
+from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import (
     LlmSettings,
     TeamKind,
@@ -159,7 +160,7 @@ class TurnDriver:
         for finding in check_team(team, "definition", self._problem, components=self._components):
             raise InvalidDefinition(f"{finding.path}: {finding.description}")
 
-    def _problem(self, llm: LlmSettings) -> str | None:
+    def _problem(self, llm: LlmSettings) -> Finding | None:
         """A model that the scripted one stands in for need not be known."""
         return None if self._models.stands_in_for(llm) else self._models.problem(llm)
 

@@ -45,6 +45,12 @@ class ModelFailed(TurnFailure):
     retryable = True
 
 
+class ModelBusy(ModelFailed):
+    """A model profile's own pace allows no request for a while; that is nobody's failure."""
+
+    counts = False
+
+
 class ModelRefused(TurnFailure):
     """The model server refuses the request or answers with something unusable."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -23,7 +24,6 @@ from opentelemetry.trace import Status, StatusCode
 from pydantic import BaseModel
 
 from agentmesh_agent_runtime.definitions.specs import AgentSpec
-from agentmesh_agent_runtime.models.patience import ask
 from agentmesh_agent_runtime.models.replies import (
     REPLY_ENCODING,
     ModelReply,
@@ -108,6 +108,7 @@ class RecordedModel(ChatCompletionClient):
             tools=tools,
             tool_choice=tool_choice,
             json_output=json_output,
+            tenant=scope.grant.id.tenant,
         )
         try:
             reply = await self._step(scope, request)
@@ -208,7 +209,7 @@ class RecordedModel(ChatCompletionClient):
                 REPLY_ENCODING,
                 tuple(messages),
                 usage=reply.usage,
-                model=self._source.model,
+                model=reply.requested_model or self._source.model,
             )
         )
         return reply
@@ -255,7 +256,7 @@ class RecordedModel(ChatCompletionClient):
             },
         ) as span:
             try:
-                async with aclosing(ask(self._source, request)) as pieces:
+                async with aclosing(self._source.stream(request)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, ModelReply):
                             deltas.flush()
@@ -354,7 +355,7 @@ def _keep_to(request: ModelRequest, reply: ModelReply) -> ModelReply:
     if not reply.calls or (request.tools and request.tool_choice != "none"):
         return reply
     text = reply.text or "I reached the number of tool calls that one turn may make."
-    return ModelReply(text=text, reasoning=reply.reasoning, usage=reply.usage, model=reply.model)
+    return replace(reply, text=text, calls=(), finish_reason="stop")
 
 
 def _decode(recorded: bytes) -> ModelReply:
@@ -371,6 +372,7 @@ def _notice(scope: TurnScope) -> SaidMessage:
 
 def _describe(span: trace.Span, reply: ModelReply) -> None:
     span.set_attribute("gen_ai.response.model", reply.model)
+    span.set_attribute("agentmesh.reply_cached", reply.cached)
     span.set_attribute("gen_ai.response.finish_reasons", (reply.finish_reason,))
     span.set_attribute("gen_ai.usage.input_tokens", reply.usage.input_tokens)
     span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)

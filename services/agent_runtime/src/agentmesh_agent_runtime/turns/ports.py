@@ -12,7 +12,10 @@ from agentmesh_agent_runtime.turns.grant import SavedCheckpoint, StepKind
 
 @dataclass(frozen=True)
 class Consumption:
-    """What a step used. Tokens that the model server did not report are estimated."""
+    """What a step used. Tokens that the model server did not report are estimated.
+
+    `cost_micros` is money in millionths of the currency that prices are given in.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -20,6 +23,7 @@ class Consumption:
     reasoning_tokens: int = 0
     model_calls: int = 0
     tool_calls: int = 0
+    cost_micros: int = 0
     estimated: bool = False
 
 

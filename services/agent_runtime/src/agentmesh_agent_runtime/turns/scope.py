@@ -192,14 +192,7 @@ class TurnScope:
                 unique = f"{base}~{copy}"
             self._taken_ids.add(unique)
             named.append(Call(unique, call.tool, call.arguments_json))
-        return ModelReply(
-            text=reply.text,
-            calls=tuple(named),
-            reasoning=reply.reasoning,
-            finish_reason=reply.finish_reason,
-            usage=reply.usage,
-            model=reply.model,
-        )
+        return replace(reply, calls=tuple(named))
 
     def expect(self, calls: Iterable[Call]) -> None:
         """Remembers calls as the model wrote them; AutoGen hands on parsed ones only."""
