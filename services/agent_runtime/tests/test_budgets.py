@@ -14,21 +14,23 @@ from tests.support.model_server import Fault, ModelServer, Reply
 
 BUDGET = conversation_pb2.RUN_END_REASON_BUDGET
 FAILED = conversation_pb2.CONVERSATION_STATUS_FAILED
-StartMesh = Callable[[], Awaitable[RealMesh]]
+StartMesh = Callable[..., Awaitable[RealMesh]]
 
 
 @pytest_asyncio.fixture
 async def start_mesh(tmp_path: Path, model_server: ModelServer) -> AsyncIterator[StartMesh]:
     """A mesh whose models are at the model server."""
     model = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": model_server.base_url}
-    mesh = RealMesh(tmp_path, **model)
+    meshes: list[RealMesh] = []
 
-    async def start() -> RealMesh:
-        await mesh.start()
-        return mesh
+    async def start(**environment: str) -> RealMesh:
+        meshes.append(RealMesh(tmp_path, **(model | environment)))
+        await meshes[-1].start()
+        return meshes[-1]
 
     yield start
-    await mesh.close()
+    for mesh in meshes:
+        await mesh.close()
 
 
 def _tokens(conversation: conversation_pb2.Conversation) -> int:
@@ -87,3 +89,29 @@ async def test_calls_that_fail_cost_nothing(
     assert len(model_server.requests) > 4
     assert ended.usage.model_calls == 1
     assert not ended.usage.estimated
+
+
+PRICED = """
+dear:
+  provider: openai
+  model: test-model
+  base_url: {url}
+  max_tokens: 100
+  input_price_micros: 1000000
+  output_price_micros: 2000000
+"""
+
+
+async def test_a_budget_of_money_holds(
+    start_mesh: StartMesh, model_server: ModelServer, tmp_path: Path
+) -> None:
+    """A reply may cost 200 millionths: until less than that is left, it is asked for."""
+    model_server.reply_with(Reply("a few words"))
+    (tmp_path / "models.yaml").write_text(PRICED.format(url=model_server.base_url))
+    mesh = await start_mesh(AGENTMESH_MODELS_FILE=str(tmp_path / "models.yaml"))
+    spec = team(agent("alice", llm_config={"profile": "dear"}))
+    conversation = await mesh.begin(spec, "begin", max_cost_micros=230)
+    ended = await mesh.settled(conversation)
+    assert ended.run.end_reason == BUDGET
+    assert model_server.requests
+    assert 0 < ended.usage.cost_micros <= 230

@@ -13,6 +13,7 @@ from agentmesh_agent_runtime.definitions.profiles import Profile
 from agentmesh_agent_runtime.definitions.specs import LlmSettings, ProfileSpec, Provider
 from agentmesh_agent_runtime.models.endpoints import Endpoint, ModelServers, load
 from agentmesh_agent_runtime.models.patience import PatientReplySource
+from agentmesh_agent_runtime.models.prices import Prices, ReplyBound
 from agentmesh_agent_runtime.models.profiled import ProfiledModels
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.models.scripted.rules import Script
@@ -66,11 +67,6 @@ class ModelCatalog:
         return model if self._defaults.api_key or self._profiles.get(model) else SCRIPTED
 
     @property
-    def reply_tokens(self) -> int | None:
-        """Most tokens of a reply of agents that set nothing."""
-        return self._defaults.max_tokens
-
-    @property
     def profiles(self) -> tuple[ProfileSpec, ...]:
         """The profiles that agents may name."""
         return tuple(profile.spec for profile in self._profiles)
@@ -108,6 +104,18 @@ class ModelCatalog:
         if name == SCRIPTED or not self._defaults.api_key:
             return self._scripted
         return PatientReplySource(self._at(Provider.OPENAI).source(self._endpoint(llm)))
+
+    def bound(self, llm: LlmSettings) -> ReplyBound:
+        """What a reply of that model may have, and costs; a fallback counts as what it stands for."""
+        llm = self._by_profile(llm)
+        profile = self._profiles.get(llm.profile) if llm.profile else None
+        if profile is None:
+            return ReplyBound(llm.max_tokens or self._defaults.max_tokens)
+        spec = profile.spec
+        return ReplyBound(
+            llm.max_tokens or spec.max_tokens or self._defaults.max_tokens,
+            Prices(spec.input_price_micros, spec.output_price_micros),
+        )
 
     async def prepare(self) -> None:
         """Loads what `problem` and `resolve` need. Without it they block until it is loaded."""

@@ -24,6 +24,21 @@ class Prices:
         return -(-exact // _MILLION)
 
 
+NO_PRICES = Prices()
+
+
+@dataclass(frozen=True)
+class ReplyBound:
+    """What one reply has at most, where its model is told: tokens, and their price. Without
+    `tokens` nothing bounds it."""
+
+    tokens: int | None = None
+    prices: Prices = NO_PRICES
+
+
+UNBOUND = ReplyBound()
+
+
 class PricedReplySource:
     """A model whose replies say what they cost."""
 

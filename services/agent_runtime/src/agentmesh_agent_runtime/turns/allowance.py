@@ -8,6 +8,7 @@ from typing import Any
 
 from autogen_core.models import LLMMessage
 
+from agentmesh_agent_runtime.models.prices import NO_PRICES, Prices, ReplyBound
 from agentmesh_agent_runtime.turns.failures import BudgetExhausted
 from agentmesh_agent_runtime.turns.ports import Consumption
 
@@ -28,29 +29,36 @@ class Allowance:
 
     request_tokens: int
     reply_tokens: int
+    prices: Prices = NO_PRICES
     cut: bool = False
 
     @classmethod
     def of(
-        cls, messages: Sequence[LLMMessage], tools: Sequence[Any], reply_tokens: int | None
+        cls, messages: Sequence[LLMMessage], tools: Sequence[Any], bound: ReplyBound
     ) -> Allowance:
         """Estimated at four characters a token."""
         characters = sum(len(str(m.content)) for m in messages) + sum(len(str(t)) for t in tools)
-        return cls(characters // CHARACTERS_PER_TOKEN, reply_tokens or DEFAULT_REPLY_TOKENS)
+        return cls(
+            characters // CHARACTERS_PER_TOKEN, bound.tokens or DEFAULT_REPLY_TOKENS, bound.prices
+        )
 
     @property
     def reservation(self) -> Consumption:
         """What is held until the reply is recorded."""
-        return Consumption(
-            input_tokens=self.request_tokens, output_tokens=self.reply_tokens, model_calls=1
-        )
+        return self._priced(self.reply_tokens)
 
     def consumed(self, characters: int) -> Consumption:
         """What a reply has cost that failed after so many characters; nothing before the first."""
         if not characters:
             return Consumption()
         tokens = min(self.reply_tokens, max(1, characters // CHARACTERS_PER_TOKEN))
-        return replace(self.reservation, output_tokens=tokens)
+        return self._priced(tokens)
+
+    def _priced(self, reply_tokens: int) -> Consumption:
+        tokens = Consumption(
+            input_tokens=self.request_tokens, output_tokens=reply_tokens, model_calls=1
+        )
+        return replace(tokens, cost_micros=self.prices.cost(tokens))
 
     def within(self, tokens: int) -> Allowance | None:
         """With what is left; None if that is too little."""

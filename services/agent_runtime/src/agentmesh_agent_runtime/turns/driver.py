@@ -196,10 +196,12 @@ class TurnDriver:
                 "or take it from the agent"
             )
         builder = TeamBuilder(
-            lambda agent: self._models.resolve(agent.llm_config),
+            lambda agent: (
+                self._models.resolve(agent.llm_config),
+                self._models.bound(agent.llm_config),
+            ),
             schemas,
             self._candidates,
-            self._models.reply_tokens,
         )
         return builder.build(grant.team)
 

@@ -24,6 +24,7 @@ from opentelemetry.trace import Status, StatusCode
 from pydantic import BaseModel
 
 from agentmesh_agent_runtime.definitions.specs import AgentSpec
+from agentmesh_agent_runtime.models.prices import UNBOUND, ReplyBound
 from agentmesh_agent_runtime.models.replies import (
     REPLY_ENCODING,
     ModelReply,
@@ -63,9 +64,9 @@ class Telling(Enum):
 class RecordedModel(ChatCompletionClient):
     """Wraps the model of one agent, or of what chooses between agents.
 
-    `reply_tokens` bounds the replies of agents that set no bound. `path` is the agent's, through
-    the teams around it. AutoGen is given whole replies only: its team queue would hold the token
-    stream back, so pieces go straight to the subscribers.
+    `bound` is that of its replies, `path` the agent's, through the teams around it. AutoGen is
+    given whole replies only: its team queue would hold the token stream back, so pieces go
+    straight to the subscribers.
     """
 
     component_type = "model"
@@ -77,10 +78,10 @@ class RecordedModel(ChatCompletionClient):
         source: ReplySource,
         seat: Seat,
         telling: Telling = Telling.ALOUD,
-        reply_tokens: int | None = None,
+        bound: ReplyBound = UNBOUND,
     ) -> None:
         self.telling = telling
-        self._reply_tokens = agent.llm_config.max_tokens or reply_tokens
+        self._bound = bound
         self._path = path
         self._agent = agent
         self._source = source
@@ -217,7 +218,7 @@ class RecordedModel(ChatCompletionClient):
     async def _begin(
         self, scope: TurnScope, key: str, digest: bytes, request: ModelRequest
     ) -> tuple[bytes | None, Allowance]:
-        allowance = Allowance.of(request.messages, request.tools, self._reply_tokens)
+        allowance = Allowance.of(request.messages, request.tools, self._bound)
         return await scope.begin(key, digest, allowance)
 
     async def _answer(

@@ -12,6 +12,7 @@ from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat, Selector
 from agentmesh_agent_runtime.definitions.graphs import digraph
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamKind, TeamSpec
 from agentmesh_agent_runtime.mends import MeshAgent
+from agentmesh_agent_runtime.models.prices import ReplyBound
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.turns.checkpoints import Chain
 from agentmesh_agent_runtime.turns.conditions import OneAnswer, conditions_of
@@ -27,7 +28,7 @@ DEFAULT_TOOL_ITERATIONS = 16
 INNER_ROUNDS = 20
 """Of a team within a team that sets none."""
 
-ResolveModel = Callable[[AgentSpec], ReplySource]
+ResolveModel = Callable[[AgentSpec], tuple[ReplySource, ReplyBound]]
 CandidateFunction = Callable[[Sequence[BaseAgentEvent | BaseChatMessage]], list[str]]
 Candidates = Callable[[str], CandidateFunction]
 """The function of an installed package by its name; raises InvalidDefinition."""
@@ -63,11 +64,8 @@ class TeamBuilder:
         resolve: ResolveModel,
         schemas: Mapping[str, ToolSchema],
         candidates: Candidates,
-        reply_tokens: int | None,
     ) -> None:
-        """`schemas` holds every tool that the agents may use; `reply_tokens` bounds the replies of
-        agents that set no bound."""
-        self._reply_tokens = reply_tokens
+        """`schemas` holds every tool that the agents may use."""
         self._resolve = resolve
         self._schemas = schemas
         self._candidates = candidates
@@ -150,8 +148,8 @@ class TeamBuilder:
         raise InvalidDefinition(f"{path}{member} is not resolved")
 
     def _model(self, path: str, spec: AgentSpec, telling: Telling) -> RecordedModel:
-        source = self._resolve(spec)
-        return RecordedModel(path, spec, source, self._seat, telling, self._reply_tokens)
+        source, bound = self._resolve(spec)
+        return RecordedModel(path, spec, source, self._seat, telling, bound)
 
     def _agent(self, spec: AgentSpec, handoffs: Sequence[str], path: str) -> MeshAgent:
         usable = [self._schemas[name] for name in spec.usable_tools()]
