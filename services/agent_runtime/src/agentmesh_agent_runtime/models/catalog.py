@@ -106,7 +106,7 @@ class ModelCatalog:
         return PatientReplySource(self._at(Provider.OPENAI).source(self._endpoint(llm)))
 
     def bound(self, llm: LlmSettings) -> ReplyBound:
-        """What a reply of that model may have, and costs; a fallback counts as what it stands for."""
+        """What a reply of that model may have and costs. A fallback counts as its profile does."""
         llm = self._by_profile(llm)
         profile = self._profiles.get(llm.profile) if llm.profile else None
         if profile is None:
