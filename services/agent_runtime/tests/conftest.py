@@ -1,11 +1,13 @@
-"""A model server that really serves."""
+"""What really serves: a model server, and a mesh whose models are there."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest_asyncio
 
+from services.agent_runtime.tests.real_mesh import RealMesh, StartMesh
 from tests.support.model_server import ModelServer
 
 
@@ -14,3 +16,20 @@ async def model_server() -> AsyncIterator[ModelServer]:
     """A running model server."""
     async with ModelServer() as server:
         yield server
+
+
+@pytest_asyncio.fixture
+async def start_mesh(tmp_path: Path, model_server: ModelServer) -> AsyncIterator[StartMesh]:
+    """Starts meshes whose models are at the model server; `environment` goes to the runtime."""
+    meshes: list[RealMesh] = []
+
+    async def start(*, runtimes: int = 1, tools: bool = False, **environment: str) -> RealMesh:
+        model = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": model_server.base_url}
+        mesh = RealMesh(tmp_path, **(model | environment))
+        meshes.append(mesh)
+        await mesh.start(runtimes=runtimes, tools=tools)
+        return mesh
+
+    yield start
+    for mesh in meshes:
+        await mesh.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ ENDED = frozenset(
         conversation_pb2.CONVERSATION_STATUS_CANCELLED,
     }
 )
+
+
+StartMesh = Callable[..., Awaitable["RealMesh"]]
 
 
 class RealMesh:

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import pytest_asyncio
 from agentmesh.conversation.v1 import conversation_pb2
 
 from services.agent_runtime.tests.memory_world import agent, team
-from services.agent_runtime.tests.real_mesh import RealMesh
+from services.agent_runtime.tests.real_mesh import StartMesh
 from tests.support.model_server import Fault, ModelServer, Reply
 
 BUDGET = conversation_pb2.RUN_END_REASON_BUDGET
 FAILED = conversation_pb2.CONVERSATION_STATUS_FAILED
-StartMesh = Callable[..., Awaitable[RealMesh]]
-
-
-@pytest_asyncio.fixture
-async def start_mesh(tmp_path: Path, model_server: ModelServer) -> AsyncIterator[StartMesh]:
-    """A mesh whose models are at the model server."""
-    model = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": model_server.base_url}
-    meshes: list[RealMesh] = []
-
-    async def start(**environment: str) -> RealMesh:
-        meshes.append(RealMesh(tmp_path, **(model | environment)))
-        await meshes[-1].start()
-        return meshes[-1]
-
-    yield start
-    for mesh in meshes:
-        await mesh.close()
 
 
 def _tokens(conversation: conversation_pb2.Conversation) -> int:

@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
-from services.agent_runtime.tests.real_mesh import RealMesh
+from services.agent_runtime.tests.real_mesh import RealMesh, StartMesh
 from services.agent_runtime.tests.test_team_kinds import KINDS
 from tests.support.model_server import ModelServer
-
-StartMesh = Callable[[], Awaitable[RealMesh]]
-
-
-@pytest_asyncio.fixture
-async def start_mesh(tmp_path: Path, model_server: ModelServer) -> AsyncIterator[StartMesh]:
-    """A mesh whose models are at the model server."""
-    model = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": model_server.base_url}
-    mesh = RealMesh(tmp_path, **model)
-
-    async def start() -> RealMesh:
-        await mesh.start()
-        return mesh
-
-    yield start
-    await mesh.close()
 
 
 async def _told(mesh: RealMesh, conversation: str) -> list[tuple[int, str, str]]:

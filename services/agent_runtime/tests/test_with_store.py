@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-import pytest_asyncio
 from agentmesh.conversation.v1 import conversation_pb2
 
 from services.agent_runtime.tests.memory_world import agent, team
-from services.agent_runtime.tests.real_mesh import RealMesh
+from services.agent_runtime.tests.real_mesh import StartMesh
 from tests.support.model_server import Fault, ModelServer, Reply
 
 MAX_ROUNDS = conversation_pb2.RUN_END_REASON_MAX_ROUNDS
-StartMesh = Callable[..., Awaitable[RealMesh]]
-
-
-@pytest_asyncio.fixture
-async def start_mesh(tmp_path: Path, model_server: ModelServer) -> AsyncIterator[StartMesh]:
-    meshes: list[RealMesh] = []
-
-    async def start(*, runtimes: int = 1, tools: bool = False, **environment: str) -> RealMesh:
-        model = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": model_server.base_url}
-        mesh = RealMesh(tmp_path, **(model | environment))
-        meshes.append(mesh)
-        await mesh.start(runtimes=runtimes, tools=tools)
-        return mesh
-
-    yield start
-    for mesh in meshes:
-        await mesh.close()
 
 
 def say_who(body: dict[str, Any], number: int) -> Reply:

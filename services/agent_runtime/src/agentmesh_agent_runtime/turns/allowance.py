@@ -8,11 +8,11 @@ from typing import Any
 
 from autogen_core.models import LLMMessage
 
+from agentmesh_agent_runtime.models.assembly import CHARACTERS_PER_TOKEN
 from agentmesh_agent_runtime.models.prices import NO_PRICES, Prices, ReplyBound
 from agentmesh_agent_runtime.turns.failures import BudgetExhausted
 from agentmesh_agent_runtime.turns.ports import Consumption
 
-CHARACTERS_PER_TOKEN = 4
 DEFAULT_REPLY_TOKENS = 4000
 """Of a reply that nothing else bounds."""
 LEAST_REPLY_TOKENS = 16
