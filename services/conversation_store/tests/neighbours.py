@@ -76,7 +76,7 @@ EVERYTHING = Ids(
     keys=_both("key", own="key"),
     checkpoints=_both("ckpt_1", "ckpt_2", own="ckpt"),
     digests=(SHARED, "b" * 64, "c" * 64),
-    words=("common", "first", *NAMES),
+    words=("common", "onlyb", *NAMES),
 )
 
 
@@ -133,7 +133,7 @@ class Tenant:
             conversation_id=conversation_id,
             run_id=f"run_{what}_{self.name}",
             message_id=f"msg_{conversation_id}",
-            facts=ConversationFacts(task=f"common first {self.name}", agents=("writer", self.name)),
+            facts=ConversationFacts(task=f"common only{what} {self.name}", agents=("writer", self.name)),
             definition=("digest", self.name.encode()),
             max_rounds=1000,
         )
