@@ -133,7 +133,9 @@ class Tenant:
             conversation_id=conversation_id,
             run_id=f"run_{what}_{self.name}",
             message_id=f"msg_{conversation_id}",
-            facts=ConversationFacts(task=f"common only{what} {self.name}", agents=("writer", self.name)),
+            facts=ConversationFacts(
+                task=f"common only{what} {self.name}", agents=("writer", self.name)
+            ),
             definition=("digest", self.name.encode()),
             max_rounds=1000,
         )
