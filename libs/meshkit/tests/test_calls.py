@@ -124,25 +124,6 @@ async def test_an_invalid_request_for_a_stream_never_reaches_the_servicer(
     assert reached == []
 
 
-async def test_an_invalid_message_of_a_client_stream_never_reaches_the_servicer(
-    mesh: Any, operator: Principal
-) -> None:
-    reached = []
-
-    async def write(requests: Any, context: Any) -> Any:
-        reached.extend([request async for request in requests])
-        return tool.WriteFileResponse()
-
-    host = await mesh.serve(WriteFile=write)
-    start = tool.WriteFileStart(conversation_id="conv_1")
-    with (
-        principal_scope(operator),
-        raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="start.path"),
-    ):
-        await mesh.tools(host).WriteFile(iter([tool.WriteFileRequest(start=start)]))
-    assert reached == []
-
-
 @pytest.mark.parametrize("shape", ["unary", "server_stream", "client_stream", "both"])
 async def test_missing_methods_say_so(mesh: Any, operator: Principal, shape: str) -> None:
     host = await mesh.serve()

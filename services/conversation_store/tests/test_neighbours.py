@@ -225,7 +225,7 @@ async def _finish_import(storage: Storage, tenant: str) -> Answer:
     return await _of_each(("conv_i", "conv_fresh"), finish)
 
 
-def _each(names: tuple[str, ...], method: str, *arguments: Any) -> Question:
+def _each(names: tuple[Any, ...], method: str, *arguments: Any) -> Question:
     """Asks a method for each of these things."""
 
     async def ask(storage: Storage, tenant: str) -> Answer:
@@ -245,12 +245,12 @@ QUESTIONS: dict[str, Question] = {
     "feed": _feed,
     "feed_heads": lambda storage, tenant: storage.feed_heads([tenant]),
     "blob_references": _each(ALL.conversations, "blob_references"),
-    "referenced_blobs": _each(tuple((d,) for d in ALL.digests), "referenced_blobs"),  # type: ignore[arg-type]  # lists of one
+    "referenced_blobs": _each(tuple((d,) for d in ALL.digests), "referenced_blobs"),
     "approval": _each(ALL.approvals, "approval"),
     "approvals": _approvals,
     "granted_turns": _granted_turns,
     "checkpoint_links": _links,
-    "checkpoints": _each(tuple((c,) for c in ALL.checkpoints), "checkpoints"),  # type: ignore[arg-type]  # lists of one
+    "checkpoints": _each(tuple((c,) for c in ALL.checkpoints), "checkpoints"),
     "document": lambda storage, tenant: _of_each(
         [(name, version) for name in ALL.documents for version in (0, 1, 2)],
         lambda one: storage.document(tenant, 1, *one),
