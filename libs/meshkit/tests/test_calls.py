@@ -106,6 +106,24 @@ async def test_invalid_request_never_reaches_the_servicer(mesh: Any, operator: P
     assert reached == []
 
 
+async def test_an_invalid_request_for_a_stream_never_reaches_the_servicer(
+    mesh: Any, operator: Principal
+) -> None:
+    reached = []
+
+    async def read(request: Any, context: Any) -> Any:
+        reached.append(request)
+        yield tool.ReadFileResponse()
+
+    host = await mesh.serve(ReadFile=read)
+    with (
+        principal_scope(operator),
+        raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="path"),
+    ):
+        await mesh.tools(host).ReadFile(tool.ReadFileRequest(conversation_id="conv_1")).read()
+    assert reached == []
+
+
 @pytest.mark.parametrize("shape", ["unary", "server_stream", "client_stream", "both"])
 async def test_missing_methods_say_so(mesh: Any, operator: Principal, shape: str) -> None:
     host = await mesh.serve()

@@ -178,11 +178,13 @@ async def test_a_drain_ends_it_with_a_time_to_come_back(beating: RunningStore) -
 
 
 async def test_events_of_another_replica_come(tmp_path: Path, database: Database) -> None:
-    one = await RunningStore.start(tmp_path, **database, heartbeat_seconds=0.1)
+    # No sign of life, before which the feed looks as well, is due that early.
+    one = await RunningStore.start(tmp_path, **database, heartbeat_seconds=15)
     two = await RunningStore.start(tmp_path, **database)
     feed = await Feed(one).begun()
     conversation = await two.start_conversation()
-    await feed.until(3)
+    async with asyncio.timeout(10):
+        await feed.until(3)
     assert feed.by_conversation() == {conversation.conversation_id: [1, 2, 3]}
     feed.call.cancel()
     await two.stop()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from asyncio import StreamReader, StreamWriter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,7 +23,7 @@ from agentmesh_conversation_store.fanout.seal import Seal
 from agentmesh_conversation_store.settings import StoreSettings
 from pydantic import ValidationError
 
-from services.conversation_store.tests.support import fresh
+from services.conversation_store.tests.support import PATIENCE, fresh
 from services.conversation_store.tests.test_fanout import SEAL, Ear, delta, grown
 from tests.support.databases import ProgramMissingError, RedisServer
 
@@ -176,6 +178,50 @@ async def test_what_was_committed_while_redis_was_away_is_said_afterwards(
     await two.ear.until(lambda ear: grown(cid, 1) in ear.told)
 
 
+async def test_what_could_not_be_said_is_said_later(redis_url: str, replica: Make) -> None:
+    prefix, cid = fresh("mesh"), fresh("conv")
+    refused: list[StreamWriter] = []
+
+    def refuse(_: StreamReader, writer: StreamWriter) -> None:
+        refused.append(writer)
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    one, two = replica(f"redis://127.0.0.1:{port}/0", prefix), replica(redis_url, prefix)
+    await two.fanout.start()
+    two.fanout.follow("acme", cid)
+    await two.ear.connected(cid)
+    one.fanout.publish(grown(cid, 1))
+    await one.fanout.start()
+    async with asyncio.timeout(PATIENCE):
+        while len(refused) < 6:
+            await asyncio.sleep(0.01)
+    server.close()
+    await server.wait_closed()
+    port_of_redis = urlsplit(redis_url).port
+    assert port_of_redis is not None
+    passing = await asyncio.start_server(_pass_to(port_of_redis), "127.0.0.1", port)
+    await two.ear.until(lambda ear: grown(cid, 1) in ear.told)
+    passing.close()
+
+
+def _pass_to(port: int) -> Callable[[StreamReader, StreamWriter], Awaitable[None]]:
+    """Passes what a client says on to Redis, and the answers back."""
+
+    async def copy(reader: StreamReader, writer: StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: StreamReader, writer: StreamWriter) -> None:
+        answers, questions = await asyncio.open_connection("127.0.0.1", port)
+        with suppress(ConnectionError):
+            await asyncio.gather(copy(reader, questions), copy(answers, writer))
+
+    return serve
+
+
 async def test_the_last_words_are_said_before_the_end(redis_url: str, replica: Make) -> None:
     prefix, cid = fresh("mesh"), fresh("conv")
     one, two = replica(redis_url, prefix), replica(redis_url, prefix)
@@ -199,7 +245,7 @@ FORGED = wire.encoded("another", [grown("conv_forged", 7)])
         lambda _: b"\xff\xff nonsense",
         lambda _: FORGED,
         lambda channel: Seal(b"another key").sealed(channel, FORGED),
-        lambda channel: SEAL.sealed(f"not {channel}", FORGED),
+        lambda channel: SEAL.sealed(f"{channel[:-1]}x", FORGED),
     ],
     ids=["empty", "nonsense", "no seal", "sealed by others", "for another channel"],
 )

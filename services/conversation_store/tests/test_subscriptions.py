@@ -289,6 +289,27 @@ async def test_a_filter_may_refuse_deltas(store: RunningStore) -> None:
     witness.stop()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"kinds": ["run_ended"]}, {"run_ids": ["run_another"]}, {"agents": ["another"]}],
+    ids=["kind", "run", "agent"],
+)
+async def test_deltas_pass_a_filter_only_with_their_messages(
+    store: RunningStore, fields: dict[str, list[str]]
+) -> None:
+    cid, _, turn = await _begun(store)
+    wanted = store_pb.EventFilter(**fields)
+    reader = Reader(store.subscribe(cid, filter=wanted, until=RUN_END))
+    witness = Reader(store.subscribe(cid))
+    await turn.publish(turn.delta(0, "unwanted", agent="writer", run_id=turn.run_id))
+    await witness.until(lambda r: len(r.deltas) == 1)
+    await turn.record()
+    await turn.commit("COMPLETED")
+    await reader.ended()
+    assert not reader.deltas
+    witness.stop()
+
+
 async def test_large_events_come_from_the_log(store: RunningStore) -> None:
     cid, _, turn = await _begun(store)
     reader = Reader(store.subscribe(cid))
