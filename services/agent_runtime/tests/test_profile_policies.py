@@ -164,18 +164,32 @@ def test_a_rest_ends_with_time_or_an_answer() -> None:
 
 
 async def test_a_pace_lets_no_more_begin_and_keeps_the_order() -> None:
-    pace, starts = Pace(2, seconds=0.2), []
-    loop = asyncio.get_running_loop()
+    now = [0.0]
+    asleep: list[tuple[float, asyncio.Future[None]]] = []
+
+    async def sleep(seconds: float) -> None:
+        wakes: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asleep.append((now[0] + seconds, wakes))
+        await wakes
+
+    pace, starts = Pace(2, seconds=10, clock=lambda: now[0], sleep=sleep), []
 
     async def one(number: int) -> None:
         await pace.wait()
-        starts.append((number, loop.time()))
+        starts.append((number, now[0]))
 
-    async with asyncio.timeout(10):
-        await asyncio.gather(*(one(number) for number in range(6)))
-    assert [number for number, _ in starts] == list(range(6))
-    times = [at for _, at in starts]
-    assert all(later - earlier > 0.19 for earlier, later in zip(times, times[2:], strict=False))
+    async def settled() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    waiting = [asyncio.create_task(one(number)) for number in range(6)]
+    await settled()
+    while asleep:
+        now[0], wakes = asleep.pop(0)
+        wakes.set_result(None)
+        await settled()
+    await asyncio.gather(*waiting)
+    assert starts == [(0, 0), (1, 0), (2, 10), (3, 10), (4, 20), (5, 20)]
 
 
 async def test_a_pace_refuses_a_long_wait_and_keeps_no_place_for_it() -> None:

@@ -77,8 +77,9 @@ def _migrate(path: str) -> int:
         connection.close()
 
 
-def test_those_that_start_at_once_migrate_once(tmp_path: Path) -> None:
-    path = str(tmp_path / "s.db")
+@pytest.mark.parametrize("attempt", range(20))
+def test_those_that_start_at_once_migrate_once(tmp_path: Path, attempt: int) -> None:
+    path = str(tmp_path / f"{attempt}.db")
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(_migrate, [path] * 8)) == {migrations()[-1][0]}
     connection = sqlite3.connect(path)

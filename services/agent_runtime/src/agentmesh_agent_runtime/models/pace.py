@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from agentmesh_agent_runtime.models.patience import LONGEST_WAIT
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
@@ -26,11 +26,13 @@ class Pace:
         seconds: float = 60.0,
         longest_wait: float = LONGEST_WAIT,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._requests = requests
         self._seconds = seconds
         self._longest_wait = longest_wait
         self._clock = clock
+        self._sleep = sleep
         # When the newest requests began or will begin, oldest first: never more than `requests`.
         self._starts: deque[float] = deque(maxlen=requests)
 
@@ -50,7 +52,7 @@ class Pace:
         # A waiter that is cancelled leaves its start behind: fewer requests, never more.
         self._starts.append(start)
         if wait > 0:
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
 
 
 class PacedReplySource:

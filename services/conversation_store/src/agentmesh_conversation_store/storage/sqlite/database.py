@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 
 BUSY_SECONDS = 10.0
+_BUSY_STEP = 0.005
 _CACHED_STATEMENTS = 512
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 _AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN}
@@ -24,13 +26,30 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=_CACHED_STATEMENTS,
     )
-    connection.execute("PRAGMA journal_mode = WAL")
+    _use_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA temp_store = MEMORY")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switches to WAL mode. Those that open a new file at once meet here.
+
+    SQLite answers "locked" to this switch without the wait that its timeout asks for, because two
+    that wait for each other would wait for ever.
+    """
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(_BUSY_STEP)
 
 
 def migrations() -> list[tuple[int, str]]:
