@@ -113,7 +113,8 @@ class SupervisedService:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._ended.wait(), grace_seconds)
+            async with asyncio.timeout(grace_seconds):
+                await self._ended.wait()
         except TimeoutError:
             self.kill()
             await self._ended.wait()
@@ -190,7 +191,8 @@ class SupervisedService:
             detail=f"{reason}; starts again in {delay:.1f} s",
         )
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), delay)
+            async with asyncio.timeout(delay):
+                await self._stopping.wait()
 
     def _last_words(self) -> str:
         return "\n".join(last_lines(self.spec.log_file, 5)) or "its settings were refused"

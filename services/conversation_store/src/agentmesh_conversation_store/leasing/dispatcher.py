@@ -170,8 +170,10 @@ class Dispatcher:
     async def _grant_loop(self) -> None:
         """Woken by news; the poll finds what others made runnable, and back-offs that ended."""
         while True:
+            # Not wait_for: it loses a cancellation that comes together with the news.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), self.times.poll)
+                async with asyncio.timeout(self.times.poll):
+                    await self._work.wait()
             self._work.clear()
             if not self._draining:
                 await self._surviving(self._grant())

@@ -68,7 +68,8 @@ class Database:
         if self._pool is not None:
             pool, self._pool = self._pool, None
             try:
-                await asyncio.wait_for(pool.close(), self._timeout)
+                async with asyncio.timeout(self._timeout):
+                    await pool.close()
             except TimeoutError:
                 pool.terminate()
 
