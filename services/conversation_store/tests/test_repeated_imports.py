@@ -8,11 +8,23 @@ from typing import Any
 
 import grpc
 import pytest
+from agentmesh_conversation_store.domain.events import StoredEvent
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.search import words_of
 from agentmesh_conversation_store.storage.interface import Storage
+from agentmesh_conversation_store.storage.transfer import Arrivals
 from meshkit.testkit import raises_rich
 
 from services.conversation_store.tests.driver import RunningStore
-from services.conversation_store.tests.support import ACME, OTHER, acting, fresh, store_pb
+from services.conversation_store.tests.histories import World
+from services.conversation_store.tests.support import (
+    ACME,
+    OTHER,
+    ManualClock,
+    acting,
+    fresh,
+    store_pb,
+)
 from services.conversation_store.tests.transfers import export, import_lines
 
 
@@ -93,3 +105,43 @@ async def test_a_run_is_brought_by_one_import_at_a_time(storage: Storage) -> Non
     assert await storage.begin_import("acme", fresh("conv"), run_id)
     assert not await storage.begin_import("other", other := fresh("conv"), run_id)
     assert await storage.begin_import("other", other, fresh("run"))
+
+
+def _part(size: int) -> Arrivals:
+    events = [StoredEvent(n, "message", "run_i", "a", f"msg_{n}", 1, b"x") for n in range(1, size)]
+    return Arrivals(events, [(1, words_of("lost words"))])
+
+
+async def test_an_import_that_is_given_up_takes_no_more_and_leaves_nothing(
+    storage: Storage, clock: ManualClock
+) -> None:
+    world, cid, run_id = World(storage, clock), fresh("conv"), fresh("run")
+    before = await world.rows()
+    assert await storage.begin_import("acme", cid, run_id)
+    await storage.add_arrivals("acme", cid, _part(9))
+    assert (await world.rows())["events"] == before["events"] + 8
+    await storage.give_up_import("acme", cid)
+    with pytest.raises(Rejection) as refused:
+        await storage.add_arrivals("acme", cid, _part(2))
+    assert refused.value.reason is Reason.NOT_FOUND
+    # Until its rows are gone nobody may write among them; the run can be brought anew.
+    assert not await storage.begin_import("acme", cid, fresh("run"))
+    await world.retention.remove_all()
+    assert await world.rows() == before
+    assert await storage.begin_import("acme", cid, run_id)
+
+
+async def test_an_import_of_which_nothing_is_heard_is_given_up_after_an_hour(
+    storage: Storage, clock: ManualClock
+) -> None:
+    cid = fresh("conv")
+    assert await storage.begin_import("acme", cid, fresh("run"))
+    for _ in range(2):  # it is the silence that counts
+        clock.advance(3599)
+        await storage.prune()
+        await storage.add_arrivals("acme", cid, Arrivals())
+    clock.advance(3601)
+    await storage.prune()
+    with pytest.raises(Rejection) as refused:
+        await storage.add_arrivals("acme", cid, _part(2))
+    assert refused.value.reason is Reason.NOT_FOUND
