@@ -93,9 +93,15 @@ class World:
         return found
 
     async def turn(
-        self, name: str, said: str = "words", base: str = "", events: Sequence[WorkerEvent] = ()
+        self,
+        name: str,
+        said: str = "words",
+        base: str = "",
+        events: Sequence[WorkerEvent] = (),
+        read: int | None = None,
     ) -> TurnOutcome:
-        """A turn of the run under way, which says something and leaves a checkpoint."""
+        """A turn of the run under way, which says something and leaves a checkpoint. It has read
+        what came up to the sequence `read`, or all."""
         (run,) = await self.storage.grant({"w": 1}, LEASE)
         assert run.conversation_id == name
         checkpoint = Checkpoint(fresh("ckpt"), run.run_id, run.turn + 1, b"state", base_id=base)
@@ -108,7 +114,7 @@ class World:
             {},
             RunStatus.WAITING,
             checkpoint=checkpoint,
-            last_input_sequence=run.inbox_head,
+            last_input_sequence=run.inbox_head if read is None else read,
             events=[worker_event(message_event(fresh("msg"), said)), *events],
         )
         return await self.storage.execute(command)

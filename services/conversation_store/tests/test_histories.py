@@ -321,6 +321,21 @@ async def test_unread_inputs_stay(world: World) -> None:
     assert len(turn.inputs) == 21
 
 
+async def test_an_input_that_turn_after_turn_left_unread_stays(world: World) -> None:
+    name = await world.start()
+    await world.turn(name)
+    read = (await world.view(name)).run.inbox_read
+    unread = await world.say(name, "not read yet")
+    for _ in range(6):
+        await world.turn(name, read=read)
+    await world.limit(retention_events=2)
+    await world.keep()
+    assert 1 < (await world.view(name)).conversation.oldest_sequence <= unread
+    (run,) = await world.storage.grant({"w": 1}, LEASE)
+    (turn,) = await world.storage.granted_turns([run], 10**6)
+    assert [message.sequence for message in turn.inputs] == [unread]
+
+
 async def test_chains_of_checkpoints_stay_whole(world: World) -> None:
     name = await world.start()
     base = ""
