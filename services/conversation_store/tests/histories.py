@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from agentmesh_conversation_store.codec.events import worker_event
@@ -98,13 +99,14 @@ class World:
         said: str = "words",
         base: str = "",
         events: Sequence[WorkerEvent] = (),
-        read: int | None = None,
+        **changes: Any,
     ) -> TurnOutcome:
-        """A turn of the run under way, which says something and leaves a checkpoint. It has read
-        what came up to the sequence `read`, or all."""
+        """A turn of the run under way, which says something, or nothing, and leaves a checkpoint.
+        It has read all inputs; `changes` replace fields of its commit."""
         (run,) = await self.storage.grant({"w": 1}, LEASE)
         assert run.conversation_id == name
         checkpoint = Checkpoint(fresh("ckpt"), run.run_id, run.turn + 1, b"state", base_id=base)
+        words = [worker_event(message_event(fresh("msg"), said))] if said else []
         command = CommitTurn(
             "acme",
             name,
@@ -114,10 +116,10 @@ class World:
             {},
             RunStatus.WAITING,
             checkpoint=checkpoint,
-            last_input_sequence=run.inbox_head if read is None else read,
-            events=[worker_event(message_event(fresh("msg"), said)), *events],
+            last_input_sequence=run.inbox_head,
+            events=[*words, *events],
         )
-        return await self.storage.execute(command)
+        return await self.storage.execute(replace(command, **changes))
 
     async def say(
         self, name: str, text: str = "hi", strategy: Strategy = Strategy.AFTER_TURN

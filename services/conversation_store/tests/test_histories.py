@@ -11,7 +11,7 @@ from agentmesh_conversation_store.domain.conversations import (
     UpdateConversation,
 )
 from agentmesh_conversation_store.domain.events import StoredEvent
-from agentmesh_conversation_store.domain.model import SECOND, Strategy
+from agentmesh_conversation_store.domain.model import SECOND, RunStatus, Strategy
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.search import parse_query
 from agentmesh_conversation_store.retention import Retention
@@ -327,7 +327,7 @@ async def test_an_input_that_turn_after_turn_left_unread_stays(world: World) -> 
     read = (await world.view(name)).run.inbox_read
     unread = await world.say(name, "not read yet")
     for _ in range(6):
-        await world.turn(name, read=read)
+        await world.turn(name, last_input_sequence=read)
     await world.limit(retention_events=2)
     await world.keep()
     assert 1 < (await world.view(name)).conversation.oldest_sequence <= unread
@@ -373,6 +373,48 @@ async def test_a_replaced_turn_may_still_be_replaced_after_a_cut(world: World) -
     (turn,) = await world.storage.granted_turns([run], 10**6)
     assert len(turn.inputs) == 2, "the question of the replaced turn, and the new one"
     assert turn.chain
+
+
+async def test_a_silent_turn_may_still_be_replaced_after_a_cut(world: World) -> None:
+    name = await world.start()
+    await world.turn(name, "", status=RunStatus.RUNNABLE)
+    before = await world.turn(name, "", status=RunStatus.RUNNABLE)
+    await world.turn(name, "")
+    await world.limit(retention_events=1)
+    await world.keep()
+    assert (await world.view(name)).conversation.oldest_sequence > 1
+    await world.say(name, "another way", Strategy.REPLACE_TURN)
+    (run,) = await world.storage.grant({"w": 1}, LEASE)
+    assert run.checkpoint_id == before.checkpoint_id
+    (turn,) = await world.storage.granted_turns([run], 10**6)
+    assert turn.chain
+
+
+async def test_what_a_replaced_turn_had_read_late_is_read_again_after_a_cut(world: World) -> None:
+    name = await world.start()
+    await world.turn(name)
+    read = (await world.view(name)).run.inbox_read
+    late = await world.say(name, "read late")
+    await world.turn(name, last_input_sequence=read)
+    await world.turn(name)
+    await world.limit(retention_events=1)
+    await world.keep()
+    new = await world.say(name, "another way", Strategy.REPLACE_TURN)
+    (run,) = await world.storage.grant({"w": 1}, LEASE)
+    (turn,) = await world.storage.granted_turns([run], 10**6)
+    assert [message.sequence for message in turn.inputs] == [late, new]
+
+
+async def test_the_last_words_of_a_run_under_way_stay(world: World) -> None:
+    name = await world.start()
+    await world.turn(name, "not the last", status=RunStatus.RUNNABLE)
+    await world.turn(name, "the answer", status=RunStatus.RUNNABLE)
+    for _ in range(6):
+        await world.turn(name, "", status=RunStatus.RUNNABLE)
+    await world.limit(retention_events=2)
+    await world.keep()
+    said = [event for event in await world.log(name) if event.kind == "message"]
+    assert b"the answer" in said[0].data
 
 
 async def test_removal_that_is_broken_off_goes_on_elsewhere(world: World) -> None:
