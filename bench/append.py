@@ -31,11 +31,8 @@ from agentmesh.conversation_store.v1 import (
 )
 from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.conversations import StartConversation
-from agentmesh_conversation_store.domain.model import (
-    Budget,
-    ConversationFacts,
-    ConversationView,
-)
+from agentmesh_conversation_store.domain.model import ConversationFacts, ConversationView
+from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.postgres.driver import translated
 from agentmesh_conversation_store.storage.sql.tables import CONVERSATIONS, RUNS

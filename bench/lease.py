@@ -39,7 +39,8 @@ from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import 
 from agentmesh.conversation_store.v1.turn_service_pb2_grpc import TurnServiceStub
 from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.conversations import StartConversation
-from agentmesh_conversation_store.domain.model import Budget, ConversationFacts
+from agentmesh_conversation_store.domain.model import ConversationFacts
+from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from meshkit.channels import MeshChannels, call_metadata
 from meshkit.identity import SYSTEM, Principal

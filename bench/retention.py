@@ -30,13 +30,13 @@ from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.history import DeleteConversation
 from agentmesh_conversation_store.domain.model import (
     SECOND,
-    Budget,
     Checkpoint,
     ConversationFacts,
     RunStatus,
     Strategy,
 )
 from agentmesh_conversation_store.domain.turns import CommitTurn
+from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.retention import Retention
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage

@@ -14,6 +14,7 @@ from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from pydantic import SecretStr
 
 from services.conversation_store.tests.driver import Database, RunningStore
+from services.conversation_store.tests.histories import World
 from services.conversation_store.tests.support import ManualClock
 
 
@@ -37,6 +38,12 @@ async def storage(
     await opened.open()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def world(storage: Storage, clock: ManualClock) -> World:
+    """`storage`, and what is done to it."""
+    return World(storage, clock)
 
 
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])

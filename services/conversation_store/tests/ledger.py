@@ -14,18 +14,16 @@ from agentmesh_conversation_store.domain.ledger import (
     UsageQuery,
 )
 from agentmesh_conversation_store.domain.model import (
-    NO_USAGE,
     SECOND,
-    Budget,
     Checkpoint,
     Origin,
     Run,
     RunStatus,
     StepKind,
-    Usage,
 )
 from agentmesh_conversation_store.domain.steps import BeginStep, RecordStep
 from agentmesh_conversation_store.domain.turns import CommitTurn
+from agentmesh_conversation_store.domain.usage import NO_USAGE, Budget, Usage
 from agentmesh_conversation_store.storage.interface import (
     Storage,
 )

@@ -19,16 +19,15 @@ from agentmesh_conversation_store.domain.ledger import AuditRecord, TenantPolicy
 from agentmesh_conversation_store.domain.model import (
     SECOND,
     ApiKey,
-    Budget,
     Checkpoint,
     ConversationFacts,
     Role,
     Run,
     RunStatus,
     Strategy,
-    Usage,
 )
 from agentmesh_conversation_store.domain.search import words_of
+from agentmesh_conversation_store.domain.usage import Budget, Usage
 from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.requests import Request

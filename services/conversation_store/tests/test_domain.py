@@ -15,19 +15,11 @@ from agentmesh_conversation_store.codec.tokens import binding, resume_token, res
 from agentmesh_conversation_store.domain import model
 from agentmesh_conversation_store.domain.attempts import MAX_BACK_OFF, Retries
 from agentmesh_conversation_store.domain.changes import Loaded
-from agentmesh_conversation_store.domain.model import (
-    NO_USAGE,
-    SECOND,
-    Budget,
-    RunStatus,
-    Step,
-    StepKind,
-    StepState,
-    Usage,
-)
+from agentmesh_conversation_store.domain.model import SECOND, RunStatus, Step, StepKind, StepState
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.runs import deadline_of
 from agentmesh_conversation_store.domain.turns import CommitTurn
+from agentmesh_conversation_store.domain.usage import NO_USAGE, Budget, Usage
 from agentmesh_conversation_store.servicers.rejections import as_mesh_error
 from agentmesh_conversation_store.storage.encoding import encoded
 from agentmesh_conversation_store.storage.sql.tables import COMMITTED, RUNS, STEPS

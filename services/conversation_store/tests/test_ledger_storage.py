@@ -18,14 +18,9 @@ from agentmesh_conversation_store.domain.ledger import (
     Dimension,
     UsageQuery,
 )
-from agentmesh_conversation_store.domain.model import (
-    NO_USAGE,
-    SECOND,
-    Run,
-    StepKind,
-    Usage,
-)
+from agentmesh_conversation_store.domain.model import SECOND, Run, StepKind
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.usage import NO_USAGE, Usage
 from agentmesh_conversation_store.storage.interface import (
     Storage,
 )

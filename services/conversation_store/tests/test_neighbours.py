@@ -27,14 +27,10 @@ from agentmesh_conversation_store.domain.ledger import (
     TenantPolicy,
     UsageQuery,
 )
-from agentmesh_conversation_store.domain.model import (
-    NO_USAGE,
-    ApiKey,
-    Role,
-    Strategy,
-)
+from agentmesh_conversation_store.domain.model import ApiKey, Role, Strategy
 from agentmesh_conversation_store.domain.rejections import Rejection
 from agentmesh_conversation_store.domain.search import parse_query
+from agentmesh_conversation_store.domain.usage import NO_USAGE
 from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument
 from agentmesh_conversation_store.storage.interface import (
     ApprovalQuery,

@@ -11,15 +11,9 @@ from typing import Any
 import pytest
 from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
 from agentmesh_conversation_store.domain.ledger import TenantPolicy
-from agentmesh_conversation_store.domain.model import (
-    SECOND,
-    Budget,
-    Checkpoint,
-    EndReason,
-    Run,
-    RunStatus,
-)
+from agentmesh_conversation_store.domain.model import SECOND, Checkpoint, EndReason, Run, RunStatus
 from agentmesh_conversation_store.domain.turns import CommitTurn, NextTurn
+from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.interface import Storage
 
 from services.conversation_store.tests.support import ManualClock, fresh, start_command

@@ -15,8 +15,9 @@ from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.attempts import ReleaseTurn
 from agentmesh_conversation_store.domain.changes import Changes, Decision, Loaded, Scope
 from agentmesh_conversation_store.domain.conversations import CancelConversation
-from agentmesh_conversation_store.domain.model import EndReason, Run, Usage
+from agentmesh_conversation_store.domain.model import EndReason, Run
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.usage import Usage
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.sql.plan import Plan, Session, fetch

@@ -12,16 +12,9 @@ from agentmesh_conversation_store.domain.ledger import (
     Dimension,
     TenantPolicy,
 )
-from agentmesh_conversation_store.domain.model import (
-    NO_USAGE,
-    SECOND,
-    Budget,
-    EndReason,
-    Run,
-    RunStatus,
-    Usage,
-)
+from agentmesh_conversation_store.domain.model import SECOND, EndReason, Run, RunStatus
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.usage import NO_USAGE, Budget, Usage
 from agentmesh_conversation_store.storage.interface import (
     Storage,
 )

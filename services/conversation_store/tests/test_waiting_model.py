@@ -24,7 +24,6 @@ from agentmesh_conversation_store.domain.children import ChildRun
 from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.model import (
     SECOND,
-    Budget,
     Instant,
     Role,
     Run,
@@ -33,6 +32,7 @@ from agentmesh_conversation_store.domain.model import (
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.turns import CommitTurn, TurnOutcome
+from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.interface import ApprovalQuery, Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from agentmesh.conversation_store.v1 import approval_store_service_pb2_grpc as approvals
 from agentmesh.conversation_store.v1 import blob_service_pb2_grpc as blobs
@@ -187,12 +186,6 @@ def _register_blobs(host: ServiceHost, kept: Blobs, settings: StoreSettings) -> 
         BlobServicer(kept, settings.max_blob_bytes),
         f"{_PACKAGE}.BlobService",
     )
-
-
-def _unserved(servicer: Any) -> object:
-    """A generated servicer as it is: every method answers UNIMPLEMENTED. The stubs call it
-    abstract, which it is not."""
-    return servicer()
 
 
 def _fanout(host: ServiceHost, settings: StoreSettings) -> Fanout:

@@ -12,7 +12,8 @@ from agentmesh_conversation_store.domain.ledger import (
     TenantPolicy,
     UsageSum,
 )
-from agentmesh_conversation_store.domain.model import NO_USAGE, SECOND, Budget, Instant
+from agentmesh_conversation_store.domain.model import SECOND, Instant
+from agentmesh_conversation_store.domain.usage import NO_USAGE, Budget
 
 from . import values
 

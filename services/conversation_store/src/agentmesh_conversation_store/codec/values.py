@@ -8,14 +8,8 @@ from agentmesh.common.v1 import usage_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agentmesh_conversation_store.domain.model import (
-    ADDITIVE,
-    NO_USAGE,
-    Budget,
-    Instant,
-    Micros,
-    Usage,
-)
+from agentmesh_conversation_store.domain.model import Instant, Micros
+from agentmesh_conversation_store.domain.usage import ADDITIVE, NO_USAGE, Budget, Usage
 
 
 def timestamp(instant: Instant) -> Timestamp:

@@ -11,7 +11,7 @@ from meshkit.errors import MeshError
 from meshkit.ids import new_id
 
 from agentmesh_conversation_store.domain.children import ChildRun
-from agentmesh_conversation_store.domain.model import Budget
+from agentmesh_conversation_store.domain.usage import Budget
 
 from . import values
 

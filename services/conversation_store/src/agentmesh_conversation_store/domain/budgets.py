@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import reduce
 
-from .model import NO_USAGE, Run, Usage
+from .model import Run
 from .rejections import Reason, Rejection
 from .runs import ancestors
+from .usage import NO_USAGE, Usage
 
 _MEASURES = (("max_tokens", "tokens"), ("max_cost_micros", "cost_micros"))
 

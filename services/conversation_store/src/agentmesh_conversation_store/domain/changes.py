@@ -11,7 +11,6 @@ from .approvals import Approval, ApprovalStatus
 from .events import EventBody, NewEvent, WorkerEvent
 from .ledger import Consumed
 from .model import (
-    NO_USAGE,
     BlobReference,
     Checkpoint,
     CommittedTurn,
@@ -22,9 +21,9 @@ from .model import (
     RaisedFence,
     Run,
     Step,
-    Usage,
 )
 from .rejections import Reason, Rejection, not_found
+from .usage import NO_USAGE, Usage
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from . import runs
 from .changes import Transition
 from .events import UserMessage
-from .model import Budget, Micros, Origin, Run
+from .model import Micros, Origin, Run
 from .rejections import invalid
+from .usage import Budget
 
 MAX_DEPTH = 8
 MAX_LIVE_RUNS = 1000

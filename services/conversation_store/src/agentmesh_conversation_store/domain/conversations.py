@@ -10,7 +10,6 @@ from .changes import Changes, Decision, Loaded, Scope, Transition
 from .events import ConversationStarted, ConversationUpdated, TurnDiscarded, UserMessage
 from .history import milestone
 from .model import (
-    Budget,
     CommittedTurn,
     Conversation,
     ConversationFacts,
@@ -26,6 +25,7 @@ from .model import (
     WaitKind,
 )
 from .rejections import Reason, Rejection, already_ended, not_found
+from .usage import Budget
 
 
 def _view(transition: Transition, changes: Changes, facts: ConversationFacts) -> ConversationView:

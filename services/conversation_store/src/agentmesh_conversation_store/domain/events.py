@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .approvals import ApprovalStatus, AskedApproval
-from .model import EndReason, Instant, Micros, Origin, RunStatus, Usage, WaitKind
+from .model import EndReason, Instant, Micros, Origin, RunStatus, WaitKind
+from .usage import Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from .model import SECOND, Budget, Instant, Micros, Usage
+from .model import SECOND, Instant, Micros
 from .rejections import Reason, Rejection
+from .usage import Budget, Usage
 
 HOUR: Micros = 3600 * SECOND
 DAY: Micros = 24 * HOUR

@@ -8,19 +8,9 @@ from dataclasses import replace
 from . import resolving
 from .changes import Transition
 from .events import RunEnded, RunStarted, RunStatusChanged, TurnDiscarded
-from .model import (
-    NO_USAGE,
-    ConversationStatus,
-    EndReason,
-    Instant,
-    Micros,
-    Origin,
-    Run,
-    RunStatus,
-    Usage,
-    WaitKind,
-)
+from .model import ConversationStatus, EndReason, Instant, Micros, Origin, Run, RunStatus, WaitKind
 from .rejections import already_ended, stale_fence, turn_gap
+from .usage import NO_USAGE, Usage
 
 _SHOWN = {
     RunStatus.RUNNABLE: ConversationStatus.RUNNING,

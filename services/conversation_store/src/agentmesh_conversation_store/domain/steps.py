@@ -10,8 +10,9 @@ from .budgets import remaining_tokens, require_budget
 from .changes import Changes, Decision, Loaded, Scope, Transition, asked_for
 from .events import WorkerEvent
 from .ledger import Consumed
-from .model import NO_USAGE, Instant, Origin, Run, Step, StepKind, StepState, Usage
+from .model import Instant, Origin, Run, Step, StepKind, StepState
 from .rejections import Reason, Rejection, not_found, turn_gap
+from .usage import NO_USAGE, Usage
 
 
 @dataclass(frozen=True, slots=True)

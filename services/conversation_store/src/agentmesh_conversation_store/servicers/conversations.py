@@ -23,13 +23,13 @@ from agentmesh_conversation_store.codec.resources import conversation_message
 from agentmesh_conversation_store.domain import conversations as domain
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import (
-    Budget,
     ConversationFacts,
     ConversationStatus,
     ConversationView,
     Strategy,
 )
 from agentmesh_conversation_store.domain.search import parse_query
+from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.interface import ConversationQuery, EventFilter, Storage
 from agentmesh_conversation_store.subscriptions.feed import TenantFeeds
 from agentmesh_conversation_store.subscriptions.registry import Subscriptions

@@ -24,7 +24,6 @@ from agentmesh_conversation_store.codec.waiting import child_runs, require_a_wai
 from agentmesh_conversation_store.domain import attempts, steps, turns
 from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.model import (
-    NO_USAGE,
     Checkpoint,
     EndReason,
     Origin,
@@ -32,6 +31,7 @@ from agentmesh_conversation_store.domain.model import (
     StepKind,
     WaitKind,
 )
+from agentmesh_conversation_store.domain.usage import NO_USAGE
 from agentmesh_conversation_store.fanout.interface import DeltasMade, Fanout, LiveDelta
 from agentmesh_conversation_store.leasing.dispatcher import Dispatcher
 from agentmesh_conversation_store.leasing.fence_watch import FenceWatch

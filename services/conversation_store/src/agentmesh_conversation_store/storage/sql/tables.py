@@ -19,11 +19,8 @@ from agentmesh_conversation_store.domain.history import (
 )
 from agentmesh_conversation_store.domain.ledger import AuditRecord, TenantDay, TenantPolicy
 from agentmesh_conversation_store.domain.model import (
-    ADDITIVE,
-    NO_USAGE,
     ApiKey,
     BlobReference,
-    Budget,
     Checkpoint,
     CommittedTurn,
     Conversation,
@@ -36,9 +33,9 @@ from agentmesh_conversation_store.domain.model import (
     RunStatus,
     Step,
     StepKind,
-    Usage,
     WaitKind,
 )
+from agentmesh_conversation_store.domain.usage import ADDITIVE, NO_USAGE, Budget, Usage
 
 T = TypeVar("T")
 Column = int | str | bytes | None

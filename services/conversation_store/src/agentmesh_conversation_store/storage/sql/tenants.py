@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from agentmesh_conversation_store.domain.changes import Changes
 from agentmesh_conversation_store.domain.ledger import DAY, TenantDay, TenantPolicy
-from agentmesh_conversation_store.domain.model import Budget, Instant, Run, Usage
+from agentmesh_conversation_store.domain.model import Instant, Run
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.usage import Budget, Usage
 from agentmesh_conversation_store.storage.requests import Request
 
 from .plan import Alone, Plan, Row, each, fetch, fetch_each, first, now

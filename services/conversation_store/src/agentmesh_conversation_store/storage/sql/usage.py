@@ -14,7 +14,7 @@ from agentmesh_conversation_store.domain.ledger import (
     UsageQuery,
     UsageSum,
 )
-from agentmesh_conversation_store.domain.model import ADDITIVE, NO_USAGE, Usage
+from agentmesh_conversation_store.domain.usage import ADDITIVE, NO_USAGE, Usage
 
 from .plan import Plan, Row, fetch
 
