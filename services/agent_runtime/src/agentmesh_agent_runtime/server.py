@@ -17,6 +17,7 @@ from agentmesh.conversation_store.v1.turn_service_pb2_grpc import TurnServiceStu
 from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
 from meshkit.ids import new_id
 from meshkit.server import ServiceHost
+from meshkit.tasks import stop
 
 from agentmesh_agent_runtime.adapters.deltas import DeltaStream
 from agentmesh_agent_runtime.adapters.input_blobs import InputBlobs
@@ -155,9 +156,7 @@ class Runtime:
     async def _stop(self) -> None:
         await self.worker.close()
         await asyncio.to_thread(self._leases.close)
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await stop(*self._background)
         await self._deltas.close()
         await self.models.close()
 

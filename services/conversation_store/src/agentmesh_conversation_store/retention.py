@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from meshkit.tasks import stop
+
 from .domain.history import DeleteConversation
 from .domain.rejections import Reason, Rejection
 from .storage.history import Outdated
@@ -60,10 +62,7 @@ class Retention:
 
     async def stop(self) -> None:
         """Ends; a step under way is finished or undone."""
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await stop(*self._tasks)
 
     async def remove_all(self) -> int:
         """Removes all that nobody can read, in small steps; says how many rows that were."""

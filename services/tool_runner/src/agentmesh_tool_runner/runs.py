@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from meshkit.tasks import ended
+
 from .executions import ExecutionLog, ExecutionRegistry, UnknownExecutionError, follow
 from .languages import Language, command_line
 from .sandbox.backend import (
@@ -95,7 +97,7 @@ class CodeRuns:
 
     async def close(self) -> None:
         """Waits for the ends of all runs; the backend has killed them, or will."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(*self._tasks)
 
 
 def _spec(run: CodeRun, python: str) -> ExecutionSpec:

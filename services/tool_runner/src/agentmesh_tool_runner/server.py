@@ -12,6 +12,7 @@ from agentmesh.conversation_store.v1 import (
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2_grpc
 from meshkit.ids import new_id
 from meshkit.server import ServiceHost
+from meshkit.tasks import stop
 
 from . import servicer, translate
 from .calls import CallRules, ToolCalls
@@ -82,8 +83,6 @@ class ToolRunner:
 
     async def _stop(self) -> None:
         await self.calls.close()
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await stop(*self._background)
         await self.sandboxes.close()
         await self.runs.close()

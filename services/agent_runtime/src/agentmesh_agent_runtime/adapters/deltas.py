@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 from agentmesh.conversation.v1 import stream_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
+from meshkit.tasks import stop
 
 from agentmesh_agent_runtime.adapters.store_turns import Head
 from agentmesh_agent_runtime.turns.grant import Grant
@@ -63,9 +64,7 @@ class DeltaStream:
 
     async def close(self) -> None:
         """Sends nothing more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await stop(self._task)
 
     async def _run(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from typing import Protocol
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
 from meshkit import telemetry
 from meshkit.identity import RunCapability, capability_scope
+from meshkit.tasks import stop
 from opentelemetry.trace import Span, Status, StatusCode
 
 from agentmesh_agent_runtime.adapters.grants import grant_to_domain, turn_id
@@ -143,9 +144,7 @@ class TurnWorker:
 
     async def close(self) -> None:
         """Stops what is left, without a word to the store."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(*self._tasks)
 
     async def _work(self, granted: turns_pb2.TurnGrant) -> None:
         """Takes this turn, and the next ones of the run that come with each commit."""

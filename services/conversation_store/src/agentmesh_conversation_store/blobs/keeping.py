@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+
+from meshkit.tasks import stop
 
 from agentmesh_conversation_store.domain.rejections import Rejection
 
@@ -36,10 +37,7 @@ class Housekeeping:
 
     async def stop(self) -> None:
         """Ends."""
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await stop(*self._tasks)
 
     async def _uploads(self) -> None:
         while True:

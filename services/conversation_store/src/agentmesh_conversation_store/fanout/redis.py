@@ -11,6 +11,7 @@ from contextlib import suppress
 from hashlib import blake2b
 
 from google.protobuf.message import DecodeError
+from meshkit.tasks import stop
 
 from . import wire
 from .interface import (
@@ -77,9 +78,7 @@ class RedisFanout:
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS if self.connected else 0):
                 await self._outbox.emptied()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(*self._tasks)
         self._tasks = []
 
     def publish(self, notice: Notice) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from meshkit.tasks import ended, stop
+
 from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
 from agentmesh_conversation_store.domain.model import SECOND, EndReason, Micros, Origin, Run
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
@@ -82,11 +84,8 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Stops."""
-        for task in self._tasks:
-            task.cancel()
-        for task in [*self._tasks, *self._farewells]:
-            with suppress(asyncio.CancelledError):
-                await task
+        await stop(*self._tasks)
+        await ended(*self._farewells)
 
     async def connect(self, worker: Worker, held: Iterable[tuple[str, int]]) -> None:
         """Takes a runtime in. Leases that it still holds are kept if they are current."""

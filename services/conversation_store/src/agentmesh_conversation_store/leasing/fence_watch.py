@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 from meshkit.errors import MeshError
+from meshkit.tasks import stop
 
 from agentmesh_conversation_store.domain.model import SECOND, RaisedFence
 from agentmesh_conversation_store.domain.rejections import Rejection
@@ -53,10 +54,7 @@ class FenceWatch:
 
     async def stop(self) -> None:
         """Stops looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await stop(self._task)
 
     async def watch(self) -> AsyncIterator[Sequence[RaisedFence]]:
         """Never ends by itself. A watcher that falls far behind must come back: it is then told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 
 from agentmesh.conversation_store.v1 import turn_service_pb2 as pb
 from meshkit.errors import MeshError
@@ -88,8 +87,8 @@ class LeaseStream:
             elif ending.done():
                 raise MeshError.draining()
             else:
-                with suppress(asyncio.CancelledError):
-                    await listening
+                if not listening.cancelled():
+                    listening.result()  # raises what was wrong with a message
                 return
 
     def _accepted(self) -> pb.LeaseTurnsResponse:

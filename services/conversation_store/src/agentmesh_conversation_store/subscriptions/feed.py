@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from agentmesh.conversation.v1 import stream_pb2
 from meshkit.errors import MeshError
+from meshkit.tasks import stop
 
 from agentmesh_conversation_store.codec.stream_items import events_response, item_response
 from agentmesh_conversation_store.codec.tokens import binding, resume_token, resumed_sequence
@@ -49,10 +50,7 @@ class TenantFeeds:
 
     async def stop(self) -> None:
         """Stops looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await stop(self._task)
 
     def drain(self) -> None:
         """Ends every feed with DRAINING; their clients go on elsewhere."""

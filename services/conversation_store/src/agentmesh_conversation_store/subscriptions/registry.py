@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import suppress
 
+from meshkit.tasks import stop
+
 from agentmesh_conversation_store.codec.tokens import resumed_sequence
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
@@ -81,10 +83,7 @@ class Subscriptions:
 
     async def stop(self) -> None:
         """Stops looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        await stop(self._task)
 
     def drain(self) -> None:
         """Ends every subscription with DRAINING; their clients go on elsewhere."""

@@ -8,7 +8,6 @@ that they are connected.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import logging
 from typing import Any, Self, cast
@@ -16,6 +15,7 @@ from typing import Any, Self, cast
 from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as ProtobufMessage
+from meshkit.tasks import stop
 
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest import responder as media
@@ -135,10 +135,7 @@ async def serve_stream(
         if call.done():
             await _finish(stream, call, answer)
     finally:
-        for task in (call, gone):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, CallFailedError, OSError):
-                await task
+        await stop(call, gone, expected=(CallFailedError, OSError))
 
 
 async def _finish(stream: StreamRoute, call: asyncio.Task[None], answer: Responder) -> None:

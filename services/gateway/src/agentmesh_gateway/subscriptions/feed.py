@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import logging
 import time
-from contextlib import suppress
 
 import grpc
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
@@ -14,6 +13,7 @@ from google.protobuf.message import DecodeError
 from meshkit.context import Principal, principal_scope
 from meshkit.errors import MeshError, from_rpc_error
 from meshkit.ids import new_id
+from meshkit.tasks import stop
 
 from agentmesh_gateway.upstream import STORE
 
@@ -47,12 +47,7 @@ class Feed:
 
     async def close(self) -> None:
         """Ends the stream."""
-        tasks = [self._task, *self._standings.values()]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError, grpc.RpcError):
-                await task
+        await stop(self._task, *self._standings.values(), expected=(grpc.RpcError,))
 
     async def standing(self, position: int) -> Standing:
         """How the conversation stood when its newest known event was `position`. Asked once for

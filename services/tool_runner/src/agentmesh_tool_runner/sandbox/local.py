@@ -16,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from meshkit.tasks import ended, stop
+
 from . import cgroups, inside, seccomp
 from .backend import (
     Execution,
@@ -181,9 +183,8 @@ class LocalBackend(SandboxBackend):
 
     async def close(self) -> None:
         await self._end_executions()
-        if self._idle_task:
-            self._idle_task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stop(self._idle_task)
+        await ended(*self._tasks)
         await self._workspaces.close_all()
         await self._drop_spares()
         if self._launcher:
