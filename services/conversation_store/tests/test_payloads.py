@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import timedelta
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.conversations import SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import BlobReference, Strategy
-from agentmesh_conversation_store.servicers.payloads import JSON, PREVIEW, TEXT
+from agentmesh_conversation_store.domain.rejections import Rejection
+from agentmesh_conversation_store.servicers.payloads import JSON, PREVIEW, TEXT, Payloads
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from google.protobuf.struct_pb2 import Struct
@@ -206,6 +208,30 @@ async def test_only_what_is_old_and_unused_is_collected(tmp_path: Path) -> None:
     assert await Collector(blobs, storage, YOUNG).sweep() == 0
     assert await old.sweep() == 1
     assert [blob.tenant async for blob in blobs.everything()] == ["acme"]
+    await storage.close()
+
+
+async def test_an_old_file_stays_from_the_moment_it_is_referred_to(tmp_path: Path) -> None:
+    """Between the look at the file and the message's commit, the collector may come by."""
+    storage = SqliteStorage(tmp_path / "s.db", ProtobufEvents())
+    await storage.open()
+    blobs = ObjectStoreBlobs(open_place("", tmp_path / "blobs"))
+    command = start_command()
+    await storage.execute(command)
+    again = await blobs.put("acme", chunks(b"again"))
+    forgotten = await blobs.put("acme", chunks(b"forgotten"))
+    long_ago = (datetime.now(UTC) - 2 * YOUNG).timestamp()
+    for path in (tmp_path / "blobs").rglob("*"):
+        if path.name in {again.digest, forgotten.digest}:
+            os.utime(path, (long_ago, long_ago))
+    part = Part(blob=message_pb2.BlobPart(digest=again.digest))
+    said = UserMessage("msg_1", "user", "this one again", "alice")
+    message = await Payloads(blobs).user_message("acme", said, [part])
+    assert await Collector(blobs, storage).sweep() == 1
+    await storage.execute(_send(command.conversation_id, tuple(message.blobs)))
+    assert [data async for data in blobs.read(await blobs.find("acme", again.digest))] == [b"again"]
+    with pytest.raises(Rejection):
+        await blobs.find("acme", forgotten.digest)
     await storage.close()
 
 

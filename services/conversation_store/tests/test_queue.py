@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
+from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.ledger import TenantPolicy
 from agentmesh_conversation_store.domain.model import SECOND, Checkpoint, EndReason, Run, RunStatus
 from agentmesh_conversation_store.domain.turns import CommitTurn, NextTurn
 from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.interface import Storage
+from agentmesh_conversation_store.storage.postgres import PostgresStorage
+from agentmesh_conversation_store.storage.sql.plan import FetchEach
 
 from services.conversation_store.tests.support import ManualClock, fresh, start_command
 
@@ -59,6 +62,32 @@ async def test_replicas_that_grant_at_once_grant_each_run_once(replicas: list[St
     assert len(granted) == 80
     assert len({run.run_id for run in granted}) == 80
     assert {run.fence for run in granted} == {1}
+
+
+@pytest.mark.parametrize("replicas", ["postgres"], indirect=True)
+async def test_a_run_that_ends_while_it_is_chosen_is_not_granted(
+    replicas: list[Storage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's writer is alone: nothing can happen there between choosing and taking."""
+    granting, cancelling = replicas
+    assert isinstance(granting, PostgresStorage)
+    views = [await granting.execute(start_command()) for _ in range(2)]
+    names = {view.run.run_id: view.conversation.conversation_id for view in views}
+    carry_out = granting._driver._carry_out
+    cancelled: list[Run] = []
+
+    async def with_a_pause(connection: Any, operation: Any) -> Any:
+        if isinstance(operation, FetchEach) and "SKIP LOCKED" in operation.sql:
+            tenant, run_id = operation.arguments[0][:2]
+            await cancelling.execute(CancelConversation(tenant, names[run_id], "enough"))
+            cancelled.append((await cancelling.conversation(tenant, names[run_id])).run)
+        return await carry_out(connection, operation)
+
+    monkeypatch.setattr(granting._driver, "_carry_out", with_a_pause)
+    granted = await granting.grant({"w": 2}, LEASE)
+    (ended,) = cancelled
+    assert [run.run_id for run in granted] == [name for name in names if name != ended.run_id]
+    assert (await cancelling.conversation(ended.tenant, ended.conversation_id)).run == ended
 
 
 async def test_replicas_together_keep_the_limit_of_active_runs(replicas: list[Storage]) -> None:
