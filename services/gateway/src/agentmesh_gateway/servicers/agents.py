@@ -118,6 +118,7 @@ def definition_of(agent_id: str, config: pb2.AgentConfig) -> AgentDefinition:
         tools=config.tools,
         human_input_mode=config.human_input_mode,
         handoffs=config.handoffs,
+        component=config.component,
     )
     for name, tool_config in config.tool_config.items():
         definition.tool_config[name].CopyFrom(tool_config)
@@ -125,6 +126,8 @@ def definition_of(agent_id: str, config: pb2.AgentConfig) -> AgentDefinition:
         definition.llm_config.CopyFrom(config.llm_config)
     if config.HasField("context"):
         definition.context.CopyFrom(config.context)
+    if config.HasField("component_config"):
+        definition.component_config.CopyFrom(config.component_config)
     if config.HasField("max_tool_iterations"):
         definition.max_tool_iterations = config.max_tool_iterations
     return definition

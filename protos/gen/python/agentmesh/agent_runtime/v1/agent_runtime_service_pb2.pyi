@@ -178,12 +178,15 @@ class Component(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     DISTRIBUTION_FIELD_NUMBER: builtins.int
     CONFIG_SCHEMA_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
     name: builtins.str
     """The name that definitions use."""
     kind: builtins.str
     """"agent", "team", "termination", "model_client" or "candidate_function"."""
     distribution: builtins.str
     """The package and its version."""
+    problem: builtins.str
+    """Why it cannot be used; empty if it can."""
     @property
     def config_schema(self) -> google.protobuf.struct_pb2.Struct:
         """JSON Schema of its configuration."""
@@ -195,9 +198,10 @@ class Component(google.protobuf.message.Message):
         kind: builtins.str = ...,
         distribution: builtins.str = ...,
         config_schema: google.protobuf.struct_pb2.Struct | None = ...,
+        problem: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["config_schema", b"config_schema"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["config_schema", b"config_schema", "distribution", b"distribution", "kind", b"kind", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["config_schema", b"config_schema", "distribution", b"distribution", "kind", b"kind", "name", b"name", "problem", b"problem"]) -> None: ...
 
 Global___Component: typing_extensions.TypeAlias = Component
 

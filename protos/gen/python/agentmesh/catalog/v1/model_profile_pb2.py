@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/catalog/v1/model_profile.proto\x12\x14\x61gentmesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd3\x03\n\x0cModelProfile\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[A-Za-z0-9_.:/-]{1,128}$\x12\x35\n\x08provider\x18\x02 \x01(\x0e\x32#.agentmesh.catalog.v1.ModelProvider\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x04 \x01(\t\x12\x0f\n\x07key_ref\x18\x05 \x01(\t\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12input_price_micros\x18\t \x01(\x03\x12\x1b\n\x13output_price_micros\x18\n \x01(\x03\x12\x11\n\tfallbacks\x18\x0b \x03(\t\x12 \n\x13requests_per_minute\x18\x0c \x01(\x05H\x02\x88\x01\x01\x12\x15\n\rcache_replies\x18\r \x01(\x08\x12\x0f\n\x07version\x18\x0e \x01(\x05\x42\x0e\n\x0c_temperatureB\r\n\x0b_max_tokensB\x16\n\x14_requests_per_minute*\xc1\x01\n\rModelProvider\x12\x1e\n\x1aMODEL_PROVIDER_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_PROVIDER_OPENAI\x10\x01\x12\x1f\n\x1bMODEL_PROVIDER_AZURE_OPENAI\x10\x02\x12\x1c\n\x18MODEL_PROVIDER_ANTHROPIC\x10\x03\x12\x19\n\x15MODEL_PROVIDER_OLLAMA\x10\x04\x12\x1b\n\x17MODEL_PROVIDER_SCRIPTED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/catalog/v1/model_profile.proto\x12\x14\x61gentmesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x99\x04\n\x0cModelProfile\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^[A-Za-z0-9_.:/-]{1,128}$\x12\x35\n\x08provider\x18\x02 \x01(\x0e\x32#.agentmesh.catalog.v1.ModelProvider\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x04 \x01(\t\x12\x0f\n\x07key_ref\x18\x05 \x01(\t\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12*\n\x07timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12input_price_micros\x18\t \x01(\x03\x12\x1b\n\x13output_price_micros\x18\n \x01(\x03\x12\x11\n\tfallbacks\x18\x0b \x03(\t\x12 \n\x13requests_per_minute\x18\x0c \x01(\x05H\x02\x88\x01\x01\x12\x15\n\rcache_replies\x18\r \x01(\x08\x12\x0f\n\x07version\x18\x0e \x01(\x05\x12\x11\n\tcomponent\x18\x11 \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x12 \x01(\x0b\x32\x17.google.protobuf.StructB\x0e\n\x0c_temperatureB\r\n\x0b_max_tokensB\x16\n\x14_requests_per_minute*\xdf\x01\n\rModelProvider\x12\x1e\n\x1aMODEL_PROVIDER_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_PROVIDER_OPENAI\x10\x01\x12\x1f\n\x1bMODEL_PROVIDER_AZURE_OPENAI\x10\x02\x12\x1c\n\x18MODEL_PROVIDER_ANTHROPIC\x10\x03\x12\x19\n\x15MODEL_PROVIDER_OLLAMA\x10\x04\x12\x1b\n\x17MODEL_PROVIDER_SCRIPTED\x10\x05\x12\x1c\n\x18MODEL_PROVIDER_COMPONENT\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELPROFILE'].fields_by_name['name']._loaded_options = None
   _globals['_MODELPROFILE'].fields_by_name['name']._serialized_options = b'\272H\035r\0332\031^[A-Za-z0-9_.:/-]{1,128}$'
-  _globals['_MODELPROVIDER']._serialized_start=598
-  _globals['_MODELPROVIDER']._serialized_end=791
-  _globals['_MODELPROFILE']._serialized_start=128
-  _globals['_MODELPROFILE']._serialized_end=595
+  _globals['_MODELPROVIDER']._serialized_start=698
+  _globals['_MODELPROVIDER']._serialized_end=921
+  _globals['_MODELPROFILE']._serialized_start=158
+  _globals['_MODELPROFILE']._serialized_end=695
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import google.protobuf.struct_pb2
 import sys
 import typing
 
@@ -38,6 +39,8 @@ class _ModelProviderEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """Ollama."""
     MODEL_PROVIDER_SCRIPTED: _ModelProvider.ValueType  # 5
     """Rules in a file; no server."""
+    MODEL_PROVIDER_COMPONENT: _ModelProvider.ValueType  # 6
+    """A component of an installed package."""
 
 class ModelProvider(_ModelProvider, metaclass=_ModelProviderEnumTypeWrapper):
     """Which protocol a model server speaks."""
@@ -54,6 +57,8 @@ MODEL_PROVIDER_OLLAMA: ModelProvider.ValueType  # 4
 """Ollama."""
 MODEL_PROVIDER_SCRIPTED: ModelProvider.ValueType  # 5
 """Rules in a file; no server."""
+MODEL_PROVIDER_COMPONENT: ModelProvider.ValueType  # 6
+"""A component of an installed package."""
 Global___ModelProvider: typing_extensions.TypeAlias = ModelProvider
 
 @typing.final
@@ -76,6 +81,8 @@ class ModelProfile(google.protobuf.message.Message):
     REQUESTS_PER_MINUTE_FIELD_NUMBER: builtins.int
     CACHE_REPLIES_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    COMPONENT_FIELD_NUMBER: builtins.int
+    COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     provider: Global___ModelProvider.ValueType
@@ -100,6 +107,8 @@ class ModelProfile(google.protobuf.message.Message):
     """Keep replies and answer equal requests from them."""
     version: builtins.int
     """The version of the catalog document; output only."""
+    component: builtins.str
+    """For MODEL_PROVIDER_COMPONENT: the component's name."""
     @property
     def timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Time for one reply."""
@@ -107,6 +116,10 @@ class ModelProfile(google.protobuf.message.Message):
     @property
     def fallbacks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Profiles that are tried when this one fails, in order."""
+
+    @property
+    def component_config(self) -> google.protobuf.struct_pb2.Struct:
+        """Its configuration."""
 
     def __init__(
         self,
@@ -125,9 +138,11 @@ class ModelProfile(google.protobuf.message.Message):
         requests_per_minute: builtins.int | None = ...,
         cache_replies: builtins.bool = ...,
         version: builtins.int = ...,
+        component: builtins.str = ...,
+        component_config: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_temperature", b"_temperature", "max_tokens", b"max_tokens", "requests_per_minute", b"requests_per_minute", "temperature", b"temperature", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_temperature", b"_temperature", "base_url", b"base_url", "cache_replies", b"cache_replies", "fallbacks", b"fallbacks", "input_price_micros", b"input_price_micros", "key_ref", b"key_ref", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "output_price_micros", b"output_price_micros", "provider", b"provider", "requests_per_minute", b"requests_per_minute", "temperature", b"temperature", "timeout", b"timeout", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_temperature", b"_temperature", "component_config", b"component_config", "max_tokens", b"max_tokens", "requests_per_minute", b"requests_per_minute", "temperature", b"temperature", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_temperature", b"_temperature", "base_url", b"base_url", "cache_replies", b"cache_replies", "component", b"component", "component_config", b"component_config", "fallbacks", b"fallbacks", "input_price_micros", b"input_price_micros", "key_ref", b"key_ref", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "output_price_micros", b"output_price_micros", "provider", b"provider", "requests_per_minute", b"requests_per_minute", "temperature", b"temperature", "timeout", b"timeout", "version", b"version"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
     @typing.overload

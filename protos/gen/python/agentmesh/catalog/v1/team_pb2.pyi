@@ -41,6 +41,8 @@ class _TeamKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """A graph decides."""
     TEAM_KIND_MAGENTIC_ONE: _TeamKind.ValueType  # 6
     """A ledger-keeping orchestrator decides."""
+    TEAM_KIND_COMPONENT: _TeamKind.ValueType  # 7
+    """A component of an installed package decides."""
 
 class TeamKind(_TeamKind, metaclass=_TeamKindEnumTypeWrapper):
     """How a team decides who speaks."""
@@ -59,6 +61,8 @@ TEAM_KIND_GRAPH: TeamKind.ValueType  # 5
 """A graph decides."""
 TEAM_KIND_MAGENTIC_ONE: TeamKind.ValueType  # 6
 """A ledger-keeping orchestrator decides."""
+TEAM_KIND_COMPONENT: TeamKind.ValueType  # 7
+"""A component of an installed package decides."""
 Global___TeamKind: typing_extensions.TypeAlias = TeamKind
 
 @typing.final
@@ -80,6 +84,8 @@ class TeamDefinition(google.protobuf.message.Message):
     SUMMARIZER_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     STAGES_FIELD_NUMBER: builtins.int
+    COMPONENT_FIELD_NUMBER: builtins.int
+    COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     name: builtins.str
@@ -92,6 +98,8 @@ class TeamDefinition(google.protobuf.message.Message):
     """As many rounds as it takes unless a conversation says otherwise."""
     version: builtins.int
     """The version of the catalog document; output only."""
+    component: builtins.str
+    """For TEAM_KIND_COMPONENT: the component's name."""
     @property
     def participants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Participant]:
         """Its members, in order."""
@@ -110,7 +118,9 @@ class TeamDefinition(google.protobuf.message.Message):
 
     @property
     def orchestrator(self) -> agentmesh.catalog.v1.agent_pb2.LlmConfig:
-        """For TEAM_KIND_MAGENTIC_ONE: the orchestrator's model."""
+        """For TEAM_KIND_MAGENTIC_ONE: the orchestrator's model. For TEAM_KIND_COMPONENT: the model that the
+        component may ask.
+        """
 
     @property
     def summarizer(self) -> agentmesh.catalog.v1.agent_pb2.LlmConfig:
@@ -119,6 +129,10 @@ class TeamDefinition(google.protobuf.message.Message):
     @property
     def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Stage]:
         """Words for each round or member that are added to the task, by stage."""
+
+    @property
+    def component_config(self) -> google.protobuf.struct_pb2.Struct:
+        """Its configuration."""
 
     def __init__(
         self,
@@ -136,9 +150,11 @@ class TeamDefinition(google.protobuf.message.Message):
         summarizer: agentmesh.catalog.v1.agent_pb2.LlmConfig | None = ...,
         version: builtins.int = ...,
         stages: collections.abc.Iterable[Global___Stage] | None = ...,
+        component: builtins.str = ...,
+        component_config: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "graph", b"graph", "max_rounds", b"max_rounds", "orchestrator", b"orchestrator", "selector", b"selector", "summarizer", b"summarizer", "termination", b"termination"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "description", b"description", "graph", b"graph", "id", b"id", "kind", b"kind", "max_rounds", b"max_rounds", "name", b"name", "orchestrator", b"orchestrator", "participants", b"participants", "selector", b"selector", "stages", b"stages", "summarizer", b"summarizer", "termination", b"termination", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "component_config", b"component_config", "graph", b"graph", "max_rounds", b"max_rounds", "orchestrator", b"orchestrator", "selector", b"selector", "summarizer", b"summarizer", "termination", b"termination"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "component", b"component", "component_config", b"component_config", "description", b"description", "graph", b"graph", "id", b"id", "kind", b"kind", "max_rounds", b"max_rounds", "name", b"name", "orchestrator", b"orchestrator", "participants", b"participants", "selector", b"selector", "stages", b"stages", "summarizer", b"summarizer", "termination", b"termination", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_rounds", b"_max_rounds"]) -> typing.Literal["max_rounds"] | None: ...
 
 Global___TeamDefinition: typing_extensions.TypeAlias = TeamDefinition

@@ -11,6 +11,7 @@ import google.protobuf.descriptor
 import google.protobuf.field_mask_pb2
 import google.protobuf.internal.containers
 import google.protobuf.message
+import google.protobuf.struct_pb2
 import google.protobuf.timestamp_pb2
 import sys
 import typing
@@ -245,6 +246,8 @@ class AgentConfig(google.protobuf.message.Message):
     HANDOFFS_FIELD_NUMBER: builtins.int
     CONTEXT_FIELD_NUMBER: builtins.int
     MAX_TOOL_ITERATIONS_FIELD_NUMBER: builtins.int
+    COMPONENT_FIELD_NUMBER: builtins.int
+    COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     name: builtins.str
     """A name for people; the id if empty."""
     role: builtins.str
@@ -255,6 +258,8 @@ class AgentConfig(google.protobuf.message.Message):
     """When it asks a person."""
     max_tool_iterations: builtins.int
     """Most rounds of model and tools within one turn."""
+    component: builtins.str
+    """A component of an installed package in place of the built-in agent."""
     @property
     def llm_config(self) -> agentmesh.catalog.v1.agent_pb2.LlmConfig:
         """Its model."""
@@ -275,6 +280,10 @@ class AgentConfig(google.protobuf.message.Message):
     def context(self) -> agentmesh.catalog.v1.agent_pb2.ContextPolicy:
         """The context its model is given."""
 
+    @property
+    def component_config(self) -> google.protobuf.struct_pb2.Struct:
+        """Its configuration."""
+
     def __init__(
         self,
         *,
@@ -288,9 +297,11 @@ class AgentConfig(google.protobuf.message.Message):
         handoffs: collections.abc.Iterable[builtins.str] | None = ...,
         context: agentmesh.catalog.v1.agent_pb2.ContextPolicy | None = ...,
         max_tool_iterations: builtins.int | None = ...,
+        component: builtins.str = ...,
+        component_config: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___AgentConfig: typing_extensions.TypeAlias = AgentConfig
