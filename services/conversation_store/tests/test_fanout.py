@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import get_args
 
 import pytest
 import pytest_asyncio
@@ -45,6 +46,11 @@ class Ear:
     def __call__(self, notice: Notice) -> None:
         self.heard.append(notice)
         self._more.set()
+
+    def listen_to(self, fanout: Fanout) -> None:
+        """Hears every kind of notice."""
+        for kind in get_args(Notice):
+            fanout.listen(kind, self)
 
     @property
     def told(self) -> list[Notice]:
@@ -114,7 +120,7 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     speaker = replica()
     hearer = replica() if request.param == "redis, another" else speaker
     ear, conversation_id = Ear(), fresh("conv")
-    hearer.listen(ear)
+    ear.listen_to(hearer)
     replicas: list[Fanout] = [speaker] if speaker is hearer else [speaker, hearer]
     for one in replicas:
         await one.start()
@@ -154,8 +160,8 @@ async def test_a_listener_that_fails_keeps_nobody_from_hearing(
         raise RuntimeError("a defect")
 
     after = Ear()
-    pair.hearer.listen(fail)
-    pair.hearer.listen(after)
+    pair.hearer.listen(EventsCommitted, fail)
+    after.listen_to(pair.hearer)
     pair.speaker.publish(grown(pair.conversation_id, 1))
     pair.speaker.publish(grown(pair.conversation_id, 2))
     await after.until(lambda ear: len(ear.told) == 2)

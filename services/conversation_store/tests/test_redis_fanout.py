@@ -14,7 +14,6 @@ import pytest_asyncio
 from agentmesh_conversation_store.fanout import wire
 from agentmesh_conversation_store.fanout.interface import (
     DeltasMade,
-    Notice,
     NoticesMissed,
     TextWanted,
 )
@@ -43,7 +42,7 @@ class _Replica:
     def __init__(self, url: str, prefix: str) -> None:
         self.fanout = RedisFanout(url, prefix, SEAL)
         self.ear = Ear()
-        self.fanout.listen(self.ear)
+        self.ear.listen_to(self.fanout)
 
 
 Make = Callable[..., _Replica]
@@ -108,16 +107,15 @@ async def test_who_follows_asks_and_is_answered_alone(redis_url: str, replica: M
     holder, asker, third = (replica(redis_url, prefix) for _ in range(3))
     text = DeltasMade("acme", cid, [delta(0), delta(1)])
 
-    def answer(notice: Notice) -> None:
-        if isinstance(notice, TextWanted):
-            holder.fanout.tell(notice.replica, text)
+    def answer(question: TextWanted) -> None:
+        holder.fanout.tell(question.replica, text)
 
     for each in (holder, third):
         await each.fanout.start()
         each.fanout.follow("acme", cid)
         await each.ear.connected(cid)
     await holder.ear.until(lambda ear: any(isinstance(n, TextWanted) for n in ear.heard))
-    holder.fanout.listen(answer)
+    holder.fanout.listen(TextWanted, answer)
     await asker.fanout.start()
     asker.fanout.follow("acme", cid)
     await asker.ear.until(lambda ear: text in ear.heard)

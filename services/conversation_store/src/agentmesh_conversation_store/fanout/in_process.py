@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .interface import DeltasMade, Listener, Notice
+from collections.abc import Callable
+
+from .interface import DeltasMade, N, Notice
 from .listeners import Listeners
 
 
@@ -25,9 +27,9 @@ class InProcessFanout:
     def tell(self, replica: str | None, notice: DeltasMade) -> None:
         """There is nobody else."""
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, kind: type[N], listener: Callable[[N], None]) -> None:
         """See `Fanout`."""
-        self._listeners.add(listener)
+        self._listeners.add(kind, listener)
 
     def follow(self, tenant: str, conversation_id: str) -> bool:
         """All there is to hear is heard anyhow."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import RaisedFence, Run, RunStatus
@@ -125,7 +125,7 @@ Notice = (
     | TextWanted
     | ConversationDeleted
 )
-Listener = Callable[[Notice], None]
+N = TypeVar("N", bound=Notice)
 
 
 class Fanout(Protocol):
@@ -150,8 +150,8 @@ class Fanout(Protocol):
         """As `publish`, but to other replicas only: to one, or to all if that is None."""
         ...
 
-    def listen(self, listener: Listener) -> None:
-        """Calls `listener` on the event loop. It must be quick."""
+    def listen(self, kind: type[N], listener: Callable[[N], None]) -> None:
+        """Calls `listener` on the event loop with every notice of that kind. It must be quick."""
         ...
 
     def follow(self, tenant: str, conversation_id: str) -> bool:

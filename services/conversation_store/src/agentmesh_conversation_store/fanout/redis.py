@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 
@@ -18,7 +18,7 @@ from .interface import (
     ConversationDeleted,
     DeltasMade,
     EventsCommitted,
-    Listener,
+    N,
     Notice,
     NoticesMissed,
     TextWanted,
@@ -91,9 +91,9 @@ class RedisFanout:
         channel = self._channel_for(notice) if replica is None else self._replica_channel(replica)
         self._outbox.put(channel, notice)
 
-    def listen(self, listener: Listener) -> None:
+    def listen(self, kind: type[N], listener: Callable[[N], None]) -> None:
         """See `Fanout`."""
-        self._listeners.add(listener)
+        self._listeners.add(kind, listener)
 
     def follow(self, tenant: str, conversation_id: str) -> bool:
         """See `Fanout`."""

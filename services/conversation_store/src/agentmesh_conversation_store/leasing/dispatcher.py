@@ -17,7 +17,6 @@ from agentmesh_conversation_store.domain.turns import NextTurn
 from agentmesh_conversation_store.fanout.interface import (
     Fanout,
     FencesRaised,
-    Notice,
     NoticesMissed,
     RunsChanged,
 )
@@ -70,7 +69,9 @@ class Dispatcher:
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
         self._farewells: set[asyncio.Task[None]] = set()
-        fanout.listen(self._hear)
+        fanout.listen(RunsChanged, self._hear_runs)
+        fanout.listen(FencesRaised, self._hear_fences)
+        fanout.listen(NoticesMissed, self._hear_of_a_gap)
 
     async def start(self) -> None:
         """Begins to grant. Leases end only after one lease period, in which workers return."""
@@ -156,14 +157,16 @@ class Dispatcher:
             return Granted(turn, self._mint(turn.run))
         return None
 
-    def _hear(self, notice: Notice) -> None:
-        if isinstance(notice, RunsChanged):
-            if self._workers.hear_runs(notice.runs):
-                self._work.set()
-        elif isinstance(notice, FencesRaised):
-            self._workers.hear_fences(notice.fences)
+    def _hear_runs(self, notice: RunsChanged) -> None:
+        if self._workers.hear_runs(notice.runs):
             self._work.set()
-        elif isinstance(notice, NoticesMissed) and notice.conversations is None:
+
+    def _hear_fences(self, notice: FencesRaised) -> None:
+        self._workers.hear_fences(notice.fences)
+        self._work.set()
+
+    def _hear_of_a_gap(self, notice: NoticesMissed) -> None:
+        if notice.conversations is None:
             self._work.set()
 
     async def _grant_loop(self) -> None:

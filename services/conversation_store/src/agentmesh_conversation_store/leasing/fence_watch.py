@@ -16,7 +16,6 @@ from agentmesh_conversation_store.domain.rejections import Rejection
 from agentmesh_conversation_store.fanout.interface import (
     Fanout,
     FencesRaised,
-    Notice,
     NoticesMissed,
 )
 from agentmesh_conversation_store.storage.interface import Storage
@@ -46,7 +45,8 @@ class FenceWatch:
         self._missed = asyncio.Event()
         self._away = False
         self._task: asyncio.Task[None] | None = None
-        fanout.listen(self._hear)
+        fanout.listen(FencesRaised, lambda raised: self._tell(raised.fences))
+        fanout.listen(NoticesMissed, self._hear_of_a_gap)
 
     async def start(self) -> None:
         """Begins to look for what was not heard."""
@@ -79,10 +79,8 @@ class FenceWatch:
             if getting is not None:
                 getting.cancel()
 
-    def _hear(self, notice: Notice) -> None:
-        if isinstance(notice, FencesRaised):
-            self._tell(notice.fences)
-        elif isinstance(notice, NoticesMissed) and notice.conversations is None:
+    def _hear_of_a_gap(self, notice: NoticesMissed) -> None:
+        if notice.conversations is None:
             self._missed.set()
 
     def _tell(self, fences: Sequence[RaisedFence]) -> None:

@@ -21,7 +21,7 @@ from agentmesh_conversation_store.codec.stream_items import events_response, ite
 from agentmesh_conversation_store.codec.tokens import binding, resume_token, resumed_sequence
 from agentmesh_conversation_store.codec.values import timestamp
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.fanout.interface import EventsCommitted, Fanout, Notice
+from agentmesh_conversation_store.fanout.interface import EventsCommitted, Fanout
 from agentmesh_conversation_store.storage.interface import EventFilter, FeedEvent, Storage
 
 from .database import PatientReads
@@ -42,7 +42,7 @@ class TenantFeeds:
         self._draining = asyncio.Event()
         self._readers: dict[str, set[_Reader]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
-        fanout.listen(self._hear)
+        fanout.listen(EventsCommitted, self._hear)
 
     async def start(self) -> None:
         """Begins to look for what other replicas committed."""
@@ -94,10 +94,9 @@ class TenantFeeds:
             raise Rejection(Reason.DATABASE_UNAVAILABLE, "the store's database does not answer")
         return heads.get(tenant, 0)
 
-    def _hear(self, notice: Notice) -> None:
-        if isinstance(notice, EventsCommitted):
-            for reader in self._readers.get(notice.tenant, ()):
-                reader.wake()
+    def _hear(self, notice: EventsCommitted) -> None:
+        for reader in self._readers.get(notice.tenant, ()):
+            reader.wake()
 
     async def _look(self) -> None:
         """The feeds of all tenants that are read here, in one query."""

@@ -20,7 +20,6 @@ from agentmesh_conversation_store.fanout.interface import (
     EventsCommitted,
     Fanout,
     FencesRaised,
-    Notice,
     NoticesMissed,
     RunsChanged,
     TextWanted,
@@ -75,7 +74,13 @@ class Subscriptions:
         self._to_look_at: set[_Key] = set()
         self._look = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        fanout.listen(self._hear)
+        fanout.listen(EventsCommitted, self._hear_events)
+        fanout.listen(DeltasMade, self._hear_deltas)
+        fanout.listen(RunsChanged, self._hear_runs)
+        fanout.listen(FencesRaised, self._hear_fences)
+        fanout.listen(NoticesMissed, self._hear_of_a_gap)
+        fanout.listen(ConversationDeleted, self._hear_deletion)
+        fanout.listen(TextWanted, self._hear_question)
 
     async def start(self) -> None:
         """Begins to look at the heads of what is served."""
@@ -141,25 +146,18 @@ class Subscriptions:
             del self._hubs[key]
             self._fanout.unfollow(hub.tenant, hub.conversation_id)
 
-    def _hear(self, notice: Notice) -> None:
-        if isinstance(notice, EventsCommitted):
-            self._hear_events(notice)
-        elif isinstance(notice, DeltasMade):
-            self._hear_deltas(notice)
-        elif isinstance(notice, RunsChanged):
-            for run in notice.runs:
-                self._fences.remember(run.run_id, run.fence)
-        elif isinstance(notice, FencesRaised):
-            for raised in notice.fences:
-                self._fences.remember(raised.run_id, raised.fence)
-        elif isinstance(notice, NoticesMissed):
-            self._hear_of_a_gap(notice)
-        elif isinstance(notice, ConversationDeleted):
-            self._hear_deletion(notice)
-        elif isinstance(notice, TextWanted):
-            hub = self._hubs.get((notice.tenant, notice.conversation_id))
-            if hub is not None:
-                self._tell_text(hub, notice.replica)
+    def _hear_runs(self, notice: RunsChanged) -> None:
+        for run in notice.runs:
+            self._fences.remember(run.run_id, run.fence)
+
+    def _hear_fences(self, notice: FencesRaised) -> None:
+        for raised in notice.fences:
+            self._fences.remember(raised.run_id, raised.fence)
+
+    def _hear_question(self, notice: TextWanted) -> None:
+        hub = self._hubs.get((notice.tenant, notice.conversation_id))
+        if hub is not None:
+            self._tell_text(hub, notice.replica)
 
     def _hear_deletion(self, notice: ConversationDeleted) -> None:
         hub = self._hubs.get((notice.tenant, notice.conversation_id))

@@ -17,7 +17,6 @@ from .responses import (
     Place,
     SlicedEvent,
     events_response,
-    read_batch,
     read_item,
 )
 
@@ -79,7 +78,7 @@ class Hub:
         item = read_item(response)
         kind = item.WhichOneof("item")
         if kind == "events":
-            self._take_events(read_batch(item, response))
+            self._take_events(Batch(item.events.events, item.resume_token, response))
         elif kind == "delta":
             if self.live.add(item.delta, response):
                 self._wake()
@@ -118,9 +117,9 @@ class Hub:
         start = bisect_left(self._ring, position + 1, key=_last)
         if start == len(self._ring) or self._ring[start].first > position + 1:
             return ()
-        end, events, size = start + 1, len(self._ring[start].events), len(self._ring[start].data)
+        end, events, size = start + 1, self._ring[start].count, len(self._ring[start].data)
         for batch in self._ring[start + 1 :]:
-            events, size = events + len(batch.events), size + len(batch.data)
+            events, size = events + batch.count, size + len(batch.data)
             if events > JOINED_EVENTS or size > JOINED_BYTES:
                 break
             end += 1
@@ -139,33 +138,30 @@ class Hub:
             logger.warning("events of %s are missing after %d", self.conversation_id, self.head)
             self._drop(len(self._ring))
         elif batch.first <= self.head:
-            fresh = tuple(event for event in batch.events if event.sequence > self.head)
-            batch = Batch(fresh, batch.token, events_response(fresh, batch.token))
+            batch = _rest_of(batch, self.head)
         self._ring.append(batch)
-        self._ring_events += len(batch.events)
+        self._ring_events += batch.count
         self._ring_bytes += len(batch.data)
         self.head, self.token = batch.last, batch.token
         self._places[batch.token] = batch.last
         self._portions.clear()
         self._trim()
-        for event in batch.events:
-            if event.kind == "run_ended":
-                self.run_ended_at = event.sequence
-        self.live.finish(event.message_id for event in batch.events if event.message_id)
+        self.run_ended_at = batch.run_ended_at or self.run_ended_at
+        self.live.finish(batch.message_ids)
         self._wake()
 
     def _trim(self) -> None:
         count = 0
         events, size = self._ring_events, self._ring_bytes
         while (events > RING_EVENTS or size > RING_BYTES) and count < len(self._ring) - 1:
-            events -= len(self._ring[count].events)
+            events -= self._ring[count].count
             size -= len(self._ring[count].data)
             count += 1
         self._drop(count)
 
     def _drop(self, count: int) -> None:
         for batch in self._ring[:count]:
-            self._ring_events -= len(batch.events)
+            self._ring_events -= batch.count
             self._ring_bytes -= len(batch.data)
             self._places.pop(batch.token, None)
         del self._ring[:count]
@@ -179,14 +175,22 @@ def _last(batch: Batch) -> int:
     return batch.last
 
 
+def _rest_of(batch: Batch, position: int) -> Batch:
+    fresh = [event for event in batch.events if event.sequence > position]
+    response = events_response(fresh, batch.token)
+    return Batch(read_item(response).events.events, batch.token, response)
+
+
 def _portion(batches: Sequence[Batch], position: int, accepted: Filter) -> Portion:
     last, token = batches[-1].last, batches[-1].token
+    if len(batches) == 1 and accepted.passes_all and batches[0].first > position:
+        return Portion(last, token, batches[0].message_ids, batches[0].data)
     events = list(_events_after(batches, position))
     message_ids = tuple(event.message_id for event in events if event.message_id)
     passing = [event for event in events if accepted.passes(event.kind, event.run_id, event.agent)]
     if not passing:
         return Portion(last, token, message_ids, b"")
-    whole = len(batches) == 1 and len(passing) == len(batches[0].events)
+    whole = len(batches) == 1 and len(passing) == batches[0].count
     response = batches[0].data if whole else events_response(passing, token)
     return Portion(last, token, message_ids, response)
 

@@ -6,9 +6,10 @@ An event is never serialized again: events keep the bytes in which the store sen
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from agentmesh.conversation.v1.event_pb2 import Event
 from agentmesh.conversation.v1.stream_pb2 import Heartbeat, StreamItem
 from agentmesh.conversation_store.v1.conversation_store_service_pb2 import (
     EventFilter,
@@ -46,23 +47,44 @@ class SlicedEvent:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive events as they came in one response."""
+    """Consecutive events as they came in one response.
 
-    events: tuple[SlicedEvent, ...]
-    token: str
-    data: bytes
+    Most are passed on as they came: single events are cut out when somebody asks for them.
+    """
+
+    __slots__ = (
+        "_events",
+        "count",
+        "data",
+        "first",
+        "last",
+        "message_ids",
+        "run_ended_at",
+        "token",
+    )
+
+    def __init__(self, events: Sequence[Event], token: str, data: bytes) -> None:
+        self.first = events[0].sequence
+        self.last = events[-1].sequence
+        self.count = len(events)
+        self.message_ids = tuple(
+            event.message.message_id for event in events if event.HasField("message")
+        )
+        self.run_ended_at = max(
+            (event.sequence for event in events if event.HasField("run_ended")), default=0
+        )
+        """The newest event that ends a run; 0 if there is none."""
+        self.token = token
+        self.data = data
+        self._events: tuple[SlicedEvent, ...] | None = None
 
     @property
-    def first(self) -> int:
-        """Sequence of the first event."""
-        return self.events[0].sequence
-
-    @property
-    def last(self) -> int:
-        """Sequence of the last event."""
-        return self.events[-1].sequence
+    def events(self) -> tuple[SlicedEvent, ...]:
+        """Its events, one by one. Raises DecodeError."""
+        if self._events is None:
+            self._events = _sliced(read_item(self.data).events.events, self.data)
+        return self._events
 
 
 class Filter:
@@ -86,26 +108,6 @@ class Filter:
 def read_item(response: bytes) -> StreamItem:
     """The item, parsed."""
     return SubscribeConversationResponse.FromString(response).item
-
-
-def read_batch(item: StreamItem, response: bytes) -> Batch:
-    """The events of `response`, whose parsed item is `item`."""
-    slices = _event_slices(response)
-    parsed = item.events.events
-    if len(slices) != len(parsed):
-        raise DecodeError("a batch of events is not what it seems")
-    events = tuple(
-        SlicedEvent(
-            event.sequence,
-            event.WhichOneof("kind") or "",
-            event.run_id,
-            event.agent,
-            event.message.message_id if event.HasField("message") else "",
-            data,
-        )
-        for event, data in zip(parsed, slices, strict=True)
-    )
-    return Batch(events, item.resume_token, response)
 
 
 def marks_place(response: bytes) -> bool:
@@ -144,6 +146,23 @@ def heartbeat_response(place: int, head: int, token: str) -> bytes:
 def item_response(item: bytes) -> bytes:
     """A response with this serialized item."""
     return _field(_ITEM, item)
+
+
+def _sliced(parsed: Sequence[Event], response: bytes) -> tuple[SlicedEvent, ...]:
+    slices = _event_slices(response)
+    if len(slices) != len(parsed):
+        raise DecodeError("a batch of events is not what it seems")
+    return tuple(
+        SlicedEvent(
+            event.sequence,
+            event.WhichOneof("kind") or "",
+            event.run_id,
+            event.agent,
+            event.message.message_id if event.HasField("message") else "",
+            data,
+        )
+        for event, data in zip(parsed, slices, strict=True)
+    )
 
 
 def _event_slices(response: bytes) -> list[bytes]:
