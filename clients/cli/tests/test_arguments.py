@@ -22,6 +22,8 @@ CLOSED = "127.0.0.1:9"  # discard: nobody listens there
         (["watch", "conv_1", "--all"], "CONVERSATION or --all is needed"),
         (["watch", "conv_1", "--from", "0"], "--from 0 is too small"),
         (["send", "conv_1", " "], "TEXT is empty"),
+        (["send", "conv_1", "x", "--image", "no-such.png"], "--image no-such.png: No such file"),
+        (["run", "x", "--image", __file__], "is no image that models can be shown"),
         (["list", "--status", "runing"], "--status runing is unknown; use running, waiting"),
         (["list", "--limit", "0"], "--limit 0 is out of range; choose 1 to 500"),
         (["keys", "create", "--role", "king"], "--role"),

@@ -145,6 +145,22 @@ def test_a_message_after_the_end_starts_another_run(mesh: LocalMesh, told: str) 
     assert "Please also accept weeks" in mesh("show", conversation)
 
 
+def test_an_image_comes_with_a_task_and_with_a_message(mesh: LocalMesh, tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2 << 20))
+    mesh("run", "Describe the image", "--agents", "developer", "--max-rounds", "1",
+         "--image", str(picture), "--image", str(picture))  # fmt: skip
+    conversation = mesh.conversation()
+    mesh("send", conversation, "And this one?", "--image", str(picture))
+    messages = json.loads(mesh("show", conversation, "--json"))["messages"]
+    for text, images in (("Describe the image", 2), ("And this one?", 1)):
+        (said,) = [m for m in messages if m["content"] == text]
+        blobs = [part["blob"] for part in said["parts"] if "blob" in part]
+        assert [blob["media_type"] for blob in blobs] == ["image/png"] * images
+        assert blobs[0]["filename"] == "cat.png"
+        assert int(blobs[0]["size_bytes"]) == picture.stat().st_size
+
+
 def test_all_conversations_are_watched_until_interrupted(
     mesh: LocalMesh, told: str, tmp_path: Path
 ) -> None:

@@ -114,6 +114,25 @@ async def test_a_conversation_from_start_to_cancel(real: RealMesh) -> None:
     assert ended.completed_at is not None
 
 
+async def test_files_come_with_a_task_and_with_a_message(real: RealMesh, tmp_path: Path) -> None:
+    mesh = real.client
+    file = tmp_path / "cat.png"
+    file.write_bytes(b"\x89PNG" + bytes(3 << 20))
+    image = await mesh.attach(file)
+    assert (image.media_type, image.filename, image.size) == ("image/png", "cat.png", 4 + (3 << 20))
+    note = await mesh.attach(b"hello", media_type="text/plain", filename="note.txt")
+    started = await mesh.start("Look", agents=["writer"], attachments=[image, note])
+    await mesh.send(started.id, "Again", attachments=[image])
+    task, again = (await mesh.get(started.id)).messages
+    assert [p.blob.filename for p in task.raw.parts[1:]] == ["cat.png", "note.txt"]
+    assert [p.blob.digest for p in again.raw.parts[1:]] == [image.digest]
+    await mesh.cancel(started.id)
+    missing = replace(image, digest="0" * 64)
+    with pytest.raises(NotFoundError) as caught:
+        await mesh.start("Look", agents=["writer"], attachments=[image, missing])
+    assert [v.field for v in caught.value.violations] == ["parts[1].blob.digest"]
+
+
 async def test_a_run_is_waited_for(real: RealMesh) -> None:
     seen: list[str] = []
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from services.agent_runtime.tests.real_mesh import RealMesh, StartMesh
+from services.agent_runtime.tests.wires import SERVERS, Wire
 from tests.support.model_server import ModelServer
 
 
@@ -16,6 +18,13 @@ async def model_server() -> AsyncIterator[ModelServer]:
     """A running model server."""
     async with ModelServer() as server:
         yield server
+
+
+@pytest_asyncio.fixture(params=list(SERVERS))
+async def wire(request: pytest.FixtureRequest) -> AsyncIterator[Wire]:
+    """Each provider in turn."""
+    async with SERVERS[request.param]() as server:
+        yield Wire(request.param, server)
 
 
 @pytest_asyncio.fixture

@@ -21,6 +21,7 @@ from agentmesh_agent_runtime.turns.grant import (
     StepKind,
     TurnId,
 )
+from agentmesh_agent_runtime.turns.images import StoredImage
 from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
     HandedOverTo,
@@ -67,6 +68,7 @@ class MemoryRun:
     die_before_record: int = 0
     die_after_record: int = 0
     handoffs: list[HandedOverTo] = field(default_factory=list)
+    images: dict[str, bytes] = field(default_factory=dict)
 
     def grant(self) -> Grant:
         """The next turn, under a new fence."""
@@ -91,7 +93,7 @@ class MemoryRun:
     def ports(self, grant: Grant) -> TurnPorts:
         """The world as the holder of `grant` meets it."""
         lease = _Lease(self, grant.id.fence)
-        return TurnPorts(steps=lease, tools=lease, deltas=lease, checkpoints=lease)
+        return TurnPorts(steps=lease, tools=lease, deltas=lease, checkpoints=lease, images=lease)
 
     async def schemas(self, tenant: str, names: Iterable[str]) -> Mapping[str, ToolSchema]:
         """Every tool of the run takes any arguments."""
@@ -194,6 +196,10 @@ class _Lease:
         self._check()
         assert self._run.chain[-1].checkpoint_id == checkpoint_id
         return self._run.chain
+
+    async def image(self, stored: StoredImage) -> bytes | None:
+        self._check()
+        return self._run.images.get(stored.digest)
 
     def push(self, message_id: str, agent: str, kind: DeltaKind, text: str) -> None:
         self._run.deltas.append((message_id, agent, kind, text))

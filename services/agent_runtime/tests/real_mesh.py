@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from agentmesh.common.v1 import options_pb2, usage_pb2
-from agentmesh.conversation.v1 import conversation_pb2, event_pb2, stream_pb2
+from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2, stream_pb2
+from agentmesh.conversation_store.v1 import blob_service_pb2 as blobs_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.conversation_store.v1 import ledger_service_pb2 as ledger_pb2
+from agentmesh.conversation_store.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
     ConversationStoreServiceStub,
 )
@@ -92,6 +94,7 @@ class RealMesh:
         *,
         max_rounds: int = 20,
         human: bool = False,
+        parts: Sequence[message_pb2.Part] = (),
         **budget: int,
     ) -> str:
         """Starts a conversation; its id."""
@@ -101,15 +104,34 @@ class RealMesh:
             agents=[agent.id for agent in team.agents()],
             max_rounds=max_rounds,
             human_input=human,
+            parts=parts,
             budget=usage_pb2.Budget(**budget),
         )
         with principal_scope(SOMEBODY):
             response = await self.stub.StartConversation(request)
         return str(response.conversation.conversation_id)
 
-    async def send(self, conversation_id: str, text: str) -> None:
+    async def upload(self, data: bytes) -> str:
+        """Stores bytes; their digest."""
+        assert self._channels is not None
+        stub: Any = BlobServiceStub(
+            self._channels.channel(self.store.grpc_address, "conversation_store")
+        )
+        at = range(0, len(data), 1 << 20)
+        chunks = [
+            blobs_pb2.UploadBlobRequest(size_bytes=len(data), chunk=data[i : i + (1 << 20)])
+            for i in at
+        ]
+        with principal_scope(SOMEBODY):
+            return str((await stub.UploadBlob(iter(chunks))).digest)
+
+    async def send(
+        self, conversation_id: str, text: str, parts: Sequence[message_pb2.Part] = ()
+    ) -> None:
         """Says something."""
-        request = store_pb2.SendMessageRequest(conversation_id=conversation_id, content=text)
+        request = store_pb2.SendMessageRequest(
+            conversation_id=conversation_id, content=text, parts=parts
+        )
         with principal_scope(SOMEBODY):
             await self.stub.SendMessage(request)
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import yaml
-from agentmesh_agent_runtime.definitions.profiles import Profile
 from agentmesh_agent_runtime.models.replies import ModelReply
-from agentmesh_agent_runtime.turns.driver import TurnDriver
 from agentmesh_agent_runtime.turns.failures import (
     EndReason,
     LeaseLost,
@@ -31,50 +26,13 @@ from services.agent_runtime.tests.memory_world import (
     MemoryRun,
     agent,
     asked,
-    driver,
     take_all,
     take_turn,
     team,
 )
 from services.agent_runtime.tests.real_mesh import RealMesh
-from services.agent_runtime.tests.test_profiles import profile
-from tests.support.anthropic_server import AnthropicServer
-from tests.support.model_server import Fault, ModelServer, Reply, ToolCall
-from tests.support.ollama_server import OllamaServer
-
-KEY = "gsk_hidden1"
-
-
-@dataclass
-class Wire:
-    """A provider with its server."""
-
-    provider: str
-    server: ModelServer
-
-    @property
-    def profile(self) -> Profile:
-        base_url = self.server.base_url
-        if self.provider == "azure_openai":
-            base_url = base_url.removesuffix("/v1")
-        return profile("fast", key=KEY, provider=self.provider, model="claude-x", base_url=base_url)
-
-    def turns(self, run: MemoryRun, **fields: Any) -> TurnDriver:
-        return driver(run, profiles=[self.profile], **fields)
-
-
-_SERVERS: dict[str, Callable[[], ModelServer]] = {
-    "openai": ModelServer,
-    "azure_openai": ModelServer,
-    "anthropic": AnthropicServer,
-    "ollama": OllamaServer,
-}
-
-
-@pytest_asyncio.fixture(params=list(_SERVERS))
-async def wire(request: pytest.FixtureRequest) -> AsyncIterator[Wire]:
-    async with _SERVERS[request.param]() as server:
-        yield Wire(request.param, server)
+from services.agent_runtime.tests.wires import KEY, SERVERS, Wire
+from tests.support.model_server import Fault, Reply, ToolCall
 
 
 async def probe(request: ToolRequest) -> ToolOutput:
@@ -303,7 +261,7 @@ async def test_one_real_runtime_asks_all_of_them_in_one_conversation(tmp_path: P
     async with AsyncExitStack() as stack:
         wires = [
             Wire(provider, await stack.enter_async_context(server()))
-            for provider, server in _SERVERS.items()
+            for provider, server in SERVERS.items()
         ]
         file = tmp_path / "models.yaml"
         file.write_text(yaml.safe_dump({w.provider: _written(w) for w in wires}))
@@ -315,8 +273,8 @@ async def test_one_real_runtime_asks_all_of_them_in_one_conversation(tmp_path: P
         members = (agent(w.provider, llm_config={"profile": w.provider}) for w in wires)
         conversation = await mesh.begin(team(*members), max_rounds=4)
         ended = await mesh.settled(conversation)
-        said = [(who, text) for who, text in await mesh.texts(conversation) if who in _SERVERS]
-        assert said == [(provider, f"I am {provider}") for provider in _SERVERS]
+        said = [(who, text) for who, text in await mesh.texts(conversation) if who in SERVERS]
+        assert said == [(provider, f"I am {provider}") for provider in SERVERS]
         assert ended.run.usage.model_calls == 4
         assert not ended.run.usage.estimated
         assert ended.run.usage.cost_micros == 4

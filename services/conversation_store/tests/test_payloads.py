@@ -20,7 +20,13 @@ from agentmesh_conversation_store.domain.conversations import SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import BlobReference, Strategy
 from agentmesh_conversation_store.domain.rejections import Rejection
-from agentmesh_conversation_store.servicers.payloads import JSON, PREVIEW, TEXT, Payloads
+from agentmesh_conversation_store.servicers.payloads import (
+    JSON,
+    LARGEST_IMAGE,
+    PREVIEW,
+    TEXT,
+    Payloads,
+)
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from google.protobuf.struct_pb2 import Struct
@@ -160,8 +166,29 @@ async def test_an_uploaded_file_is_referred_to(store: RunningStore) -> None:
     with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field=field):
         await store.send(cid, "read this", parts=[wrong])
     missing = Part(blob=message_pb2.BlobPart(digest=hashlib.sha256(b"no").hexdigest()))
-    with raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await store.send(cid, "read this", parts=[missing])
+    field = "parts[1].blob.digest"
+    with raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", field=field):
+        await store.send(cid, "read this", parts=[part, missing])
+    with raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND", field=field):
+        await store.start_conversation(task="read this", parts=[part, missing])
+
+
+async def test_a_task_comes_with_files(store: RunningStore) -> None:
+    stored = await upload(store, b"GIF89a")
+    blob = message_pb2.BlobPart(digest=stored.digest, media_type="image/gif", filename="a.gif")
+    conversation = await store.start_conversation(task="look", parts=[Part(blob=blob)])
+    log = await store.log(conversation.conversation_id)
+    [message] = [event.message for event in log if event.HasField("message")]
+    assert [p.WhichOneof("kind") for p in message.parts] == ["text", "blob"]
+    assert message.parts[1].blob.size_bytes == 6
+    assert conversation.task == message.content == "look"
+
+
+async def test_an_image_has_a_largest_size(store: RunningStore) -> None:
+    stored = await upload(store, bytes(LARGEST_IMAGE + 1))
+    blob = message_pb2.BlobPart(digest=stored.digest, media_type="image/png")
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="parts[0].blob"):
+        await store.start_conversation(task="look", parts=[Part(blob=blob)])
 
 
 async def test_another_tenants_file_cannot_be_referred_to(store: RunningStore) -> None:

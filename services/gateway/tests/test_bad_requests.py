@@ -107,6 +107,41 @@ async def test_a_wrong_field_is_named_by_its_path(
     assert violated(error) == [field]
 
 
+DIGEST = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({}, "parts[1]"),
+        ({"reasoning": {"text": "hm"}}, "parts[1]"),
+        ({"tool_result": {"tool": "x", "output": "y"}}, "parts[1]"),
+        ({"blob": {"digest": "abc", "media_type": "image/png"}}, "parts[1].blob.digest"),
+        ({"blob": {"digest": DIGEST}}, "parts[1].blob.media_type"),
+        ({"blob": {"digest": DIGEST, "media_type": "png"}}, "parts[1].blob.media_type"),
+        ({"blob": {"digest": DIGEST, "media_type": "image/tiff"}}, "parts[1].blob.media_type"),
+        (
+            {"blob": {"digest": DIGEST, "media_type": "image/png", "filename": "a\nb"}},
+            "parts[1].blob.filename",
+        ),
+    ],
+)
+async def test_a_wrong_attachment_is_named_by_its_path(
+    gateway: Gateway, part: dict[str, Any], field: str
+) -> None:
+    parts = [{"text": {"text": "fine"}}, part]
+    for path, body in (
+        (START, {"task": "x", "agents": ["a"], "parts": parts}),
+        ("/conversations/c/message", {"content": "x", "parts": parts}),
+    ):
+        error = problem(await gateway.http.post(path, json=body), 400, "INVALID_FIELD")
+        assert violated(error) == [field]
+    many = {"task": "x", "agents": ["a"], "parts": parts[:1] * 33}
+    assert violated(problem(await gateway.http.post(START, json=many), 400, "INVALID_FIELD")) == [
+        "parts"
+    ]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/conversations?limit=3", "/conversations?page_size=501", "/conversations/c/stream?until=x"],

@@ -14,7 +14,7 @@ from agentmesh.gateway.v1 import blob_service_pb2 as pb2
 from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from meshkit.testkit import HostFactory, raises_rich
 
-from .front import Front
+from .front import QUICK_START, START, Front
 from .tenants import caller
 
 MIB = 1024 * 1024
@@ -147,3 +147,29 @@ async def test_roles_and_tenants(own_front: Front, mesh_hosts: HostFactory) -> N
     assert (await own_front.http.get(path)).status_code == 401
     with raises_rich(grpc.StatusCode.PERMISSION_DENIED, "ROLE_TOO_LOW"):
         await stub_of(own_front).UploadBlob(iter([]), metadata=viewer.metadata)
+
+
+async def test_messages_refer_to_blobs_of_their_own_tenant(
+    own_front: Front, mesh_hosts: HostFactory
+) -> None:
+    ours = await caller(own_front, mesh_hosts, "operator", "acme")
+    theirs = await caller(own_front, mesh_hosts, "operator", "other")
+    posted = await own_front.http.post("/blobs", content=b"GIF89a", headers=OCTETS | theirs.headers)
+    their_blob = {"digest": posted.json()["digest"], "media_type": "image/gif"}
+    posted = await own_front.http.post("/blobs", content=b"GIF87a", headers=OCTETS | ours.headers)
+    our_blob = {"digest": posted.json()["digest"], "media_type": "image/gif", "filename": "a.gif"}
+    body = QUICK_START | {"parts": [{"blob": our_blob}]}
+    started = await own_front.http.post(START, json=body, headers=ours.headers)
+    assert started.status_code == 200, started.text
+    path = f"/conversations/{started.json()['conversation_id']}"
+    messages = (await own_front.http.get(path, headers=ours.headers)).json()["messages"]
+    assert messages[0]["parts"][1]["blob"]["filename"] == "a.gif"
+    assert messages[0]["parts"][1]["blob"]["digest"] == our_blob["digest"]
+    wrong = {"parts": [{"blob": our_blob}, {"blob": their_blob}]}
+    for target, request in (
+        (START, QUICK_START | wrong),
+        (f"{path}/message", {"content": "Look", **wrong}),
+    ):
+        refused = await own_front.http.post(target, json=request, headers=ours.headers)
+        assert refused.status_code == 404, refused.text
+        assert "parts[1].blob.digest" in refused.text

@@ -13,6 +13,15 @@ CONNECTION_GROUP = Group("Connection", sort_key=100)
 
 JsonFlag = Annotated[bool, Parameter(negative="", help="Print JSON for programs.")]
 
+Images = Annotated[
+    list[Path] | None,
+    Parameter(
+        name="--image",
+        negative="",
+        help="An image that comes with it: PNG, JPEG, GIF or WebP. May be given several times.",
+    ),
+]
+
 DataDir = Annotated[
     Path | None,
     Parameter(

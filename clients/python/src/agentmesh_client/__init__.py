@@ -5,6 +5,7 @@ async with AgentMesh("localhost:50051") as mesh:
     print(conversation.summary)
 """
 
+from agentmesh_client.attachments import Attachment
 from agentmesh_client.client import AgentMesh
 from agentmesh_client.errors import (
     AgentMeshError,
@@ -25,6 +26,7 @@ __all__ = [
     "AgentMesh",
     "AgentMeshError",
     "ApiKey",
+    "Attachment",
     "Conversation",
     "Delta",
     "Event",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import uuid4
@@ -13,8 +15,10 @@ from agentmesh.conversation_store.v1.conversation_store_service_pb2 import Event
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.admin_service_pb2 import CheckHealthRequest
 from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
+from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 
+from agentmesh_client.attachments import Attachment, Upload, described, parts_of
 from agentmesh_client.catalog import Agents, Keys
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
 from agentmesh_client.subscription import Subscription, TenantSubscription
@@ -51,6 +55,7 @@ class AgentMesh:
         self.channel = open_channel(address, used_tls, max_message_bytes)
         self._call = Caller(api_key, timeout, retry_for)
         self._conversations: Any = ConversationServiceStub(self.channel)
+        self._blobs: Any = BlobServiceStub(self.channel)
         self._admin: Any = AdminServiceStub(self.channel)
         self.agents = Agents(self.channel, self._call)
         self.keys = Keys(self.channel, self._call)
@@ -80,6 +85,7 @@ class AgentMesh:
         human_input: bool = False,
         time_limit: timedelta | None = None,
         labels: Mapping[str, str] | None = None,
+        attachments: Sequence[Attachment] = (),
         request_id: str | None = None,
     ) -> Conversation:
         """Starts a conversation of `agents`, or of the team that `workflow` names.
@@ -94,6 +100,7 @@ class AgentMesh:
             human_input=human_input,
             max_rounds=max_rounds,
             labels=labels,
+            parts=parts_of(attachments),
             request_id=request_id or uuid4().hex,
         )
         if time_limit is not None:
@@ -135,6 +142,7 @@ class AgentMesh:
         content: str,
         *,
         agent: str = "user",
+        attachments: Sequence[Attachment] = (),
         request_id: str | None = None,
     ) -> int:
         """Adds a message, and starts a run if none is under way; returns the event's sequence."""
@@ -142,10 +150,25 @@ class AgentMesh:
             conversation_id=conversation_id,
             content=content,
             agent=agent,
+            parts=parts_of(attachments),
             request_id=request_id or uuid4().hex,
         )
         sent: pb2.SendMessageResponse = await self._call(self._conversations.SendMessage, request)
         return sent.sequence
+
+    async def attach(
+        self, source: Path | bytes, *, media_type: str = "", filename: str = ""
+    ) -> Attachment:
+        """Uploads a file, or bytes, for `start`, `run` and `send`.
+
+        What it is, for example "image/png", is guessed from its name unless `media_type` says it.
+        Raises OSError if the file cannot be read.
+        """
+        data, media_type, filename = await asyncio.to_thread(
+            described, source, media_type, filename
+        )
+        stored = await self._call(Upload(self._blobs.UploadBlob), data)
+        return Attachment(stored.digest, stored.size_bytes, media_type, filename)
 
     async def cancel(self, conversation_id: str, reason: str = "") -> str:
         """Ends the run under way; returns the conversation's status."""
@@ -206,13 +229,20 @@ class AgentMesh:
         agents: Sequence[str] = (),
         workflow: str = "",
         max_rounds: int | None = None,
+        attachments: Sequence[Attachment] = (),
         on_item: Callable[[Event | Delta], None] | None = None,
     ) -> Conversation:
         """Starts a conversation, waits for the end of its run, and returns it with its messages.
 
         `on_item` is given every event and delta on the way.
         """
-        started = await self.start(task, agents=agents, workflow=workflow, max_rounds=max_rounds)
+        started = await self.start(
+            task,
+            agents=agents,
+            workflow=workflow,
+            max_rounds=max_rounds,
+            attachments=attachments,
+        )
         watched = self.subscribe(started.id, until="run_end", deltas=on_item is not None)
         async for item in watched:
             if on_item is not None:

@@ -27,6 +27,7 @@ from agentmesh_agent_runtime.adapters.store_turns import (
     StoreStepLog,
     StoreTurns,
 )
+from agentmesh_agent_runtime.adapters.stored_images import StoredImages
 from agentmesh_agent_runtime.adapters.tools import ToolDirectory, ToolRunnerCaller
 from agentmesh_agent_runtime.components import Components
 from agentmesh_agent_runtime.definitions.profiles import open_profiles
@@ -86,6 +87,7 @@ class Runtime:
         tools = self.host.channels.channel(self._settings.tool_runner_address, "tool_runner")
         self._turns = TurnServiceStub(store)
         self._blobs = BlobServiceStub(store)
+        self._images = StoredImages(self._blobs)
         self._catalog = CatalogServiceStub(store)
         self._tool_directory = ToolDirectory(self._catalog)
         self._tools = ToolRunnerServiceStub(tools)
@@ -126,6 +128,7 @@ class Runtime:
             tools=ToolRunnerCaller(self._tools, grant, head),
             deltas=self._deltas.lease(grant, head),
             checkpoints=StoreCheckpoints(self._turns, grant),
+            images=self._images.lease(grant),
         )
 
     def _on_grant(self, grant: turns_pb2.TurnGrant) -> None:

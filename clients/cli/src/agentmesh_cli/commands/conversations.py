@@ -10,8 +10,9 @@ from rich.console import Console
 from agentmesh_cli.errors import EXIT_OK, UsageError
 from agentmesh_cli.feed import show_feed
 from agentmesh_cli.gateway import Gateway
+from agentmesh_cli.images import LocalImages
 from agentmesh_cli.interrupts import Interrupts
-from agentmesh_cli.options import NO_CONNECTION, Connection, JsonFlag
+from agentmesh_cli.options import NO_CONNECTION, Connection, Images, JsonFlag
 from agentmesh_cli.rendering.json_output import dump, to_json
 from agentmesh_cli.rendering.page import Page
 from agentmesh_cli.rendering.tables import print_conversations, print_usage
@@ -140,6 +141,7 @@ def register(app: App, console: Console) -> None:
         text: str,
         /,
         *,
+        image: Images = None,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
@@ -154,8 +156,10 @@ def register(app: App, console: Console) -> None:
         """
         if not text.strip():
             raise UsageError("TEXT is empty", remedy="say something")
+        images = await LocalImages.read(image)
         async with Gateway.open(connection) as gateway:
-            sequence = await gateway.mesh.send(conversation, text)
+            attachments = await images.upload(gateway.mesh)
+            sequence = await gateway.mesh.send(conversation, text, attachments=attachments)
         if json:
             _print_json(console, {"conversation_id": conversation, "sequence": sequence})
         else:

@@ -14,8 +14,9 @@ from rich.console import Console
 from agentmesh_cli import settings
 from agentmesh_cli.errors import EXIT_FAILED, EXIT_OK, UsageError
 from agentmesh_cli.gateway import Gateway
+from agentmesh_cli.images import LocalImages
 from agentmesh_cli.interrupts import Interrupts
-from agentmesh_cli.options import NO_CONNECTION, Connection
+from agentmesh_cli.options import NO_CONNECTION, Connection, Images
 from agentmesh_cli.rendering.page import Page
 from agentmesh_cli.rendering.terminal_text import one_line
 from agentmesh_cli.session import OnInterrupt, Session
@@ -52,6 +53,7 @@ class ConversationOptions:
     max_rounds: Annotated[
         int | None, Parameter(help="As many turns as the run may take [default: the team's].")
     ] = None
+    image: Images = None
 
     def team(self) -> tuple[list[str], str]:
         """Agents and workflow; both have defaults if neither is named."""
@@ -111,7 +113,7 @@ def register(app: App, console: Console) -> None:
         """
         options.check(task)
         page = Page(console)
-        start = _Start(task, options)
+        start = _Start(task, options, await LocalImages.read(options.image))
         with Interrupts() as interrupts:
             if with_mesh:
                 return await _run_with_mesh(page, interrupts, connection.data_dir, start, full)
@@ -126,11 +128,17 @@ class _Start:
 
     task: str
     options: ConversationOptions
+    images: LocalImages
 
     async def __call__(self, session: Session, model: str) -> int:
         agents, workflow = self.options.team()
-        started = await session.gateway.mesh.start(
-            self.task, agents=agents, workflow=workflow, max_rounds=self.options.max_rounds
+        mesh = session.gateway.mesh
+        started = await mesh.start(
+            self.task,
+            agents=agents,
+            workflow=workflow,
+            max_rounds=self.options.max_rounds,
+            attachments=await self.images.upload(mesh),
         )
         page = session.page
         if model:

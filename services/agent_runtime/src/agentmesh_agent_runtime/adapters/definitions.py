@@ -159,6 +159,9 @@ def profile_to_proto(profile: ProfileSpec) -> model_profile_pb2.ModelProfile:
         fallbacks=profile.fallbacks,
         requests_per_minute=profile.requests_per_minute,
         cache_replies=profile.cache_replies,
+        vision=profile.vision,
+        function_calling=profile.function_calling,
+        structured_output=profile.structured_output,
     )
     if profile.timeout is not None:
         definition.timeout.FromNanoseconds(round(profile.timeout * 1e9))

@@ -10,6 +10,7 @@ from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
 from pydantic import ValidationError
 
 from agentmesh_agent_runtime.adapters.definitions import team_to_spec
+from agentmesh_agent_runtime.adapters.input_blobs import stored_image
 from agentmesh_agent_runtime.turns.failures import EndReason, InvalidDefinition
 from agentmesh_agent_runtime.turns.grant import (
     Grant,
@@ -19,6 +20,7 @@ from agentmesh_agent_runtime.turns.grant import (
     StepKind,
     TurnId,
 )
+from agentmesh_agent_runtime.turns.images import StoredImage
 from agentmesh_agent_runtime.turns.ports import (
     Consumption,
     MessagePart,
@@ -152,7 +154,17 @@ def _input(event: event_pb2.Event) -> Input | None:
     if event.WhichOneof("kind") != "message":
         return None
     message = event.message
-    return Input(event.sequence, message.agent or "user", message.content or _texts(message))
+    return Input(
+        event.sequence, message.agent or "user", message.content or _texts(message), _seen(message)
+    )
+
+
+def _seen(message: message_pb2.Message) -> tuple[str | StoredImage, ...]:
+    """Texts and images in their order, if there are images; see InputBlobs."""
+    if all(stored_image(part) is None for part in message.parts):
+        return ()
+    parts = [stored_image(part) or part.text.text for part in message.parts]
+    return tuple(part for part in parts if part)
 
 
 def _texts(message: message_pb2.Message) -> str:

@@ -77,7 +77,8 @@ class ProfileSpec(Spec):
     """A named way to reach a model. `id` is the name that agents use.
 
     `timeout` is in seconds between two pieces of a reply. Prices are millionths of a currency per
-    million tokens. `key_ref` names the key, and is never the key.
+    million tokens. `key_ref` names the key, and is never the key. What the model can do is known by
+    its name where `vision`, `function_calling` and `structured_output` do not say it.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")
@@ -93,6 +94,9 @@ class ProfileSpec(Spec):
     fallbacks: tuple[str, ...] = ()
     requests_per_minute: int | None = Field(default=None, gt=0, le=100_000)
     cache_replies: bool = False
+    vision: bool | None = None
+    function_calling: bool | None = None
+    structured_output: bool | None = None
 
     @property
     def is_priced(self) -> bool:

@@ -20,6 +20,9 @@ from typing import Final
 MESSAGE_TOKENS: Final = 8
 """What a message takes besides its text: role, name, separators."""
 
+IMAGE_TOKENS: Final = 1600
+"""What an image may take: more than OpenAI's models count for one in full detail."""
+
 # Keys, hashes and encoded data, of which no tokeniser knows a word.
 _GIBBERISH = re.compile(r"[A-Za-z0-9+/=_-]{32,}")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")

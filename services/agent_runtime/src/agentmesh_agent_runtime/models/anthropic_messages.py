@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from autogen_core import FunctionCall, Image
@@ -23,6 +23,7 @@ from pydantic import BaseModel
 
 from agentmesh_agent_runtime.models.replies import ModelRequest
 from agentmesh_agent_runtime.models.tool_schemas import schema_of
+from agentmesh_agent_runtime.turns.images import ShownImage
 
 Block = dict[str, Any]
 
@@ -148,8 +149,9 @@ def _text(text: str | None) -> Block:
 
 
 def _image(image: Image) -> Block:
-    # What AutoGen hands out as base64 is a PNG, whatever it was made from.
-    source = {"type": "base64", "media_type": "image/png", "data": image.to_base64()}
+    # What AutoGen itself hands out as base64 is a PNG, whatever it was made from.
+    media_type = image.media_type if isinstance(image, ShownImage) else "image/png"
+    source = {"type": "base64", "media_type": media_type, "data": image.to_base64()}
     return {"type": "image", "source": source}
 
 
@@ -178,8 +180,3 @@ def _choice(request: ModelRequest) -> dict[str, str]:
     if not isinstance(choice, str):
         return {"type": "tool", "name": choice.name}
     return {"type": {"required": "any"}.get(choice, choice)}
-
-
-def length(messages: Sequence[LLMMessage]) -> int:
-    """Characters of all messages."""
-    return sum(len(str(message.content)) for message in messages)

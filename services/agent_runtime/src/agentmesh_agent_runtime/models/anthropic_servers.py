@@ -12,14 +12,11 @@ from typing import Any
 from autogen_core.models import ModelFamily, ModelInfo
 
 from agentmesh_agent_runtime.definitions.specs import Provider
-from agentmesh_agent_runtime.models.anthropic_messages import (
-    body_of,
-    continues_tool_use,
-    length,
-)
+from agentmesh_agent_runtime.models.anthropic_messages import body_of, continues_tool_use
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly
 from agentmesh_agent_runtime.models.endpoints import Endpoint
 from agentmesh_agent_runtime.models.http_servers import HttpServers
+from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
 from agentmesh_agent_runtime.models.wire import events
 from agentmesh_agent_runtime.turns.failures import TurnFailure
@@ -65,13 +62,13 @@ class AnthropicReplySource:
     """A model behind a server of Anthropic's wire format."""
 
     provider: str = Provider.ANTHROPIC
-    info = _INFO
 
     def __init__(self, servers: HttpServers, endpoint: Endpoint) -> None:
         self._servers = servers
         self._endpoint = endpoint
         self._url = f"{(endpoint.base_url or HOME).rstrip('/').removesuffix('/v1')}/v1/messages"
         self.model = endpoint.model
+        self.info = endpoint.info(_INFO)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
         """See ReplySource."""
@@ -88,7 +85,7 @@ class AnthropicReplySource:
                     yield piece
                 if reader.failure is not None:
                     raise reader.failure
-        yield reader.reply.finish(reader.usage(), prompt_chars=length(request.messages))
+        yield reader.reply.finish(reader.usage(), prompt_chars=characters(request.messages))
 
     def _body(self, request: ModelRequest) -> dict[str, Any]:
         endpoint = self._endpoint

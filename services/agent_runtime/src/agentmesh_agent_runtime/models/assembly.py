@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentmesh_agent_runtime.models.prompt_length import CHARACTERS_PER_TOKEN
 from agentmesh_agent_runtime.models.replies import Call, ModelReply, Piece
 from agentmesh_agent_runtime.turns.failures import ModelFailed, ModelRefused
 from agentmesh_agent_runtime.turns.ports import Consumption, DeltaKind
-
-CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass

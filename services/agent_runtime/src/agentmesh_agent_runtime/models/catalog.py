@@ -188,6 +188,9 @@ class ModelCatalog:
             base_url=spec.base_url,
             api_key=profile.api_key,
             remedy=f"check key_ref and base_url of the model profile {spec.id!r}",
+            vision=spec.vision,
+            function_calling=spec.function_calling,
+            structured_output=spec.structured_output,
         )
 
     def _known(self, provider: Provider, model: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from autogen_core.models import ModelFamily, ModelInfo
 from pydantic import SecretStr
@@ -40,7 +40,8 @@ class Endpoint:
     """A model at a server, and how it is asked. Times are in seconds.
 
     `reply_timeout` bounds the wait between two pieces of a reply as well as that for the first.
-    `extra` goes to the server as it stands. `remedy` is what to check if the key is refused.
+    `extra` goes to the server as it stands. `remedy` is what to check if the key is refused. What
+    the model can do is known by its name where nothing is said here.
     """
 
     model: str
@@ -53,6 +54,19 @@ class Endpoint:
     reply_timeout: float = 120.0
     extra: Mapping[str, Any] = field(default_factory=dict)
     max_reply_chars: int = 2_000_000
+    vision: bool | None = None
+    function_calling: bool | None = None
+    structured_output: bool | None = None
+
+    def info(self, known: ModelInfo) -> ModelInfo:
+        """What the model can do: as it is said here, else as it is `known`."""
+        said = {
+            "vision": self.vision,
+            "function_calling": self.function_calling,
+            "structured_output": self.structured_output,
+        }
+        found: dict[str, Any] = {**known, **{k: v for k, v in said.items() if v is not None}}
+        return cast("ModelInfo", found)
 
     @property
     def failures(self) -> ServerFailures:

@@ -7,8 +7,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from autogen_core.models import ModelInfo
+
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
 from agentmesh_agent_runtime.turns.failures import ModelBusy, ModelRefused, TurnFailure
+from agentmesh_agent_runtime.turns.images import has_images
 
 REST_SECONDS = 30.0
 
@@ -52,7 +55,10 @@ class Candidate:
 
 
 class FallbackReplySource:
-    """The first candidate that answers. What can be told of it beforehand is the first one's."""
+    """The first candidate that can do what is asked, and answers.
+
+    What can be told of it beforehand is the first one's.
+    """
 
     def __init__(self, candidates: Sequence[Candidate], rests: Rests) -> None:
         self._candidates = candidates
@@ -68,6 +74,9 @@ class FallbackReplySource:
         tenant = request.tenant
         for candidate in sorted(self._candidates, key=lambda c: self._rests.has(tenant, c.profile)):
             begun = False
+            if (cannot := _cannot(candidate.source.info, request)) is not None:
+                failures.append((candidate.profile, ModelRefused(cannot)))
+                continue
             try:
                 async with aclosing(candidate.source.stream(request)) as pieces:
                     async for piece in pieces:
@@ -89,6 +98,17 @@ class FallbackReplySource:
         if isinstance(piece, ModelReply) and model != self.model:
             return replace(piece, requested_model=model)
         return piece
+
+
+def _cannot(info: ModelInfo, request: ModelRequest) -> str | None:
+    """What a request asks for that a model cannot do, or None."""
+    if not info["vision"] and has_images(request.messages):
+        return "its model cannot see images"
+    if not info["function_calling"] and request.tools and request.tool_choice != "none":
+        return "its model cannot call tools"
+    if not info["json_output"] and request.json_output:
+        return "its model does not answer in JSON"
+    return None
 
 
 def _all_of(failures: Sequence[tuple[str, TurnFailure]]) -> TurnFailure:

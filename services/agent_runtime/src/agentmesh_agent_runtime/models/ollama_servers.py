@@ -25,6 +25,7 @@ from agentmesh_agent_runtime.definitions.specs import Provider
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly
 from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
 from agentmesh_agent_runtime.models.http_servers import HttpServers
+from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
 from agentmesh_agent_runtime.models.tool_schemas import schema_of
 from agentmesh_agent_runtime.models.wire import objects
@@ -50,13 +51,13 @@ class OllamaReplySource:
     """A model behind a server of Ollama's wire format."""
 
     provider: str = Provider.OLLAMA
-    info = DEFAULT_CAPABILITIES
 
     def __init__(self, servers: HttpServers, endpoint: Endpoint) -> None:
         self._servers = servers
         self._endpoint = endpoint
         self._url = f"{(endpoint.base_url or HOME).rstrip('/')}/api/chat"
         self.model = endpoint.model
+        self.info = endpoint.info(DEFAULT_CAPABILITIES)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
         """See ReplySource."""
@@ -71,8 +72,7 @@ class OllamaReplySource:
                     yield piece
                 if reader.failure is not None:
                     raise reader.failure
-        chars = sum(len(str(message.content)) for message in request.messages)
-        yield reader.reply.finish(reader.usage, prompt_chars=chars)
+        yield reader.reply.finish(reader.usage, prompt_chars=characters(request.messages))
 
 
 class _Reader:

@@ -20,6 +20,7 @@ from agentmesh_agent_runtime.definitions.specs import Provider
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly
 from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
 from agentmesh_agent_runtime.models.errors import ServerFailures
+from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
 from agentmesh_agent_runtime.models.wire import events
 from agentmesh_agent_runtime.turns.failures import TurnFailure
@@ -50,7 +51,7 @@ class Servers:
 
     def source(self, endpoint: Endpoint) -> ReplySource:
         """See ModelServers."""
-        info = self.known(endpoint.model) or DEFAULT_CAPABILITIES
+        info = endpoint.info(self.known(endpoint.model) or DEFAULT_CAPABILITIES)
         return OpenAIReplySource(
             self._connection(endpoint),
             info,
@@ -130,7 +131,7 @@ class OpenAIReplySource:
                         yield piece
         except (openai.APIError, httpx2.HTTPError) as error:
             raise _sorted(self._failures, error) from error
-        yield reader.reply.finish(reader.usage, prompt_chars=_length(parameters.messages))
+        yield reader.reply.finish(reader.usage, prompt_chars=characters(request.messages))
 
 
 class _Reader:
@@ -230,7 +231,3 @@ def _message_of(error: openai.APIStatusError) -> str:
             body = nested
         return str(body.get("message") or error.message)
     return error.message
-
-
-def _length(messages: list[Any]) -> int:
-    return sum(len(str(message.get("content") or "")) for message in messages)

@@ -8,7 +8,7 @@ from typing import Any
 
 from autogen_core.models import LLMMessage
 
-from agentmesh_agent_runtime.models.assembly import CHARACTERS_PER_TOKEN
+from agentmesh_agent_runtime.models import prompt_length
 from agentmesh_agent_runtime.models.prices import NO_PRICES, Prices, ReplyBound
 from agentmesh_agent_runtime.turns.failures import BudgetExhausted
 from agentmesh_agent_runtime.turns.ports import Consumption
@@ -37,9 +37,11 @@ class Allowance:
         cls, messages: Sequence[LLMMessage], tools: Sequence[Any], bound: ReplyBound
     ) -> Allowance:
         """Estimated at four characters a token."""
-        characters = sum(len(str(m.content)) for m in messages) + sum(len(str(t)) for t in tools)
+        characters = prompt_length.characters(messages) + sum(len(str(t)) for t in tools)
         return cls(
-            characters // CHARACTERS_PER_TOKEN, bound.tokens or DEFAULT_REPLY_TOKENS, bound.prices
+            characters // prompt_length.CHARACTERS_PER_TOKEN,
+            bound.tokens or DEFAULT_REPLY_TOKENS,
+            bound.prices,
         )
 
     @property
@@ -51,7 +53,7 @@ class Allowance:
         """What a reply has cost that failed after so many characters; nothing before the first."""
         if not characters:
             return Consumption()
-        tokens = min(self.reply_tokens, max(1, characters // CHARACTERS_PER_TOKEN))
+        tokens = min(self.reply_tokens, max(1, characters // prompt_length.CHARACTERS_PER_TOKEN))
         return self._priced(tokens)
 
     def _priced(self, reply_tokens: int) -> Consumption:
@@ -69,7 +71,7 @@ class Allowance:
 
     def require(self, characters: int) -> None:
         """Raises BudgetExhausted if a reply that is cut has more characters than it may."""
-        if self.cut and characters > self.reply_tokens * CHARACTERS_PER_TOKEN:
+        if self.cut and characters > self.reply_tokens * prompt_length.CHARACTERS_PER_TOKEN:
             raise BudgetExhausted(
                 f"the reply was stopped after about {self.reply_tokens} tokens:"
                 " the run's budget leaves no more"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from autogen_agentchat.base import TaskResult
-from autogen_agentchat.messages import BaseChatMessage, HandoffMessage, TextMessage
+from autogen_agentchat.messages import BaseChatMessage
 from autogen_core import CancellationToken
 
 from agentmesh_agent_runtime.components import ComponentError, Components
@@ -19,7 +18,6 @@ from agentmesh_agent_runtime.definitions.check import check_team
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import (
     LlmSettings,
-    TeamKind,
     TeamSpec,
 )
 from agentmesh_agent_runtime.models.catalog import ModelCatalog
@@ -34,23 +32,24 @@ from agentmesh_agent_runtime.turns.failures import (
 )
 from agentmesh_agent_runtime.turns.grant import Grant, Input, SavedCheckpoint
 from agentmesh_agent_runtime.turns.ids import inputs_through
+from agentmesh_agent_runtime.turns.inputs import said_by_people
 from agentmesh_agent_runtime.turns.outcome import finished as team_finished
 from agentmesh_agent_runtime.turns.outcome import says_goodbye, utterances, what_next
 from agentmesh_agent_runtime.turns.ports import (
     CheckpointReader,
     DeltaSink,
+    ImageReader,
     StepLog,
     ToolCaller,
     ToolSchema,
 )
 from agentmesh_agent_runtime.turns.scope import TurnScope
 from agentmesh_agent_runtime.turns.teams import CandidateFunction, LiveTeam, TeamBuilder
-from agentmesh_agent_runtime.turns.termination import handed_out, why_done
+from agentmesh_agent_runtime.turns.termination import why_done
 
 log = logging.getLogger(__name__)
 
 UNWIND_SECONDS = 5.0
-_UNFIT_FOR_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 FetchSchemas = Callable[[str, Iterable[str]], Awaitable[Mapping[str, ToolSchema]]]
 """The tools of a tenant by name; names that do not exist are left out."""
@@ -64,6 +63,7 @@ class TurnPorts:
     tools: ToolCaller
     deltas: DeltaSink
     checkpoints: CheckpointReader
+    images: ImageReader
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ class TurnDriver:
             ports.tools,
             ports.deltas,
             ports.checkpoints,
+            ports.images,
             worker_id=self._worker_id,
             inputs_through=_readable_through(grant),
             stage=stages[grant.rounds % len(stages)] if stages else None,
@@ -213,7 +214,7 @@ class TurnDriver:
 
     async def _run(self, scope: TurnScope, team: LiveTeam, inputs: list[Input]) -> str:
         """Lets the team act once; why AutoGen says that it stopped."""
-        messages = await _said_by_people(scope.grant.team, team, inputs)
+        messages = await said_by_people(scope.grant.team, team, inputs)
         token = CancellationToken()
         running = asyncio.create_task(_drain(team, messages, token))
         try:
@@ -309,22 +310,6 @@ async def _drain(team: LiveTeam, messages: list[BaseChatMessage], token: Cancell
         if isinstance(item, TaskResult):
             stopped_by = item.stop_reason or ""
     return stopped_by
-
-
-async def _said_by_people(
-    spec: TeamSpec, team: LiveTeam, inputs: list[Input]
-) -> list[BaseChatMessage]:
-    """Inputs as AutoGen's messages. Where a swarm waits for somebody who is no member, their words
-    give it back to the member that handed it over."""
-    named = [(_UNFIT_FOR_A_NAME.sub("_", i.source) or "user", i.text) for i in inputs]
-    messages: list[BaseChatMessage] = [TextMessage(content=t, source=who) for who, t in named]
-    if spec.kind is TeamKind.SWARM and messages:
-        said = utterances(team.thread(await team.group.save_state()))
-        asked_by = handed_out(spec, said)
-        if asked_by is not None:
-            who, text = named[0]
-            messages[0] = HandoffMessage(content=text, source=who, target=asked_by)
-    return messages
 
 
 def _readable_through(grant: Grant) -> int:

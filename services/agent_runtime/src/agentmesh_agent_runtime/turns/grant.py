@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from agentmesh_agent_runtime.definitions.specs import TeamSpec
+from agentmesh_agent_runtime.turns.images import StoredImage
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,15 @@ class TurnId:
 
 @dataclass(frozen=True)
 class Input:
-    """Something that was said to the run and not read yet."""
+    """Something that was said to the run and not read yet.
+
+    `parts` are texts and images in their order if there are images, which `text` only names.
+    """
 
     sequence: int
     source: str
     text: str
+    parts: tuple[str | StoredImage, ...] = ()
 
 
 class StepKind(StrEnum):

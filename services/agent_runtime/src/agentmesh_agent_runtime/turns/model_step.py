@@ -31,7 +31,7 @@ from agentmesh_agent_runtime.models.replies import (
     ModelRequest,
     ReplySource,
 )
-from agentmesh_agent_runtime.turns import digests, prompt_size, summaries
+from agentmesh_agent_runtime.turns import digests, images, prompt_size, summaries
 from agentmesh_agent_runtime.turns.allowance import Allowance, Meter
 from agentmesh_agent_runtime.turns.failures import (
     ModelRefused,
@@ -240,6 +240,9 @@ class RecordedModel(ChatCompletionClient):
     async def _ask(
         self, scope: TurnScope, key: str, request: ModelRequest, meter: Meter, telling: Telling
     ) -> ModelReply:
+        sees = self._source.info["vision"]
+        messages = await images.shown(request.messages, sees=sees, read=scope.images.image)
+        request = replace(request, messages=messages)
         message_id = scope.message_id(key)
         deltas, agent = scope.deltas, self._path
         with tracer.start_as_current_span(
@@ -336,8 +339,9 @@ class RecordedModel(ChatCompletionClient):
 
     @property
     def model_info(self) -> ModelInfo:
-        """That of the wrapped model."""
-        return self._source.info
+        """That of the wrapped model. Images reach this one either way: it says in words what a
+        model that cannot see would have been shown, where AutoGen would say that there was one."""
+        return {**self._source.info, "vision": True}
 
 
 def _with_instructions(messages: Sequence[LLMMessage], scope: TurnScope) -> Sequence[LLMMessage]:

@@ -12,16 +12,26 @@ from agentmesh_agent_runtime.turns.failures import EndReason
 from agentmesh_agent_runtime.turns.grant import Grant, Input
 from agentmesh_agent_runtime.turns.termination import Utterance, handed_out
 
+_SPOKEN = frozenset(
+    {"TextMessage", "MultiModalMessage", "HandoffMessage", "ToolCallSummaryMessage"}
+)
 _GOODBYES = frozenset({"exit", "quit", "terminate"})
 
 
 def utterances(thread: Iterable[Mapping[str, Any]]) -> list[Utterance]:
     """What was said at the end of turns, of the messages that a manager keeps."""
     return [
-        Utterance(message["source"], message["content"], message.get("target") or "")
+        Utterance(message["source"], _words(message["content"]), message.get("target") or "")
         for message in thread
-        if message.get("type") in ("TextMessage", "HandoffMessage", "ToolCallSummaryMessage")
+        if message.get("type") in _SPOKEN
     ]
+
+
+def _words(content: str | Sequence[Any]) -> str:
+    """Of a message with images its texts."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part for part in content if isinstance(part, str))
 
 
 def finished(team: TeamSpec, stopped_by: str) -> str | None:

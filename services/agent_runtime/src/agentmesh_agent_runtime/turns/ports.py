@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from agentmesh_agent_runtime.turns.grant import SavedCheckpoint, StepKind
+from agentmesh_agent_runtime.turns.images import StoredImage
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,17 @@ class CheckpointReader(Protocol):
 
     async def read(self, checkpoint_id: str) -> Sequence[SavedCheckpoint]:
         """The chain that ends with this checkpoint, oldest first.
+
+        Raises LeaseLost, ServiceUnreachable, TurnCrashed.
+        """
+        ...
+
+
+class ImageReader(Protocol):
+    """Reads images of inputs, bound to one lease."""
+
+    async def image(self, stored: StoredImage) -> bytes | None:
+        """Its bytes; None if it was removed.
 
         Raises LeaseLost, ServiceUnreachable, TurnCrashed.
         """

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Final
 
 from autogen_core import FunctionCall
 from autogen_core.models import AssistantMessage, FunctionExecutionResult, LLMMessage
 
-from agentmesh_agent_runtime.definitions.tokens import MESSAGE_TOKENS, estimate
+from agentmesh_agent_runtime.definitions.tokens import IMAGE_TOKENS, MESSAGE_TOKENS, estimate
 from agentmesh_agent_runtime.turns.ports import ToolSchema
-
-IMAGE_TOKENS: Final = 1600
-"""What an image may take: more than OpenAI's models count for one in full detail."""
 
 
 def of_tool(schema: ToolSchema) -> int:

@@ -26,6 +26,7 @@ from agentmesh_agent_runtime.turns.ports import (
     CheckpointReader,
     Consumption,
     DeltaSink,
+    ImageReader,
     SaidMessage,
     StepClaim,
     StepLog,
@@ -56,6 +57,7 @@ class TurnScope:
         tools: ToolCaller,
         deltas: DeltaSink,
         checkpoints: CheckpointReader,
+        images: ImageReader,
         *,
         worker_id: str,
         inputs_through: int,
@@ -66,6 +68,7 @@ class TurnScope:
         self.tools = tools
         self.deltas = deltas
         self.checkpoints = checkpoints
+        self.images = images
         self.stage = stage
         self.said: list[SaidMessage] = []
         self.last_progress = time.monotonic()

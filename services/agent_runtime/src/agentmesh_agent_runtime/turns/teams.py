@@ -155,6 +155,10 @@ class TeamBuilder:
         usable = [self._schemas[name] for name in spec.usable_tools()]
         where = f"{path}{spec.id}"
         model = self._model(where, spec, Telling.ALOUD)
+        if (usable or handoffs) and not model.model_info["function_calling"]:
+            raise InvalidDefinition(
+                f"{where} has tools or handoffs, and its model cannot call tools; give it another"
+            )
         agent = MeshAgent(
             spec.id,
             model,

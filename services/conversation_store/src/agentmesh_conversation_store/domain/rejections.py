@@ -53,9 +53,11 @@ def invalid(field: str, message: str) -> Rejection:
     return Rejection(Reason.INVALID_FIELD, message, field=field)
 
 
-def not_found(kind: str, name: str) -> Rejection:
-    """There is no such thing, or it belongs to another tenant."""
-    return Rejection(Reason.NOT_FOUND, f'{kind} "{name}" does not exist', kind=kind, name=name)
+def not_found(kind: str, name: str, field: str = "") -> Rejection:
+    """There is no such thing, or it belongs to another tenant. `field` is what names it."""
+    which = {"field": field} if field else {}
+    message = f'{kind} "{name}" does not exist'
+    return Rejection(Reason.NOT_FOUND, message, kind=kind, name=name, **which)
 
 
 def stale_fence(run_id: str, fence: int, current: int) -> Rejection:

@@ -93,7 +93,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         task = await self._payloads.user_message(
             principal.tenant,
             UserMessage(new_id("msg"), "user", request.task, principal.subject),
-            (),
+            request.parts,
         )
         command = domain.StartConversation(
             tenant=principal.tenant,

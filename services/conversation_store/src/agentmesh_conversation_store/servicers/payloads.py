@@ -16,11 +16,14 @@ from meshkit.errors import MeshError
 from agentmesh_conversation_store.blobs.interface import MAX_CHUNK, Blob, Blobs
 from agentmesh_conversation_store.codec.events import worker_event
 from agentmesh_conversation_store.domain.events import UserMessage, WorkerEvent
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection, not_found
 
 MOST_INLINE = 256 * 1024
 """Bytes of one part that stay in the log."""
 PREVIEW = 4 * 1024
 """Bytes of the beginning that stay in place of what is larger."""
+LARGEST_IMAGE = 20 << 20
+"""Bytes of an image that somebody sends: what models can be shown."""
 TEXT = "text/plain;charset=utf-8"
 JSON = "application/json"
 _FRESH = timedelta(minutes=30)
@@ -148,9 +151,16 @@ class Payloads:
 
     async def _refer(self, uses: _Uses, path: str, part: message_pb2.BlobPart) -> None:
         """A blob that the caller uploaded before: it must be there, and stay."""
-        blob = await self._blobs.find(uses.tenant, part.digest)
+        try:
+            blob = await self._blobs.find(uses.tenant, part.digest)
+        except Rejection as rejection:
+            if rejection.reason is not Reason.NOT_FOUND:
+                raise
+            raise not_found("blob", part.digest, f"{path}.digest") from rejection
         if part.size_bytes not in {0, blob.size}:
             raise MeshError.invalid(f"{path}.size_bytes", f"the blob has {blob.size} bytes")
+        if part.media_type.startswith("image/") and blob.size > LARGEST_IMAGE:
+            raise MeshError.invalid(path, f"an image may have at most {LARGEST_IMAGE} bytes")
         part.size_bytes = blob.size
         if datetime.now(UTC) - blob.written_at > _FRESH:
             await self._blobs.renew(blob)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 from agentmesh.common.v1 import errors_pb2
-from meshkit.errors import MeshError
+from meshkit.errors import FieldViolation, MeshError
 
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 
@@ -52,7 +52,10 @@ def as_mesh_error(rejection: Rejection) -> MeshError:
     """The same, with its status code, reason and details."""
     reason, metadata = rejection.reason, dict(rejection.metadata)
     if reason is Reason.NOT_FOUND:
-        return MeshError.not_found(metadata["kind"], metadata["name"])
+        error = MeshError.not_found(metadata["kind"], metadata["name"])
+        if field := metadata.get("field"):
+            error.violations = (FieldViolation(field, rejection.message),)
+        return error
     if reason is Reason.INVALID_FIELD and "field" in metadata:
         return MeshError.invalid(metadata["field"], rejection.message)
     return MeshError(

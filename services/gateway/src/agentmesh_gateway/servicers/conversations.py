@@ -15,7 +15,7 @@ from agentmesh_gateway.health import Probe, examine
 from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
 from agentmesh_gateway.relay import forward, hand_on
-from agentmesh_gateway.servicers import patches
+from agentmesh_gateway.servicers import attachments, patches
 from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.settings import GatewaySettings
 from agentmesh_gateway.subscriptions.registry import Subscriptions
@@ -119,6 +119,7 @@ class ConversationServicer:
         """Adds a message; the store starts a run if none is under way."""
         if not request.content.strip():
             raise MeshError.invalid("content", "must not be blank")
+        attachments.check(request.parts)
         sent = await self._store.SendMessage(
             store_pb2.SendMessageRequest(
                 request_id=request.request_id,
@@ -126,6 +127,7 @@ class ConversationServicer:
                 content=request.content,
                 agent=request.agent,
                 strategy=request.strategy,
+                parts=request.parts,
             )
         )
         return pb2.SendMessageResponse(
@@ -297,6 +299,7 @@ class ConversationServicer:
             raise MeshError.invalid(
                 "human_input", "agents may not ask people here: ENABLE_HUMAN_IN_LOOP is false"
             )
+        attachments.check(request.parts)
 
     def _to_store(
         self, request: pb2.StartConversationRequest, pinned: Pinned
@@ -313,6 +316,7 @@ class ConversationServicer:
             priority=request.priority,
             labels=request.labels,
             human_input=request.human_input,
+            parts=request.parts,
         )
         if request.HasField("budget"):
             wanted.budget.CopyFrom(request.budget)

@@ -83,6 +83,9 @@ class ModelProfile(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     COMPONENT_FIELD_NUMBER: builtins.int
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
+    VISION_FIELD_NUMBER: builtins.int
+    FUNCTION_CALLING_FIELD_NUMBER: builtins.int
+    STRUCTURED_OUTPUT_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     provider: Global___ModelProvider.ValueType
@@ -109,6 +112,14 @@ class ModelProfile(google.protobuf.message.Message):
     """The version of the catalog document; output only."""
     component: builtins.str
     """For MODEL_PROVIDER_COMPONENT: the component's name."""
+    vision: builtins.bool
+    """Whether the model can see images; what is known of its name if unset."""
+    function_calling: builtins.bool
+    """Whether it can call tools; what is known of its name if unset."""
+    structured_output: builtins.bool
+    """Whether its server keeps replies to a JSON Schema; what is known of its name if unset. Without it
+    the model is told of the schema in words.
+    """
     @property
     def timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Time for one reply."""
@@ -140,14 +151,23 @@ class ModelProfile(google.protobuf.message.Message):
         version: builtins.int = ...,
         component: builtins.str = ...,
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
+        vision: builtins.bool | None = ...,
+        function_calling: builtins.bool | None = ...,
+        structured_output: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_temperature", b"_temperature", "component_config", b"component_config", "max_tokens", b"max_tokens", "requests_per_minute", b"requests_per_minute", "temperature", b"temperature", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_temperature", b"_temperature", "base_url", b"base_url", "cache_replies", b"cache_replies", "component", b"component", "component_config", b"component_config", "fallbacks", b"fallbacks", "input_price_micros", b"input_price_micros", "key_ref", b"key_ref", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "output_price_micros", b"output_price_micros", "provider", b"provider", "requests_per_minute", b"requests_per_minute", "temperature", b"temperature", "timeout", b"timeout", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_function_calling", b"_function_calling", "_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_structured_output", b"_structured_output", "_temperature", b"_temperature", "_vision", b"_vision", "component_config", b"component_config", "function_calling", b"function_calling", "max_tokens", b"max_tokens", "requests_per_minute", b"requests_per_minute", "structured_output", b"structured_output", "temperature", b"temperature", "timeout", b"timeout", "vision", b"vision"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_function_calling", b"_function_calling", "_max_tokens", b"_max_tokens", "_requests_per_minute", b"_requests_per_minute", "_structured_output", b"_structured_output", "_temperature", b"_temperature", "_vision", b"_vision", "base_url", b"base_url", "cache_replies", b"cache_replies", "component", b"component", "component_config", b"component_config", "fallbacks", b"fallbacks", "function_calling", b"function_calling", "input_price_micros", b"input_price_micros", "key_ref", b"key_ref", "max_tokens", b"max_tokens", "model", b"model", "name", b"name", "output_price_micros", b"output_price_micros", "provider", b"provider", "requests_per_minute", b"requests_per_minute", "structured_output", b"structured_output", "temperature", b"temperature", "timeout", b"timeout", "version", b"version", "vision", b"vision"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_function_calling", b"_function_calling"]) -> typing.Literal["function_calling"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_requests_per_minute", b"_requests_per_minute"]) -> typing.Literal["requests_per_minute"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_structured_output", b"_structured_output"]) -> typing.Literal["structured_output"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_temperature", b"_temperature"]) -> typing.Literal["temperature"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_vision", b"_vision"]) -> typing.Literal["vision"] | None: ...
 
 Global___ModelProfile: typing_extensions.TypeAlias = ModelProfile

@@ -124,6 +124,7 @@ class StartConversationRequest(google.protobuf.message.Message):
     PRIORITY_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     HUMAN_INPUT_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller, makes repetition harmless for 24 h. Empty: not deduplicated."""
     task: builtins.str
@@ -156,6 +157,10 @@ class StartConversationRequest(google.protobuf.message.Message):
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels."""
 
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.message_pb2.Part]:
+        """Further parts of the first message."""
+
     def __init__(
         self,
         *,
@@ -170,9 +175,10 @@ class StartConversationRequest(google.protobuf.message.Message):
         priority: builtins.int = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         human_input: builtins.bool = ...,
+        parts: collections.abc.Iterable[agentmesh.conversation.v1.message_pb2.Part] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget", "definition", b"definition", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agents", b"agents", "budget", b"budget", "definition", b"definition", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "workflow", b"workflow"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agents", b"agents", "budget", b"budget", "definition", b"definition", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "parts", b"parts", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "workflow", b"workflow"]) -> None: ...
 
 Global___StartConversationRequest: typing_extensions.TypeAlias = StartConversationRequest
 

@@ -61,6 +61,7 @@ class StartConversationRequest(google.protobuf.message.Message):
     TIMEOUT_FIELD_NUMBER: builtins.int
     LABELS_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
     task: builtins.str
     """What is to be done."""
     workflow: builtins.str
@@ -89,6 +90,13 @@ class StartConversationRequest(google.protobuf.message.Message):
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels."""
 
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.message_pb2.Part]:
+        """What comes with the task: files and images that were uploaded as blobs, further texts, data.
+        Images (image/png, image/jpeg, image/gif, image/webp) are shown to models that can see, text files
+        are read to them, of others they hear name, type and size. Unknown blobs: NOT_FOUND.
+        """
+
     def __init__(
         self,
         *,
@@ -102,9 +110,10 @@ class StartConversationRequest(google.protobuf.message.Message):
         timeout: google.protobuf.duration_pb2.Duration | None = ...,
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         priority: builtins.int = ...,
+        parts: collections.abc.Iterable[agentmesh.conversation.v1.message_pb2.Part] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "budget", b"budget", "max_rounds", b"max_rounds", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "budget", b"budget", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "workflow", b"workflow"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "budget", b"budget", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "parts", b"parts", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "workflow", b"workflow"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_rounds", b"_max_rounds"]) -> typing.Literal["max_rounds"] | None: ...
 
 Global___StartConversationRequest: typing_extensions.TypeAlias = StartConversationRequest
@@ -382,6 +391,7 @@ class SendMessageRequest(google.protobuf.message.Message):
     AGENT_FIELD_NUMBER: builtins.int
     STRATEGY_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     content: builtins.str
@@ -392,6 +402,10 @@ class SendMessageRequest(google.protobuf.message.Message):
     """What becomes of the turn under way."""
     request_id: builtins.str
     """Chosen by the caller, makes repetition harmless for 24 h."""
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.message_pb2.Part]:
+        """What comes with the text, as in StartConversationRequest."""
+
     def __init__(
         self,
         *,
@@ -400,8 +414,9 @@ class SendMessageRequest(google.protobuf.message.Message):
         agent: builtins.str = ...,
         strategy: agentmesh.conversation_store.v1.conversation_store_service_pb2.DeliveryStrategy.ValueType = ...,
         request_id: builtins.str = ...,
+        parts: collections.abc.Iterable[agentmesh.conversation.v1.message_pb2.Part] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "content", b"content", "conversation_id", b"conversation_id", "request_id", b"request_id", "strategy", b"strategy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "content", b"content", "conversation_id", b"conversation_id", "parts", b"parts", "request_id", b"request_id", "strategy", b"strategy"]) -> None: ...
 
 Global___SendMessageRequest: typing_extensions.TypeAlias = SendMessageRequest
 
