@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -24,13 +23,13 @@ from agentmesh_conversation_store.domain.children import ChildRun
 from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.model import (
     SECOND,
-    Instant,
     Role,
     Run,
     RunStatus,
     WaitKind,
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.domain.suspending import SuspendTurn
 from agentmesh_conversation_store.domain.turns import CommitTurn, TurnOutcome
 from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.interface import ApprovalQuery, Storage
@@ -46,6 +45,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from services.conversation_store.tests.model_run import ModelRun
 from services.conversation_store.tests.support import (
     ManualClock,
     asks_event,
@@ -59,44 +59,6 @@ TENANT = "acme"
 RETRIES = Retries(3, 3)
 LONG = 10_000 * SECOND
 COLOURS = st.integers(0, 5)
-
-
-@dataclass
-class ModelRun:
-    """What is true of a run. `unread` are kinds of events, oldest first; the first `seen` of them
-    came with the grant."""
-
-    run_id: str
-    parent: ModelRun | None = None
-    waits: WaitKind | None = None
-    wake_at: Instant | None = None
-    leased: Run | None = None
-    ended: bool = False
-    seen: int = 0
-    unread: list[str] = field(default_factory=lambda: ["message"])
-    pending: dict[str, Instant] = field(default_factory=dict)
-    children: list[ModelRun] = field(default_factory=list)
-
-    @property
-    def alive(self) -> list[ModelRun]:
-        return [child for child in self.children if not child.ended]
-
-    def hear(self, kind: str, now: Instant) -> None:
-        """Something new in the inbox."""
-        self.unread.append(kind)
-        over = {
-            WaitKind.APPROVAL: not self.pending,
-            WaitKind.CHILDREN: not self.alive,
-            WaitKind.TIMER: self.wake_at is not None and self.wake_at <= now,
-        }
-        self.waits = None if self.waits and over[self.waits] else self.waits
-
-    def end(self) -> None:
-        """Ends with everything below it."""
-        for child in self.alive:
-            child.end()
-        self.ended, self.leased, self.waits = True, None, None
-        self.pending.clear()
 
 
 class WaitingMachine(RuleBasedStateMachine):
@@ -182,6 +144,11 @@ class WaitingMachine(RuleBasedStateMachine):
             model.leased = turn.run
             model.seen = len(model.unread)
             assert [event.kind for event in turn.inputs] == model.unread
+            assert [asked.approval_id for asked in turn.approvals] == model.within
+            assert {child.run_id for child in turn.children} == {p.run_id for p in model.parts}
+            for asked in turn.approvals:
+                pending = asked.status is ApprovalStatus.PENDING
+                assert pending == (asked.approval_id in model.pending)
 
     def commit(self, model: ModelRun, status: RunStatus, **fields: object) -> TurnOutcome:
         """Commits a turn that read everything that was there when it was granted."""
@@ -203,7 +170,49 @@ class WaitingMachine(RuleBasedStateMachine):
         assert self.go(self.storage.execute(command)) == outcome
         model.leased = None
         del model.unread[: model.seen]
+        for name in model.within:
+            model.pending.pop(name, None)
+        for part in model.parts:
+            part.end()
+        model.within, model.parts = [], []
         return outcome
+
+    @precondition(lambda self: self.at_work or self.ready)
+    @rule(
+        which=COLOURS,
+        delays=st.lists(st.sampled_from([2, 50]), max_size=2),
+        count=st.sampled_from([0, 1]),
+    )
+    def suspend(self, which: int, delays: list[int], count: int) -> None:
+        """In the middle of a turn: nothing is read, and what comes of it is nothing to read."""
+        model = self.worked(which)
+        run = _of(model)
+        if not delays and (not count or len(self.runs) >= 8):
+            return
+        parts = [_child(f"part{len(model.parts)}")] if count and len(self.runs) < 8 else []
+        asked = {fresh("appr"): self.clock.now + delay * SECOND for delay in delays}
+        command = SuspendTurn(
+            TENANT,
+            run.conversation_id,
+            run.run_id,
+            run.fence,
+            run.turn + 1,
+            fresh("digest"),
+            WaitKind.APPROVAL if asked else WaitKind.CHILDREN,
+            events=[asks_event(name, until) for name, until in asked.items()],
+            children=parts,
+        )
+        outcome = self.go(self.storage.execute(command))
+        assert self.go(self.storage.execute(command)) == outcome
+        model.leased, model.wake_at = None, None
+        model.pending |= asked
+        model.within += asked
+        for run_id in outcome.child_run_ids:
+            part = self.add(run_id, model)
+            part.in_turn = True
+            model.parts.append(part)
+            model.children.append(part)
+        model.waits = command.waiting_for
 
     @precondition(lambda self: self.at_work or self.ready)
     @rule(which=COLOURS, delays=st.lists(st.sampled_from([2, 50]), min_size=1, max_size=3))
@@ -262,7 +271,7 @@ class WaitingMachine(RuleBasedStateMachine):
         if not model.unread:
             model.end()
             if model.parent is not None:
-                model.parent.hear("run_ended", self.clock.now)
+                model.parent.lose(model)
 
     @precondition(lambda self: self.asked)
     @rule(which=COLOURS, status=st.sampled_from([ApprovalStatus.APPROVED, ApprovalStatus.REJECTED]))
@@ -288,8 +297,7 @@ class WaitingMachine(RuleBasedStateMachine):
             return
         assert self.go(self.storage.execute(command)).status is status
         assert self.go(self.storage.execute(command)).status is status
-        del model.pending[name]
-        model.hear("approval_resolved", self.clock.now)
+        model.settle(name, self.clock.now)
 
     @rule(which=COLOURS, sure=st.integers(0, 3))
     def cancel(self, which: int, sure: int) -> None:
@@ -309,9 +317,7 @@ class WaitingMachine(RuleBasedStateMachine):
         for model in self.runs.values():
             late = [name for name, until in model.pending.items() if until <= self.clock.now]
             for name in late:
-                del model.pending[name]
-            for _ in late:
-                model.hear("approval_resolved", self.clock.now)
+                model.settle(name, self.clock.now)
             timed = model.waits in (WaitKind.TIMER, WaitKind.CHILDREN)
             if timed and model.wake_at is not None and model.wake_at <= self.clock.now:
                 model.waits = None

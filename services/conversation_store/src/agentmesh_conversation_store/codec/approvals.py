@@ -10,7 +10,7 @@ from agentmesh.conversation_store.v1 import approval_store_service_pb2 as pb
 from meshkit.errors import MeshError
 
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus, AskedApproval
-from agentmesh_conversation_store.domain.model import Role
+from agentmesh_conversation_store.domain.model import Instant, Role
 
 from .values import instant, optional_timestamp, timestamp
 
@@ -41,6 +41,11 @@ def approval_message(approval: Approval) -> pb.Approval:
         edited_arguments_json=approval.edited_arguments_json,
         requested_sequence=approval.requested_sequence,
         resolved_at=optional_timestamp(approval.resolved_at),
+        escalate_at=optional_timestamp(approval.escalate_at),
+        escalate_to=options_pb2.Role.ValueType(approval.escalate_to or 0),
+        escalated_at=optional_timestamp(approval.escalated_at),
+        approve_on_expiry=approval.approve_on_expiry,
+        turn=approval.turn,
     )
 
 
@@ -70,9 +75,30 @@ def asked_approval(asked: event_pb2.ApprovalRequested) -> AskedApproval:
         _require(bool(asked.tool_call.tool), "tool_call.tool", "must name the tool")
     else:
         _require(bool(asked.prompt), "prompt", "must say what is asked")
+    role = _ROLES[asked.role]
+    escalate_at, escalate_to = _escalation(asked, role)
     return AskedApproval(
-        approval_id, asked.prompt, call, instant(asked.expires_at), _ROLES[asked.role]
+        approval_id,
+        asked.prompt,
+        call,
+        instant(asked.expires_at),
+        role,
+        escalate_at,
+        escalate_to,
+        asked.approve_on_expiry,
     )
+
+
+def _escalation(
+    asked: event_pb2.ApprovalRequested, role: Role
+) -> tuple[Instant, Role] | tuple[None, None]:
+    if not asked.HasField("escalate_at"):
+        _require(not asked.escalate_to, "escalate_at", "must be set with escalate_to")
+        return None, None
+    _require(asked.escalate_to in _ROLES, "escalate_to", 'must be "admin"')
+    higher = _ROLES[asked.escalate_to]
+    _require(higher > role, "escalate_to", "must be a higher role than the one that is asked")
+    return instant(asked.escalate_at), higher
 
 
 def edited_arguments(status: ApprovalStatus, text: str) -> str:

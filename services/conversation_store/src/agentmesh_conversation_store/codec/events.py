@@ -116,6 +116,17 @@ def _approval_resolved(body: domain.ApprovalResolved) -> dict[str, Any]:
     }
 
 
+def _approval_escalated(body: domain.ApprovalEscalated) -> dict[str, Any]:
+    return {
+        "agent": body.agent,
+        "approval_escalated": event_pb2.ApprovalEscalated(
+            approval_id=body.approval_id,
+            role=body.role.name.lower(),
+            previous_role=body.previous_role.name.lower(),
+        ),
+    }
+
+
 def _updated(body: domain.ConversationUpdated) -> dict[str, Any]:
     return {"conversation_updated": event_pb2.ConversationUpdated(labels=body.labels)}
 
@@ -140,6 +151,7 @@ _KINDS: dict[type, Callable[[Any], dict[str, Any]]] = {
     domain.ConversationUpdated: _updated,
     domain.ConversationForked: _forked,
     domain.ApprovalResolved: _approval_resolved,
+    domain.ApprovalEscalated: _approval_escalated,
 }
 
 

@@ -44,10 +44,45 @@ def grant_message(granted: GrantedTurn, capability: str, most_bytes: int) -> pb.
     )
     if run.checkpoint_id:
         grant.checkpoint.checkpoint_id = run.checkpoint_id
+    _add_asked(grant, granted, most_bytes // 8)
     left = most_bytes - grant.ByteSize()
     grant.steps.extend(_steps(granted.steps, run, left))
     _add_chain(grant, granted.chain, most_bytes - grant.ByteSize())
     return grant
+
+
+def _add_asked(grant: pb.TurnGrant, granted: GrantedTurn, left: int) -> None:
+    """What the turn was suspended for, without the texts that do not fit."""
+    for approval in granted.approvals:
+        message = pb.TurnApproval(
+            approval_id=approval.approval_id,
+            status=event_pb2.ApprovalStatus.ValueType(approval.status),
+            principal=approval.principal,
+        )
+        left -= len(approval.comment.encode()) + len(approval.edited_arguments_json.encode())
+        if left >= 0:
+            message.comment = approval.comment
+            message.edited_arguments_json = approval.edited_arguments_json
+        else:
+            left += len(approval.comment.encode()) + len(approval.edited_arguments_json.encode())
+            message.text_omitted = True
+        grant.approvals.append(message)
+    for child in granted.children:
+        shown = run_message(child)
+        message_of = pb.TurnChild(
+            run_id=shown.run_id,
+            agent_path=shown.agent_path,
+            status=shown.status,
+            end_reason=shown.end_reason,
+            detail=shown.detail,
+        )
+        size = len(shown.summary.encode())
+        if size <= left:
+            left -= size
+            message_of.summary = shown.summary
+        else:
+            message_of.summary_omitted = True
+        grant.children.append(message_of)
 
 
 def _inputs(events: Iterable[StoredEvent], left: int) -> Iterator[event_pb2.Event]:

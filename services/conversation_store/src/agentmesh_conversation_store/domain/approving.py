@@ -46,7 +46,7 @@ class ResolveApproval:
         approval = loaded.found.get(Lookup(Approval, (self.approval_id,)))
         if not isinstance(approval, Approval):
             raise not_found("approval", self.approval_id)
-        self._require_role(approval)
+        self._require_role(approval, now)
         if approval.status is not ApprovalStatus.PENDING:
             return Decision(Changes(), self._repeated(approval))
         self._require_kind(approval)
@@ -65,12 +65,13 @@ class ResolveApproval:
         runs.reflect(transition)
         return Decision(transition.done(), transition.approvals[self.approval_id])
 
-    def _require_role(self, approval: Approval) -> None:
-        if self.role < approval.role:
+    def _require_role(self, approval: Approval, now: Instant) -> None:
+        required = approval.role_at(now)
+        if self.role < required:
             raise Rejection(
                 Reason.ROLE_TOO_LOW,
-                f"{approval.approval_id} is for the role {approval.role.name.lower()} to decide",
-                required_role=approval.role.name.lower(),
+                f"{approval.approval_id} is for the role {required.name.lower()} to decide",
+                required_role=required.name.lower(),
                 role=self.role.name.lower(),
             )
 

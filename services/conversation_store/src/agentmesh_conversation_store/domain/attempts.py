@@ -102,8 +102,8 @@ class ReleaseTurn:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Does to one run what time asks for: expiry of its lease or of what it asks people, a timer,
-    its deadline."""
+    """Does to one run what time asks for: expiry of its lease, expiry or escalation of what it
+    asks people, a timer, its deadline."""
 
     tenant: str
     conversation_id: str
@@ -136,8 +136,8 @@ class Tick:
                 "its deadline passed",
                 Origin.STORE,
             )
-        elif resolving.any_expired(transition, run):
-            run = runs.go_on_if_free(transition, resolving.expire(transition, run), Origin.STORE)
+        elif resolving.any_due(transition, run):
+            run = runs.go_on_if_free(transition, resolving.keep_time(transition, run), Origin.STORE)
         elif run.status is RunStatus.LEASED and (run.lease_until or 0) <= now:
             run = self._expire(transition, run)
         if run.status is RunStatus.WAITING and run.wake_at is not None and run.wake_at <= now:

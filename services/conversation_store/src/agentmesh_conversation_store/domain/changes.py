@@ -202,10 +202,16 @@ class Transition:
         return sequence
 
     def append_worker_events(
-        self, run: Run, turn: int, origin: Origin, bodies: Sequence[WorkerEvent]
+        self,
+        run: Run,
+        turn: int,
+        origin: Origin,
+        bodies: Sequence[WorkerEvent],
+        *,
+        within_turn: bool = False,
     ) -> Run:
         """Adds what a worker recorded in a turn, and remembers with the run what it said and what
-        it asks for."""
+        it asks for; `within_turn` if the turn is suspended for that."""
         messages = list(run.turn_messages)
         last = run.last_message
         pending = run.pending_approvals
@@ -215,7 +221,7 @@ class Transition:
                 field = f"events[{number}].context_summary"
                 context.require_range(field, sequence, *body.stands_for)
             if body.approval is not None:
-                self._ask(run, turn, body, sequence)
+                self._ask(run, turn, body, sequence, within_turn=within_turn)
                 pending += 1
             if body.message_id:
                 messages.append(body.message_id)
@@ -230,7 +236,9 @@ class Transition:
             )
         )
 
-    def _ask(self, run: Run, turn: int, body: WorkerEvent, sequence: int) -> None:
+    def _ask(
+        self, run: Run, turn: int, body: WorkerEvent, sequence: int, *, within_turn: bool
+    ) -> None:
         asked = body.approval
         if asked is None:
             return
@@ -255,6 +263,10 @@ class Transition:
                 sequence,
                 asked.expires_at,
                 asked.role,
+                within_turn=within_turn,
+                approve_on_expiry=asked.approve_on_expiry,
+                escalate_at=asked.escalate_at,
+                escalate_to=asked.escalate_to,
             )
         )
 

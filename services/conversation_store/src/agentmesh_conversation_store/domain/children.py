@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import runs
 from .changes import Transition
@@ -38,15 +38,25 @@ def child_run_id(parent_run_id: str, turn: int, agent_path: str) -> str:
 
 
 def start_children(
-    transition: Transition, parent: Run, turn: int, children: Sequence[ChildRun], origin: Origin
+    transition: Transition,
+    parent: Run,
+    turn: int,
+    children: Sequence[ChildRun],
+    origin: Origin,
+    *,
+    within_turn: bool = False,
 ) -> None:
-    """Adds the runs, each with its task as first input; paused, if their parent is to be."""
+    """Adds the runs, each with its task as first input; paused, if their parent is to be.
+    `within_turn` if the parent's turn is suspended for them."""
     if not children:
         return
     _require_room(transition.runs, parent, len(children))
     for child in children:
         transition.definitions.append(child.definition)
-        run = runs.start(transition, _fresh(transition, parent, turn, child), origin)
+        fresh = _fresh(transition, parent, turn, child)
+        if within_turn:
+            fresh = replace(fresh, asked_in_turn=turn)
+        run = runs.start(transition, fresh, origin)
         sequence = transition.append(
             UserMessage(child.message_id, "user", child.task, ""), origin, run.run_id
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .approvals import ApprovalStatus, AskedApproval
-from .model import EndReason, Instant, Micros, Origin, RunStatus, WaitKind
+from .model import EndReason, Instant, Micros, Origin, Role, RunStatus, WaitKind
 from .usage import Usage
 
 
@@ -108,6 +108,17 @@ class ApprovalResolved:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalEscalated:
+    """Nobody decided for a while: from now on another role may. `agent` is who asked."""
+
+    kind: ClassVar[str] = "approval_escalated"
+    approval_id: str
+    role: Role
+    previous_role: Role
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptFailed:
     """An attempt at a turn failed and will be repeated after `retry_after`."""
 
@@ -169,9 +180,17 @@ EventBody = (
     | ConversationUpdated
     | ConversationForked
     | ApprovalResolved
+    | ApprovalEscalated
     | WorkerEvent
 )
-_WITH_AGENT = (UserMessage, WorkerEvent, RunStarted, RunEnded, ApprovalResolved)
+_WITH_AGENT = (
+    UserMessage,
+    WorkerEvent,
+    RunStarted,
+    RunEnded,
+    ApprovalResolved,
+    ApprovalEscalated,
+)
 
 
 @dataclass(frozen=True, slots=True)

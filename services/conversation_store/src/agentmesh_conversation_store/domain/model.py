@@ -131,6 +131,8 @@ class Run:
     refused. `inbox_head` is the newest input, `inbox_read` the newest that a committed turn read.
     The `turn_…` fields describe the turn under way, `reserved` what its open steps may cost.
     `usage` is that of the run and those below it; `agent_path` is where a child's agents appear.
+    `suspension` says under which fence and with what the turn under way was suspended last, if it
+    was; `asked_in_turn` is the turn of its parent that was suspended for a child.
     """
 
     tenant: str
@@ -174,6 +176,8 @@ class Run:
     reserved: Usage = NO_USAGE
     agent_path: str = ""
     pending_approvals: int = 0
+    suspension: str = ""
+    asked_in_turn: int = 0
 
     @property
     def has_unread(self) -> bool:

@@ -34,6 +34,7 @@ class Reason(Enum):
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
     ROLE_TOO_LOW = "ROLE_TOO_LOW"
     ALREADY_DECIDED = "ALREADY_DECIDED"
+    APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
 
 
 class Rejection(Exception):  # noqa: N818 - a decision, not a defect

@@ -156,17 +156,27 @@ def turn_closed(run: Run, turn: int) -> Run:
         reserved=NO_USAGE,
         lease_worker="",
         lease_until=None,
+        suspension="",
     )
+
+
+def let_go_of_what_it_asked(transition: Transition, run: Run, turn: int, origin: Origin) -> Run:
+    """Ends what a turn was suspended for and that has not come: its turn is over."""
+    if not run.suspension:
+        return run
+    end_children(transition, run, origin, "the turn that started it is over", turn=turn)
+    return resolving.withdraw(transition, transition.run(run.run_id), origin, turn, suspended=True)
 
 
 def discard_turn(transition: Transition, run: Run, reason: str, origin: Origin) -> Run:
     """Gives up the turn under way, if one has begun; its number is used up."""
     begun = run.status is RunStatus.LEASED or run.turn_steps > 0 or run.turn_messages
-    if not begun:
+    if not begun and not run.suspension:
         return run
+    turn = run.turn + 1
     run = transition.raise_fence(run, reason)
     run = charge_lost_work(transition, run)
-    turn = run.turn + 1
+    run = let_go_of_what_it_asked(transition, run, turn, origin)
     run = resolving.withdraw(transition, run, origin, turn)
     transition.append(TurnDiscarded(reason, run.turn_messages), origin, run.run_id, turn)
     run = replace(turn_closed(run, turn), last_message=run.committed_message)
@@ -291,10 +301,17 @@ def live_children(transition: Transition, run: Run) -> list[Run]:
 
 
 def end_children(
-    transition: Transition, run: Run, origin: Origin, why: str = "the run that started it ended"
+    transition: Transition,
+    run: Run,
+    origin: Origin,
+    why: str = "the run that started it ended",
+    turn: int | None = None,
 ) -> None:
-    """Cancels what the run started; it hears nothing of it."""
+    """Cancels what the run started; it hears nothing of it. With `turn` only what that turn was
+    suspended for."""
     for child in live_children(transition, run):
+        if turn is not None and child.asked_in_turn != turn:
+            continue
         end_by_force(
             transition,
             child,
@@ -310,7 +327,8 @@ def _tell_parent(transition: Transition, run: Run, sequence: int, origin: Origin
     parent = transition.runs.get(run.parent_run_id) if run.parent_run_id else None
     if parent is None or parent.status.ended:
         return
-    parent = transition.add_input(parent.run_id, sequence)
+    if not run.asked_in_turn:
+        parent = transition.add_input(parent.run_id, sequence)
     if parent.waiting_for is WaitKind.CHILDREN:
         go_on_if_free(transition, parent, origin)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from . import runs
+from .approvals import Approval, ApprovalStatus, approval_id_of
 from .budgets import remaining_tokens, require_budget
-from .changes import Changes, Decision, Loaded, Scope, Transition, asked_for
+from .changes import Changes, Decision, Loaded, Lookup, Scope, Transition, asked_for
 from .events import WorkerEvent
 from .ledger import Consumed
 from .model import Instant, Origin, Run, Step, StepKind, StepState
@@ -39,17 +40,26 @@ class BeginStep:
     attempt_id: str
     take_over: bool = False
     reservation: Usage = NO_USAGE
+    origin: Origin = Origin.RUNTIME
 
     @property
     def scope(self) -> Scope:
-        """The run with those above it, and the step."""
+        """The run with those above it, the step, and what a person says of a tool call."""
         return Scope(
             self.tenant,
             self.conversation_id,
             run_id=self.run_id,
             lineage=True,
             step=(self.turn, self.step_key),
+            lookups=self._approval,
         )
+
+    @property
+    def _approval(self) -> tuple[Lookup, ...]:
+        """Of a call that is to be carried out; the runtime records those that are not."""
+        if self.kind is not StepKind.TOOL or self.origin is not Origin.TOOL_RUNNER:
+            return ()
+        return (Lookup(Approval, (approval_id_of(self.run_id, self.turn, self.step_key),)),)
 
     def decide(self, loaded: Loaded, now: Instant) -> Decision[StepClaim]:
         """Repeating a claim under the same fence and attempt is harmless. With a smaller
@@ -58,6 +68,8 @@ class BeginStep:
         run = _run_of(loaded, self.run_id)
         runs.require_current(run, self.fence)
         runs.require_turn(run, self.turn)
+        for lookup in self._approval:
+            _require_approved(loaded.found.get(lookup))
         step = loaded.step
         if step is not None and step.request_digest != self.request_digest:
             raise Rejection(
@@ -246,6 +258,19 @@ class RecordStep:
             last_sequence=recorded.last_sequence,
         )
         return Decision(transition.done(), recorded)
+
+
+def _require_approved(approval: Approval | None) -> None:
+    """No call is carried out that waits for a person or was refused."""
+    if approval is None or approval.status in (ApprovalStatus.APPROVED, ApprovalStatus.EDITED):
+        return
+    status = approval.status.name.lower()
+    raise Rejection(
+        Reason.APPROVAL_REQUIRED,
+        f"the call is not approved: {approval.approval_id} is {status}",
+        status=status,
+        approval_id=approval.approval_id,
+    )
 
 
 def _run_of(loaded: Loaded, run_id: str) -> Run:

@@ -147,6 +147,7 @@ class CommitTurn:
     def _close(self, transition: Transition, run: Run) -> Run:
         run = transition.append_worker_events(run, self.turn, self.origin, self.events)
         run = runs.charge_lost_work(transition, run)
+        run = runs.let_go_of_what_it_asked(transition, run, self.turn, self.origin)
         read = max(run.inbox_read, min(self.last_input_sequence, run.inbox_head))
         if self.discard:
             run = resolving.withdraw(transition, run, self.origin, self.turn)

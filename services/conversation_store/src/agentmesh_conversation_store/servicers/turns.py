@@ -20,8 +20,12 @@ from agentmesh_conversation_store.codec import values
 from agentmesh_conversation_store.codec.digests import short_digest, short_digest_of
 from agentmesh_conversation_store.codec.grants import grant_message
 from agentmesh_conversation_store.codec.resources import step_message
-from agentmesh_conversation_store.codec.waiting import child_runs, require_a_wait_that_ends
-from agentmesh_conversation_store.domain import attempts, steps, turns
+from agentmesh_conversation_store.codec.waiting import (
+    child_runs,
+    require_a_wait_that_ends,
+    suspended_for,
+)
+from agentmesh_conversation_store.domain import attempts, steps, suspending, turns
 from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.model import (
     Checkpoint,
@@ -101,6 +105,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
                 reservation=values.usage(request.reservation)
                 if request.HasField("reservation")
                 else NO_USAGE,
+                origin=_origin(),
             )
         )
         return pb.BeginStepResponse(
@@ -197,6 +202,34 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
             else None,
             successor_run_id=new_id("run"),
             children=child_runs(request),
+        )
+
+    @answers_rejections
+    async def SuspendTurn(
+        self, request: pb.SuspendTurnRequest, _: ServicerContext
+    ) -> pb.SuspendTurnResponse:
+        capability = _capability_for(request.run_id)
+        children = suspended_for(request)
+        events = await self._payloads.worker_events(capability.tenant, request.events)
+        suspended = await self._storage.execute(
+            suspending.SuspendTurn(
+                capability.tenant,
+                capability.conversation_id,
+                capability.run_id,
+                capability.fence,
+                request.turn,
+                digest=short_digest_of([request]),
+                waiting_for=WaitKind(request.waiting_for),
+                detail=request.detail,
+                origin=_origin(),
+                events=events,
+                children=children,
+            )
+        )
+        return pb.SuspendTurnResponse(
+            status=conversation_pb2.RunStatus.ValueType(suspended.status),
+            last_sequence=suspended.last_sequence,
+            child_run_ids=suspended.child_run_ids,
         )
 
     @answers_rejections

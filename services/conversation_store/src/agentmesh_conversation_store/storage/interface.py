@@ -153,7 +153,8 @@ class GrantedTurn:
     """A run under a new lease with all that its worker needs.
 
     `chain` holds the checkpoint that the run stands at after those that it follows, oldest first;
-    it is empty if there is none, and if it was too large or not asked for.
+    it is empty if there is none, and if it was too large or not asked for. `approvals` and
+    `children` are what the turn was suspended for.
     """
 
     run: Run
@@ -163,6 +164,8 @@ class GrantedTurn:
     inputs: Sequence[StoredEvent]
     head_sequence: int
     message_count: int
+    approvals: Sequence[Approval] = ()
+    children: Sequence[Run] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. The checkpoint is a difference to another one than the run stands at.
     metadata: `base_checkpoint_id`, `expected_checkpoint_id`.
     """
+    ERROR_REASON_APPROVAL_REQUIRED: _ErrorReason.ValueType  # 48
+    """FAILED_PRECONDITION. The tool call waits for a person's approval, or did not get it. metadata:
+    `status`, `approval_id`.
+    """
     ERROR_REASON_HISTORY_REMOVED: _ErrorReason.ValueType  # 50
     """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""
     ERROR_REASON_BEYOND_HEAD: _ErrorReason.ValueType  # 51
@@ -179,6 +183,10 @@ ERROR_REASON_RUN_UNDER_WAY: ErrorReason.ValueType  # 46
 ERROR_REASON_CHECKPOINT_MISMATCH: ErrorReason.ValueType  # 47
 """FAILED_PRECONDITION. The checkpoint is a difference to another one than the run stands at.
 metadata: `base_checkpoint_id`, `expected_checkpoint_id`.
+"""
+ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 48
+"""FAILED_PRECONDITION. The tool call waits for a person's approval, or did not get it. metadata:
+`status`, `approval_id`.
 """
 ERROR_REASON_HISTORY_REMOVED: ErrorReason.ValueType  # 50
 """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""

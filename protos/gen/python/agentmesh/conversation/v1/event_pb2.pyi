@@ -133,6 +133,7 @@ class Event(google.protobuf.message.Message):
     CUSTOM_FIELD_NUMBER: builtins.int
     STAGE_CHANGED_FIELD_NUMBER: builtins.int
     CONVERSATION_FORKED_FIELD_NUMBER: builtins.int
+    APPROVAL_ESCALATED_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """Its place in the conversation."""
     conversation_id: builtins.str
@@ -219,6 +220,10 @@ class Event(google.protobuf.message.Message):
         are shared with the other conversation and name this one as theirs.
         """
 
+    @property
+    def approval_escalated(self) -> Global___ApprovalEscalated:
+        """Nobody decided for a while: from now on another role may."""
+
     def __init__(
         self,
         *,
@@ -246,10 +251,11 @@ class Event(google.protobuf.message.Message):
         custom: Global___CustomEvent | None = ...,
         stage_changed: Global___StageChanged | None = ...,
         conversation_forked: Global___ConversationForked | None = ...,
+        approval_escalated: Global___ApprovalEscalated | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "redacted", b"redacted", "run_ended", b"run_ended", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "stage_changed", b"stage_changed", "time", b"time", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_id", b"conversation_id", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "origin", b"origin", "redacted", b"redacted", "run_ended", b"run_ended", "run_id", b"run_id", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "sequence", b"sequence", "stage_changed", b"stage_changed", "time", b"time", "turn", b"turn", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["conversation_started", "run_started", "message", "turn_committed", "turn_discarded", "run_status_changed", "run_ended", "approval_requested", "approval_resolved", "handoff", "attempt_failed", "context_summary", "conversation_updated", "redacted", "custom", "stage_changed", "conversation_forked"] | None: ...
+    def HasField(self, field_name: typing.Literal["approval_escalated", b"approval_escalated", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "redacted", b"redacted", "run_ended", b"run_ended", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "stage_changed", b"stage_changed", "time", b"time", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_escalated", b"approval_escalated", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_id", b"conversation_id", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "origin", b"origin", "redacted", b"redacted", "run_ended", b"run_ended", "run_id", b"run_id", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "sequence", b"sequence", "stage_changed", b"stage_changed", "time", b"time", "turn", b"turn", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["conversation_started", "run_started", "message", "turn_committed", "turn_discarded", "run_status_changed", "run_ended", "approval_requested", "approval_resolved", "handoff", "attempt_failed", "context_summary", "conversation_updated", "redacted", "custom", "stage_changed", "conversation_forked", "approval_escalated"] | None: ...
 
 Global___Event: typing_extensions.TypeAlias = Event
 
@@ -472,12 +478,19 @@ class ApprovalRequested(google.protobuf.message.Message):
     TOOL_CALL_FIELD_NUMBER: builtins.int
     EXPIRES_AT_FIELD_NUMBER: builtins.int
     ROLE_FIELD_NUMBER: builtins.int
+    ESCALATE_AT_FIELD_NUMBER: builtins.int
+    ESCALATE_TO_FIELD_NUMBER: builtins.int
+    APPROVE_ON_EXPIRY_FIELD_NUMBER: builtins.int
     approval_id: builtins.str
     """"appr_…", unique; chosen by the worker, at most 128 bytes."""
     prompt: builtins.str
     """A question in words, or what a tool call would do; at most 64 KiB."""
     role: builtins.str
     """The role that may decide: "operator", as if empty, or "admin"."""
+    escalate_to: builtins.str
+    """The role that may decide from then on, above `role`."""
+    approve_on_expiry: builtins.bool
+    """True if it is approved when it runs out; otherwise it is then expired, and a call not made."""
     @property
     def tool_call(self) -> agentmesh.conversation.v1.message_pb2.ToolCallPart:
         """The call that waits for approval, if it is about one; at most 1 MiB."""
@@ -485,6 +498,10 @@ class ApprovalRequested(google.protobuf.message.Message):
     @property
     def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the request runs out. Always set."""
+
+    @property
+    def escalate_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it goes to `escalate_to`, if nobody decided by then."""
 
     def __init__(
         self,
@@ -494,11 +511,40 @@ class ApprovalRequested(google.protobuf.message.Message):
         tool_call: agentmesh.conversation.v1.message_pb2.ToolCallPart | None = ...,
         expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         role: builtins.str = ...,
+        escalate_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        escalate_to: builtins.str = ...,
+        approve_on_expiry: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "expires_at", b"expires_at", "prompt", b"prompt", "role", b"role", "tool_call", b"tool_call"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["escalate_at", b"escalate_at", "expires_at", b"expires_at", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "approve_on_expiry", b"approve_on_expiry", "escalate_at", b"escalate_at", "escalate_to", b"escalate_to", "expires_at", b"expires_at", "prompt", b"prompt", "role", b"role", "tool_call", b"tool_call"]) -> None: ...
 
 Global___ApprovalRequested: typing_extensions.TypeAlias = ApprovalRequested
+
+@typing.final
+class ApprovalEscalated(google.protobuf.message.Message):
+    """Nobody decided for a while."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPROVAL_ID_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    PREVIOUS_ROLE_FIELD_NUMBER: builtins.int
+    approval_id: builtins.str
+    """"appr_…"."""
+    role: builtins.str
+    """The role that may decide from now on: "admin"."""
+    previous_role: builtins.str
+    """The role that might decide until now."""
+    def __init__(
+        self,
+        *,
+        approval_id: builtins.str = ...,
+        role: builtins.str = ...,
+        previous_role: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "previous_role", b"previous_role", "role", b"role"]) -> None: ...
+
+Global___ApprovalEscalated: typing_extensions.TypeAlias = ApprovalEscalated
 
 @typing.final
 class ApprovalResolved(google.protobuf.message.Message):

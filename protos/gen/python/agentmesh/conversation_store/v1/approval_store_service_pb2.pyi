@@ -43,6 +43,11 @@ class Approval(google.protobuf.message.Message):
     EDITED_ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
     REQUESTED_SEQUENCE_FIELD_NUMBER: builtins.int
     RESOLVED_AT_FIELD_NUMBER: builtins.int
+    ESCALATE_AT_FIELD_NUMBER: builtins.int
+    ESCALATE_TO_FIELD_NUMBER: builtins.int
+    ESCALATED_AT_FIELD_NUMBER: builtins.int
+    APPROVE_ON_EXPIRY_FIELD_NUMBER: builtins.int
+    TURN_FIELD_NUMBER: builtins.int
     approval_id: builtins.str
     """"appr_…"."""
     conversation_id: builtins.str
@@ -65,6 +70,12 @@ class Approval(google.protobuf.message.Message):
     """Arguments in place of those of the call."""
     requested_sequence: builtins.int
     """The event that asked."""
+    escalate_to: agentmesh.common.v1.options_pb2.Role.ValueType
+    """The role that may decide from then on."""
+    approve_on_expiry: builtins.bool
+    """True if it is approved when it runs out."""
+    turn: builtins.int
+    """The turn that asks."""
     @property
     def tool_call(self) -> agentmesh.conversation.v1.message_pb2.ToolCallPart:
         """The call that waits, if it is about one."""
@@ -80,6 +91,14 @@ class Approval(google.protobuf.message.Message):
     @property
     def resolved_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was decided or ran out."""
+
+    @property
+    def escalate_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it goes to `escalate_to` if nobody decides; unset once it did."""
+
+    @property
+    def escalated_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it went to `escalate_to`, which is `role` since."""
 
     def __init__(
         self,
@@ -99,9 +118,14 @@ class Approval(google.protobuf.message.Message):
         edited_arguments_json: builtins.str = ...,
         requested_sequence: builtins.int = ...,
         resolved_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        escalate_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        escalate_to: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
+        escalated_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        approve_on_expiry: builtins.bool = ...,
+        turn: builtins.int = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at", "requested_at", b"requested_at", "resolved_at", b"resolved_at", "tool_call", b"tool_call"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_id", b"approval_id", "comment", b"comment", "conversation_id", b"conversation_id", "edited_arguments_json", b"edited_arguments_json", "expires_at", b"expires_at", "principal", b"principal", "prompt", b"prompt", "requested_at", b"requested_at", "requested_sequence", b"requested_sequence", "resolved_at", b"resolved_at", "role", b"role", "run_id", b"run_id", "status", b"status", "tool_call", b"tool_call"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["escalate_at", b"escalate_at", "escalated_at", b"escalated_at", "expires_at", b"expires_at", "requested_at", b"requested_at", "resolved_at", b"resolved_at", "tool_call", b"tool_call"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_id", b"approval_id", "approve_on_expiry", b"approve_on_expiry", "comment", b"comment", "conversation_id", b"conversation_id", "edited_arguments_json", b"edited_arguments_json", "escalate_at", b"escalate_at", "escalate_to", b"escalate_to", "escalated_at", b"escalated_at", "expires_at", b"expires_at", "principal", b"principal", "prompt", b"prompt", "requested_at", b"requested_at", "requested_sequence", b"requested_sequence", "resolved_at", b"resolved_at", "role", b"role", "run_id", b"run_id", "status", b"status", "tool_call", b"tool_call", "turn", b"turn"]) -> None: ...
 
 Global___Approval: typing_extensions.TypeAlias = Approval
 

@@ -72,9 +72,10 @@ class ApprovalStoreServiceServicer(object):
 
     def ResolveApproval(self, request, context):
         """Decides an approval or answers a question, in one transaction with its event: an input of the
-        run, which goes on if it waits for nothing else. EDITED is for a call, ANSWERED for a question,
-        APPROVED and REJECTED for both. The same decision again is harmless; another one, or one that
-        comes too late: FAILED_PRECONDITION with ALREADY_DECIDED.
+        run, unless its turn was suspended for it, whose grant then holds it. The run goes on if it waits
+        for nothing else. EDITED is for a call, ANSWERED for a question, APPROVED and REJECTED for both.
+        The same decision again is harmless; another one, or one that comes too late:
+        FAILED_PRECONDITION with ALREADY_DECIDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

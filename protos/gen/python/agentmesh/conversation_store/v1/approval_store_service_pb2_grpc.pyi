@@ -116,9 +116,10 @@ class ApprovalStoreServiceStub(typing.Generic[_ApprovalStoreServiceListApprovals
 
     ResolveApproval: _ApprovalStoreServiceResolveApprovalType
     """Decides an approval or answers a question, in one transaction with its event: an input of the
-    run, which goes on if it waits for nothing else. EDITED is for a call, ANSWERED for a question,
-    APPROVED and REJECTED for both. The same decision again is harmless; another one, or one that
-    comes too late: FAILED_PRECONDITION with ALREADY_DECIDED.
+    run, unless its turn was suspended for it, whose grant then holds it. The run goes on if it waits
+    for nothing else. EDITED is for a call, ANSWERED for a question, APPROVED and REJECTED for both.
+    The same decision again is harmless; another one, or one that comes too late:
+    FAILED_PRECONDITION with ALREADY_DECIDED.
     """
 
 ApprovalStoreServiceAsyncStub: typing_extensions.TypeAlias = ApprovalStoreServiceStub[
@@ -162,9 +163,10 @@ class ApprovalStoreServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.approval_store_service_pb2.ResolveApprovalResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.approval_store_service_pb2.ResolveApprovalResponse]]:
         """Decides an approval or answers a question, in one transaction with its event: an input of the
-        run, which goes on if it waits for nothing else. EDITED is for a call, ANSWERED for a question,
-        APPROVED and REJECTED for both. The same decision again is harmless; another one, or one that
-        comes too late: FAILED_PRECONDITION with ALREADY_DECIDED.
+        run, unless its turn was suspended for it, whose grant then holds it. The run goes on if it waits
+        for nothing else. EDITED is for a call, ANSWERED for a question, APPROVED and REJECTED for both.
+        The same decision again is harmless; another one, or one that comes too late:
+        FAILED_PRECONDITION with ALREADY_DECIDED.
         """
 
 def add_ApprovalStoreServiceServicer_to_server(servicer: ApprovalStoreServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

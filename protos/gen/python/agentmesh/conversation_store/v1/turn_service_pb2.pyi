@@ -291,6 +291,8 @@ class TurnGrant(google.protobuf.message.Message):
     HUMAN_INPUT_FIELD_NUMBER: builtins.int
     MESSAGE_COUNT_FIELD_NUMBER: builtins.int
     BASE_CHECKPOINTS_FIELD_NUMBER: builtins.int
+    APPROVALS_FIELD_NUMBER: builtins.int
+    CHILDREN_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant."""
     fence: builtins.int
@@ -339,6 +341,18 @@ class TurnGrant(google.protobuf.message.Message):
         a difference to the one before. None if `checkpoint` comes without data.
         """
 
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TurnApproval]:
+        """What the turn asked people for when it was suspended, oldest first, and what came of it. A
+        decision on it is no input.
+        """
+
+    @property
+    def children(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TurnChild]:
+        """The runs that the turn started when it was suspended, and what came of them. Their ends are no
+        inputs.
+        """
+
     def __init__(
         self,
         *,
@@ -356,11 +370,93 @@ class TurnGrant(google.protobuf.message.Message):
         human_input: builtins.bool = ...,
         message_count: builtins.int = ...,
         base_checkpoints: collections.abc.Iterable[Global___Checkpoint] | None = ...,
+        approvals: collections.abc.Iterable[Global___TurnApproval] | None = ...,
+        children: collections.abc.Iterable[Global___TurnChild] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "definition", b"definition", "lease_until", b"lease_until", "run", b"run"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["base_checkpoints", b"base_checkpoints", "capability", b"capability", "checkpoint", b"checkpoint", "definition", b"definition", "fence", b"fence", "head_sequence", b"head_sequence", "human_input", b"human_input", "inputs", b"inputs", "lease_until", b"lease_until", "message_count", b"message_count", "run", b"run", "steps", b"steps", "tenant", b"tenant", "turn", b"turn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approvals", b"approvals", "base_checkpoints", b"base_checkpoints", "capability", b"capability", "checkpoint", b"checkpoint", "children", b"children", "definition", b"definition", "fence", b"fence", "head_sequence", b"head_sequence", "human_input", b"human_input", "inputs", b"inputs", "lease_until", b"lease_until", "message_count", b"message_count", "run", b"run", "steps", b"steps", "tenant", b"tenant", "turn", b"turn"]) -> None: ...
 
 Global___TurnGrant: typing_extensions.TypeAlias = TurnGrant
+
+@typing.final
+class TurnApproval(google.protobuf.message.Message):
+    """Something that a suspended turn asked a person for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    APPROVAL_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    COMMENT_FIELD_NUMBER: builtins.int
+    EDITED_ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    TEXT_OMITTED_FIELD_NUMBER: builtins.int
+    approval_id: builtins.str
+    """"appr_…"."""
+    status: agentmesh.conversation.v1.event_pb2.ApprovalStatus.ValueType
+    """Where it stands."""
+    comment: builtins.str
+    """The reason or the answer."""
+    edited_arguments_json: builtins.str
+    """Arguments in place of those of the call."""
+    principal: builtins.str
+    """Who decided."""
+    text_omitted: builtins.bool
+    """True if `comment` and `edited_arguments_json` were left out for their size: GetApproval has them."""
+    def __init__(
+        self,
+        *,
+        approval_id: builtins.str = ...,
+        status: agentmesh.conversation.v1.event_pb2.ApprovalStatus.ValueType = ...,
+        comment: builtins.str = ...,
+        edited_arguments_json: builtins.str = ...,
+        principal: builtins.str = ...,
+        text_omitted: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "comment", b"comment", "edited_arguments_json", b"edited_arguments_json", "principal", b"principal", "status", b"status", "text_omitted", b"text_omitted"]) -> None: ...
+
+Global___TurnApproval: typing_extensions.TypeAlias = TurnApproval
+
+@typing.final
+class TurnChild(google.protobuf.message.Message):
+    """A run that a suspended turn started."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: builtins.int
+    AGENT_PATH_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    END_REASON_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    SUMMARY_FIELD_NUMBER: builtins.int
+    SUMMARY_OMITTED_FIELD_NUMBER: builtins.int
+    run_id: builtins.str
+    """"run_…"."""
+    agent_path: builtins.str
+    """As in the request that started it."""
+    status: agentmesh.conversation.v1.conversation_pb2.RunStatus.ValueType
+    """Where it stands."""
+    end_reason: agentmesh.conversation.v1.conversation_pb2.RunEndReason.ValueType
+    """Why it ended, if it ended."""
+    detail: builtins.str
+    """Detail for people."""
+    summary: builtins.str
+    """The last message, or what a summariser made of the run."""
+    summary_omitted: builtins.bool
+    """True if `summary` was left out for its size: the run's last event has it."""
+    def __init__(
+        self,
+        *,
+        run_id: builtins.str = ...,
+        agent_path: builtins.str = ...,
+        status: agentmesh.conversation.v1.conversation_pb2.RunStatus.ValueType = ...,
+        end_reason: agentmesh.conversation.v1.conversation_pb2.RunEndReason.ValueType = ...,
+        detail: builtins.str = ...,
+        summary: builtins.str = ...,
+        summary_omitted: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_path", b"agent_path", "detail", b"detail", "end_reason", b"end_reason", "run_id", b"run_id", "status", b"status", "summary", b"summary", "summary_omitted", b"summary_omitted"]) -> None: ...
+
+Global___TurnChild: typing_extensions.TypeAlias = TurnChild
 
 @typing.final
 class LeaseRevoked(google.protobuf.message.Message):
@@ -847,6 +943,84 @@ class CommitTurnResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["checkpoint_id", b"checkpoint_id", "child_run_ids", b"child_run_ids", "last_sequence", b"last_sequence", "next", b"next", "status", b"status"]) -> None: ...
 
 Global___CommitTurnResponse: typing_extensions.TypeAlias = CommitTurnResponse
+
+@typing.final
+class SuspendTurnRequest(google.protobuf.message.Message):
+    """A turn to give back in its middle."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: builtins.int
+    TURN_FIELD_NUMBER: builtins.int
+    WAITING_FOR_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    CHILDREN_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    run_id: builtins.str
+    """"run_…"."""
+    turn: builtins.int
+    """The turn."""
+    waiting_for: agentmesh.conversation.v1.conversation_pb2.WaitKind.ValueType
+    """What it waits for: APPROVAL until nothing that the run asked for is pending, CHILDREN until none
+    of its runs is under way. If that is so already, the turn is granted again at once.
+    """
+    detail: builtins.str
+    """Detail for people."""
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.event_pb2.Event]:
+        """Events to append, requests to people among them. The id of a request about a tool call is
+        "appr_" and the first 32 hexadecimal digits of the SHA-256 of "<run id>/<turn>/<tool-call id>", so
+        that the call cannot be carried out before it is approved. What was asked for in an earlier
+        suspension of this turn is not asked for again.
+        """
+
+    @property
+    def children(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ChildRun]:
+        """Runs to start; those that an earlier suspension of this turn started are left as they are. They
+        end with the turn at the latest.
+        """
+
+    def __init__(
+        self,
+        *,
+        run_id: builtins.str = ...,
+        turn: builtins.int = ...,
+        waiting_for: agentmesh.conversation.v1.conversation_pb2.WaitKind.ValueType = ...,
+        events: collections.abc.Iterable[agentmesh.conversation.v1.event_pb2.Event] | None = ...,
+        children: collections.abc.Iterable[Global___ChildRun] | None = ...,
+        detail: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["children", b"children", "detail", b"detail", "events", b"events", "run_id", b"run_id", "turn", b"turn", "waiting_for", b"waiting_for"]) -> None: ...
+
+Global___SuspendTurnRequest: typing_extensions.TypeAlias = SuspendTurnRequest
+
+@typing.final
+class SuspendTurnResponse(google.protobuf.message.Message):
+    """Suspended."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: builtins.int
+    CHILD_RUN_IDS_FIELD_NUMBER: builtins.int
+    status: agentmesh.conversation.v1.conversation_pb2.RunStatus.ValueType
+    """Where the run stands now."""
+    last_sequence: builtins.int
+    """Sequence of the newest event of the conversation."""
+    @property
+    def child_run_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The runs of `children`, in their order."""
+
+    def __init__(
+        self,
+        *,
+        status: agentmesh.conversation.v1.conversation_pb2.RunStatus.ValueType = ...,
+        last_sequence: builtins.int = ...,
+        child_run_ids: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["child_run_ids", b"child_run_ids", "last_sequence", b"last_sequence", "status", b"status"]) -> None: ...
+
+Global___SuspendTurnResponse: typing_extensions.TypeAlias = SuspendTurnResponse
 
 @typing.final
 class ReleaseTurnRequest(google.protobuf.message.Message):

@@ -56,6 +56,11 @@ class TurnServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.CommitTurnRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.CommitTurnResponse.FromString,
                 _registered_method=True)
+        self.SuspendTurn = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.TurnService/SuspendTurn',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.SuspendTurnRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.SuspendTurnResponse.FromString,
+                _registered_method=True)
         self.ReleaseTurn = channel.unary_unary(
                 '/agentmesh.conversation_store.v1.TurnService/ReleaseTurn',
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.ReleaseTurnRequest.SerializeToString,
@@ -117,6 +122,17 @@ class TurnServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuspendTurn(self, request, context):
+        """Gives a turn back in its middle: it waits for people or for runs that it starts, and the same
+        turn is granted again, with its recorded steps and what came of its requests, when that is there.
+        Nothing is committed: messages and steps stay, inputs that it read are still unread. The same
+        suspension again is harmless until the turn is granted again; another one: ALREADY_EXISTS with
+        TURN_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReleaseTurn(self, request, context):
         """Gives a lease back: at once to others, or after a delay as a failed attempt.
         """
@@ -170,6 +186,11 @@ def add_TurnServiceServicer_to_server(servicer, server):
                     servicer.CommitTurn,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.CommitTurnRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.CommitTurnResponse.SerializeToString,
+            ),
+            'SuspendTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendTurn,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.SuspendTurnRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.SuspendTurnResponse.SerializeToString,
             ),
             'ReleaseTurn': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseTurn,
@@ -302,6 +323,33 @@ class TurnService(object):
             '/agentmesh.conversation_store.v1.TurnService/CommitTurn',
             agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.CommitTurnRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.CommitTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.TurnService/SuspendTurn',
+            agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.SuspendTurnRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_turn__service__pb2.SuspendTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,22 @@ _TurnServiceCommitTurnType = typing_extensions.TypeVar(
     ],
 )
 
+_TurnServiceSuspendTurnType = typing_extensions.TypeVar(
+    '_TurnServiceSuspendTurnType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse,
+    ],
+)
+
 _TurnServiceReleaseTurnType = typing_extensions.TypeVar(
     '_TurnServiceReleaseTurnType',
     grpc.UnaryUnaryMultiCallable[
@@ -153,7 +169,7 @@ _TurnServiceWatchFencesType = typing_extensions.TypeVar(
     ],
 )
 
-class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeginStepType, _TurnServiceRecordStepType, _TurnServiceCommitTurnType, _TurnServiceReleaseTurnType, _TurnServiceReadCheckpointsType, _TurnServicePublishDeltasType, _TurnServiceWatchFencesType]):
+class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeginStepType, _TurnServiceRecordStepType, _TurnServiceCommitTurnType, _TurnServiceSuspendTurnType, _TurnServiceReleaseTurnType, _TurnServiceReadCheckpointsType, _TurnServicePublishDeltasType, _TurnServiceWatchFencesType]):
     """Who may work on what, and what came of it. Every write is judged by the fence of the caller's run
     capability, under the lock of the run's row: a lower one is ABORTED with STALE_FENCE.
     """
@@ -175,6 +191,10 @@ class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeg
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnRequest,
             agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnRequest,
+            agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnRequest,
@@ -211,6 +231,10 @@ class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeg
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnRequest,
             agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnRequest,
+            agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnRequest,
@@ -252,6 +276,14 @@ class TurnServiceStub(typing.Generic[_TurnServiceLeaseTurnsType, _TurnServiceBeg
     again is harmless; another one: ALREADY_EXISTS with TURN_CONFLICT.
     """
 
+    SuspendTurn: _TurnServiceSuspendTurnType
+    """Gives a turn back in its middle: it waits for people or for runs that it starts, and the same
+    turn is granted again, with its recorded steps and what came of its requests, when that is there.
+    Nothing is committed: messages and steps stay, inputs that it read are still unread. The same
+    suspension again is harmless until the turn is granted again; another one: ALREADY_EXISTS with
+    TURN_CONFLICT.
+    """
+
     ReleaseTurn: _TurnServiceReleaseTurnType
     """Gives a lease back: at once to others, or after a delay as a failed attempt."""
 
@@ -286,6 +318,10 @@ TurnServiceAsyncStub: typing_extensions.TypeAlias = TurnServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnRequest,
         agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnRequest,
+        agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.turn_service_pb2.ReleaseTurnRequest,
@@ -350,6 +386,19 @@ class TurnServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.turn_service_pb2.CommitTurnResponse]]:
         """Ends a turn: checkpoint, events, status and read inputs in one transaction. The same commit
         again is harmless; another one: ALREADY_EXISTS with TURN_CONFLICT.
+        """
+
+    @abc.abstractmethod
+    def SuspendTurn(
+        self,
+        request: agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.turn_service_pb2.SuspendTurnResponse]]:
+        """Gives a turn back in its middle: it waits for people or for runs that it starts, and the same
+        turn is granted again, with its recorded steps and what came of its requests, when that is there.
+        Nothing is committed: messages and steps stay, inputs that it read are still unread. The same
+        suspension again is harmless until the turn is granted again; another one: ALREADY_EXISTS with
+        TURN_CONFLICT.
         """
 
     @abc.abstractmethod

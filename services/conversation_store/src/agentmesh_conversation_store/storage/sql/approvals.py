@@ -43,6 +43,26 @@ def pending(
     return found
 
 
+_OF_TURN = (
+    f"SELECT {APPROVALS.select} FROM approvals"
+    " WHERE tenant = ? AND conversation_id = ? AND run_id = ? AND turn = ? AND within_turn = 1"
+    " ORDER BY requested_sequence"
+)
+
+
+def of_turns(runs: Iterable[Run]) -> Plan[dict[str, list[Approval]]]:
+    """What the turns under way were suspended for, by run, oldest first."""
+    asking = [
+        (run.tenant, run.conversation_id, run.run_id, run.turn + 1)
+        for run in runs
+        if run.suspension
+    ]
+    found: dict[str, list[Approval]] = defaultdict(list)
+    for approval in map(APPROVALS.value, (yield from fetch_each(_OF_TURN, asking))):
+        found[approval.run_id].append(approval)
+    return found
+
+
 # The rows of a deleted conversation are there until they are removed.
 _THERE = (
     "EXISTS (SELECT 1 FROM conversations c WHERE c.tenant = approvals.tenant"

@@ -28,7 +28,7 @@ from agentmesh_conversation_store.storage.interface import (
     Renewal,
 )
 
-from . import checkpoints, requests, transfer
+from . import approvals, checkpoints, requests, transfer
 from .plan import Alone, Plan, Row, Session, each, fetch, fetch_each, first, now
 from .reads import event_of
 from .tables import FENCES, RUNS, STEPS
@@ -72,6 +72,10 @@ _UNREAD = (
     " FROM inputs i JOIN events e ON e.tenant = i.tenant"
     " AND e.conversation_id = i.conversation_id AND e.sequence = i.sequence"
     " WHERE i.tenant = ? AND i.run_id = ? AND i.sequence > ? ORDER BY i.sequence"
+)
+_STARTED = (
+    f"SELECT {RUNS.select} FROM runs WHERE tenant = ? AND conversation_id = ?"
+    " AND parent_run_id = ? AND asked_in_turn = ? ORDER BY started_at, run_id"
 )
 _OPEN_STREAM = (
     "INSERT INTO lease_streams (worker_id, stream_id, opened_at) VALUES (?, ?, ?)"
@@ -265,6 +269,7 @@ def due(*, expired: bool, limit: int) -> Plan[Sequence[Due]]:
         conditions.append("status = 2 AND lease_until <= ?")
     places = [f"runs WHERE {condition}" for condition in conditions]
     places.append("approvals WHERE status = 1 AND expires_at <= ?")
+    places.append("approvals WHERE status = 1 AND escalate_at IS NOT NULL AND escalate_at <= ?")
     found: dict[str, Due] = {}
     for place in places:
         rows = yield from fetch(
@@ -311,6 +316,8 @@ def granted_turns(runs: Sequence[Run], most_chain_bytes: int) -> Plan[Sequence[G
     inputs = yield from fetch_each(
         _UNREAD, [(run.tenant, run.run_id, run.inbox_read) for run in runs]
     )
+    asked = yield from approvals.of_turns(runs)
+    started = yield from _started(runs)
     counts = yield from fetch_each(
         "SELECT tenant, conversation_id, head_sequence, message_count FROM conversations"
         " WHERE tenant = ? AND conversation_id = ?",
@@ -332,7 +339,22 @@ def granted_turns(runs: Sequence[Run], most_chain_bytes: int) -> Plan[Sequence[G
             steps_of[run.run_id],
             inputs_of[run.run_id],
             *counts_of[run.tenant, run.conversation_id],
+            approvals=asked.get(run.run_id, ()),
+            children=started.get(run.run_id, ()),
         )
         for run in runs
         if (run.tenant, run.conversation_id) in counts_of
     ]
+
+
+def _started(runs: Sequence[Run]) -> Plan[Mapping[str, Sequence[Run]]]:
+    """The runs that the turns under way were suspended for, by the run that started them."""
+    parents = [
+        (run.tenant, run.conversation_id, run.run_id, run.turn + 1)
+        for run in runs
+        if run.suspension
+    ]
+    found: dict[str, list[Run]] = defaultdict(list)
+    for child in map(RUNS.value, (yield from fetch_each(_STARTED, parents))):
+        found[child.parent_run_id].append(child)
+    return found

@@ -226,7 +226,16 @@ APPROVALS = Table(
     Approval,
     "approvals",
     ("tenant", "approval_id"),
-    {"role": (int, Role), "status": (int, ApprovalStatus)},
+    {
+        "role": (int, Role),
+        "status": (int, ApprovalStatus),
+        "within_turn": _flag,
+        "approve_on_expiry": _flag,
+        "escalate_to": (
+            lambda role: int(role or 0),
+            lambda number: Role(number) if number else None,
+        ),
+    },
 )
 POLICIES = Table(
     TenantPolicy,
@@ -247,6 +256,7 @@ TABLES: dict[type[Any], Table[Any]] = {
     table.kind: table
     for table in (
         CONVERSATIONS,
+        RUNS,
         FACTS,
         STEPS,
         COMMITTED,
