@@ -110,7 +110,7 @@ class Tenant:
         records = [
             AuditRecord(self.name, at, f"somebody of {self.name}", "M", "r", "OK", "peer"),
         ]
-        request: Request[None] = Request(self.name, "audit", b"d", lambda _: b"")
+        request: Request[None] = Request(self.name, "audit", b"d", lambda _: self.name.encode())
         await self.storage.append_audit("batch", records, request)
 
     async def _catalog(self) -> None:

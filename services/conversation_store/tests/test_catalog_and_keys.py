@@ -47,6 +47,25 @@ async def _get(store: RunningStore, name: str, version: int = 0, who: Principal 
     return response.document
 
 
+async def _delete(store: RunningStore, name: str, **fields: Any) -> None:
+    request = catalog_pb.DeleteDocumentRequest(kind=AGENT, name=name, **fields)
+    await store.catalog.DeleteDocument(request, metadata=acting(ACME))
+
+
+async def _versions(
+    store: RunningStore, name: str, who: Principal = ACME, **fields: Any
+) -> list[Any]:
+    found: list[Any] = []
+    request = catalog_pb.ListDocumentVersionsRequest(kind=AGENT, name=name, **fields)
+    while True:
+        page = await store.catalog.ListDocumentVersions(request, metadata=acting(who))
+        assert page.documents
+        found += page.documents
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found
+
+
 async def _names(store: RunningStore, who: Principal = ACME, **fields: Any) -> list[str]:
     names: list[str] = []
     token = ""
@@ -73,11 +92,106 @@ async def test_a_tenants_document_hides_the_systems(store: RunningStore) -> None
     assert await _names(store) == ["a", "b"]
     assert await _names(store, page_size=1) == ["a", "b"]
     assert await _names(store, names=["b", "nobody"]) == ["b"]
-    delete = catalog_pb.DeleteDocumentRequest(kind=AGENT, name="a")
-    await store.catalog.DeleteDocument(delete, metadata=acting(ACME))
+    assert await _names(store, system=True) == ["b"]
+    assert await _names(store, system=False) == ["a"]
+    assert await _names(store, OTHER, system=True) == ["a", "b"]
+    await _delete(store, "a")
     assert (await _get(store, "a")).system
+    assert await _names(store, system=True) == ["a", "b"]
+    for name in ("a", "b"):
+        with raises_rich(grpc.StatusCode.FAILED_PRECONDITION, "BUILT_IN"):
+            await _delete(store, name)
     with raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
-        await store.catalog.DeleteDocument(delete, metadata=acting(ACME))
+        await _delete(store, "nobody")
+
+
+async def test_an_etag_may_be_that_of_the_document_to_hide(store: RunningStore) -> None:
+    publish = catalog_pb.PublishDocumentsRequest(documents=[_agent("a")])
+    await store.catalog.PublishDocuments(publish, metadata=acting(SYSTEM))
+    shipped = await _get(store, "a")
+    with raises_rich(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
+        await _put(store, _agent("a", "mine"), etag="1-other")
+    mine = await _put(store, _agent("a", "mine"), etag=shipped.etag)
+    with raises_rich(grpc.StatusCode.ABORTED, "ETAG_MISMATCH") as refused:
+        await _put(store, _agent("a", "again"), etag=shipped.etag)
+    assert refused.error.metadata == {"current_etag": mine.etag}
+    with raises_rich(grpc.StatusCode.ABORTED, "ETAG_MISMATCH") as refused:
+        await _delete(store, "a", etag=shipped.etag)
+    assert refused.error.metadata == {"current_etag": mine.etag}
+    assert (await _get(store, "a")) == mine
+    await _delete(store, "a", etag=mine.etag)
+    with raises_rich(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
+        await _put(store, _agent("nobody"), etag=mine.etag)
+
+
+async def test_no_version_comes_twice(store: RunningStore) -> None:
+    publish = catalog_pb.PublishDocumentsRequest(documents=[_agent("a", "one")])
+    await store.catalog.PublishDocuments(publish, metadata=acting(SYSTEM))
+    mine = await _put(store, _agent("a", "two"))
+    assert mine.version == 2
+    await _delete(store, "a")
+    with raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+        await _get(store, "a", version=2)
+    assert [(v.version, v.system) for v in await _versions(store, "a")] == [(1, True)]
+    publish.documents[0].agent.role = "released"
+    await store.catalog.PublishDocuments(publish, metadata=acting(SYSTEM))
+    again = await _put(store, _agent("a", "three"), must_be_new=True)
+    assert again.version == 3
+    expected = [(3, "three", False), (2, "two", False), (1, "one", True)]
+    for size in (0, 1, 2):
+        found = await _versions(store, "a", page_size=size)
+        assert [(v.version, v.agent.role, v.system) for v in found] == expected
+        assert all(v.agent.version == v.version for v in found)
+    shipped = await _versions(store, "a", OTHER)
+    assert [(v.version, v.agent.role) for v in shipped] == [(2, "released"), (1, "one")]
+    await _put(store, _agent("own"))
+    for name, who in (("nobody", ACME), ("own", OTHER)):
+        with raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND"):
+            await _versions(store, name, who)
+
+
+async def test_a_page_of_documents_fits_into_a_response(store: RunningStore) -> None:
+    for number in range(3):
+        for name in ("a", f"big_{number}"):
+            document = _agent(name)
+            document.agent.system_message = str(number) * 200_000
+            document.agent.component_config.update({"more": str(number) * 1_500_000})
+            await _put(store, document)
+    assert await _names(store) == ["a", "big_0", "big_1", "big_2"]
+    assert [v.version for v in await _versions(store, "a")] == [3, 2, 1]
+
+
+async def test_a_repeated_deletion_deletes_once(store: RunningStore) -> None:
+    await _put(store, _agent("a"))
+    with raises_rich(grpc.StatusCode.ABORTED, "ETAG_MISMATCH"):
+        await _delete(store, "a", request_id="d1", etag="old")
+    await _delete(store, "a", request_id="d1")
+    await _put(store, _agent("a"))
+    await _delete(store, "a", request_id="d1")
+    assert (await _get(store, "a")).version == 2
+    with raises_rich(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+        await _delete(store, "b", request_id="d1")
+
+
+async def test_a_request_is_recalled_by_what_it_was_made_of(store: RunningStore) -> None:
+    async def recall(digest: bytes, who: Principal = ACME) -> Any:
+        request = catalog_pb.RecallDocumentRequest(request_id="p1", request_digest=digest)
+        return await store.catalog.RecallDocument(request, metadata=acting(who))
+
+    assert not (await recall(b"one")).HasField("document")
+    first = await _put(store, _agent("a", "one"), request_id="p1", request_digest=b"one")
+    assert (await recall(b"one")).document == first
+    assert not (await recall(b"one", OTHER)).HasField("document")
+    again = _agent("a", "made of something newer")
+    assert await _put(store, again, request_id="p1", request_digest=b"one") == first
+    for attempt in (
+        recall(b"other"),
+        _put(store, _agent("a", "one"), request_id="p1", request_digest=b"other"),
+        _put(store, _agent("a", "one"), request_id="p1"),
+    ):
+        with raises_rich(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+            await attempt
+    assert (await _get(store, "a")) == first
 
 
 async def test_publishing_what_is_there_adds_no_version(store: RunningStore) -> None:

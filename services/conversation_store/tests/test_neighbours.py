@@ -31,7 +31,12 @@ from agentmesh_conversation_store.domain.model import ApiKey, Role, Strategy
 from agentmesh_conversation_store.domain.rejections import Rejection
 from agentmesh_conversation_store.domain.search import parse_query
 from agentmesh_conversation_store.domain.usage import NO_USAGE
-from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument
+from agentmesh_conversation_store.storage.catalog import (
+    DocumentDeletion,
+    DocumentQuery,
+    DocumentWrite,
+    NewDocument,
+)
 from agentmesh_conversation_store.storage.interface import (
     ApprovalQuery,
     ConversationQuery,
@@ -108,7 +113,14 @@ async def _links(storage: Storage, tenant: str) -> Answer:
 
 
 async def _documents(storage: Storage, tenant: str) -> Answer:
-    return {names: await storage.documents(tenant, 1, names, "", MANY) for names in ((), ("doc",))}
+    queries = [DocumentQuery(1, names) for names in ((), ("doc",))]
+    queries += [DocumentQuery(1, system=system) for system in (True, False)]
+    return await _of_each(queries, lambda query: storage.documents(tenant, query, MANY))
+
+
+async def _recall(storage: Storage, tenant: str) -> Answer:
+    request: Request[None] = Request(tenant, "audit", b"d", lambda _: b"")
+    return {"audit": await storage.recall(request)}
 
 
 async def _usage(storage: Storage, tenant: str) -> Answer:
@@ -233,6 +245,7 @@ def _each(names: tuple[Any, ...], method: str, *arguments: Any) -> Question:
 
 QUESTIONS: dict[str, Question] = {
     "conversation": _each(ALL.conversations, "conversation"),
+    "definition": _each(("digest",), "definition"),
     "conversations": _conversations,
     "events": _events,
     "context_marks": _marks,
@@ -252,6 +265,10 @@ QUESTIONS: dict[str, Question] = {
         lambda one: storage.document(tenant, 1, *one),
     ),
     "documents": _documents,
+    "document_versions": lambda storage, tenant: _of_each(
+        ALL.documents, lambda name: storage.document_versions(tenant, 1, name, MANY, MANY)
+    ),
+    "recall": _recall,
     "keys": lambda storage, tenant: _of_each(
         (None, (2**62, "z")), lambda before: storage.keys(tenant, before, MANY)
     ),
@@ -266,7 +283,8 @@ QUESTIONS: dict[str, Question] = {
     "put_tenant_policy": _policy,
     "put_documents": _put_documents,
     "delete_document": lambda storage, tenant: _of_each(
-        ALL.documents, lambda name: storage.delete_document(tenant, 1, name)
+        ALL.documents,
+        lambda name: storage.delete_document(tenant, DocumentDeletion(1, name, "agent")),
     ),
     "add_key": _add_key,
     "revoke_key": _each(ALL.keys, "revoke_key"),

@@ -15,18 +15,28 @@ from meshkit.errors import FieldViolation, MeshError
 from agentmesh_conversation_store.codec import tokens, values
 from agentmesh_conversation_store.codec.digests import short_digest
 from agentmesh_conversation_store.domain.rejections import not_found
-from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument, StoredDocument
+from agentmesh_conversation_store.storage.catalog import (
+    DocumentDeletion,
+    DocumentQuery,
+    DocumentWrite,
+    NewDocument,
+    StoredDocument,
+)
 from agentmesh_conversation_store.storage.interface import (
     Storage,
 )
 from agentmesh_conversation_store.storage.requests import Request
 
 from .rejections import answers_rejections
-from .repeatable import request_record
+from .repeatable import record_of_body, request_record
 
 FULL_NAME = "agentmesh.conversation_store.v1.CatalogService"
 SYSTEM_TENANT = ""
 _DOCUMENTS_A_PAGE = 100
+# A list of two kinds fits into one response, too.
+_MAX_PAGE_BYTES = 1536 * 1024
+_BEYOND_ALL_VERSIONS = 2**31
+_PUT = f"{FULL_NAME}/PutDocument"
 
 _DEFINITIONS: dict[int, str] = {
     pb.DOCUMENT_KIND_AGENT: "agent",
@@ -65,12 +75,26 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         )
         record: Request[Sequence[StoredDocument]] | None = None
         if request.request_id:
-            method = f"{FULL_NAME}/PutDocument"
-            record = request_record(tenant, method, request, _put_response)
+            body = request.request_digest or request.SerializeToString(deterministic=True)
+            record = record_of_body(tenant, _PUT, request.request_id, body, _put_response)
         stored = await self._storage.put_documents(tenant, write, record)
         if isinstance(stored, bytes):
             return pb.PutDocumentResponse.FromString(stored)
         return _put_response(stored)
+
+    @answers_rejections
+    async def RecallDocument(
+        self, request: pb.RecallDocumentRequest, _: ServicerContext
+    ) -> pb.RecallDocumentResponse:
+        tenant = current_principal().tenant
+        record = record_of_body(
+            tenant, _PUT, request.request_id, request.request_digest, _put_response
+        )
+        answered = await self._storage.recall(record)
+        if answered is None:
+            return pb.RecallDocumentResponse()
+        document = pb.PutDocumentResponse.FromString(answered).document
+        return pb.RecallDocumentResponse(document=document)
 
     @answers_rejections
     async def GetDocument(
@@ -91,14 +115,35 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         after = ""
         if request.page_token:
             (after,) = tokens.page_position(request.page_token, "documents", str)
-        found = await self._storage.documents(
-            current_principal().tenant, request.kind, list(request.names), after, size + 1
-        )
-        page = found[:size]
-        more = len(found) > size
+        system = request.system if request.HasField("system") else None
+        query = DocumentQuery(request.kind, list(request.names), after, system)
+        found = await self._storage.documents(current_principal().tenant, query, size + 1)
+        page = _page(found, size)
+        more = len(found) > len(page)
         return pb.ListDocumentsResponse(
             documents=[_document(stored) for stored in page],
             next_page_token=tokens.page_token("documents", page[-1].name) if more else "",
+        )
+
+    @answers_rejections
+    async def ListDocumentVersions(
+        self, request: pb.ListDocumentVersionsRequest, _: ServicerContext
+    ) -> pb.ListDocumentVersionsResponse:
+        size = request.page_size or _DOCUMENTS_A_PAGE
+        before = _BEYOND_ALL_VERSIONS
+        if request.page_token:
+            (position,) = tokens.page_position(request.page_token, "versions", int)
+            before = max(0, min(before, position))
+        found = await self._storage.document_versions(
+            current_principal().tenant, request.kind, request.name, before, size + 1
+        )
+        if not found and not request.page_token:
+            raise not_found(_DEFINITIONS[request.kind], request.name)
+        page = _page(found, size)
+        more = len(found) > len(page)
+        return pb.ListDocumentVersionsResponse(
+            documents=[_document(stored) for stored in page],
+            next_page_token=tokens.page_token("versions", page[-1].version) if more else "",
         )
 
     @answers_rejections
@@ -106,8 +151,13 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         self, request: pb.DeleteDocumentRequest, _: ServicerContext
     ) -> pb.DeleteDocumentResponse:
         tenant = current_principal().tenant
-        if not await self._storage.delete_document(tenant, request.kind, request.name):
-            raise not_found(_DEFINITIONS[request.kind], request.name)
+        what = _DEFINITIONS[request.kind]
+        deletion = DocumentDeletion(request.kind, request.name, what, request.etag)
+        record: Request[None] | None = None
+        if request.request_id:
+            method = f"{FULL_NAME}/DeleteDocument"
+            record = request_record(tenant, method, request, lambda _: pb.DeleteDocumentResponse())
+        await self._storage.delete_document(tenant, deletion, record)
         return pb.DeleteDocumentResponse()
 
 
@@ -138,6 +188,16 @@ def _new_document(document: pb.Document, definition: str) -> NewDocument:
     getattr(kept, definition).ClearField("version")
     data = kept.SerializeToString(deterministic=True)
     return NewDocument(document.kind, document.name, data, short_digest(data))
+
+
+def _page(found: Sequence[StoredDocument], size: int) -> Sequence[StoredDocument]:
+    """As many as were asked for and fit into a response, at least one."""
+    room = _MAX_PAGE_BYTES
+    for count, stored in enumerate(found[:size]):
+        room -= len(stored.data)
+        if room < 0 and count:
+            return found[:count]
+    return found[:size]
 
 
 def _document(stored: StoredDocument) -> pb.Document:

@@ -129,8 +129,13 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     async def GetConversation(
         self, request: pb.GetConversationRequest, _: ServicerContext
     ) -> pb.GetConversationResponse:
-        view = await self._storage.conversation(current_principal().tenant, request.conversation_id)
-        return pb.GetConversationResponse(conversation=conversation_message(view))
+        tenant = current_principal().tenant
+        view = await self._storage.conversation(tenant, request.conversation_id)
+        response = pb.GetConversationResponse(conversation=conversation_message(view))
+        if request.with_definition:
+            data = await self._storage.definition(tenant, view.run.definition_digest)
+            response.definition.ParseFromString(data)
+        return response
 
     @answers_rejections
     async def ListConversations(

@@ -29,6 +29,7 @@ _CODES = {
     Reason.ALREADY_ENDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.RUN_UNDER_WAY: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.CHECKPOINT_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.BUILT_IN: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.LEGAL_HOLD: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.HISTORY_REMOVED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.BEYOND_HEAD: grpc.StatusCode.OUT_OF_RANGE,

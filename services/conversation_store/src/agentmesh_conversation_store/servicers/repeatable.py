@@ -36,12 +36,20 @@ def request_record(
     tenant: str, method: str, message: Repeatable, render: Callable[[R], Message]
 ) -> Request[R]:
     """What is kept of a request: equal bodies of the same method have equal digests."""
-    if "\0" in message.request_id:
+    body = message.SerializeToString(deterministic=True)
+    return record_of_body(tenant, method, message.request_id, body, render)
+
+
+def record_of_body(
+    tenant: str, method: str, request_id: str, body: bytes, render: Callable[[R], Message]
+) -> Request[R]:
+    """The same where the message is not what repetitions have to equal."""
+    if "\0" in request_id:
         raise MeshError.invalid("request_id", "must not contain NUL")
-    digest = short_digest(method, message.SerializeToString(deterministic=True))
+    digest = short_digest(method, body)
     return Request(
         tenant,
-        message.request_id,
+        request_id,
         digest.encode(),
         lambda result: render(result).SerializeToString(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentmesh_conversation_store.domain.model import ApiKey, Instant
 
@@ -49,6 +49,27 @@ class DocumentWrite:
     etag: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentDeletion:
+    """Which document to hide. `what` it is, in a word, goes into refusals."""
+
+    kind: int
+    name: str
+    what: str
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentQuery:
+    """Which documents: of one kind, with names after `after`. `names` and `system` restrict them
+    further, unless empty or None."""
+
+    kind: int
+    names: Sequence[str] = ()
+    after: str = ""
+    system: bool | None = None
+
+
 class Catalog(Protocol):
     """The part of a storage that keeps them."""
 
@@ -58,23 +79,37 @@ class Catalog(Protocol):
         write: DocumentWrite,
         request: Request[Sequence[StoredDocument]] | None = None,
     ) -> Sequence[StoredDocument] | bytes:
-        """Writes new versions; bytes are the kept response of a repeated request."""
+        """Writes new versions; bytes are the kept response of a repeated request. An etag is that
+        of the tenant's document, else of the system's."""
+        ...
+
+    async def recall(self, request: Request[Any]) -> bytes | None:
+        """The kept response of a request, if it was made already."""
         ...
 
     async def document(
         self, tenant: str, kind: int, name: str, version: int
     ) -> StoredDocument | None:
-        """One version, the newest if 0; the tenant's own hides the system's."""
+        """One version, the newest if 0; the tenant's own hides the system's, unless deleted."""
         ...
 
     async def documents(
-        self, tenant: str, kind: int, names: Sequence[str], after: str, limit: int
+        self, tenant: str, query: DocumentQuery, limit: int
     ) -> Sequence[StoredDocument]:
-        """Newest versions by name, after a name."""
+        """Newest versions by name."""
         ...
 
-    async def delete_document(self, tenant: str, kind: int, name: str) -> bool:
-        """Hides a document; False if the tenant has none of that name."""
+    async def document_versions(
+        self, tenant: str, kind: int, name: str, before: int, limit: int
+    ) -> Sequence[StoredDocument]:
+        """Versions below `before`, newest first, as `document` gives each of them."""
+        ...
+
+    async def delete_document(
+        self, tenant: str, deletion: DocumentDeletion, request: Request[None] | None = None
+    ) -> bytes | None:
+        """Hides a document of the tenant; bytes are the kept response of a repeated request.
+        Refused with NOT_FOUND, and with BUILT_IN if only the system has one."""
         ...
 
     async def add_key(

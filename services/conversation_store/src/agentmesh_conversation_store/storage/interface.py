@@ -228,6 +228,10 @@ class Storage(Catalog, Ledger, History, Transfer, Protocol):
         """One conversation with its newest root run."""
         ...
 
+    async def definition(self, tenant: str, digest: str) -> bytes:
+        """What runs pinned; empty if the tenant has none of this digest."""
+        ...
+
     async def conversations(
         self, tenant: str, query: ConversationQuery
     ) -> Sequence[ConversationView]:

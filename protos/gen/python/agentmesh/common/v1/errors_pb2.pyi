@@ -84,6 +84,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. The tool call waits for a person's approval, or did not get it. metadata:
     `status`, `approval_id`.
     """
+    ERROR_REASON_BUILT_IN: _ErrorReason.ValueType  # 49
+    """FAILED_PRECONDITION. It is shipped with the mesh, and no tenant can remove it. metadata: `name`."""
     ERROR_REASON_HISTORY_REMOVED: _ErrorReason.ValueType  # 50
     """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""
     ERROR_REASON_BEYOND_HEAD: _ErrorReason.ValueType  # 51
@@ -188,6 +190,8 @@ ERROR_REASON_APPROVAL_REQUIRED: ErrorReason.ValueType  # 48
 """FAILED_PRECONDITION. The tool call waits for a person's approval, or did not get it. metadata:
 `status`, `approval_id`.
 """
+ERROR_REASON_BUILT_IN: ErrorReason.ValueType  # 49
+"""FAILED_PRECONDITION. It is shipped with the mesh, and no tenant can remove it. metadata: `name`."""
 ERROR_REASON_HISTORY_REMOVED: ErrorReason.ValueType  # 50
 """OUT_OF_RANGE. The wanted events were removed. metadata: `oldest_sequence`."""
 ERROR_REASON_BEYOND_HEAD: ErrorReason.ValueType  # 51

@@ -83,7 +83,9 @@ class Document(google.protobuf.message.Message):
     name: builtins.str
     """Its name, unique within kind and tenant."""
     version: builtins.int
-    """1, 2, 3, …; given by the store."""
+    """Given by the store: one more than the newest version of that name that the tenant has had or
+    sees, so that no number comes again after deletion.
+    """
     system: builtins.bool
     """True if it belongs to the system."""
     etag: builtins.str
@@ -183,12 +185,19 @@ class PutDocumentRequest(google.protobuf.message.Message):
     DOCUMENT_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
     MUST_BE_NEW_FIELD_NUMBER: builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller."""
     etag: builtins.str
-    """The etag of the version that this one replaces; empty: not compared."""
+    """The etag of the document that this one replaces or, if it is of the system, hides; empty: not
+    compared.
+    """
     must_be_new: builtins.bool
     """True fails with ALREADY_EXISTS if the tenant has a document of that name."""
+    request_digest: builtins.bytes
+    """What a repetition of `request_id` must equal, in place of this message: the digest of the
+    request that this one was made of.
+    """
     @property
     def document(self) -> Global___Document:
         """`kind`, `name` and `definition` are read."""
@@ -200,9 +209,10 @@ class PutDocumentRequest(google.protobuf.message.Message):
         document: Global___Document | None = ...,
         etag: builtins.str = ...,
         must_be_new: builtins.bool = ...,
+        request_digest: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["document", b"document"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["document", b"document", "etag", b"etag", "must_be_new", b"must_be_new", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["document", b"document", "etag", b"etag", "must_be_new", b"must_be_new", "request_digest", b"request_digest", "request_id", b"request_id"]) -> None: ...
 
 Global___PutDocumentRequest: typing_extensions.TypeAlias = PutDocumentRequest
 
@@ -226,6 +236,49 @@ class PutDocumentResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["document", b"document"]) -> None: ...
 
 Global___PutDocumentResponse: typing_extensions.TypeAlias = PutDocumentResponse
+
+@typing.final
+class RecallDocumentRequest(google.protobuf.message.Message):
+    """Which request."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """As it was given to PutDocument."""
+    request_digest: builtins.bytes
+    """As it was given to PutDocument. ALREADY_EXISTS if the id was used with another one."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        request_digest: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["request_digest", b"request_digest", "request_id", b"request_id"]) -> None: ...
+
+Global___RecallDocumentRequest: typing_extensions.TypeAlias = RecallDocumentRequest
+
+@typing.final
+class RecallDocumentResponse(google.protobuf.message.Message):
+    """What was answered."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: builtins.int
+    @property
+    def document(self) -> Global___Document:
+        """Not set if the request id was not used."""
+
+    def __init__(
+        self,
+        *,
+        document: Global___Document | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["document", b"document"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["document", b"document"]) -> None: ...
+
+Global___RecallDocumentResponse: typing_extensions.TypeAlias = RecallDocumentResponse
 
 @typing.final
 class GetDocumentRequest(google.protobuf.message.Message):
@@ -284,12 +337,15 @@ class ListDocumentsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     NAMES_FIELD_NUMBER: builtins.int
+    SYSTEM_FIELD_NUMBER: builtins.int
     kind: Global___DocumentKind.ValueType
     """Their kind."""
     page_size: builtins.int
     """At most this many; 100 if 0."""
     page_token: builtins.str
     """From the page before."""
+    system: builtins.bool
+    """Only those of the system, or only those of the tenant."""
     @property
     def names(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Only these names; all if empty. Names that do not exist are left out."""
@@ -301,8 +357,11 @@ class ListDocumentsRequest(google.protobuf.message.Message):
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
         names: collections.abc.Iterable[builtins.str] | None = ...,
+        system: builtins.bool | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["kind", b"kind", "names", b"names", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_system", b"_system", "system", b"system"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_system", b"_system", "kind", b"kind", "names", b"names", "page_size", b"page_size", "page_token", b"page_token", "system", b"system"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_system", b"_system"]) -> typing.Literal["system"] | None: ...
 
 Global___ListDocumentsRequest: typing_extensions.TypeAlias = ListDocumentsRequest
 
@@ -331,6 +390,62 @@ class ListDocumentsResponse(google.protobuf.message.Message):
 Global___ListDocumentsResponse: typing_extensions.TypeAlias = ListDocumentsResponse
 
 @typing.final
+class ListDocumentVersionsRequest(google.protobuf.message.Message):
+    """Which versions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    kind: Global___DocumentKind.ValueType
+    """Of which kind."""
+    name: builtins.str
+    """Of which document."""
+    page_size: builtins.int
+    """At most this many; 100 if 0."""
+    page_token: builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        kind: Global___DocumentKind.ValueType = ...,
+        name: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["kind", b"kind", "name", b"name", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListDocumentVersionsRequest: typing_extensions.TypeAlias = ListDocumentVersionsRequest
+
+@typing.final
+class ListDocumentVersionsResponse(google.protobuf.message.Message):
+    """A page."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def documents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Document]:
+        """Newest first. Those of the system come among the tenant's own unless one of these has the same
+        number.
+        """
+
+    def __init__(
+        self,
+        *,
+        documents: collections.abc.Iterable[Global___Document] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["documents", b"documents", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListDocumentVersionsResponse: typing_extensions.TypeAlias = ListDocumentVersionsResponse
+
+@typing.final
 class DeleteDocumentRequest(google.protobuf.message.Message):
     """Which document."""
 
@@ -338,17 +453,25 @@ class DeleteDocumentRequest(google.protobuf.message.Message):
 
     KIND_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
     kind: Global___DocumentKind.ValueType
     """Its kind."""
     name: builtins.str
     """Its name."""
+    request_id: builtins.str
+    """Chosen by the caller."""
+    etag: builtins.str
+    """The etag that was read; empty: not compared."""
     def __init__(
         self,
         *,
         kind: Global___DocumentKind.ValueType = ...,
         name: builtins.str = ...,
+        request_id: builtins.str = ...,
+        etag: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["kind", b"kind", "name", b"name"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["etag", b"etag", "kind", b"kind", "name", b"name", "request_id", b"request_id"]) -> None: ...
 
 Global___DeleteDocumentRequest: typing_extensions.TypeAlias = DeleteDocumentRequest
 

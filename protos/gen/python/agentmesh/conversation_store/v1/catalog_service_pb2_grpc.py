@@ -46,6 +46,11 @@ class CatalogServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentResponse.FromString,
                 _registered_method=True)
+        self.RecallDocument = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.CatalogService/RecallDocument',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentResponse.FromString,
+                _registered_method=True)
         self.GetDocument = channel.unary_unary(
                 '/agentmesh.conversation_store.v1.CatalogService/GetDocument',
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.GetDocumentRequest.SerializeToString,
@@ -55,6 +60,11 @@ class CatalogServiceStub(object):
                 '/agentmesh.conversation_store.v1.CatalogService/ListDocuments',
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentsRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.ListDocumentVersions = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.CatalogService/ListDocumentVersions',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentVersionsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentVersionsResponse.FromString,
                 _registered_method=True)
         self.DeleteDocument = channel.unary_unary(
                 '/agentmesh.conversation_store.v1.CatalogService/DeleteDocument',
@@ -82,6 +92,14 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecallDocument(self, request, context):
+        """What PutDocument answered under a request id. For callers that make a document of what they
+        read: a repeated request must not be made of what was written since.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDocument(self, request, context):
         """One document.
         """
@@ -96,8 +114,16 @@ class CatalogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDocumentVersions(self, request, context):
+        """The versions of a document, newest first. NOT_FOUND if there is none of that name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteDocument(self, request, context):
-        """Hides a document of the tenant from lists and new conversations; runs that pinned it go on.
+        """Hides a document of the tenant from lists and new conversations; runs that pinned it go on. A
+        document of the system that it hid is there again. FAILED_PRECONDITION for one of the system.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +142,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentResponse.SerializeToString,
             ),
+            'RecallDocument': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecallDocument,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentResponse.SerializeToString,
+            ),
             'GetDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDocument,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.GetDocumentRequest.FromString,
@@ -125,6 +156,11 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.ListDocuments,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentsRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'ListDocumentVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocumentVersions,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentVersionsRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentVersionsResponse.SerializeToString,
             ),
             'DeleteDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteDocument,
@@ -199,6 +235,33 @@ class CatalogService(object):
             _registered_method=True)
 
     @staticmethod
+    def RecallDocument(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.CatalogService/RecallDocument',
+            agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetDocument(request,
             target,
             options=(),
@@ -242,6 +305,33 @@ class CatalogService(object):
             '/agentmesh.conversation_store.v1.CatalogService/ListDocuments',
             agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentsRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocumentVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.CatalogService/ListDocumentVersions',
+            agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentVersionsRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.ListDocumentVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,22 @@ _CatalogServicePutDocumentType = typing_extensions.TypeVar(
     ],
 )
 
+_CatalogServiceRecallDocumentType = typing_extensions.TypeVar(
+    '_CatalogServiceRecallDocumentType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
+    ],
+)
+
 _CatalogServiceGetDocumentType = typing_extensions.TypeVar(
     '_CatalogServiceGetDocumentType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,6 +105,22 @@ _CatalogServiceListDocumentsType = typing_extensions.TypeVar(
     ],
 )
 
+_CatalogServiceListDocumentVersionsType = typing_extensions.TypeVar(
+    '_CatalogServiceListDocumentVersionsType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse,
+    ],
+)
+
 _CatalogServiceDeleteDocumentType = typing_extensions.TypeVar(
     '_CatalogServiceDeleteDocumentType',
     grpc.UnaryUnaryMultiCallable[
@@ -105,7 +137,7 @@ _CatalogServiceDeleteDocumentType = typing_extensions.TypeVar(
     ],
 )
 
-class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _CatalogServicePutDocumentType, _CatalogServiceGetDocumentType, _CatalogServiceListDocumentsType, _CatalogServiceDeleteDocumentType]):
+class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _CatalogServicePutDocumentType, _CatalogServiceRecallDocumentType, _CatalogServiceGetDocumentType, _CatalogServiceListDocumentsType, _CatalogServiceListDocumentVersionsType, _CatalogServiceDeleteDocumentType]):
     """Definitions by kind, name and version. Documents of the system are seen by every tenant; a
     tenant's own document of the same name hides them.
     """
@@ -121,12 +153,20 @@ class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _Ca
             agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
+            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentRequest,
             agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentsRequest,
             agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsRequest,
+            agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.DeleteDocumentRequest,
@@ -145,12 +185,20 @@ class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _Ca
             agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
+            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentRequest,
             agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentsRequest,
             agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsRequest,
+            agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.DeleteDocumentRequest,
@@ -164,14 +212,24 @@ class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _Ca
     PutDocument: _CatalogServicePutDocumentType
     """Writes a new version of a document of the tenant."""
 
+    RecallDocument: _CatalogServiceRecallDocumentType
+    """What PutDocument answered under a request id. For callers that make a document of what they
+    read: a repeated request must not be made of what was written since.
+    """
+
     GetDocument: _CatalogServiceGetDocumentType
     """One document."""
 
     ListDocuments: _CatalogServiceListDocumentsType
     """The newest versions of documents of one kind, by name."""
 
+    ListDocumentVersions: _CatalogServiceListDocumentVersionsType
+    """The versions of a document, newest first. NOT_FOUND if there is none of that name."""
+
     DeleteDocument: _CatalogServiceDeleteDocumentType
-    """Hides a document of the tenant from lists and new conversations; runs that pinned it go on."""
+    """Hides a document of the tenant from lists and new conversations; runs that pinned it go on. A
+    document of the system that it hid is there again. FAILED_PRECONDITION for one of the system.
+    """
 
 CatalogServiceAsyncStub: typing_extensions.TypeAlias = CatalogServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -183,12 +241,20 @@ CatalogServiceAsyncStub: typing_extensions.TypeAlias = CatalogServiceStub[
         agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentRequest,
         agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentsRequest,
         agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsRequest,
+        agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.catalog_service_pb2.DeleteDocumentRequest,
@@ -218,6 +284,16 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         """Writes a new version of a document of the tenant."""
 
     @abc.abstractmethod
+    def RecallDocument(
+        self,
+        request: agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse]]:
+        """What PutDocument answered under a request id. For callers that make a document of what they
+        read: a repeated request must not be made of what was written since.
+        """
+
+    @abc.abstractmethod
     def GetDocument(
         self,
         request: agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentRequest,
@@ -234,11 +310,21 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         """The newest versions of documents of one kind, by name."""
 
     @abc.abstractmethod
+    def ListDocumentVersions(
+        self,
+        request: agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.catalog_service_pb2.ListDocumentVersionsResponse]]:
+        """The versions of a document, newest first. NOT_FOUND if there is none of that name."""
+
+    @abc.abstractmethod
     def DeleteDocument(
         self,
         request: agentmesh.conversation_store.v1.catalog_service_pb2.DeleteDocumentRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.catalog_service_pb2.DeleteDocumentResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.catalog_service_pb2.DeleteDocumentResponse]]:
-        """Hides a document of the tenant from lists and new conversations; runs that pinned it go on."""
+        """Hides a document of the tenant from lists and new conversations; runs that pinned it go on. A
+        document of the system that it hid is there again. FAILED_PRECONDITION for one of the system.
+        """
 
 def add_CatalogServiceServicer_to_server(servicer: CatalogServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -32,19 +32,25 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/agent_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a agentmesh/catalog/v1/agent.proto\x1a(agentmesh/catalog/v1/model_profile.proto\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x02\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x16\n\x0esystem_message\x18\x04 \x01(\t\x12\x33\n\nllm_config\x18\x05 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\r\n\x05tools\x18\x06 \x03(\t\x12>\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputMode\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12\x10\n\x08\x62uilt_in\x18\t \x01(\x08\x12\x18\n\x10unresolved_tools\x18\n \x03(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\"F\n\x11ListAgentsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x12ListAgentsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x0fGetAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\">\n\x10GetAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"\xa3\x01\n\x14RegisterAgentRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xf5\x04\n\x0b\x41gentConfig\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x04role\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12!\n\x0esystem_message\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x33\n\nllm_config\x18\x04 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x1a\n\x05tools\x18\x05 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x10\x80\x01\x18\x01\x12\x46\n\x0btool_config\x18\x06 \x03(\x0b\x32\x31.agentmesh.gateway.v1.AgentConfig.ToolConfigEntry\x12H\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x10\n\x08handoffs\x18\x08 \x03(\t\x12\x34\n\x07\x63ontext\x18\t \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12+\n\x13max_tool_iterations\x18\n \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64 \x00H\x00\x88\x01\x01\x12\x1b\n\tcomponent\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x31\n\x10\x63omponent_config\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"]\n\x15RegisterAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x18\n\x10unresolved_tools\x18\x02 \x03(\t\"\xc9\x01\n\x12UpdateAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"A\n\x13UpdateAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"\xe6\x01\n\x11\x43loneAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x32\n\x04name\x18\x02 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x31\n\x06\x63onfig\x18\x03 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfig\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"@\n\x12\x43loneAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"O\n\x12\x44\x65leteAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\x15\n\x13\x44\x65leteAgentResponse\"\x1a\n\x18\x43heckAgentsHealthRequest\"\xad\x01\n\x19\x43heckAgentsHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12O\n\x08services\x18\x02 \x03(\x0b\x32=.agentmesh.gateway.v1.CheckAgentsHealthResponse.ServicesEntry\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"_\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".agentmesh.catalog.v1.ModelProfile\x12\x15\n\rdefault_model\x18\x02 \x01(\t2\xd2\x08\n\x0c\x41gentService\x12z\n\nListAgents\x12\'.agentmesh.gateway.v1.ListAgentsRequest\x1a(.agentmesh.gateway.v1.ListAgentsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/agents\x12\x7f\n\x08GetAgent\x12%.agentmesh.gateway.v1.GetAgentRequest\x1a&.agentmesh.gateway.v1.GetAgentResponse\"$\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/agents/{agent_id}\x12\x8d\x01\n\rRegisterAgent\x12*.agentmesh.gateway.v1.RegisterAgentRequest\x1a+.agentmesh.gateway.v1.RegisterAgentResponse\"#\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x15\"\x10/agents/register:\x01*\x12\x89\x01\n\x0bUpdateAgent\x12(.agentmesh.gateway.v1.UpdateAgentRequest\x1a).agentmesh.gateway.v1.UpdateAgentResponse\"%\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x17\x32\x12/agents/{agent_id}:\x01*\x12\x8c\x01\n\nCloneAgent\x12\'.agentmesh.gateway.v1.CloneAgentRequest\x1a(.agentmesh.gateway.v1.CloneAgentResponse\"+\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1d\"\x18/agents/{agent_id}/clone:\x01*\x12\x86\x01\n\x0b\x44\x65leteAgent\x12(.agentmesh.gateway.v1.DeleteAgentRequest\x1a).agentmesh.gateway.v1.DeleteAgentResponse\"\"\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x14*\x12/agents/{agent_id}\x12\x94\x01\n\x11\x43heckAgentsHealth\x12..agentmesh.gateway.v1.CheckAgentsHealthRequest\x1a/.agentmesh.gateway.v1.CheckAgentsHealthResponse\"\x1e\xca\xf3\x18\x04\x08\x01\x18\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/agents/health\x12z\n\nListModels\x12\'.agentmesh.gateway.v1.ListModelsRequest\x1a(.agentmesh.gateway.v1.ListModelsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/modelsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/agent_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a agentmesh/catalog/v1/agent.proto\x1a(agentmesh/catalog/v1/model_profile.proto\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa5\x05\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x16\n\x0esystem_message\x18\x04 \x01(\t\x12\x33\n\nllm_config\x18\x05 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\r\n\x05tools\x18\x06 \x03(\t\x12>\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputMode\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12\x10\n\x08\x62uilt_in\x18\t \x01(\x08\x12\x18\n\x10unresolved_tools\x18\n \x03(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12@\n\x0btool_config\x18\r \x03(\x0b\x32+.agentmesh.gateway.v1.Agent.ToolConfigEntry\x12\x10\n\x08handoffs\x18\x0e \x03(\t\x12\x34\n\x07\x63ontext\x18\x0f \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12 \n\x13max_tool_iterations\x18\x10 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tcomponent\x18\x11 \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x12 \x01(\x0b\x32\x17.google.protobuf.Struct\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"j\n\x11ListAgentsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\x08\x62uilt_in\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_built_in\"Z\n\x12ListAgentsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x0fGetAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\">\n\x10GetAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"j\n\x18ListAgentVersionsRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x19ListAgentVersionsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x01\n\x14RegisterAgentRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xf5\x04\n\x0b\x41gentConfig\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x04role\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12!\n\x0esystem_message\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x33\n\nllm_config\x18\x04 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x1a\n\x05tools\x18\x05 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x10\x80\x01\x18\x01\x12\x46\n\x0btool_config\x18\x06 \x03(\x0b\x32\x31.agentmesh.gateway.v1.AgentConfig.ToolConfigEntry\x12H\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x10\n\x08handoffs\x18\x08 \x03(\t\x12\x34\n\x07\x63ontext\x18\t \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12+\n\x13max_tool_iterations\x18\n \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64 \x00H\x00\x88\x01\x01\x12\x1b\n\tcomponent\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x31\n\x10\x63omponent_config\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"]\n\x15RegisterAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x18\n\x10unresolved_tools\x18\x02 \x03(\t\"\xc9\x01\n\x12UpdateAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"A\n\x13UpdateAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"\x80\x02\n\x11\x43loneAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x32\n\x04name\x18\x02 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x31\n\x06\x63onfig\x18\x03 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfig\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x07version\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"@\n\x12\x43loneAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"]\n\x12\x44\x65leteAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"\x1a\n\x18\x43heckAgentsHealthRequest\"\xad\x01\n\x19\x43heckAgentsHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12O\n\x08services\x18\x02 \x03(\x0b\x32=.agentmesh.gateway.v1.CheckAgentsHealthResponse.ServicesEntry\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"_\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".agentmesh.catalog.v1.ModelProfile\x12\x15\n\rdefault_model\x18\x02 \x01(\t2\xf8\t\n\x0c\x41gentService\x12z\n\nListAgents\x12\'.agentmesh.gateway.v1.ListAgentsRequest\x1a(.agentmesh.gateway.v1.ListAgentsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/agents\x12\x7f\n\x08GetAgent\x12%.agentmesh.gateway.v1.GetAgentRequest\x1a&.agentmesh.gateway.v1.GetAgentResponse\"$\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/agents/{agent_id}\x12\xa3\x01\n\x11ListAgentVersions\x12..agentmesh.gateway.v1.ListAgentVersionsRequest\x1a/.agentmesh.gateway.v1.ListAgentVersionsResponse\"-\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/agents/{agent_id}/versions\x12\x8d\x01\n\rRegisterAgent\x12*.agentmesh.gateway.v1.RegisterAgentRequest\x1a+.agentmesh.gateway.v1.RegisterAgentResponse\"#\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x15\"\x10/agents/register:\x01*\x12\x89\x01\n\x0bUpdateAgent\x12(.agentmesh.gateway.v1.UpdateAgentRequest\x1a).agentmesh.gateway.v1.UpdateAgentResponse\"%\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x17\x32\x12/agents/{agent_id}:\x01*\x12\x8c\x01\n\nCloneAgent\x12\'.agentmesh.gateway.v1.CloneAgentRequest\x1a(.agentmesh.gateway.v1.CloneAgentResponse\"+\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1d\"\x18/agents/{agent_id}/clone:\x01*\x12\x86\x01\n\x0b\x44\x65leteAgent\x12(.agentmesh.gateway.v1.DeleteAgentRequest\x1a).agentmesh.gateway.v1.DeleteAgentResponse\"\"\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x14*\x12/agents/{agent_id}\x12\x94\x01\n\x11\x43heckAgentsHealth\x12..agentmesh.gateway.v1.CheckAgentsHealthRequest\x1a/.agentmesh.gateway.v1.CheckAgentsHealthResponse\"\x1e\xca\xf3\x18\x04\x08\x01\x18\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/agents/health\x12z\n\nListModels\x12\'.agentmesh.gateway.v1.ListModelsRequest\x1a(.agentmesh.gateway.v1.ListModelsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/modelsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentmesh.gateway.v1.agent_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_AGENT_TOOLCONFIGENTRY']._loaded_options = None
+  _globals['_AGENT_TOOLCONFIGENTRY']._serialized_options = b'8\001'
   _globals['_LISTAGENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTAGENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\364\003(\000'
   _globals['_GETAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
   _globals['_GETAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_GETAGENTREQUEST'].fields_by_name['version']._loaded_options = None
   _globals['_GETAGENTREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LISTAGENTVERSIONSREQUEST'].fields_by_name['agent_id']._loaded_options = None
+  _globals['_LISTAGENTVERSIONSREQUEST'].fields_by_name['agent_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_LISTAGENTVERSIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTAGENTVERSIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\364\003(\000'
   _globals['_REGISTERAGENTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_REGISTERAGENTREQUEST'].fields_by_name['name']._serialized_options = b'\272H!r\0372\035^[A-Za-z_][A-Za-z0-9_]{0,63}$'
   _globals['_REGISTERAGENTREQUEST'].fields_by_name['config']._loaded_options = None
@@ -79,6 +85,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLONEAGENTREQUEST'].fields_by_name['name']._serialized_options = b'\272H!r\0372\035^[A-Za-z_][A-Za-z0-9_]{0,63}$'
   _globals['_CLONEAGENTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CLONEAGENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_CLONEAGENTREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_CLONEAGENTREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_DELETEAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
   _globals['_DELETEAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_DELETEAGENTREQUEST'].fields_by_name['request_id']._loaded_options = None
@@ -89,6 +97,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSERVICE'].methods_by_name['ListAgents']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\002\t\022\007/agents'
   _globals['_AGENTSERVICE'].methods_by_name['GetAgent']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['GetAgent']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\002\024\022\022/agents/{agent_id}'
+  _globals['_AGENTSERVICE'].methods_by_name['ListAgentVersions']._loaded_options = None
+  _globals['_AGENTSERVICE'].methods_by_name['ListAgentVersions']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\002\035\022\033/agents/{agent_id}/versions'
   _globals['_AGENTSERVICE'].methods_by_name['RegisterAgent']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['RegisterAgent']._serialized_options = b'\312\363\030\004\010\002\020\002\202\323\344\223\002\025\"\020/agents/register:\001*'
   _globals['_AGENTSERVICE'].methods_by_name['UpdateAgent']._loaded_options = None
@@ -102,45 +112,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['ListModels']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\002\t\022\007/models'
   _globals['_AGENT']._serialized_start=334
-  _globals['_AGENT']._serialized_end=660
-  _globals['_LISTAGENTSREQUEST']._serialized_start=662
-  _globals['_LISTAGENTSREQUEST']._serialized_end=732
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=734
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=824
-  _globals['_GETAGENTREQUEST']._serialized_start=826
-  _globals['_GETAGENTREQUEST']._serialized_end=898
-  _globals['_GETAGENTRESPONSE']._serialized_start=900
-  _globals['_GETAGENTRESPONSE']._serialized_end=962
-  _globals['_REGISTERAGENTREQUEST']._serialized_start=965
-  _globals['_REGISTERAGENTREQUEST']._serialized_end=1128
-  _globals['_AGENTCONFIG']._serialized_start=1131
-  _globals['_AGENTCONFIG']._serialized_end=1760
-  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_start=1653
-  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_end=1736
-  _globals['_REGISTERAGENTRESPONSE']._serialized_start=1762
-  _globals['_REGISTERAGENTRESPONSE']._serialized_end=1855
-  _globals['_UPDATEAGENTREQUEST']._serialized_start=1858
-  _globals['_UPDATEAGENTREQUEST']._serialized_end=2059
-  _globals['_UPDATEAGENTRESPONSE']._serialized_start=2061
-  _globals['_UPDATEAGENTRESPONSE']._serialized_end=2126
-  _globals['_CLONEAGENTREQUEST']._serialized_start=2129
-  _globals['_CLONEAGENTREQUEST']._serialized_end=2359
-  _globals['_CLONEAGENTRESPONSE']._serialized_start=2361
-  _globals['_CLONEAGENTRESPONSE']._serialized_end=2425
-  _globals['_DELETEAGENTREQUEST']._serialized_start=2427
-  _globals['_DELETEAGENTREQUEST']._serialized_end=2506
-  _globals['_DELETEAGENTRESPONSE']._serialized_start=2508
-  _globals['_DELETEAGENTRESPONSE']._serialized_end=2529
-  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_start=2531
-  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_end=2557
-  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_start=2560
-  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_end=2733
-  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_start=2686
-  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_end=2733
-  _globals['_LISTMODELSREQUEST']._serialized_start=2735
-  _globals['_LISTMODELSREQUEST']._serialized_end=2754
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2756
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2851
-  _globals['_AGENTSERVICE']._serialized_start=2854
-  _globals['_AGENTSERVICE']._serialized_end=3960
+  _globals['_AGENT']._serialized_end=1011
+  _globals['_AGENT_TOOLCONFIGENTRY']._serialized_start=904
+  _globals['_AGENT_TOOLCONFIGENTRY']._serialized_end=987
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1013
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1119
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1121
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1211
+  _globals['_GETAGENTREQUEST']._serialized_start=1213
+  _globals['_GETAGENTREQUEST']._serialized_end=1285
+  _globals['_GETAGENTRESPONSE']._serialized_start=1287
+  _globals['_GETAGENTRESPONSE']._serialized_end=1349
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_start=1351
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_end=1457
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_start=1459
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_end=1556
+  _globals['_REGISTERAGENTREQUEST']._serialized_start=1559
+  _globals['_REGISTERAGENTREQUEST']._serialized_end=1722
+  _globals['_AGENTCONFIG']._serialized_start=1725
+  _globals['_AGENTCONFIG']._serialized_end=2354
+  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_start=904
+  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_end=987
+  _globals['_REGISTERAGENTRESPONSE']._serialized_start=2356
+  _globals['_REGISTERAGENTRESPONSE']._serialized_end=2449
+  _globals['_UPDATEAGENTREQUEST']._serialized_start=2452
+  _globals['_UPDATEAGENTREQUEST']._serialized_end=2653
+  _globals['_UPDATEAGENTRESPONSE']._serialized_start=2655
+  _globals['_UPDATEAGENTRESPONSE']._serialized_end=2720
+  _globals['_CLONEAGENTREQUEST']._serialized_start=2723
+  _globals['_CLONEAGENTREQUEST']._serialized_end=2979
+  _globals['_CLONEAGENTRESPONSE']._serialized_start=2981
+  _globals['_CLONEAGENTRESPONSE']._serialized_end=3045
+  _globals['_DELETEAGENTREQUEST']._serialized_start=3047
+  _globals['_DELETEAGENTREQUEST']._serialized_end=3140
+  _globals['_DELETEAGENTRESPONSE']._serialized_start=3142
+  _globals['_DELETEAGENTRESPONSE']._serialized_end=3163
+  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_start=3165
+  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_end=3191
+  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_start=3194
+  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_end=3367
+  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_start=3320
+  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_end=3367
+  _globals['_LISTMODELSREQUEST']._serialized_start=3369
+  _globals['_LISTMODELSREQUEST']._serialized_end=3388
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3390
+  _globals['_LISTMODELSRESPONSE']._serialized_end=3485
+  _globals['_AGENTSERVICE']._serialized_start=3488
+  _globals['_AGENTSERVICE']._serialized_end=4760
 # @@protoc_insertion_point(module_scope)

@@ -29,6 +29,24 @@ class Agent(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class ToolConfigEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        @property
+        def value(self) -> agentmesh.catalog.v1.agent_pb2.ToolConfig: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: agentmesh.catalog.v1.agent_pb2.ToolConfig | None = ...,
+        ) -> None: ...
+        def HasField(self, field_name: typing.Literal["value", b"value"]) -> builtins.bool: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     ID_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     ROLE_FIELD_NUMBER: builtins.int
@@ -41,6 +59,12 @@ class Agent(google.protobuf.message.Message):
     UNRESOLVED_TOOLS_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    TOOL_CONFIG_FIELD_NUMBER: builtins.int
+    HANDOFFS_FIELD_NUMBER: builtins.int
+    CONTEXT_FIELD_NUMBER: builtins.int
+    MAX_TOOL_ITERATIONS_FIELD_NUMBER: builtins.int
+    COMPONENT_FIELD_NUMBER: builtins.int
+    COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     name: builtins.str
@@ -52,11 +76,15 @@ class Agent(google.protobuf.message.Message):
     human_input_mode: agentmesh.catalog.v1.agent_pb2.HumanInputMode.ValueType
     """When it asks a person."""
     version: builtins.int
-    """1, 2, 3, …"""
+    """1, 2, 3, …; rises with every change, over deletions too."""
     built_in: builtins.bool
     """True if it is shipped with the mesh."""
     etag: builtins.str
     """Changes with every version."""
+    max_tool_iterations: builtins.int
+    """Most rounds of model and tools within one turn."""
+    component: builtins.str
+    """A component of an installed package in place of the built-in agent."""
     @property
     def llm_config(self) -> agentmesh.catalog.v1.agent_pb2.LlmConfig:
         """Its model."""
@@ -73,6 +101,22 @@ class Agent(google.protobuf.message.Message):
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When this version was written."""
 
+    @property
+    def tool_config(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, agentmesh.catalog.v1.agent_pb2.ToolConfig]:
+        """Settings for single tools, by name."""
+
+    @property
+    def handoffs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Agents that it may hand the conversation to."""
+
+    @property
+    def context(self) -> agentmesh.catalog.v1.agent_pb2.ContextPolicy:
+        """The context its model is given."""
+
+    @property
+    def component_config(self) -> google.protobuf.struct_pb2.Struct:
+        """Its configuration."""
+
     def __init__(
         self,
         *,
@@ -88,9 +132,16 @@ class Agent(google.protobuf.message.Message):
         unresolved_tools: collections.abc.Iterable[builtins.str] | None = ...,
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         etag: builtins.str = ...,
+        tool_config: collections.abc.Mapping[builtins.str, agentmesh.catalog.v1.agent_pb2.ToolConfig] | None = ...,
+        handoffs: collections.abc.Iterable[builtins.str] | None = ...,
+        context: agentmesh.catalog.v1.agent_pb2.ContextPolicy | None = ...,
+        max_tool_iterations: builtins.int | None = ...,
+        component: builtins.str = ...,
+        component_config: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "llm_config", b"llm_config"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["built_in", b"built_in", "created_at", b"created_at", "etag", b"etag", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "name", b"name", "role", b"role", "system_message", b"system_message", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "built_in", b"built_in", "component", b"component", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "etag", b"etag", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___Agent: typing_extensions.TypeAlias = Agent
 
@@ -102,17 +153,23 @@ class ListAgentsRequest(google.protobuf.message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    BUILT_IN_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """At most this many; the server's default if 0."""
     page_token: builtins.str
     """From the page before."""
+    built_in: builtins.bool
+    """Only those shipped with the mesh, or only the tenant's own."""
     def __init__(
         self,
         *,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        built_in: builtins.bool | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_built_in", b"_built_in", "built_in", b"built_in"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_built_in", b"_built_in", "built_in", b"built_in", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_built_in", b"_built_in"]) -> typing.Literal["built_in"] | None: ...
 
 Global___ListAgentsRequest: typing_extensions.TypeAlias = ListAgentsRequest
 
@@ -182,6 +239,56 @@ class GetAgentResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["agent", b"agent"]) -> None: ...
 
 Global___GetAgentResponse: typing_extensions.TypeAlias = GetAgentResponse
+
+@typing.final
+class ListAgentVersionsRequest(google.protobuf.message.Message):
+    """Which versions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """Of which agent."""
+    page_size: builtins.int
+    """At most this many; the server's default if 0."""
+    page_token: builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListAgentVersionsRequest: typing_extensions.TypeAlias = ListAgentVersionsRequest
+
+@typing.final
+class ListAgentVersionsResponse(google.protobuf.message.Message):
+    """A page."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def agents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Agent]:
+        """Newest first, each as it was."""
+
+    def __init__(
+        self,
+        *,
+        agents: collections.abc.Iterable[Global___Agent] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agents", b"agents", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListAgentVersionsResponse: typing_extensions.TypeAlias = ListAgentVersionsResponse
 
 @typing.final
 class RegisterAgentRequest(google.protobuf.message.Message):
@@ -347,7 +454,9 @@ class UpdateAgentRequest(google.protobuf.message.Message):
     agent_id: builtins.str
     """Its id."""
     etag: builtins.str
-    """The etag that was read; empty: not compared."""
+    """The etag that was read, else ABORTED; empty: not compared. Changes by others in the meantime
+    stay either way, unless it is the same field.
+    """
     request_id: builtins.str
     """Chosen by the caller, makes repetition harmless for 24 h."""
     @property
@@ -356,7 +465,11 @@ class UpdateAgentRequest(google.protobuf.message.Message):
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Fields of `config` to change; all if empty."""
+        """Fields of `config` to change, such as "role", "llm_config.temperature" or
+        "tool_config.code_executor.timeout"; those that have no value in `config` are emptied. "*" is
+        all of them. Without a mask those that have a value are changed: of "llm_config" and of each
+        tool's settings field by field, lists, `extra` and `context` as a whole.
+        """
 
     def __init__(
         self,
@@ -404,19 +517,22 @@ class CloneAgentRequest(google.protobuf.message.Message):
     CONFIG_FIELD_NUMBER: builtins.int
     UPDATE_MASK_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """Its id."""
     name: builtins.str
     """The id of the copy."""
     request_id: builtins.str
     """Chosen by the caller, makes repetition harmless for 24 h."""
+    version: builtins.int
+    """Which version to copy; the newest if 0."""
     @property
     def config(self) -> Global___AgentConfig:
         """Values that differ."""
 
     @property
     def update_mask(self) -> google.protobuf.field_mask_pb2.FieldMask:
-        """Fields of `config` that differ."""
+        """Fields of `config` that differ, as in UpdateAgentRequest."""
 
     def __init__(
         self,
@@ -426,9 +542,10 @@ class CloneAgentRequest(google.protobuf.message.Message):
         config: Global___AgentConfig | None = ...,
         update_mask: google.protobuf.field_mask_pb2.FieldMask | None = ...,
         request_id: builtins.str = ...,
+        version: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["config", b"config", "update_mask", b"update_mask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "config", b"config", "name", b"name", "request_id", b"request_id", "update_mask", b"update_mask"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "config", b"config", "name", b"name", "request_id", b"request_id", "update_mask", b"update_mask", "version", b"version"]) -> None: ...
 
 Global___CloneAgentRequest: typing_extensions.TypeAlias = CloneAgentRequest
 
@@ -461,17 +578,21 @@ class DeleteAgentRequest(google.protobuf.message.Message):
 
     AGENT_ID_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
     agent_id: builtins.str
     """Its id."""
     request_id: builtins.str
     """Chosen by the caller, makes repetition harmless for 24 h."""
+    etag: builtins.str
+    """The etag that was read, else ABORTED; empty: not compared."""
     def __init__(
         self,
         *,
         agent_id: builtins.str = ...,
         request_id: builtins.str = ...,
+        etag: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "etag", b"etag", "request_id", b"request_id"]) -> None: ...
 
 Global___DeleteAgentRequest: typing_extensions.TypeAlias = DeleteAgentRequest
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AgentServiceStub(object):
-    """Agents: list them, register them.
+    """Agents: register them, read them, change them. Runs go on with the versions they started with,
+    whatever becomes of an agent.
     """
 
     def __init__(self, channel):
@@ -44,6 +45,11 @@ class AgentServiceStub(object):
                 '/agentmesh.gateway.v1.AgentService/GetAgent',
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.GetAgentRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.GetAgentResponse.FromString,
+                _registered_method=True)
+        self.ListAgentVersions = channel.unary_unary(
+                '/agentmesh.gateway.v1.AgentService/ListAgentVersions',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.ListAgentVersionsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.ListAgentVersionsResponse.FromString,
                 _registered_method=True)
         self.RegisterAgent = channel.unary_unary(
                 '/agentmesh.gateway.v1.AgentService/RegisterAgent',
@@ -78,7 +84,8 @@ class AgentServiceStub(object):
 
 
 class AgentServiceServicer(object):
-    """Agents: list them, register them.
+    """Agents: register them, read them, change them. Runs go on with the versions they started with,
+    whatever becomes of an agent.
     """
 
     def ListAgents(self, request, context):
@@ -95,6 +102,13 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAgentVersions(self, request, context):
+        """The versions of an agent, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterAgent(self, request, context):
         """Registers an agent. Tools that do not exist yet are listed as unresolved; such an agent
         registers, and starting it is FAILED_PRECONDITION until they exist.
@@ -104,7 +118,8 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAgent(self, request, context):
-        """Writes a new version of an agent.
+        """Writes a new version of an agent. Of one that is shipped, it writes a version of the tenant's
+        own, which hides the shipped one from this tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +133,9 @@ class AgentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAgent(self, request, context):
-        """Hides an agent from lists and new conversations.
+        """Hides an agent from lists and new conversations. A shipped one that it hid is there again;
+        shipped ones themselves are FAILED_PRECONDITION. A new agent of that name goes on counting
+        versions where this one ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,6 +167,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.GetAgent,
                     request_deserializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.GetAgentRequest.FromString,
                     response_serializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.GetAgentResponse.SerializeToString,
+            ),
+            'ListAgentVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgentVersions,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.ListAgentVersionsRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.ListAgentVersionsResponse.SerializeToString,
             ),
             'RegisterAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.RegisterAgent,
@@ -190,7 +212,8 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService(object):
-    """Agents: list them, register them.
+    """Agents: register them, read them, change them. Runs go on with the versions they started with,
+    whatever becomes of an agent.
     """
 
     @staticmethod
@@ -237,6 +260,33 @@ class AgentService(object):
             '/agentmesh.gateway.v1.AgentService/GetAgent',
             agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.GetAgentRequest.SerializeToString,
             agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.GetAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgentVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.AgentService/ListAgentVersions',
+            agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.ListAgentVersionsRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_agent__service__pb2.ListAgentVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

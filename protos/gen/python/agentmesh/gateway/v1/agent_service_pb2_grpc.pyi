@@ -57,6 +57,22 @@ _AgentServiceGetAgentType = typing_extensions.TypeVar(
     ],
 )
 
+_AgentServiceListAgentVersionsType = typing_extensions.TypeVar(
+    '_AgentServiceListAgentVersionsType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsRequest,
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsRequest,
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsRequest,
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse,
+    ],
+)
+
 _AgentServiceRegisterAgentType = typing_extensions.TypeVar(
     '_AgentServiceRegisterAgentType',
     grpc.UnaryUnaryMultiCallable[
@@ -153,8 +169,10 @@ _AgentServiceListModelsType = typing_extensions.TypeVar(
     ],
 )
 
-class AgentServiceStub(typing.Generic[_AgentServiceListAgentsType, _AgentServiceGetAgentType, _AgentServiceRegisterAgentType, _AgentServiceUpdateAgentType, _AgentServiceCloneAgentType, _AgentServiceDeleteAgentType, _AgentServiceCheckAgentsHealthType, _AgentServiceListModelsType]):
-    """Agents: list them, register them."""
+class AgentServiceStub(typing.Generic[_AgentServiceListAgentsType, _AgentServiceGetAgentType, _AgentServiceListAgentVersionsType, _AgentServiceRegisterAgentType, _AgentServiceUpdateAgentType, _AgentServiceCloneAgentType, _AgentServiceDeleteAgentType, _AgentServiceCheckAgentsHealthType, _AgentServiceListModelsType]):
+    """Agents: register them, read them, change them. Runs go on with the versions they started with,
+    whatever becomes of an agent.
+    """
 
     @typing.overload
     def __init__(self: AgentServiceStub[
@@ -165,6 +183,10 @@ class AgentServiceStub(typing.Generic[_AgentServiceListAgentsType, _AgentService
         grpc.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.agent_service_pb2.GetAgentRequest,
             agentmesh.gateway.v1.agent_service_pb2.GetAgentResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsRequest,
+            agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.agent_service_pb2.RegisterAgentRequest,
@@ -203,6 +225,10 @@ class AgentServiceStub(typing.Generic[_AgentServiceListAgentsType, _AgentService
             agentmesh.gateway.v1.agent_service_pb2.GetAgentResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsRequest,
+            agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.agent_service_pb2.RegisterAgentRequest,
             agentmesh.gateway.v1.agent_service_pb2.RegisterAgentResponse,
         ],
@@ -234,19 +260,27 @@ class AgentServiceStub(typing.Generic[_AgentServiceListAgentsType, _AgentService
     GetAgent: _AgentServiceGetAgentType
     """One agent."""
 
+    ListAgentVersions: _AgentServiceListAgentVersionsType
+    """The versions of an agent, newest first."""
+
     RegisterAgent: _AgentServiceRegisterAgentType
     """Registers an agent. Tools that do not exist yet are listed as unresolved; such an agent
     registers, and starting it is FAILED_PRECONDITION until they exist.
     """
 
     UpdateAgent: _AgentServiceUpdateAgentType
-    """Writes a new version of an agent."""
+    """Writes a new version of an agent. Of one that is shipped, it writes a version of the tenant's
+    own, which hides the shipped one from this tenant.
+    """
 
     CloneAgent: _AgentServiceCloneAgentType
     """A copy of an agent under another id, with changes."""
 
     DeleteAgent: _AgentServiceDeleteAgentType
-    """Hides an agent from lists and new conversations."""
+    """Hides an agent from lists and new conversations. A shipped one that it hid is there again;
+    shipped ones themselves are FAILED_PRECONDITION. A new agent of that name goes on counting
+    versions where this one ended.
+    """
 
     CheckAgentsHealth: _AgentServiceCheckAgentsHealthType
     """Whether agents can run: the runtimes and the models."""
@@ -262,6 +296,10 @@ AgentServiceAsyncStub: typing_extensions.TypeAlias = AgentServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.agent_service_pb2.GetAgentRequest,
         agentmesh.gateway.v1.agent_service_pb2.GetAgentResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsRequest,
+        agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.agent_service_pb2.RegisterAgentRequest,
@@ -290,7 +328,9 @@ AgentServiceAsyncStub: typing_extensions.TypeAlias = AgentServiceStub[
 ]
 
 class AgentServiceServicer(metaclass=abc.ABCMeta):
-    """Agents: list them, register them."""
+    """Agents: register them, read them, change them. Runs go on with the versions they started with,
+    whatever becomes of an agent.
+    """
 
     @abc.abstractmethod
     def ListAgents(
@@ -309,6 +349,14 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         """One agent."""
 
     @abc.abstractmethod
+    def ListAgentVersions(
+        self,
+        request: agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse, collections.abc.Awaitable[agentmesh.gateway.v1.agent_service_pb2.ListAgentVersionsResponse]]:
+        """The versions of an agent, newest first."""
+
+    @abc.abstractmethod
     def RegisterAgent(
         self,
         request: agentmesh.gateway.v1.agent_service_pb2.RegisterAgentRequest,
@@ -324,7 +372,9 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.agent_service_pb2.UpdateAgentRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.agent_service_pb2.UpdateAgentResponse, collections.abc.Awaitable[agentmesh.gateway.v1.agent_service_pb2.UpdateAgentResponse]]:
-        """Writes a new version of an agent."""
+        """Writes a new version of an agent. Of one that is shipped, it writes a version of the tenant's
+        own, which hides the shipped one from this tenant.
+        """
 
     @abc.abstractmethod
     def CloneAgent(
@@ -340,7 +390,10 @@ class AgentServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.agent_service_pb2.DeleteAgentRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.agent_service_pb2.DeleteAgentResponse, collections.abc.Awaitable[agentmesh.gateway.v1.agent_service_pb2.DeleteAgentResponse]]:
-        """Hides an agent from lists and new conversations."""
+        """Hides an agent from lists and new conversations. A shipped one that it hid is there again;
+        shipped ones themselves are FAILED_PRECONDITION. A new agent of that name goes on counting
+        versions where this one ended.
+        """
 
     @abc.abstractmethod
     def CheckAgentsHealth(

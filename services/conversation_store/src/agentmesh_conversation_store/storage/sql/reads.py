@@ -59,6 +59,7 @@ _SHARED_EVENTS = (
     f"SELECT {EVENT_COLUMNS} FROM events WHERE tenant = ? AND conversation_id = ?"
     " AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?"
 )
+_DEFINITION = "SELECT data FROM definitions WHERE tenant = ? AND digest = ?"
 _UNLIMITED = 2**62
 _FACTS_AT = len(CONVERSATIONS.fields)
 _RUN_AT = _FACTS_AT + len(FACTS.fields)
@@ -89,6 +90,12 @@ def conversation(tenant: str, conversation_id: str) -> Plan[ConversationView]:
     if row is None:
         raise not_found("conversation", conversation_id)
     return _view_of(row)
+
+
+def definition(tenant: str, digest: str) -> Plan[bytes]:
+    """A pinned definition; empty if there is none."""
+    row = yield from first(_DEFINITION, tenant, digest)
+    return bytes(row[0]) if row else b""
 
 
 def conversations(

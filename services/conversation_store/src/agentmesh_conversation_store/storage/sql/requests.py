@@ -9,7 +9,7 @@ from agentmesh_conversation_store.domain.model import SECOND, Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.requests import Request
 
-from .plan import Plan, each, fetch, fetch_each, now
+from .plan import Plan, each, fetch, fetch_each, first, now
 
 T = TypeVar("T")
 
@@ -82,6 +82,18 @@ def once(request: Request[T] | None, work: Callable[[], Plan[T]]) -> Plan[T | by
     response = request.encode((yield from work()))
     yield from answer([(key_of(request), response)])
     return response
+
+
+def recall(request: Request[Any]) -> Plan[bytes | None]:
+    """What a request was answered, if it was made already; nothing is claimed."""
+    at = yield from now()
+    row = yield from first(f"{_KEPT} AND expires_at > ?", *key_of(request), at)
+    if row is None:
+        return None
+    _, _, digest, response = row
+    if digest != request.digest:
+        raise _reused(request.request_id)
+    return bytes(response)
 
 
 def prune(at: Instant) -> Plan[bool]:

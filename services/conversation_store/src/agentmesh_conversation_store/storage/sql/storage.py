@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agentmesh_conversation_store.domain.approvals import Approval
 from agentmesh_conversation_store.domain.changes import Command
@@ -19,7 +19,12 @@ from agentmesh_conversation_store.domain.model import (
     RaisedFence,
     Run,
 )
-from agentmesh_conversation_store.storage.catalog import DocumentWrite, StoredDocument
+from agentmesh_conversation_store.storage.catalog import (
+    DocumentDeletion,
+    DocumentQuery,
+    DocumentWrite,
+    StoredDocument,
+)
 from agentmesh_conversation_store.storage.interface import (
     ApprovalQuery,
     CheckpointLink,
@@ -33,7 +38,7 @@ from agentmesh_conversation_store.storage.interface import (
 )
 from agentmesh_conversation_store.storage.requests import Request
 
-from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads
+from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads, requests
 from .history import SqlHistory
 from .ledger import SqlLedger
 from .plan import Plan, Session
@@ -96,6 +101,10 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
     async def conversation(self, tenant: str, conversation_id: str) -> ConversationView:
         """See `Storage`."""
         return await self._read((tenant,), reads.conversation(tenant, conversation_id))
+
+    async def definition(self, tenant: str, digest: str) -> bytes:
+        """See `Storage`."""
+        return await self._read((tenant,), reads.definition(tenant, digest))
 
     async def conversations(
         self, tenant: str, query: ConversationQuery
@@ -216,7 +225,11 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         request: Request[Sequence[StoredDocument]] | None = None,
     ) -> Sequence[StoredDocument] | bytes:
         """See `Storage`."""
-        return await self._write((tenant,), lambda _: catalog.put(tenant, write, request))
+        return await self._write((tenant, SYSTEM), lambda _: catalog.put(tenant, write, request))
+
+    async def recall(self, request: Request[Any]) -> bytes | None:
+        """See `Storage`."""
+        return await self._read((request.tenant,), requests.recall(request))
 
     async def document(
         self, tenant: str, kind: int, name: str, version: int
@@ -225,15 +238,25 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         return await self._read((tenant, SYSTEM), catalog.get(tenant, kind, name, version))
 
     async def documents(
-        self, tenant: str, kind: int, names: Sequence[str], after: str, limit: int
+        self, tenant: str, query: DocumentQuery, limit: int
     ) -> Sequence[StoredDocument]:
         """See `Storage`."""
-        plan = catalog.listing(tenant, kind, names, after, limit)
+        return await self._read((tenant, SYSTEM), catalog.listing(tenant, query, limit))
+
+    async def document_versions(
+        self, tenant: str, kind: int, name: str, before: int, limit: int
+    ) -> Sequence[StoredDocument]:
+        """See `Storage`."""
+        plan = catalog.versions(tenant, kind, name, before, limit)
         return await self._read((tenant, SYSTEM), plan)
 
-    async def delete_document(self, tenant: str, kind: int, name: str) -> bool:
+    async def delete_document(
+        self, tenant: str, deletion: DocumentDeletion, request: Request[None] | None = None
+    ) -> bytes | None:
         """See `Storage`."""
-        return await self._write((tenant,), lambda _: catalog.delete(tenant, kind, name))
+        return await self._write(
+            (tenant, SYSTEM), lambda _: catalog.delete(tenant, deletion, request)
+        )
 
     async def add_key(
         self, key: ApiKey, secret_hash: bytes, request: Request[ApiKey] | None = None

@@ -62,7 +62,6 @@ _TELL = (
     "UPDATE events SET feed_position = CAST(? AS BIGINT) + sequence"
     " WHERE tenant = ? AND conversation_id = ? AND sequence BETWEEN ? AND ?"
 )
-_DEFINITION = "SELECT data FROM definitions WHERE tenant = ? AND digest = ?"
 _UNREAD = "SELECT sequence FROM inputs WHERE tenant = ? AND run_id = ? AND sequence > ?"
 
 
@@ -70,13 +69,13 @@ def departing(tenant: str, conversation_id: str) -> Plan[Departing]:
     """What an export begins with."""
     view = yield from reads.conversation(tenant, conversation_id)
     run = view.run
-    row = yield from first(_DEFINITION, tenant, run.definition_digest)
+    definition = yield from reads.definition(tenant, run.definition_digest)
     chain: Sequence[CheckpointLink] = ()
     if run.checkpoint_id:
         chain = yield from checkpoints.chain(tenant, run.checkpoint_id)
     unread = yield from fetch(_UNREAD, tenant, run.run_id, run.inbox_read)
     sequences = sorted(sequence for (sequence,) in unread)
-    return Departing(view, row[0] if row else b"", chain, sequences)
+    return Departing(view, definition, chain, sequences)
 
 
 def begin(tenant: str, conversation_id: str, run_id: str) -> Plan[bool]:
