@@ -18,13 +18,13 @@ from agentmesh.gateway.v1.conversation_service_pb2 import (
     StartConversationResponse,
     UpdateConversationRequest,
 )
+from agentmesh_gateway.descriptors import is_map, is_repeated, message_type
 from agentmesh_gateway.rest.codec import (
     MalformedJsonError,
     encode_message,
     message_codec,
     parse_json,
 )
-from agentmesh_gateway.rest.descriptors import is_map, is_repeated, message_type
 from agentmesh_gateway.rest.enums import enum_codec
 from agentmesh_gateway.rest.problems import Path, Problem, Problems
 from google.protobuf import json_format, struct_pb2

@@ -9,9 +9,9 @@ from urllib.parse import parse_qsl, unquote
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from agentmesh_gateway.descriptors import is_map, is_repeated, message_type
 from agentmesh_gateway.rest import wellknown
 from agentmesh_gateway.rest.codec import JsonObject, message_codec
-from agentmesh_gateway.rest.descriptors import is_map, is_repeated, message_type
 from agentmesh_gateway.rest.problems import Path, Problems
 from agentmesh_gateway.rest.routes import Match
 from agentmesh_gateway.rest.scalars import parse_query_scalar

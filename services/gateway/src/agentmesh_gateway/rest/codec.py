@@ -19,8 +19,8 @@ from google.protobuf import any_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
+from agentmesh_gateway.descriptors import is_map, is_repeated, message_type
 from agentmesh_gateway.rest import wellknown
-from agentmesh_gateway.rest.descriptors import is_map, is_repeated, message_type
 from agentmesh_gateway.rest.enums import enum_codec
 from agentmesh_gateway.rest.problems import Path, Problems
 from agentmesh_gateway.rest.scalars import WrongValueError, scalar_decoder, scalar_encoder

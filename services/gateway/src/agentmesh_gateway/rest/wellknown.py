@@ -14,7 +14,8 @@ from agentmesh_gateway.rest.problems import Path, Problems
 Decoder = Callable[[Any, Any, Path, Problems], None]
 """Reads a JSON value into a message: (value, message, path, problems)."""
 
-_MASK_PATH = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
+# Behind a dot the key of a map may stand. "*" is everything.
+_MASK_PATH = re.compile(r"\*|[a-z][a-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
 # Python's parser takes more than RFC 3339 allows, for example "2024-01-01".
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _SECONDS = re.compile(r"-?\d{1,12}(\.\d{1,9})?s")

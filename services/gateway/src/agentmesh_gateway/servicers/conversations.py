@@ -12,7 +12,7 @@ from meshkit.errors import MeshError
 
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.health import Probe, examine
-from agentmesh_gateway.inspection import debug_detail, runs_of
+from agentmesh_gateway.inspection import debug_detail, pinned_agents, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers import attachments, patches
@@ -265,12 +265,20 @@ class ConversationServicer:
         self, request: pb2.DebugConversationRequest, context: Context
     ) -> pb2.DebugConversationResponse:
         """Runs and sizes, read from the log; no contents."""
-        wanted = store_pb2.GetConversationRequest(conversation_id=request.conversation_id)
-        conversation = (await self._store.GetConversation(wanted)).conversation
+        wanted = store_pb2.GetConversationRequest(
+            conversation_id=request.conversation_id, with_definition=True
+        )
+        found = await self._store.GetConversation(wanted)
+        conversation = found.conversation
         runs = await runs_of(self._store, conversation)
         detail = debug_detail(conversation)
         conversation.task = conversation.summary = ""
-        return pb2.DebugConversationResponse(conversation=conversation, runs=runs, detail=detail)
+        return pb2.DebugConversationResponse(
+            conversation=conversation,
+            runs=runs,
+            detail=detail,
+            pinned_agents=pinned_agents(found.definition),
+        )
 
     async def get_trace(
         self, request: pb2.GetTraceRequest, context: Context
