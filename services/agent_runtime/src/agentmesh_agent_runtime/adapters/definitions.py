@@ -91,6 +91,7 @@ def team_to_spec(team: team_pb2.TeamDefinition) -> TeamSpec:
         ),
         graph=_graph_to_spec(team.graph),
         orchestrator=_llm_to_settings(team.orchestrator),
+        summarizer=(_llm_to_settings(team.summarizer) if team.HasField("summarizer") else None),
     )
 
 
@@ -131,6 +132,8 @@ def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
             for stage in team.stages
         ],
     )
+    if team.summarizer is not None:
+        definition.summarizer.CopyFrom(_settings_to_llm(team.summarizer))
     if team.kind is TeamKind.SELECTOR:
         selector = team.selector
         definition.selector.prompt = selector.prompt

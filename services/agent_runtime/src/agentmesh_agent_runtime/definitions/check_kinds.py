@@ -46,6 +46,8 @@ def check_kind(
             yield from _check_graph(team.graph, f"{path}.graph", members)
         case TeamKind.MAGENTIC_ONE:
             yield from _check_model(team.orchestrator, f"{path}.orchestrator", model_problem)
+    if team.summarizer is not None:
+        yield from _check_model(team.summarizer, f"{path}.summarizer", model_problem)
     yield from _check_handoffs(team, path, members)
 
 
@@ -56,6 +58,10 @@ def check_nested(outer: TeamSpec, inner: TeamSpec, path: str) -> Iterator[Findin
         yield Finding(path, f"teams may be members of teams of kind {kinds}, not {outer.kind}")
     if inner.stages:
         yield Finding(f"{path}.stages", "a team within a team has no stages; use a graph")
+    if inner.summarizer is not None:
+        yield Finding(
+            f"{path}.summarizer", "a team within a team has no summary; set it on the outer team"
+        )
 
 
 def _check_selector(

@@ -256,7 +256,8 @@ class GraphSpec(Spec):
 class TeamSpec(Spec):
     """A team. Members are agents or teams written in place, or ids that still need resolving.
 
-    `selector`, `graph` and `orchestrator` are for teams of those kinds.
+    `selector`, `graph` and `orchestrator` are for teams of those kinds. `summarizer` writes the
+    summary of a run, which is its last message otherwise.
     """
 
     id: Identifier
@@ -270,6 +271,7 @@ class TeamSpec(Spec):
     selector: SelectorSpec = SelectorSpec()
     graph: GraphSpec = GraphSpec()
     orchestrator: LlmSettings = LlmSettings()
+    summarizer: LlmSettings | None = None
 
     def agents(self) -> tuple[AgentSpec, ...]:
         """All agents written in place, those of the teams within it included, in order."""
@@ -282,7 +284,7 @@ class TeamSpec(Spec):
         return tuple(found)
 
     def models(self) -> tuple[LlmSettings, ...]:
-        """The settings of every model that it asks: its agents', and those that choose."""
+        """The settings of every model that it asks: of agents, and of what chooses or sums up."""
         own = {
             TeamKind.SELECTOR: (self.selector.llm_config,),
             TeamKind.MAGENTIC_ONE: (self.orchestrator,),
@@ -290,6 +292,7 @@ class TeamSpec(Spec):
         members = [member for member in self.participants if not isinstance(member, str)]
         return (
             *own,
+            *((self.summarizer,) if self.summarizer is not None else ()),
             *(model for team in members if isinstance(team, TeamSpec) for model in team.models()),
             *(agent.llm_config for agent in members if isinstance(agent, AgentSpec)),
         )

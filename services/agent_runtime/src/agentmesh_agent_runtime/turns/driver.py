@@ -43,6 +43,7 @@ from agentmesh_agent_runtime.turns.ports import (
     ToolCaller,
     ToolSchema,
 )
+from agentmesh_agent_runtime.turns.run_summary import summary_of
 from agentmesh_agent_runtime.turns.scope import TurnScope
 from agentmesh_agent_runtime.turns.teams import CandidateFunction, LiveTeam, TeamBuilder
 from agentmesh_agent_runtime.turns.termination import why_done
@@ -133,15 +134,15 @@ class TurnDriver:
         if team.run_id != grant.id.run_id:
             team.run_id = grant.id.run_id
             team.run_from = len(team.thread(await team.group.save_state()))
-        if says_goodbye(grant, inputs):
-            return await self._result(scope, team, inputs, said_goodbye=True), team
         team.seat.take(scope)
         try:
+            if says_goodbye(grant, inputs):
+                return await self._result(scope, team, inputs, said_goodbye=True), team
             stopped_by = await self._run(scope, team, inputs)
+            finished = team_finished(grant.team, stopped_by)
+            return await self._result(scope, team, inputs, finished=finished), team
         finally:
             team.seat.leave()
-        finished = team_finished(grant.team, stopped_by)
-        return await self._result(scope, team, inputs, finished=finished), team
 
     def _notice(self, grant: Grant) -> str:
         """Said once, at the beginning of a run that the scripted model plays."""
@@ -283,11 +284,14 @@ class TurnDriver:
             largest_whole=self._largest_whole,
         )
         team.chain = encoded.chain
+        summary = said[-1].text if said else ""
+        if end is not None and team.summarizer is not None:
+            summary = await summary_of(scope, team.summarizer, said)
         return TurnResult(
             checkpoint=encoded,
             last_input_sequence=max((i.sequence for i in inputs), default=0),
             speaker=speaker,
-            summary=said[-1].text if said else "",
+            summary=summary,
             end_reason=end,
             waits_for_input=waits,
             detail=detail,

@@ -105,7 +105,7 @@ class RecordedModel(ChatCompletionClient):
             role=self._agent.role,
             stage=scope.stage.name if scope.stage else "",
             round=scope.grant.rounds,
-            messages=_with_instructions(messages, scope),
+            messages=self._with_instructions(messages, scope),
             tools=tools,
             tool_choice=tool_choice,
             json_output=json_output,
@@ -171,6 +171,19 @@ class RecordedModel(ChatCompletionClient):
             )
         )
         return reply
+
+    def _with_instructions(
+        self, messages: Sequence[LLMMessage], scope: TurnScope
+    ) -> Sequence[LLMMessage]:
+        """Adds the stage's instructions behind the system message; they are not kept in the state.
+        They are for members, not for what chooses between them or sums up."""
+        if self.telling is not Telling.ALOUD or not scope.stage or not scope.stage.instructions:
+            return messages
+        head = next(
+            (i for i, m in enumerate(messages) if not isinstance(m, SystemMessage)), len(messages)
+        )
+        instructions = SystemMessage(content=scope.stage.instructions.strip())
+        return [*messages[:head], instructions, *messages[head:]]
 
     def _count(self, usage: RequestUsage) -> None:
         self._usage = RequestUsage(
@@ -342,17 +355,6 @@ class RecordedModel(ChatCompletionClient):
         """That of the wrapped model. Images reach this one either way: it says in words what a
         model that cannot see would have been shown, where AutoGen would say that there was one."""
         return {**self._source.info, "vision": True}
-
-
-def _with_instructions(messages: Sequence[LLMMessage], scope: TurnScope) -> Sequence[LLMMessage]:
-    """Adds the stage's instructions behind the system message; they are not kept in the state."""
-    if scope.stage is None or not scope.stage.instructions:
-        return messages
-    head = next(
-        (i for i, m in enumerate(messages) if not isinstance(m, SystemMessage)), len(messages)
-    )
-    instructions = SystemMessage(content=scope.stage.instructions.strip())
-    return [*messages[:head], instructions, *messages[head:]]
 
 
 def _keep_to(request: ModelRequest, reply: ModelReply) -> ModelReply:

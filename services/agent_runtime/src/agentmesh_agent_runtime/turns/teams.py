@@ -41,9 +41,12 @@ class LiveTeam:
     needs of the chain that ends there.
     """
 
-    def __init__(self, group: BaseGroupChat, seat: Seat) -> None:
+    def __init__(
+        self, group: BaseGroupChat, seat: Seat, summarizer: RecordedModel | None = None
+    ) -> None:
         self.group = group
         self.seat = seat
+        self.summarizer = summarizer
         self.checkpoint_id = ""
         self.chain: Chain | None = None
         self.run_id = ""
@@ -73,7 +76,13 @@ class TeamBuilder:
 
     def build(self, spec: TeamSpec) -> LiveTeam:
         """A fresh team that takes one turn at a time."""
-        return LiveTeam(self._group(spec, ""), self._seat)
+        return LiveTeam(self._group(spec, ""), self._seat, self._summarizer(spec))
+
+    def _summarizer(self, spec: TeamSpec) -> RecordedModel | None:
+        if spec.summarizer is None:
+            return None
+        writer = AgentSpec(id="summarizer", llm_config=spec.summarizer)
+        return self._model(":summarizer", writer, Telling.NOT_AT_ALL)
 
     def _group(self, spec: TeamSpec, path: str) -> BaseGroupChat:
         """`path` is where its members appear, with a slash at its end; that of a team within a
