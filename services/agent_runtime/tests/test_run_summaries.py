@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh_agent_runtime.definitions.check import check_team
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import LlmSettings, StageSpec, TeamSpec
@@ -120,6 +121,7 @@ async def test_a_run_that_may_spend_no_more_ends_with_its_last_message(
     mesh = await start_mesh()
     conversation = await mesh.begin(poets(), "go", max_tokens=150)
     ended = await mesh.settled(conversation)
+    assert ended.status == conversation_pb2.CONVERSATION_STATUS_COMPLETED
     assert ended.summary == "done TERMINATE"
     assert ended.usage.input_tokens + ended.usage.output_tokens <= 150
 
