@@ -3,6 +3,7 @@
 isort:skip_file
 Definitions that conversations are made of."""
 
+import agentmesh.catalog.v1.approval_policy_pb2
 import builtins
 import collections.abc
 import google.protobuf.descriptor
@@ -170,6 +171,7 @@ class AgentDefinition(google.protobuf.message.Message):
     COMPONENT_FIELD_NUMBER: builtins.int
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
+    APPROVALS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id, an identifier of letters, digits and underscores: the key in YAML."""
     name: builtins.str
@@ -216,6 +218,10 @@ class AgentDefinition(google.protobuf.message.Message):
         message has a data part. What a model answers otherwise is sent back to it a few times.
         """
 
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy]:
+        """Tool calls of the agent that a person has to approve."""
+
     def __init__(
         self,
         *,
@@ -234,9 +240,10 @@ class AgentDefinition(google.protobuf.message.Message):
         component: builtins.str = ...,
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
         output_schema: google.protobuf.struct_pb2.Struct | None = ...,
+        approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___AgentDefinition: typing_extensions.TypeAlias = AgentDefinition

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from agentmesh.catalog.v1 import agent_pb2 as agentmesh_dot_catalog_dot_v1_dot_agent__pb2
+from agentmesh.catalog.v1 import approval_policy_pb2 as agentmesh_dot_catalog_dot_v1_dot_approval__policy__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentmesh/catalog/v1/team.proto\x12\x14\x61gentmesh.catalog.v1\x1a agentmesh/catalog/v1/agent.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xa8\x05\n\x0eTeamDefinition\x12\x30\n\x02id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x36\n\x04kind\x18\x04 \x01(\x0e\x32\x1e.agentmesh.catalog.v1.TeamKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x41\n\x0cparticipants\x18\x05 \x03(\x0b\x32!.agentmesh.catalog.v1.ParticipantB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x36\n\x0btermination\x18\x06 \x01(\x0b\x32!.agentmesh.catalog.v1.Termination\x12#\n\nmax_rounds\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N \x00H\x00\x88\x01\x01\x12\x37\n\x08selector\x18\x08 \x01(\x0b\x32%.agentmesh.catalog.v1.SelectorOptions\x12\x31\n\x05graph\x18\t \x01(\x0b\x32\".agentmesh.catalog.v1.GraphOptions\x12\x35\n\x0corchestrator\x18\n \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x33\n\nsummarizer\x18\x0b \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x0f\n\x07version\x18\x0c \x01(\x05\x12+\n\x06stages\x18\r \x03(\x0b\x32\x1b.agentmesh.catalog.v1.Stage\x12\x11\n\tcomponent\x18\x0e \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x0f \x01(\x0b\x32\x17.google.protobuf.StructB\r\n\x0b_max_rounds\"L\n\x05Stage\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x16\n\x05\x61gent\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x14\n\x0cinstructions\x18\x03 \x01(\t\"\xaa\x01\n\x0bParticipant\x12\x12\n\x08\x61gent_id\x18\x01 \x01(\tH\x00\x12\x36\n\x05\x61gent\x18\x02 \x01(\x0b\x32%.agentmesh.catalog.v1.AgentDefinitionH\x00\x12\x11\n\x07team_id\x18\x03 \x01(\tH\x00\x12\x34\n\x04team\x18\x04 \x01(\x0b\x32$.agentmesh.catalog.v1.TeamDefinitionH\x00\x42\x06\n\x04kind\"\x95\x02\n\x0bTermination\x12\x15\n\rtext_mentions\x18\x01 \x03(\t\x12\"\n\x0cmax_messages\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12\x12\n\nhandoff_to\x18\x03 \x03(\t\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x1c\n\x14text_mention_sources\x18\x05 \x03(\t\x12\x31\n\x06\x61ll_of\x18\x06 \x03(\x0b\x32!.agentmesh.catalog.v1.Termination\x12\x11\n\tcomponent\x18\x07 \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\r_max_messages\"\x92\x01\n\x0fSelectorOptions\x12\x33\n\nllm_config\x18\x01 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1e\n\x16\x61llow_repeated_speaker\x18\x03 \x01(\x08\x12\x1a\n\x12\x63\x61ndidate_function\x18\x04 \x01(\t\"T\n\x0cGraphOptions\x12.\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x1f.agentmesh.catalog.v1.GraphEdge\x12\x14\n\x0c\x65ntry_points\x18\x02 \x03(\t\"\x8e\x01\n\tGraphEdge\x12\x1b\n\nfrom_agent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x19\n\x08to_agent\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x11\n\tcondition\x18\x03 \x01(\t\x12\x18\n\x10\x61\x63tivation_group\x18\x04 \x01(\t\x12\x1c\n\x14\x61\x63tivation_condition\x18\x05 \x01(\t*\xcd\x01\n\x08TeamKind\x12\x19\n\x15TEAM_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TEAM_KIND_SINGLE\x10\x01\x12\x19\n\x15TEAM_KIND_ROUND_ROBIN\x10\x02\x12\x16\n\x12TEAM_KIND_SELECTOR\x10\x03\x12\x13\n\x0fTEAM_KIND_SWARM\x10\x04\x12\x13\n\x0fTEAM_KIND_GRAPH\x10\x05\x12\x1a\n\x16TEAM_KIND_MAGENTIC_ONE\x10\x06\x12\x17\n\x13TEAM_KIND_COMPONENT\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentmesh/catalog/v1/team.proto\x12\x14\x61gentmesh.catalog.v1\x1a agentmesh/catalog/v1/agent.proto\x1a*agentmesh/catalog/v1/approval_policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xeb\x05\n\x0eTeamDefinition\x12\x30\n\x02id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x36\n\x04kind\x18\x04 \x01(\x0e\x32\x1e.agentmesh.catalog.v1.TeamKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x41\n\x0cparticipants\x18\x05 \x03(\x0b\x32!.agentmesh.catalog.v1.ParticipantB\x08\xbaH\x05\x92\x01\x02\x10@\x12\x36\n\x0btermination\x18\x06 \x01(\x0b\x32!.agentmesh.catalog.v1.Termination\x12#\n\nmax_rounds\x18\x07 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N \x00H\x00\x88\x01\x01\x12\x37\n\x08selector\x18\x08 \x01(\x0b\x32%.agentmesh.catalog.v1.SelectorOptions\x12\x31\n\x05graph\x18\t \x01(\x0b\x32\".agentmesh.catalog.v1.GraphOptions\x12\x35\n\x0corchestrator\x18\n \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x33\n\nsummarizer\x18\x0b \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x0f\n\x07version\x18\x0c \x01(\x05\x12+\n\x06stages\x18\r \x03(\x0b\x32\x1b.agentmesh.catalog.v1.Stage\x12\x11\n\tcomponent\x18\x0e \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x41\n\tapprovals\x18\x10 \x03(\x0b\x32$.agentmesh.catalog.v1.ApprovalPolicyB\x08\xbaH\x05\x92\x01\x02\x10 B\r\n\x0b_max_rounds\"L\n\x05Stage\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x16\n\x05\x61gent\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x14\n\x0cinstructions\x18\x03 \x01(\t\"\xaa\x01\n\x0bParticipant\x12\x12\n\x08\x61gent_id\x18\x01 \x01(\tH\x00\x12\x36\n\x05\x61gent\x18\x02 \x01(\x0b\x32%.agentmesh.catalog.v1.AgentDefinitionH\x00\x12\x11\n\x07team_id\x18\x03 \x01(\tH\x00\x12\x34\n\x04team\x18\x04 \x01(\x0b\x32$.agentmesh.catalog.v1.TeamDefinitionH\x00\x42\x06\n\x04kind\"\x95\x02\n\x0bTermination\x12\x15\n\rtext_mentions\x18\x01 \x03(\t\x12\"\n\x0cmax_messages\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12\x12\n\nhandoff_to\x18\x03 \x03(\t\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x1c\n\x14text_mention_sources\x18\x05 \x03(\t\x12\x31\n\x06\x61ll_of\x18\x06 \x03(\x0b\x32!.agentmesh.catalog.v1.Termination\x12\x11\n\tcomponent\x18\x07 \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x08 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\r_max_messages\"\x92\x01\n\x0fSelectorOptions\x12\x33\n\nllm_config\x18\x01 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x1e\n\x16\x61llow_repeated_speaker\x18\x03 \x01(\x08\x12\x1a\n\x12\x63\x61ndidate_function\x18\x04 \x01(\t\"T\n\x0cGraphOptions\x12.\n\x05\x65\x64ges\x18\x01 \x03(\x0b\x32\x1f.agentmesh.catalog.v1.GraphEdge\x12\x14\n\x0c\x65ntry_points\x18\x02 \x03(\t\"\x8e\x01\n\tGraphEdge\x12\x1b\n\nfrom_agent\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x19\n\x08to_agent\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x11\n\tcondition\x18\x03 \x01(\t\x12\x18\n\x10\x61\x63tivation_group\x18\x04 \x01(\t\x12\x1c\n\x14\x61\x63tivation_condition\x18\x05 \x01(\t*\xcd\x01\n\x08TeamKind\x12\x19\n\x15TEAM_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10TEAM_KIND_SINGLE\x10\x01\x12\x19\n\x15TEAM_KIND_ROUND_ROBIN\x10\x02\x12\x16\n\x12TEAM_KIND_SELECTOR\x10\x03\x12\x13\n\x0fTEAM_KIND_SWARM\x10\x04\x12\x13\n\x0fTEAM_KIND_GRAPH\x10\x05\x12\x1a\n\x16TEAM_KIND_MAGENTIC_ONE\x10\x06\x12\x17\n\x13TEAM_KIND_COMPONENT\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEAMDEFINITION'].fields_by_name['participants']._serialized_options = b'\272H\005\222\001\002\020@'
   _globals['_TEAMDEFINITION'].fields_by_name['max_rounds']._loaded_options = None
   _globals['_TEAMDEFINITION'].fields_by_name['max_rounds']._serialized_options = b'\272H\007\032\005\030\220N \000'
+  _globals['_TEAMDEFINITION'].fields_by_name['approvals']._loaded_options = None
+  _globals['_TEAMDEFINITION'].fields_by_name['approvals']._serialized_options = b'\272H\005\222\001\002\020 '
   _globals['_STAGE'].fields_by_name['name']._loaded_options = None
   _globals['_STAGE'].fields_by_name['name']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_STAGE'].fields_by_name['agent']._loaded_options = None
@@ -52,20 +55,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GRAPHEDGE'].fields_by_name['from_agent']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_GRAPHEDGE'].fields_by_name['to_agent']._loaded_options = None
   _globals['_GRAPHEDGE'].fields_by_name['to_agent']._serialized_options = b'\272H\004r\002\020\001'
-  _globals['_TEAMKIND']._serialized_start=1745
-  _globals['_TEAMKIND']._serialized_end=1950
-  _globals['_TEAMDEFINITION']._serialized_start=151
-  _globals['_TEAMDEFINITION']._serialized_end=831
-  _globals['_STAGE']._serialized_start=833
-  _globals['_STAGE']._serialized_end=909
-  _globals['_PARTICIPANT']._serialized_start=912
-  _globals['_PARTICIPANT']._serialized_end=1082
-  _globals['_TERMINATION']._serialized_start=1085
-  _globals['_TERMINATION']._serialized_end=1362
-  _globals['_SELECTOROPTIONS']._serialized_start=1365
-  _globals['_SELECTOROPTIONS']._serialized_end=1511
-  _globals['_GRAPHOPTIONS']._serialized_start=1513
-  _globals['_GRAPHOPTIONS']._serialized_end=1597
-  _globals['_GRAPHEDGE']._serialized_start=1600
-  _globals['_GRAPHEDGE']._serialized_end=1742
+  _globals['_TEAMKIND']._serialized_start=1856
+  _globals['_TEAMKIND']._serialized_end=2061
+  _globals['_TEAMDEFINITION']._serialized_start=195
+  _globals['_TEAMDEFINITION']._serialized_end=942
+  _globals['_STAGE']._serialized_start=944
+  _globals['_STAGE']._serialized_end=1020
+  _globals['_PARTICIPANT']._serialized_start=1023
+  _globals['_PARTICIPANT']._serialized_end=1193
+  _globals['_TERMINATION']._serialized_start=1196
+  _globals['_TERMINATION']._serialized_end=1473
+  _globals['_SELECTOROPTIONS']._serialized_start=1476
+  _globals['_SELECTOROPTIONS']._serialized_end=1622
+  _globals['_GRAPHOPTIONS']._serialized_start=1624
+  _globals['_GRAPHOPTIONS']._serialized_end=1708
+  _globals['_GRAPHEDGE']._serialized_start=1711
+  _globals['_GRAPHEDGE']._serialized_end=1853
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 import agentmesh.catalog.v1.agent_pb2
+import agentmesh.catalog.v1.approval_policy_pb2
 import builtins
 import collections.abc
 import google.protobuf.descriptor
@@ -86,6 +87,7 @@ class TeamDefinition(google.protobuf.message.Message):
     STAGES_FIELD_NUMBER: builtins.int
     COMPONENT_FIELD_NUMBER: builtins.int
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
+    APPROVALS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     name: builtins.str
@@ -134,6 +136,10 @@ class TeamDefinition(google.protobuf.message.Message):
     def component_config(self) -> google.protobuf.struct_pb2.Struct:
         """Its configuration."""
 
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy]:
+        """Tool calls of its members that a person has to approve, beside those that the members name."""
+
     def __init__(
         self,
         *,
@@ -152,9 +158,10 @@ class TeamDefinition(google.protobuf.message.Message):
         stages: collections.abc.Iterable[Global___Stage] | None = ...,
         component: builtins.str = ...,
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
+        approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "component_config", b"component_config", "graph", b"graph", "max_rounds", b"max_rounds", "orchestrator", b"orchestrator", "selector", b"selector", "summarizer", b"summarizer", "termination", b"termination"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "component", b"component", "component_config", b"component_config", "description", b"description", "graph", b"graph", "id", b"id", "kind", b"kind", "max_rounds", b"max_rounds", "name", b"name", "orchestrator", b"orchestrator", "participants", b"participants", "selector", b"selector", "stages", b"stages", "summarizer", b"summarizer", "termination", b"termination", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "approvals", b"approvals", "component", b"component", "component_config", b"component_config", "description", b"description", "graph", b"graph", "id", b"id", "kind", b"kind", "max_rounds", b"max_rounds", "name", b"name", "orchestrator", b"orchestrator", "participants", b"participants", "selector", b"selector", "stages", b"stages", "summarizer", b"summarizer", "termination", b"termination", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_rounds", b"_max_rounds"]) -> typing.Literal["max_rounds"] | None: ...
 
 Global___TeamDefinition: typing_extensions.TypeAlias = TeamDefinition

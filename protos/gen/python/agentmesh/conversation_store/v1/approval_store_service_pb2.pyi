@@ -190,14 +190,18 @@ class GetApprovalRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: builtins.int
+    CONTEXT_MESSAGES_FIELD_NUMBER: builtins.int
     approval_id: builtins.str
     """"appr_…"."""
+    context_messages: builtins.int
+    """As many of the newest messages that led to it; none if 0. Fewer come if they are long."""
     def __init__(
         self,
         *,
         approval_id: builtins.str = ...,
+        context_messages: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "context_messages", b"context_messages"]) -> None: ...
 
 Global___GetApprovalRequest: typing_extensions.TypeAlias = GetApprovalRequest
 
@@ -208,17 +212,25 @@ class GetApprovalResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     APPROVAL_FIELD_NUMBER: builtins.int
+    CONTEXT_FIELD_NUMBER: builtins.int
     @property
     def approval(self) -> Global___Approval:
         """It."""
+
+    @property
+    def context(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.event_pb2.Event]:
+        """The messages of its conversation up to the request, oldest first: the last one of `agent` is the
+        reply that asks, with its reasoning. Some of them may be removed by retention.
+        """
 
     def __init__(
         self,
         *,
         approval: Global___Approval | None = ...,
+        context: collections.abc.Iterable[agentmesh.conversation.v1.event_pb2.Event] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["approval", b"approval"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approval", b"approval"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval", b"approval", "context", b"context"]) -> None: ...
 
 Global___GetApprovalResponse: typing_extensions.TypeAlias = GetApprovalResponse
 

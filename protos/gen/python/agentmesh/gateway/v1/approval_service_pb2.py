@@ -29,7 +29,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentmesh/gateway/v1/approval_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a%agentmesh/conversation/v1/event.proto\x1a<agentmesh/conversation_store/v1/approval_store_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xa7\x01\n\x14ListApprovalsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x43\n\x06status\x18\x02 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"n\n\x15ListApprovalsResponse\x12<\n\tapprovals\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"2\n\x12GetApprovalRequest\x12\x1c\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"R\n\x13GetApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval\"\xe7\x01\n\x16ResolveApprovalRequest\x12\x1c\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12K\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatusB\x0e\xbaH\x0b\x82\x01\x08\x18\x02\x18\x03\x18\x04\x18\x05\x12\x1a\n\x07\x63omment\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12(\n\x15\x65\x64ited_arguments_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"V\n\x17ResolveApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval2\xd1\x03\n\x0f\x41pprovalService\x12\x86\x01\n\rListApprovals\x12*.agentmesh.gateway.v1.ListApprovalsRequest\x1a+.agentmesh.gateway.v1.ListApprovalsResponse\"\x1c\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/approvals\x12\x8e\x01\n\x0bGetApproval\x12(.agentmesh.gateway.v1.GetApprovalRequest\x1a).agentmesh.gateway.v1.GetApprovalResponse\"*\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/approvals/{approval_id}\x12\xa3\x01\n\x0fResolveApproval\x12,.agentmesh.gateway.v1.ResolveApprovalRequest\x1a-.agentmesh.gateway.v1.ResolveApprovalResponse\"3\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02%\" /approvals/{approval_id}/resolve:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentmesh/gateway/v1/approval_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a%agentmesh/conversation/v1/event.proto\x1a<agentmesh/conversation_store/v1/approval_store_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xa7\x01\n\x14ListApprovalsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x43\n\x06status\x18\x02 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatusB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"n\n\x15ListApprovalsResponse\x12<\n\tapprovals\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x12GetApprovalRequest\x12\x1c\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12(\n\x10\x63ontext_messages\x18\x02 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x00H\x00\x88\x01\x01\x42\x13\n\x11_context_messages\"\x85\x01\n\x13GetApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval\x12\x31\n\x07\x63ontext\x18\x02 \x03(\x0b\x32 .agentmesh.conversation.v1.Event\"\xe7\x01\n\x16ResolveApprovalRequest\x12\x1c\n\x0b\x61pproval_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12K\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32).agentmesh.conversation.v1.ApprovalStatusB\x0e\xbaH\x0b\x82\x01\x08\x18\x02\x18\x03\x18\x04\x18\x05\x12\x1a\n\x07\x63omment\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12(\n\x15\x65\x64ited_arguments_json\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"V\n\x17ResolveApprovalResponse\x12;\n\x08\x61pproval\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Approval2\xd1\x03\n\x0f\x41pprovalService\x12\x86\x01\n\rListApprovals\x12*.agentmesh.gateway.v1.ListApprovalsRequest\x1a+.agentmesh.gateway.v1.ListApprovalsResponse\"\x1c\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/approvals\x12\x8e\x01\n\x0bGetApproval\x12(.agentmesh.gateway.v1.GetApprovalRequest\x1a).agentmesh.gateway.v1.GetApprovalResponse\"*\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/approvals/{approval_id}\x12\xa3\x01\n\x0fResolveApproval\x12,.agentmesh.gateway.v1.ResolveApprovalRequest\x1a-.agentmesh.gateway.v1.ResolveApprovalResponse\"3\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02%\" /approvals/{approval_id}/resolve:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAPPROVALSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\364\003(\000'
   _globals['_GETAPPROVALREQUEST'].fields_by_name['approval_id']._loaded_options = None
   _globals['_GETAPPROVALREQUEST'].fields_by_name['approval_id']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_GETAPPROVALREQUEST'].fields_by_name['context_messages']._loaded_options = None
+  _globals['_GETAPPROVALREQUEST'].fields_by_name['context_messages']._serialized_options = b'\272H\006\032\004\030d(\000'
   _globals['_RESOLVEAPPROVALREQUEST'].fields_by_name['approval_id']._loaded_options = None
   _globals['_RESOLVEAPPROVALREQUEST'].fields_by_name['approval_id']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_RESOLVEAPPROVALREQUEST'].fields_by_name['decision']._loaded_options = None
@@ -63,13 +65,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAPPROVALSRESPONSE']._serialized_start=434
   _globals['_LISTAPPROVALSRESPONSE']._serialized_end=544
   _globals['_GETAPPROVALREQUEST']._serialized_start=546
-  _globals['_GETAPPROVALREQUEST']._serialized_end=596
-  _globals['_GETAPPROVALRESPONSE']._serialized_start=598
-  _globals['_GETAPPROVALRESPONSE']._serialized_end=680
-  _globals['_RESOLVEAPPROVALREQUEST']._serialized_start=683
-  _globals['_RESOLVEAPPROVALREQUEST']._serialized_end=914
-  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_start=916
-  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_end=1002
-  _globals['_APPROVALSERVICE']._serialized_start=1005
-  _globals['_APPROVALSERVICE']._serialized_end=1470
+  _globals['_GETAPPROVALREQUEST']._serialized_end=659
+  _globals['_GETAPPROVALRESPONSE']._serialized_start=662
+  _globals['_GETAPPROVALRESPONSE']._serialized_end=795
+  _globals['_RESOLVEAPPROVALREQUEST']._serialized_start=798
+  _globals['_RESOLVEAPPROVALREQUEST']._serialized_end=1029
+  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_start=1031
+  _globals['_RESOLVEAPPROVALRESPONSE']._serialized_end=1117
+  _globals['_APPROVALSERVICE']._serialized_start=1120
+  _globals['_APPROVALSERVICE']._serialized_end=1585
 # @@protoc_insertion_point(module_scope)

@@ -81,14 +81,22 @@ class GetApprovalRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     APPROVAL_ID_FIELD_NUMBER: builtins.int
+    CONTEXT_MESSAGES_FIELD_NUMBER: builtins.int
     approval_id: builtins.str
     """"appr_…"."""
+    context_messages: builtins.int
+    """As many of the newest messages that led to it; 20 if unset, none if 0. Fewer come if they are
+    long.
+    """
     def __init__(
         self,
         *,
         approval_id: builtins.str = ...,
+        context_messages: builtins.int | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_context_messages", b"_context_messages", "context_messages", b"context_messages"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_context_messages", b"_context_messages", "approval_id", b"approval_id", "context_messages", b"context_messages"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_context_messages", b"_context_messages"]) -> typing.Literal["context_messages"] | None: ...
 
 Global___GetApprovalRequest: typing_extensions.TypeAlias = GetApprovalRequest
 
@@ -99,17 +107,25 @@ class GetApprovalResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     APPROVAL_FIELD_NUMBER: builtins.int
+    CONTEXT_FIELD_NUMBER: builtins.int
     @property
     def approval(self) -> agentmesh.conversation_store.v1.approval_store_service_pb2.Approval:
         """It."""
+
+    @property
+    def context(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.event_pb2.Event]:
+        """The messages of its conversation up to the request, oldest first: the last one of `agent` is the
+        reply that asks, with its reasoning. Some of them may be removed by retention.
+        """
 
     def __init__(
         self,
         *,
         approval: agentmesh.conversation_store.v1.approval_store_service_pb2.Approval | None = ...,
+        context: collections.abc.Iterable[agentmesh.conversation.v1.event_pb2.Event] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["approval", b"approval"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approval", b"approval"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval", b"approval", "context", b"context"]) -> None: ...
 
 Global___GetApprovalResponse: typing_extensions.TypeAlias = GetApprovalResponse
 

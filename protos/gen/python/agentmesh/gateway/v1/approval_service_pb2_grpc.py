@@ -64,7 +64,7 @@ class ApprovalServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetApproval(self, request, context):
-        """One approval.
+        """One approval, with what led to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -112,7 +112,7 @@ class ApprovalServiceStub(typing.Generic[_ApprovalServiceListApprovalsType, _App
     """Approvals of the tenant, oldest first."""
 
     GetApproval: _ApprovalServiceGetApprovalType
-    """One approval."""
+    """One approval, with what led to it."""
 
     ResolveApproval: _ApprovalServiceResolveApprovalType
     """Approves, edits, rejects or answers. The same decision again is harmless."""
@@ -149,7 +149,7 @@ class ApprovalServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.approval_service_pb2.GetApprovalRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.approval_service_pb2.GetApprovalResponse, collections.abc.Awaitable[agentmesh.gateway.v1.approval_service_pb2.GetApprovalResponse]]:
-        """One approval."""
+        """One approval, with what led to it."""
 
     @abc.abstractmethod
     def ResolveApproval(
