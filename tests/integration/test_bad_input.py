@@ -172,6 +172,12 @@ def _with_model(**fields: Any) -> agents.RegisterAgentRequest:
     return agents.RegisterAgentRequest(name="odd", config=config)
 
 
+def _with_schema(**schema: Any) -> agents.RegisterAgentRequest:
+    config = agents.AgentConfig()
+    config.output_schema.update(schema)
+    return agents.RegisterAgentRequest(name="odd", config=config)
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
@@ -196,6 +202,11 @@ def _with_model(**fields: Any) -> agents.RegisterAgentRequest:
                 ),
             ),
             "config.context.summarizing.max_tokens",
+        ),
+        (_with_schema(type="array"), "config.output_schema.type"),
+        (
+            _with_schema(type="object", properties={"a": {"type": "number?"}}),
+            "config.output_schema.properties.a.type",
         ),
         (_with_model(model="no-such-model"), "config.llm_config.model"),
         (_with_model(profile="no-such-profile"), "config.llm_config.profile"),

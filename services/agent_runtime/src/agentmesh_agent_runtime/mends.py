@@ -22,8 +22,9 @@ from autogen_core.models import FunctionExecutionResult
 from autogen_core.tools import BaseTool, Workbench
 
 from agentmesh_agent_runtime.turns.failures import ModelRefused
-from agentmesh_agent_runtime.turns.model_step import RecordedModel, Telling
+from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.scope import Seat
+from agentmesh_agent_runtime.turns.telling import Telling
 from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
 # Spans of AutoGen's runtime carry whole messages in their attributes and slow a team down by a

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from agentmesh.catalog.v1 import agent_pb2, model_profile_pb2, team_pb2
-from google.protobuf.json_format import MessageToDict
 
+from agentmesh_agent_runtime.adapters.structs import plain
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
     ContextSpec,
@@ -66,6 +66,7 @@ def agent_to_spec(agent: agent_pb2.AgentDefinition) -> AgentSpec:
         max_tool_iterations=_optional(agent, "max_tool_iterations"),
         context=_context_to_spec(agent.context),
         component=agent.component,
+        output_schema=plain(agent.output_schema),
     )
 
 
@@ -113,6 +114,8 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
         definition.tool_config[name].CopyFrom(
             agent_pb2.ToolConfig(enabled=tool.enabled, timeout=tool.timeout, retries=tool.retries)
         )
+    if agent.output_schema:
+        definition.output_schema.update(agent.output_schema)
     _write_context(definition.context, agent.context)
     return definition
 
@@ -191,7 +194,7 @@ def _llm_to_settings(llm: agent_pb2.LlmConfig) -> LlmSettings:
         max_tokens=_optional(llm, "max_tokens"),
         profile=llm.profile,
         timeout=timeout or None,
-        extra=MessageToDict(llm.extra) if llm.HasField("extra") else {},
+        extra=plain(llm.extra) if llm.HasField("extra") else {},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC
 
 from agentmesh.common.v1 import usage_pb2
@@ -194,6 +195,10 @@ def _part(part: MessagePart) -> message_pb2.Part:
             return message_pb2.Part(text=message_pb2.TextPart(text=part.text))
         case PartKind.REASONING:
             return message_pb2.Part(reasoning=message_pb2.ReasoningPart(text=part.text))
+        case PartKind.DATA:
+            data = message_pb2.DataPart(media_type="application/json")
+            data.data.update(json.loads(part.text))
+            return message_pb2.Part(data=data)
         case PartKind.TOOL_CALL:
             return message_pb2.Part(
                 tool_call=message_pb2.ToolCallPart(

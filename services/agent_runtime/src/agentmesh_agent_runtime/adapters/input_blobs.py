@@ -9,9 +9,9 @@ import grpc
 from agentmesh.conversation.v1 import message_pb2
 from agentmesh.conversation_store.v1 import blob_service_pb2 as blobs_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
-from google.protobuf.json_format import MessageToDict
 
 from agentmesh_agent_runtime.adapters.calls import capability_metadata, insist
+from agentmesh_agent_runtime.adapters.structs import plain
 from agentmesh_agent_runtime.turns.images import MEDIA_TYPES, StoredImage
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class InputBlobs:
         if part.HasField("text"):
             return part.text.text
         if part.HasField("data"):
-            return json.dumps(MessageToDict(part.data.data), ensure_ascii=False)
+            return json.dumps(plain(part.data.data), ensure_ascii=False)
         if not part.HasField("blob"):
             return ""
         if image := stored_image(part):

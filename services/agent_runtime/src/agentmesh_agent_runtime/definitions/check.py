@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 from agentmesh_agent_runtime.components import Components
-from agentmesh_agent_runtime.definitions import tokens
+from agentmesh_agent_runtime.definitions import output_schemas, tokens
 from agentmesh_agent_runtime.definitions.check_kinds import check_kind, check_nested
 from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
 from agentmesh_agent_runtime.definitions.specs import (
@@ -43,6 +43,8 @@ def check_agent(
             )
     if agent.component:
         yield Finding(f"{path}.component", "components are not served by this version; remove it")
+    if agent.output_schema:
+        yield from output_schemas.problems(agent.output_schema, f"{path}.output_schema")
     yield from _check_context(agent, f"{path}.context", tool_tokens)
 
 

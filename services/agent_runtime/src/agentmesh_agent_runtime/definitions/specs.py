@@ -167,7 +167,10 @@ class ContextSpec(Spec):
 
 
 class AgentSpec(Spec):
-    """An agent. `id` is the name that messages carry, `name` is for people."""
+    """An agent. `id` is the name that messages carry, `name` is for people.
+
+    `output_schema` is a JSON Schema that each of its answers has to be valid under; none if empty.
+    """
 
     id: Identifier
     name: str = Field(default="", max_length=200)
@@ -181,6 +184,7 @@ class AgentSpec(Spec):
     max_tool_iterations: int | None = Field(default=None, gt=0, le=100)
     context: ContextSpec = ContextSpec()
     component: str = ""
+    output_schema: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("tools")
     @classmethod

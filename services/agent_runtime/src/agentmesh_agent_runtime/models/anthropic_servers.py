@@ -16,6 +16,7 @@ from agentmesh_agent_runtime.models.anthropic_messages import body_of, continues
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly
 from agentmesh_agent_runtime.models.endpoints import Endpoint
 from agentmesh_agent_runtime.models.http_servers import HttpServers
+from agentmesh_agent_runtime.models.output_formats import in_words
 from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
 from agentmesh_agent_runtime.models.wire import events
@@ -78,7 +79,7 @@ class AnthropicReplySource:
             "anthropic-version": VERSION,
             "x-api-key": self._endpoint.api_key.get_secret_value(),
         }
-        body = self._body(request)
+        body = self._body(in_words(request))
         async with self._servers.answer(self._url, body, headers, self._endpoint) as chunks:
             async for event in events(chunks):
                 for piece in failures.reading(reader.take, event):

@@ -25,6 +25,7 @@ from agentmesh_agent_runtime.definitions.specs import Provider
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly
 from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
 from agentmesh_agent_runtime.models.http_servers import HttpServers
+from agentmesh_agent_runtime.models.output_formats import in_words
 from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
 from agentmesh_agent_runtime.models.tool_schemas import schema_of
@@ -64,7 +65,7 @@ class OllamaReplySource:
         key = self._endpoint.api_key.get_secret_value()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         reader = _Reader(self._endpoint)
-        body = _body(request, self._endpoint)
+        body = _body(in_words(request), self._endpoint)
         failures = self._endpoint.failures
         async with self._servers.answer(self._url, body, headers, self._endpoint) as chunks:
             async for chunk in objects(chunks):
@@ -140,6 +141,9 @@ def _body(request: ModelRequest, endpoint: Endpoint) -> dict[str, Any]:
         body["format"] = wanted.model_json_schema()
     elif wanted:
         body["format"] = "json"
+    # A format would keep a model from calling tools: while it may, it is told in words alone.
+    if request.output_schema is not None and "tools" not in body:
+        body["format"] = dict(request.output_schema)
     return body
 
 

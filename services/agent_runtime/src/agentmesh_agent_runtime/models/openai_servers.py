@@ -20,6 +20,7 @@ from agentmesh_agent_runtime.definitions.specs import Provider
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly
 from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
 from agentmesh_agent_runtime.models.errors import ServerFailures
+from agentmesh_agent_runtime.models.output_formats import in_words, response_format
 from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
 from agentmesh_agent_runtime.models.wire import events
@@ -111,6 +112,9 @@ class OpenAIReplySource:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
         """See ReplySource."""
+        schema = request.output_schema
+        if not self.info["structured_output"]:
+            request = in_words(request)
         parameters = self._client._process_create_args(
             request.messages, request.tools, request.tool_choice, request.json_output, {}
         )
@@ -122,6 +126,10 @@ class OpenAIReplySource:
         }
         if parameters.tools:
             arguments["tools"] = parameters.tools
+        if schema is not None and self.info["structured_output"]:
+            arguments["response_format"] = response_format(schema)
+        elif schema is not None and self.info["json_output"]:
+            arguments["response_format"] = {"type": "json_object"}
         reader = _Reader(ReplyAssembly(self.model, self._max_reply_chars), self._failures)
         completions = self._connection.chat.completions
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -21,7 +21,8 @@ REPLY_ENCODING = "agentmesh-model-reply+json/1"
 class ModelRequest:
     """One request. `agent`, `role`, `stage` and `round` say who asks and when, for the script.
 
-    Whose request it is, `tenant` says; no reply is kept for another's.
+    Whose request it is, `tenant` says; no reply is kept for another's. An answer is to be valid
+    under `output_schema`, a JSON Schema; whether it is, is not the model server's to say.
     """
 
     agent: str
@@ -32,6 +33,7 @@ class ModelRequest:
     tools: Sequence[Tool | AutogenToolSchema] = ()
     tool_choice: Tool | Literal["auto", "required", "none"] = "auto"
     json_output: Any = None
+    output_schema: Mapping[str, Any] | None = None
     tenant: str = ""
 
 

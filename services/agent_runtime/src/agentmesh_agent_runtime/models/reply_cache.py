@@ -110,5 +110,6 @@ def _digest(settings: list[Any], request: ModelRequest) -> bytes:
         [tool if isinstance(tool, dict) else tool.schema for tool in request.tools],
         choice if isinstance(choice, str) else choice.name,
         repr(request.json_output),
+        request.output_schema,
     ]
     return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +21,7 @@ def model_request(
     tool_choice: Any,
     json_output: Any,
     settings: LlmSettings,
+    output_schema: Mapping[str, Any] | None = None,
 ) -> bytes:
     """SHA-256 over a model request: messages, images, names of tools, and the pinned settings.
 
@@ -35,6 +36,8 @@ def model_request(
         digest.update(str(tool["name"] if isinstance(tool, dict) else tool.name).encode() + b"\0")
     choice = tool_choice if isinstance(tool_choice, str) else tool_choice.name
     digest.update(f"{choice}\0{json_output!r}\0{settings.model_dump_json()}".encode())
+    if output_schema is not None:
+        digest.update(b"\0" + json.dumps(output_schema, sort_keys=True).encode())
     return digest.digest()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from enum import Enum
 from typing import Any, Literal
 
 from autogen_core import CancellationToken
@@ -31,9 +30,11 @@ from agentmesh_agent_runtime.models.replies import (
     ModelRequest,
     ReplySource,
 )
-from agentmesh_agent_runtime.turns import digests, images, prompt_size, summaries
+from agentmesh_agent_runtime.turns import answers, digests, images, prompt_size, summaries
 from agentmesh_agent_runtime.turns.allowance import Allowance, Meter
+from agentmesh_agent_runtime.turns.answers import Verdict
 from agentmesh_agent_runtime.turns.failures import (
+    InvalidDefinition,
     ModelRefused,
     ReplayDiverged,
     TurnFailure,
@@ -49,16 +50,9 @@ from agentmesh_agent_runtime.turns.ports import (
     StepResult,
 )
 from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
+from agentmesh_agent_runtime.turns.telling import Telling, messages_of
 
 tracer = trace.get_tracer("agentmesh.agent_runtime")
-
-
-class Telling(Enum):
-    """What subscribers hear of a reply."""
-
-    ALOUD = "aloud"
-    AS_THOUGHT = "as a thought"
-    NOT_AT_ALL = "not at all"
 
 
 class RecordedModel(ChatCompletionClient):
@@ -109,10 +103,11 @@ class RecordedModel(ChatCompletionClient):
             tools=tools,
             tool_choice=tool_choice,
             json_output=json_output,
+            output_schema=self._agent.output_schema or None,
             tenant=scope.grant.id.tenant,
         )
         try:
-            reply = await self._step(scope, request)
+            reply = await self._fitting(scope, request)
         except Exception as error:
             # AutoGen writes the text of whatever passes through it into its spans. The turn ends
             # with what `stop` is given.
@@ -198,20 +193,38 @@ class RecordedModel(ChatCompletionClient):
             request.tool_choice,
             request.json_output,
             self._agent.llm_config,
+            request.output_schema,
         )
 
-    async def _step(self, scope: TurnScope, request: ModelRequest) -> ModelReply:
+    async def _fitting(self, scope: TurnScope, request: ModelRequest) -> ModelReply:
+        """A reply that fits the agent's output schema if it is an answer; each is a step."""
+        for _ in range(answers.ATTEMPTS):
+            reply, verdict = await self._step(scope, request)
+            flaw = verdict.flaw
+            if flaw is None:
+                return reply
+            if flaw.unchecked:
+                raise InvalidDefinition(f"output_schema of {self._path}: {flaw.why}")
+            request = answers.again(request, reply, flaw)
+        raise ModelRefused(
+            f"{answers.ATTEMPTS} answers of {self._path} do not fit its output_schema; the last "
+            f"one at {flaw}"
+        )
+
+    async def _step(self, scope: TurnScope, request: ModelRequest) -> tuple[ModelReply, Verdict]:
         key = scope.next_key(self._path)
         digest = self._digest(request)
         scope.progress(f"{self._path} asks {self._source.model}")
         recorded, allowance = await self._begin(scope, key, digest, request)
         if recorded is not None:
             reply = _decode(recorded)
-            scope.remember(self._messages(scope, key, reply))
-            return reply
+            verdict = await answers.judge(reply, request.output_schema)
+            scope.remember(self._messages(scope, key, reply, verdict))
+            return reply, verdict
         fresh = await self._answer(scope, key, digest, request, Meter(allowance), self.telling)
         reply = scope.name_calls(_keep_to(request, fresh))
-        messages = self._messages(scope, key, reply)
+        verdict = await scope.guarded(answers.judge(reply, request.output_schema))
+        messages = self._messages(scope, key, reply, verdict)
         if scope.notice:
             messages.insert(0, _notice(scope))
             scope.notice = ""
@@ -226,7 +239,12 @@ class RecordedModel(ChatCompletionClient):
                 model=reply.requested_model or self._source.model,
             )
         )
-        return reply
+        return reply, verdict
+
+    def _messages(
+        self, scope: TurnScope, key: str, reply: ModelReply, verdict: Verdict
+    ) -> list[SaidMessage]:
+        return messages_of(scope.message_id(key), self._path, reply, verdict, self.telling)
 
     async def _begin(
         self, scope: TurnScope, key: str, digest: bytes, request: ModelRequest
@@ -291,21 +309,6 @@ class RecordedModel(ChatCompletionClient):
                 span.set_status(Status(StatusCode.ERROR, kind))
                 raise
         raise ModelRefused("the model's reply never ended")
-
-    def _messages(self, scope: TurnScope, key: str, reply: ModelReply) -> list[SaidMessage]:
-        if self.telling is Telling.NOT_AT_ALL:
-            return []
-        parts = []
-        if reply.reasoning:
-            parts.append(MessagePart(PartKind.REASONING, reply.reasoning))
-        if reply.text:
-            aloud = self.telling is Telling.ALOUD
-            parts.append(MessagePart(PartKind.TEXT if aloud else PartKind.REASONING, reply.text))
-        parts += [
-            MessagePart(PartKind.TOOL_CALL, call.arguments_json, call.tool, call.call_id)
-            for call in reply.calls
-        ]
-        return [SaidMessage(scope.message_id(key), Speaker.AGENT, self._path, tuple(parts))]
 
     async def create_stream(
         self,

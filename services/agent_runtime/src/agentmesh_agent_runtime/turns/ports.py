@@ -35,11 +35,13 @@ class PartKind(StrEnum):
     REASONING = "reasoning"
     TOOL_CALL = "tool_call"
     TOOL_RESULT = "tool_result"
+    DATA = "data"
 
 
 @dataclass(frozen=True)
 class MessagePart:
-    """A piece of a message. Calls and results use all fields, texts only `text`."""
+    """A piece of a message. Calls and results use all fields, texts only `text`, data has it as a
+    JSON object."""
 
     kind: PartKind
     text: str

@@ -19,9 +19,10 @@ from agentmesh_agent_runtime.turns.conditions import OneAnswer, conditions_of
 from agentmesh_agent_runtime.turns.contexts import build_context
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
 from agentmesh_agent_runtime.turns.groups import MeshGraphFlow, MeshMagenticOne, StagedGroupChat
-from agentmesh_agent_runtime.turns.model_step import RecordedModel, Telling
+from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.ports import ToolSchema
 from agentmesh_agent_runtime.turns.scope import Seat
+from agentmesh_agent_runtime.turns.telling import Telling
 from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
 DEFAULT_TOOL_ITERATIONS = 16
