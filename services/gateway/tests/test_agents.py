@@ -27,6 +27,7 @@ CONFIG: dict[str, Any] = {
     "context": {"head_and_tail": {"head": 1, "tail": 9}},
     "max_tool_iterations": 4,
     "component_config": {"a": 1},
+    "output_schema": {"type": "object", "required": ["verse"]},
 }
 
 
@@ -216,7 +217,14 @@ async def test_an_agent_is_copied_as_it_is_or_was(front: Front) -> None:
     assert [agent["name"] for agent in made] == ["The source", "copy_b", "The source", "copy_d"]
     assert made[2]["llm_config"] == source["llm_config"] | {"temperature": 2}
     assert [agent["unresolved_tools"] for agent in made][2:] == [[], []]
-    for name in ("handoffs", "context", "tool_config", "max_tool_iterations", "component_config"):
+    for name in (
+        "handoffs",
+        "context",
+        "tool_config",
+        "max_tool_iterations",
+        "component_config",
+        "output_schema",
+    ):
         assert made[0][name] == source[name]
     assert (await described(front, "source"))["version"] == 2
 

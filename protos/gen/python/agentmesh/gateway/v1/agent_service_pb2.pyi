@@ -65,6 +65,7 @@ class Agent(google.protobuf.message.Message):
     MAX_TOOL_ITERATIONS_FIELD_NUMBER: builtins.int
     COMPONENT_FIELD_NUMBER: builtins.int
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
+    OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     name: builtins.str
@@ -117,6 +118,10 @@ class Agent(google.protobuf.message.Message):
     def component_config(self) -> google.protobuf.struct_pb2.Struct:
         """Its configuration."""
 
+    @property
+    def output_schema(self) -> google.protobuf.struct_pb2.Struct:
+        """A JSON Schema that each of its answers has to be valid under; see AgentDefinition."""
+
     def __init__(
         self,
         *,
@@ -138,9 +143,10 @@ class Agent(google.protobuf.message.Message):
         max_tool_iterations: builtins.int | None = ...,
         component: builtins.str = ...,
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
+        output_schema: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "built_in", b"built_in", "component", b"component", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "etag", b"etag", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "built_in", b"built_in", "component", b"component", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "etag", b"etag", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___Agent: typing_extensions.TypeAlias = Agent
