@@ -26,6 +26,14 @@ CLOSED = "127.0.0.1:9"  # discard: nobody listens there
         (["run", "x", "--image", __file__], "is no image that models can be shown"),
         (["list", "--status", "runing"], "--status runing is unknown; use running, waiting"),
         (["list", "--limit", "0"], "--limit 0 is out of range; choose 1 to 500"),
+        (["agents", "frobnicate"], "frobnicate"),
+        (["agents", "show"], "AGENT"),
+        (["agents", "clone", "a"], "NEW_AGENT"),
+        (["agents", "update", "a"], "nothing to change; name settings, or --unset some"),
+        (["agents", "update", "a", "--unset", "colour"], "--unset colour is no setting; there are"),
+        (["agents", "update", "a", "--temperature", "hot"], '"hot" into float'),
+        (["agents", "register", "a", "--human-input-mode", "often"], "--human-input-mode"),
+        (["agents", "update", "a", "--system-message", "@no-such"], "@no-such: No such file"),
         (["keys", "create", "--role", "king"], "--role"),
         (["keys", "create", "--tenant", "t", "--address", CLOSED], "--tenant cannot be chosen"),
     ],
@@ -43,7 +51,11 @@ def test_wrong_usage_is_one_clear_line(
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "show conv_1", "watch conv_1", "watch --all", "agents", "health", "run"]
+    "command",
+    [
+        *("list", "show conv_1", "watch conv_1", "watch --all", "agents", "agents list"),
+        *("agents show a", "agents delete a", "agents update a --role x", "health", "run"),
+    ],
 )
 def test_without_a_gateway_the_line_says_what_to_do(
     command: str, capsys: pytest.CaptureFixture[str]
@@ -60,7 +72,7 @@ def test_down_without_a_mesh(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "no mesh runs on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "up", "run", "watch", "keys", "list"])
+@pytest.mark.parametrize("command", ["", "up", "run", "watch", "keys", "list", "agents"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out

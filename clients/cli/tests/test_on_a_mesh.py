@@ -117,6 +117,54 @@ def test_json_is_for_programs(mesh: LocalMesh, told: str) -> None:
     assert json.loads(mesh("health", "--json"))["status"] == "healthy"
 
 
+def test_an_agent_from_registration_to_deletion(mesh: LocalMesh, tmp_path: Path) -> None:
+    instructions = tmp_path / "instructions.txt"
+    instructions.write_text("You write.\nShort lines.")
+    settings = ["--role", "writes poems", "--tools", "code_executor,oracle", "--max-tokens", "99"]
+    settings += ["--system-message", f"@{instructions}", "--temperature", "0.5"]
+    mesh("agents", "register", "poet", *settings)
+    shown = mesh("agents", "show", "poet")
+    for line in (
+        r"version +1, of this tenant",
+        r"role +writes poems",
+        r"model +\(default\)",
+        r" +temperature 0\.5, max_tokens 99",
+        r"tools +code_executor, oracle \(missing\)",
+        r"  You write\.\n  Short lines\.",
+    ):
+        assert re.search(f"^{line}$", shown, re.MULTILINE), line
+    etag = json.loads(mesh("agents", "show", "poet", "--json"))["etag"]
+    mesh("agents", "update", "poet", "--role", "writes more", "--unset", "max_tokens,tools",
+         "--etag", etag)  # fmt: skip
+    late = mesh.try_run("agents", "update", "poet", "--role", "x", "--etag", etag)
+    assert (late.returncode, late.stdout) == (1, "")
+    assert "changed since it was read" in late.stderr
+    wrong = mesh.try_run("agents", "update", "poet", "--model", "no-such-model")
+    assert wrong.returncode == 2
+    assert "config.llm_config.model" in wrong.stderr
+    updated = json.loads(mesh("agents", "show", "poet", "--json"))
+    assert (updated["version"], updated["role"], updated["tools"]) == (2, "writes more", [])
+    assert updated["llm_config"]["temperature"] == 0.5
+    assert "max_tokens" not in updated["llm_config"]
+
+    mesh("agents", "clone", "poet", "bard", "--version", "1", "--temperature", "1")
+    bard = json.loads(mesh("agents", "show", "bard", "--json"))
+    assert (bard["role"], bard["llm_config"]["temperature"]) == ("writes poems", 1)
+    versions = mesh("agents", "versions", "poet")
+    assert re.search(r"^2 \* .*writes more .*\n1 \* .*writes poems ", versions, re.MULTILINE)
+    assert re.search(r"^poet +2 \* ", mesh("agents"), re.MULTILINE)
+    mesh("agents", "delete", "bard")
+    assert mesh("agents", "delete", "poet") == ""
+    assert "poet" not in mesh("agents", "list")
+    for command in (("show", "poet"), ("versions", "poet"), ("delete", "poet")):
+        gone = mesh.try_run("agents", *command)
+        assert (gone.returncode, gone.stdout) == (1, "")
+        assert "agent 'poet' does not exist" in gone.stderr
+    shipped = mesh.try_run("agents", "delete", "developer")
+    assert shipped.returncode == 1
+    assert "shipped with the mesh" in shipped.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [

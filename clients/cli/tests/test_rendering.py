@@ -3,12 +3,16 @@
 import io
 import json
 
+from agentmesh.catalog.v1 import agent_pb2
 from agentmesh.common.v1 import trace_service_pb2, usage_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
+from agentmesh.gateway.v1 import agent_service_pb2
+from agentmesh_cli.rendering.agents import print_agent
 from agentmesh_cli.rendering.json_output import dump, to_json
 from agentmesh_cli.rendering.tables import print_usage
 from agentmesh_cli.rendering.tool_text import abridge_arguments
 from agentmesh_cli.rendering.trace_tree import build_tree, condense, print_trace
+from agentmesh_client import Agent
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 
@@ -82,6 +86,43 @@ def test_what_is_no_call_is_joined_only_if_nothing_is_inside() -> None:
     step = span("c", "t0", "s", "step", (1, 2))
     assert [node.count for node in condense(build_tree([*turns, step]))] == [1, 1]
     assert [node.count for node in condense(build_tree(turns))] == [2]
+
+
+def test_all_of_an_agent_is_shown_and_none_of_it_commands_the_terminal() -> None:
+    raw = agent_service_pb2.Agent(
+        id="poet", name="The \x1b[2Jpoet", role="writes\npoems", version=3, etag="3-a",
+        system_message="One.\r\nTwo.\x1b]0;x\x07", tools=["a", "b"], unresolved_tools=["b"],
+        llm_config=agent_pb2.LlmConfig(model="gpt-4", temperature=0),
+        tool_config={"a": agent_pb2.ToolConfig(enabled=False, timeout=3)},
+        human_input_mode=agent_pb2.HUMAN_INPUT_MODE_ALWAYS, handoffs=["critic"],
+        context=agent_pb2.ContextPolicy(
+            head_and_tail=agent_pb2.HeadAndTailContext(head=0, tail=5)
+        ),
+        max_tool_iterations=4, component="pkg.Thing",
+    )  # fmt: skip
+    raw.llm_config.extra["top_p"] = 1
+    console, file = text()
+    print_agent(console, Agent.of(raw))
+    assert [line.rstrip() for line in file.getvalue().splitlines()] == [
+        "agent              poet",
+        "name               The poet",
+        "version            3, of this tenant",
+        "written            -",
+        "etag               3-a",
+        "role               writes poems",
+        "model              gpt-4",
+        "                   temperature 0.0, extra {'top_p': 1.0}",
+        "tools              a, b (missing)",
+        "                   a: enabled False, timeout 3.0",
+        "handoffs           critic",
+        "human input        always",
+        "context            head_and_tail: head 0, tail 5",
+        "tool iterations    at most 4",
+        "component          pkg.Thing {}",
+        "system message",
+        "  One.",
+        "  Two.",
+    ]
 
 
 def test_json_is_what_the_rest_interface_says() -> None:

@@ -5,6 +5,7 @@ async with AgentMesh("localhost:50051") as mesh:
     print(conversation.summary)
 """
 
+from agentmesh_client.agent_settings import AgentSettings
 from agentmesh_client.attachments import Attachment
 from agentmesh_client.client import AgentMesh
 from agentmesh_client.errors import (
@@ -25,6 +26,7 @@ __all__ = [
     "Agent",
     "AgentMesh",
     "AgentMeshError",
+    "AgentSettings",
     "ApiKey",
     "Attachment",
     "Conversation",

@@ -18,8 +18,9 @@ from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
 from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 
+from agentmesh_client.agents import Agents
 from agentmesh_client.attachments import Attachment, Upload, described, parts_of
-from agentmesh_client.catalog import Agents, Keys
+from agentmesh_client.keys import Keys
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
 from agentmesh_client.subscription import Subscription, TenantSubscription
 from agentmesh_client.transport import Caller, Tls, open_channel

@@ -175,15 +175,21 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent of the catalog. One with `unresolved_tools` cannot be started."""
+    """A version of an agent. One with `unresolved_tools` cannot be started.
+
+    `etag` tells `mesh.agents.update` and `delete` what was read; `created_at` is the version's.
+    """
 
     id: str
     name: str
     role: str
+    system_message: str
     tools: tuple[str, ...]
     unresolved_tools: tuple[str, ...]
     built_in: bool
     version: int
+    etag: str
+    created_at: datetime | None
     raw: agent_service_pb2.Agent = field(repr=False)
 
     @classmethod
@@ -193,10 +199,13 @@ class Agent:
             id=raw.id,
             name=raw.name,
             role=raw.role,
+            system_message=raw.system_message,
             tools=tuple(raw.tools),
             unresolved_tools=tuple(raw.unresolved_tools),
             built_in=raw.built_in,
             version=raw.version,
+            etag=raw.etag,
+            created_at=_time(raw, "created_at"),
             raw=raw,
         )
 

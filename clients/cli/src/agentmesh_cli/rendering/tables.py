@@ -1,10 +1,10 @@
-"""Tables: usage, conversations, agents, keys, health."""
+"""Tables: usage, conversations, keys, health."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from agentmesh.common.v1 import usage_pb2
-from agentmesh_client import Agent, ApiKey, Conversation
+from agentmesh_client import ApiKey, Conversation
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,7 +30,7 @@ def print_usage(
     console: Console, by_speaker: Mapping[str, usage_pb2.Usage], total: usage_pb2.Usage
 ) -> None:
     """What each speaker consumed, and all of them together."""
-    table = _table("usage", "input tokens", "output tokens", "model calls", "tool calls")
+    table = new_table("usage", "input tokens", "output tokens", "model calls", "tool calls")
     table.add_column("sandbox CPU", header_style="dim", no_wrap=True)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -47,7 +47,7 @@ def print_usage(
 
 def print_conversations(console: Console, conversations: Sequence[Conversation]) -> None:
     """One line for each conversation."""
-    table = _table("conversation", "status", "started", "agents", "task")
+    table = new_table("conversation", "status", "started", "agents", "task")
     for conversation in conversations:
         table.add_row(
             conversation.id,
@@ -59,28 +59,9 @@ def print_conversations(console: Console, conversations: Sequence[Conversation])
     console.print(table, soft_wrap=not console.is_terminal)
 
 
-def print_agents(console: Console, agents: Sequence[Agent]) -> None:
-    """One line for each agent."""
-    table = _table("agent", "version", "role", "model", "tools")
-    for agent in agents:
-        tools = [
-            f"{tool} (missing)" if tool in agent.unresolved_tools else tool for tool in agent.tools
-        ]
-        table.add_row(
-            Text(one_line(agent.id, 64)),
-            str(agent.version) + ("" if agent.built_in else " *"),
-            Text(one_line(agent.role, 60)),
-            Text(one_line(agent.raw.llm_config.model or "(default)", 40)),
-            Text(one_line(", ".join(tools), 80)),
-        )
-    console.print(table, soft_wrap=not console.is_terminal)
-    if not all(agent.built_in for agent in agents):
-        console.print(Text("* registered by this tenant", "dim"))
-
-
 def print_keys(console: Console, keys: Sequence[ApiKey]) -> None:
     """One line for each API key."""
-    table = _table("key", "tenant", "role", "created", "expires", "state", "name")
+    table = new_table("key", "tenant", "role", "created", "expires", "state", "name")
     for key in keys:
         table.add_row(
             key.id,
@@ -103,7 +84,7 @@ def print_health(console: Console, status: str, services: Mapping[str, str], ver
             (f"  gateway {one_line(version, 32)}" if version else "", "dim"),
         )
     )
-    table = _table("service", "state")
+    table = new_table("service", "state")
     for name in sorted(services):
         state = one_line(services[name], 200)
         table.add_row(
@@ -117,7 +98,8 @@ def moment(time: datetime | None) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ") if time else "-"
 
 
-def _table(*headings: str) -> Table:
+def new_table(*headings: str) -> Table:
+    """A table without lines, whose cells are cut off rather than wrapped."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
         table.add_column(

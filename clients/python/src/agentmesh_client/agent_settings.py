@@ -1,0 +1,85 @@
+"""What an agent is made of, as Python says it and as the contract says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from agentmesh.gateway.v1.agent_service_pb2 import AgentConfig
+from google.protobuf.json_format import ParseDict, ParseError
+
+
+class AgentSettings(TypedDict, total=False):
+    """Settings of an agent. What is None is empty, or has the mesh's default."""
+
+    name: str | None
+    """For people; its id if empty."""
+    role: str | None
+    """What it is for; selectors choose by it."""
+    system_message: str | None
+    """The instructions for its model."""
+    model: str | None
+    """The name of a model, or of a model profile."""
+    profile: str | None
+    """The name of a model profile."""
+    temperature: float | None
+    max_tokens: int | None
+    """Of one reply."""
+    timeout: float | None
+    """Seconds for one reply."""
+    model_arguments: Mapping[str, Any] | None
+    """Further arguments for the model server, passed through."""
+    tools: Sequence[str] | None
+    tool_config: Mapping[str, Mapping[str, Any]] | None
+    """Settings for single tools: {"code_executor": {"timeout": 30}}."""
+    handoffs: Sequence[str] | None
+    """Agents that it may hand the conversation to."""
+    human_input_mode: str | None
+    """ "NEVER", "TERMINATE" or "ALWAYS"."""
+    context: Mapping[str, Any] | None
+    """As the contract has it: {"buffered": {"size": 20}}."""
+    max_tool_iterations: int | None
+    component: str | None
+    """A component of an installed package in place of the built-in agent."""
+    component_config: Mapping[str, Any] | None
+
+
+_OF_THE_MODEL = {
+    "model": "model",
+    "profile": "profile",
+    "temperature": "temperature",
+    "max_tokens": "max_tokens",
+    "timeout": "timeout",
+    "model_arguments": "extra",
+}
+
+
+def configured(settings: AgentSettings) -> tuple[AgentConfig, list[str]]:
+    """The contract's configuration, and the paths in it that these settings are about.
+
+    Raises ValueError for a value that the contract cannot hold, TypeError for an unknown setting.
+    """
+    document: dict[str, Any] = {}
+    paths: list[str] = []
+    for name, value in settings.items():
+        if name not in AgentSettings.__annotations__:
+            raise TypeError(f"an agent has no setting {name!r}")
+        within = _OF_THE_MODEL.get(name)
+        paths.append(f"llm_config.{within}" if within else name)
+        if value is not None:
+            part = document.setdefault("llm_config", {}) if within else document
+            part[within or name] = _in_json(name, value)
+    try:
+        return ParseDict(document, AgentConfig()), paths
+    except ParseError as error:
+        raise ValueError(str(error)) from None
+
+
+def _in_json(name: str, value: Any) -> Any:
+    if name == "human_input_mode":
+        return f"HUMAN_INPUT_MODE_{value.upper()}"
+    if name == "timeout":
+        return f"{value}s"
+    if name in ("tools", "handoffs"):
+        return list(value)
+    return value
