@@ -80,6 +80,9 @@ class ModelServer:
         self.headers: list[Mapping[str, str]] = []
         self.urls: list[str] = []
         self.open_streams = 0
+        self.gate = asyncio.Event()
+        """Requests are answered while it is set; others wait for it."""
+        self.gate.set()
         self._port = port
         self._answer: Answer = lambda body, number: Reply(f"reply {number}")
         self._faults: deque[Fault | None] = deque()
@@ -151,6 +154,7 @@ class ModelServer:
         fault = self._faults.popleft() if self._faults else None
         if self.delay:
             await asyncio.sleep(self.delay)
+        await self.gate.wait()
         if fault is not None and fault.status:
             return web.json_response(
                 self.error(fault), status=fault.status, headers=dict(fault.headers)
