@@ -101,6 +101,7 @@ def test_all_of_an_agent_is_shown_and_none_of_it_commands_the_terminal() -> None
         max_tool_iterations=4, component="pkg.Thing",
     )  # fmt: skip
     raw.llm_config.extra["top_p"] = 1
+    raw.output_schema["type"] = "object"
     console, file = text()
     print_agent(console, Agent.of(raw))
     assert [line.rstrip() for line in file.getvalue().splitlines()] == [
@@ -117,6 +118,7 @@ def test_all_of_an_agent_is_shown_and_none_of_it_commands_the_terminal() -> None
         "handoffs           critic",
         "human input        always",
         "context            head_and_tail: head 0, tail 5",
+        "output schema      {'type': 'object'}",
         "tool iterations    at most 4",
         "component          pkg.Thing {}",
         "system message",

@@ -24,6 +24,7 @@ EVERYTHING: AgentSettings = {
     "handoffs": ("critic",),
     "human_input_mode": "always",
     "context": {"head_and_tail": {"head": 1, "tail": 2}},
+    "output_schema": {"type": "object"},
     "max_tool_iterations": 3,
     "component": "package.Thing",
     "component_config": {"a": [1]},

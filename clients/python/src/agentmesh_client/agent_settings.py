@@ -38,6 +38,8 @@ class AgentSettings(TypedDict, total=False):
     """ "NEVER", "TERMINATE" or "ALWAYS"."""
     context: Mapping[str, Any] | None
     """As the contract has it: {"buffered": {"size": 20}}."""
+    output_schema: Mapping[str, Any] | None
+    """A JSON Schema that its answers have to be valid under."""
     max_tool_iterations: int | None
     component: str | None
     """A component of an installed package in place of the built-in agent."""

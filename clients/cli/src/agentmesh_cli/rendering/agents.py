@@ -80,6 +80,8 @@ def _facts(agent: Agent) -> Iterator[tuple[str, str]]:
     kind = raw.context.WhichOneof("kind")
     if kind:
         yield "context", f"{kind}: " + _values(getattr(raw.context, kind))
+    if raw.HasField("output_schema"):
+        yield "output schema", str(to_json(raw.output_schema))
     if raw.HasField("max_tool_iterations"):
         yield "tool iterations", f"at most {raw.max_tool_iterations}"
     if raw.component:
