@@ -126,7 +126,7 @@ async def store_and_gateway(
                 with principal_scope(_WRITER):
                     writer = ConversationStoreServiceStub(channel)
                     async with grpc.aio.insecure_channel(store.grpc_address) as bare:
-                        send = bare.unary_unary(_SEND_METHOD)
+                        send: Any = bare.unary_unary(_SEND_METHOD)
                         yield StoreAndGateway(store, gateway, channel, writer, send)
                 await channels.close()
 
