@@ -12,16 +12,24 @@ from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamKind, TeamS
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
 from agentmesh_agent_runtime.models.scripted.rules import Rule, Script
 from agentmesh_agent_runtime.turns.driver import TurnDriver, TurnPorts, TurnResult
-from agentmesh_agent_runtime.turns.failures import EndReason, LeaseLost, ReplayDiverged
+from agentmesh_agent_runtime.turns.failures import (
+    EndReason,
+    LeaseLost,
+    ReplayDiverged,
+    Suspended,
+)
 from agentmesh_agent_runtime.turns.grant import (
     Grant,
     Input,
     KnownStep,
+    PersonsWord,
     SavedCheckpoint,
     StepKind,
     TurnId,
+    Verdict,
 )
 from agentmesh_agent_runtime.turns.images import StoredImage
+from agentmesh_agent_runtime.turns.people import PersonNeeded
 from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
     HandedOverTo,
@@ -68,6 +76,9 @@ class MemoryRun:
     die_before_record: int = 0
     die_after_record: int = 0
     handoffs: list[HandedOverTo] = field(default_factory=list)
+    words: dict[str, PersonsWord] = field(default_factory=dict)
+    asked: list[PersonNeeded] = field(default_factory=list)
+    suspensions: int = 0
     images: dict[str, bytes] = field(default_factory=dict)
 
     def grant(self) -> Grant:
@@ -85,10 +96,38 @@ class MemoryRun:
             max_rounds=self.max_rounds,
             human_input=self.human_input,
             head_sequence=len(self.said),
+            heard=tuple(self.words.values()),
         )
 
     def _bare(self, saved: SavedCheckpoint) -> SavedCheckpoint:
         return replace(saved, data=b"") if self.withhold_chain else saved
+
+    def suspend(self, suspended: Suspended) -> None:
+        """Keeps the turn, and what it asks of people."""
+        self.suspensions += 1
+        self.asked += suspended.needed
+        for needed in suspended.needed:
+            assert needed.approval_id not in self.words, "asked twice"
+            self.words[needed.approval_id] = PersonsWord(needed.approval_id, Verdict.PENDING)
+        claimed = [step.step_key for step in self.steps.values() if step.result is None]
+        assert not claimed, "suspended while a step was under way"
+
+    @property
+    def pending(self) -> list[PersonNeeded]:
+        """What nobody has decided yet."""
+        return [
+            needed
+            for needed in self.asked
+            if needed.approval_id in self.words
+            and self.words[needed.approval_id].verdict is Verdict.PENDING
+        ]
+
+    def decide(
+        self, needed: PersonNeeded, verdict: Verdict, text: str = "", edited: str = ""
+    ) -> None:
+        """A person does."""
+        word = PersonsWord(needed.approval_id, verdict, text, edited, "olga")
+        self.words[needed.approval_id] = word
 
     def ports(self, grant: Grant) -> TurnPorts:
         """The world as the holder of `grant` meets it."""
@@ -111,6 +150,7 @@ class MemoryRun:
         self.turn += 1
         self.rounds += 1
         self.steps.clear()
+        self.words.clear()
 
     def texts(self) -> list[tuple[str, str]]:
         """What was said aloud, with who said it."""
@@ -254,17 +294,34 @@ async def take_turn(
     grant = run.grant()
     scope = turns.open(grant, run.ports(grant))
     opened(scope)
-    result, live = await turns.take(scope, warm)
+    try:
+        result, live = await turns.take(scope, warm)
+    except Suspended as suspended:
+        run.suspend(suspended)
+        raise
     run.commit(result)
     live.checkpoint_id = f"ckpt_{run.turn - 1}"
     return result, live
 
 
-async def take_all(run: MemoryRun, turns: TurnDriver, *, keep_warm: bool = False) -> EndReason:
-    """Takes turns until the run ends."""
+async def take_all(
+    run: MemoryRun,
+    turns: TurnDriver,
+    *,
+    keep_warm: bool = False,
+    person: Callable[[MemoryRun, PersonNeeded], None] | None = None,
+) -> EndReason:
+    """Takes turns until the run ends. The person decides whenever a turn is suspended for that."""
     warm: LiveTeam | None = None
     for _ in range(100):
-        result, warm = await take_turn(run, turns, warm if keep_warm else None)
+        try:
+            result, warm = await take_turn(run, turns, warm if keep_warm else None)
+        except Suspended:
+            assert person is not None, "nobody is there to decide"
+            for needed in run.pending:
+                person(run, needed)
+            warm = None
+            continue
         if result.end_reason is not None:
             return result.end_reason
         assert not result.waits_for_input, "waits for a person"

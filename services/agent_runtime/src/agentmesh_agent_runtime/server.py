@@ -11,6 +11,9 @@ from typing import Any
 
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2, agent_runtime_service_pb2_grpc
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
+from agentmesh.conversation_store.v1.approval_store_service_pb2_grpc import (
+    ApprovalStoreServiceStub,
+)
 from agentmesh.conversation_store.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from agentmesh.conversation_store.v1.turn_service_pb2_grpc import TurnServiceStub
@@ -21,6 +24,7 @@ from meshkit.tasks import stop
 
 from agentmesh_agent_runtime.adapters.deltas import DeltaStream
 from agentmesh_agent_runtime.adapters.input_blobs import InputBlobs
+from agentmesh_agent_runtime.adapters.people import OmittedWords
 from agentmesh_agent_runtime.adapters.store_turns import (
     Head,
     StoreCheckpoints,
@@ -88,6 +92,8 @@ class Runtime:
         self._turns = TurnServiceStub(store)
         self._blobs = BlobServiceStub(store)
         self._images = StoredImages(self._blobs)
+        self._inputs = InputBlobs(self._blobs)
+        self._words = OmittedWords(ApprovalStoreServiceStub(store))
         self._catalog = CatalogServiceStub(store)
         self._tool_directory = ToolDirectory(self._catalog)
         self._tools = ToolRunnerServiceStub(tools)
@@ -117,9 +123,13 @@ class Runtime:
             StoreTurns(self._turns),
             self._leases,
             self._open_ports,
-            InputBlobs(self._blobs).complete,
+            self._complete,
             capacity=settings.max_turns,
         )
+
+    async def _complete(self, grant: turns_pb2.TurnGrant) -> None:
+        await self._inputs.complete(grant)
+        await self._words.complete(grant)
 
     def _open_ports(self, grant: Grant) -> TurnPorts:
         head = Head(grant.head_sequence)

@@ -6,6 +6,7 @@ from typing import Any
 
 from agentmesh.catalog.v1 import agent_pb2, model_profile_pb2, team_pb2
 
+from agentmesh_agent_runtime.adapters.policies import policies_to_specs, specs_to_policies
 from agentmesh_agent_runtime.adapters.structs import plain
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
@@ -67,6 +68,7 @@ def agent_to_spec(agent: agent_pb2.AgentDefinition) -> AgentSpec:
         context=_context_to_spec(agent.context),
         component=agent.component,
         output_schema=plain(agent.output_schema),
+        approvals=policies_to_specs(agent.approvals),
     )
 
 
@@ -93,6 +95,7 @@ def team_to_spec(team: team_pb2.TeamDefinition) -> TeamSpec:
         graph=_graph_to_spec(team.graph),
         orchestrator=_llm_to_settings(team.orchestrator),
         summarizer=(_llm_to_settings(team.summarizer) if team.HasField("summarizer") else None),
+        approvals=policies_to_specs(team.approvals),
     )
 
 
@@ -109,6 +112,7 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
         handoffs=agent.handoffs,
         max_tool_iterations=agent.max_tool_iterations,
         component=agent.component,
+        approvals=specs_to_policies(agent.approvals),
     )
     for name, tool in agent.tool_config.items():
         definition.tool_config[name].CopyFrom(
@@ -134,6 +138,7 @@ def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
             team_pb2.Stage(name=stage.name, agent=stage.agent, instructions=stage.instructions)
             for stage in team.stages
         ],
+        approvals=specs_to_policies(team.approvals),
     )
     if team.summarizer is not None:
         definition.summarizer.CopyFrom(_settings_to_llm(team.summarizer))

@@ -17,9 +17,11 @@ from agentmesh_agent_runtime.turns.grant import (
     Grant,
     Input,
     KnownStep,
+    PersonsWord,
     SavedCheckpoint,
     StepKind,
     TurnId,
+    Verdict,
 )
 from agentmesh_agent_runtime.turns.images import StoredImage
 from agentmesh_agent_runtime.turns.ports import (
@@ -35,6 +37,15 @@ from agentmesh_agent_runtime.turns.ports import (
 _STEP_KINDS = {
     turns_pb2.STEP_KIND_MODEL: StepKind.MODEL,
     turns_pb2.STEP_KIND_TOOL: StepKind.TOOL,
+}
+_VERDICTS = {
+    event_pb2.APPROVAL_STATUS_PENDING: Verdict.PENDING,
+    event_pb2.APPROVAL_STATUS_APPROVED: Verdict.APPROVED,
+    event_pb2.APPROVAL_STATUS_EDITED: Verdict.EDITED,
+    event_pb2.APPROVAL_STATUS_REJECTED: Verdict.REJECTED,
+    event_pb2.APPROVAL_STATUS_ANSWERED: Verdict.ANSWERED,
+    event_pb2.APPROVAL_STATUS_EXPIRED: Verdict.EXPIRED,
+    event_pb2.APPROVAL_STATUS_CANCELLED: Verdict.CANCELLED,
 }
 _ROLES = {
     Speaker.AGENT: message_pb2.MESSAGE_ROLE_AGENT,
@@ -73,6 +84,7 @@ def grant_to_domain(grant: turns_pb2.TurnGrant) -> Grant:
         attempt=run.attempt,
         deadline=run.deadline.ToDatetime(tzinfo=UTC) if run.HasField("deadline") else None,
         traceparent=run.traceparent,
+        heard=tuple(map(_word, grant.approvals)),
     )
 
 
@@ -172,6 +184,16 @@ def _texts(message: message_pb2.Message) -> str:
     return "\n".join(p.text.text for p in message.parts if p.WhichOneof("kind") == "text")
 
 
+def _word(asked: turns_pb2.TurnApproval) -> PersonsWord:
+    return PersonsWord(
+        asked.approval_id,
+        _VERDICTS.get(asked.status, Verdict.PENDING),
+        asked.comment,
+        asked.edited_arguments_json,
+        asked.principal,
+    )
+
+
 def _step(step: turns_pb2.StepRecord) -> KnownStep:
     # One that was left out for its size is asked for like one that is only claimed.
     recorded = step.state == turns_pb2.STEP_STATE_RECORDED and not step.result_omitted
@@ -207,6 +229,8 @@ def _part(part: MessagePart) -> message_pb2.Part:
             )
         case PartKind.TOOL_RESULT:
             outcome = message_pb2.TOOL_OUTCOME_ERROR if part.failed else message_pb2.TOOL_OUTCOME_OK
+            if part.rejected:
+                outcome = message_pb2.TOOL_OUTCOME_REJECTED
             return message_pb2.Part(
                 tool_result=message_pb2.ToolResultPart(
                     tool_call_id=part.tool_call_id,

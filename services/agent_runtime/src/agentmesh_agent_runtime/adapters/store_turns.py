@@ -17,8 +17,9 @@ from agentmesh_agent_runtime.adapters.grants import (
     step_events,
     usage_to_proto,
 )
+from agentmesh_agent_runtime.adapters.people import request_events
 from agentmesh_agent_runtime.turns.driver import TurnResult
-from agentmesh_agent_runtime.turns.failures import ReplayDiverged, TurnFailure
+from agentmesh_agent_runtime.turns.failures import ReplayDiverged, Suspended, TurnFailure
 from agentmesh_agent_runtime.turns.grant import (
     Grant,
     KnownStep,
@@ -170,6 +171,17 @@ class StoreTurns:
                 discard=True,
             ),
         )
+
+    async def suspend(self, turn: TurnId, capability: str, suspended: Suspended) -> None:
+        """Gives the turn back until people have decided. Raises as `commit` does."""
+        request = turns_pb2.SuspendTurnRequest(
+            run_id=turn.run_id,
+            turn=turn.turn,
+            waiting_for=conversation_pb2.WAIT_KIND_APPROVAL,
+            events=request_events(suspended.needed),
+        )
+        metadata = capability_metadata(capability)
+        await insist(lambda: self._stub.SuspendTurn(request, metadata=metadata))
 
     async def release(
         self, turn: TurnId, capability: str, failure: TurnFailure | None = None

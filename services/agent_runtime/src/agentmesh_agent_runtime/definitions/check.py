@@ -8,6 +8,10 @@ from typing import Final
 
 from agentmesh_agent_runtime.components import Components
 from agentmesh_agent_runtime.definitions import output_schemas, tokens
+from agentmesh_agent_runtime.definitions.check_approvals import (
+    check_agent_approvals,
+    check_team_approvals,
+)
 from agentmesh_agent_runtime.definitions.check_kinds import check_kind, check_nested
 from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
 from agentmesh_agent_runtime.definitions.specs import (
@@ -46,6 +50,7 @@ def check_agent(
     if agent.output_schema:
         yield from output_schemas.problems(agent.output_schema, f"{path}.output_schema")
     yield from _check_context(agent, f"{path}.context", tool_tokens)
+    yield from check_agent_approvals(agent, path)
 
 
 def check_team(
@@ -55,10 +60,13 @@ def check_team(
     known_agents: Iterable[str] = (),
     components: Components | None = None,
     tool_tokens: ToolTokens = _NOT_KNOWN,
+    *,
+    pinned: bool = False,
 ) -> Iterator[Finding]:
     """Everything that keeps one team from running.
 
     `known_agents` are ids that the caller will resolve; members may also be written in place.
+    `pinned` is a team as a run has it: perhaps without some of its members.
     """
     if not team.participants:
         yield Finding(f"{path}.participants", "a team needs at least one member")
@@ -74,7 +82,13 @@ def check_team(
         elif isinstance(member, TeamSpec):
             names.append(member.id)
             yield from check_team(
-                member, f"{where}.team", model_problem, known_agents, components, tool_tokens
+                member,
+                f"{where}.team",
+                model_problem,
+                known_agents,
+                components,
+                tool_tokens,
+                pinned=pinned,
             )
             yield from check_nested(team, member, f"{where}.team")
         else:
@@ -94,6 +108,7 @@ def check_team(
     yield from _check_termination(
         team.termination, f"{path}.termination", [*names, *(agent.id for agent in team.agents())]
     )
+    yield from check_team_approvals(team, path, names=not pinned)
     yield from check_kind(team, path, names, model_problem, components or Components())
 
 

@@ -6,6 +6,7 @@ written and not a setting that silently does nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -17,6 +18,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from agentmesh_agent_runtime.definitions.approval_policies import ApprovalPolicySpec
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
@@ -185,6 +188,7 @@ class AgentSpec(Spec):
     context: ContextSpec = ContextSpec()
     component: str = ""
     output_schema: dict[str, Any] = Field(default_factory=dict)
+    approvals: tuple[ApprovalPolicySpec, ...] = ()
 
     @field_validator("tools")
     @classmethod
@@ -261,7 +265,8 @@ class TeamSpec(Spec):
     """A team. Members are agents or teams written in place, or ids that still need resolving.
 
     `selector`, `graph` and `orchestrator` are for teams of those kinds. `summarizer` writes the
-    summary of a run, which is its last message otherwise.
+    summary of a run, which is its last message otherwise. `approvals` bind its members beside their
+    own ones.
     """
 
     id: Identifier
@@ -276,16 +281,26 @@ class TeamSpec(Spec):
     graph: GraphSpec = GraphSpec()
     orchestrator: LlmSettings = LlmSettings()
     summarizer: LlmSettings | None = None
+    approvals: tuple[ApprovalPolicySpec, ...] = ()
+
+    def located(self, path: str = "") -> Iterator[tuple[str, AgentSpec]]:
+        """The agents written in place with their paths through the teams within this one."""
+        for member in self.participants:
+            if isinstance(member, AgentSpec):
+                yield f"{path}{member.id}", member
+            elif isinstance(member, TeamSpec):
+                yield from member.located(f"{path}{member.id}/")
+
+    def is_resolved(self) -> bool:
+        """True if no member, in this team or below, is an id that still needs resolving."""
+        return all(
+            not isinstance(member, str) and (isinstance(member, AgentSpec) or member.is_resolved())
+            for member in self.participants
+        )
 
     def agents(self) -> tuple[AgentSpec, ...]:
         """All agents written in place, those of the teams within it included, in order."""
-        found: list[AgentSpec] = []
-        for member in self.participants:
-            if isinstance(member, AgentSpec):
-                found.append(member)
-            elif isinstance(member, TeamSpec):
-                found += member.agents()
-        return tuple(found)
+        return tuple(agent for _, agent in self.located())
 
     def models(self) -> tuple[LlmSettings, ...]:
         """The settings of every model that it asks: of agents, and of what chooses or sums up."""

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from autogen_agentchat.base import TaskResult
 from autogen_agentchat.messages import BaseChatMessage
 from autogen_core import CancellationToken
+from meshkit.builtin_tools import ASK_HUMAN, BUILTIN_TOOLS
 
 from agentmesh_agent_runtime.components import ComponentError, Components
 from agentmesh_agent_runtime.definitions.check import check_team
@@ -43,6 +44,7 @@ from agentmesh_agent_runtime.turns.ports import (
     ToolCaller,
     ToolSchema,
 )
+from agentmesh_agent_runtime.turns.questions import QUESTION_SCHEMA
 from agentmesh_agent_runtime.turns.run_summary import summary_of
 from agentmesh_agent_runtime.turns.scope import TurnScope
 from agentmesh_agent_runtime.turns.teams import CandidateFunction, LiveTeam, TeamBuilder
@@ -159,7 +161,10 @@ class TurnDriver:
         )
 
     def _check(self, team: TeamSpec) -> None:
-        for finding in check_team(team, "definition", self._problem, components=self._components):
+        findings = check_team(
+            team, "definition", self._problem, components=self._components, pinned=True
+        )
+        for finding in findings:
             raise InvalidDefinition(f"{finding.path}: {finding.description}")
 
     def _problem(self, llm: LlmSettings) -> Finding | None:
@@ -190,8 +195,12 @@ class TurnDriver:
 
     async def _build(self, scope: TurnScope) -> LiveTeam:
         grant = scope.grant
-        names = {name for agent in grant.team.agents() for name in agent.usable_tools()}
-        schemas = await scope.guarded(_fetch(self._fetch_schemas, grant.id.tenant, names))
+        wanted = {name for agent in grant.team.agents() for name in agent.usable_tools()}
+        names = wanted - BUILTIN_TOOLS
+        found = await scope.guarded(_fetch(self._fetch_schemas, grant.id.tenant, names))
+        schemas = dict(found)
+        if grant.human_input and ASK_HUMAN in wanted:
+            schemas[ASK_HUMAN] = QUESTION_SCHEMA
         if missing := names - schemas.keys():
             raise InvalidDefinition(
                 f"there is no tool {', '.join(sorted(missing))}; start a tool_runner that has it "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+
+from agentmesh_agent_runtime.turns.people import PersonNeeded
 
 
 class EndReason(StrEnum):
@@ -130,6 +133,17 @@ class LeaseLost(Exception):  # noqa: N818  an instruction to stop, no defect
 
 class HandedOver(Exception):  # noqa: N818  an instruction to stop, no defect
     """The runtime drains: stop at the next step and give the lease back."""
+
+
+class Suspended(Exception):  # noqa: N818  an instruction to stop, no defect
+    """All that is left of the turn waits for people: give it back until they have decided.
+
+    `needed` is what they have not been asked yet.
+    """
+
+    def __init__(self, needed: Sequence[PersonNeeded]) -> None:
+        super().__init__("the turn waits for people")
+        self.needed = tuple(needed)
 
 
 class TurnStopped(Exception):  # noqa: N818  an instruction to stop, no defect

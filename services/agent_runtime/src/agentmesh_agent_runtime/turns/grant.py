@@ -66,11 +66,36 @@ class SavedCheckpoint:
     base_checkpoint_id: str = ""
 
 
+class Verdict(StrEnum):
+    """What became of a request to a person."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    EDITED = "edited"
+    REJECTED = "rejected"
+    ANSWERED = "answered"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class PersonsWord:
+    """Where a request of this turn to a person stands. `text` is a reason or an answer, `person`
+    empty if nobody decided."""
+
+    approval_id: str
+    verdict: Verdict
+    text: str = ""
+    edited_arguments_json: str = ""
+    person: str = ""
+
+
 @dataclass(frozen=True)
 class Grant:
     """A turn to take. `rounds` counts committed turns of the run, discarded ones left out.
 
-    `base_checkpoints` are those that `checkpoint` follows, oldest first.
+    `base_checkpoints` are those that `checkpoint` follows, oldest first. `heard` is what this turn
+    was suspended for.
     """
 
     id: TurnId
@@ -87,3 +112,4 @@ class Grant:
     deadline: datetime | None = None
     traceparent: str = ""
     base_checkpoints: tuple[SavedCheckpoint, ...] = ()
+    heard: tuple[PersonsWord, ...] = ()

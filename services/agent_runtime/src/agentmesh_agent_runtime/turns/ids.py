@@ -15,6 +15,12 @@ def message_id(run_id: str, turn: int, step_key: str) -> str:
     return "msg_" + "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
 
 
+def approval_id(run_id: str, turn: int, call_id: str) -> str:
+    """The id of a turn's request to a person about a tool call; the store's contract says so."""
+    digest = hashlib.sha256(f"{run_id}/{turn}/{call_id}".encode())
+    return f"appr_{digest.hexdigest()[:32]}"
+
+
 @dataclass(frozen=True)
 class AttemptId:
     """Who claims a step, and up to which input the turn has read.

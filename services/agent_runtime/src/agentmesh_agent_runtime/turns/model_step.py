@@ -220,6 +220,8 @@ class RecordedModel(ChatCompletionClient):
             reply = _decode(recorded)
             verdict = await answers.judge(reply, request.output_schema)
             scope.remember(self._messages(scope, key, reply, verdict))
+            # It was said with the first reply of the turn, whichever attempt recorded that.
+            scope.notice = ""
             return reply, verdict
         fresh = await self._answer(scope, key, digest, request, Meter(allowance), self.telling)
         reply = scope.name_calls(_keep_to(request, fresh))

@@ -41,13 +41,14 @@ class PartKind(StrEnum):
 @dataclass(frozen=True)
 class MessagePart:
     """A piece of a message. Calls and results use all fields, texts only `text`, data has it as a
-    JSON object."""
+    JSON object; `rejected` is the result of a call that a person refused."""
 
     kind: PartKind
     text: str
     tool: str = ""
     tool_call_id: str = ""
     failed: bool = False
+    rejected: bool = False
 
 
 class Speaker(StrEnum):
@@ -172,10 +173,12 @@ class ToolRequest:
 
 @dataclass(frozen=True)
 class ToolOutput:
-    """How a tool call ended: what the model is told, and whether that is a failure."""
+    """How a tool call ended: what the model is told, and whether that is a failure, or `rejected`
+    by a person."""
 
     text: str
     is_error: bool
+    rejected: bool = False
 
 
 class ToolCaller(Protocol):

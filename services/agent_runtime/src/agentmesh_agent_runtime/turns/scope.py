@@ -17,11 +17,13 @@ from agentmesh_agent_runtime.turns.failures import (
     BudgetExhausted,
     HandedOver,
     LeaseLost,
+    Suspended,
     TurnFailure,
 )
-from agentmesh_agent_runtime.turns.grant import Grant, StepKind
-from agentmesh_agent_runtime.turns.ids import AttemptId, message_id
+from agentmesh_agent_runtime.turns.grant import Grant, PersonsWord, StepKind, Verdict
+from agentmesh_agent_runtime.turns.ids import AttemptId, approval_id, message_id
 from agentmesh_agent_runtime.turns.line import Line
+from agentmesh_agent_runtime.turns.people import PersonNeeded, Standstill
 from agentmesh_agent_runtime.turns.ports import (
     CheckpointReader,
     Consumption,
@@ -37,7 +39,7 @@ from agentmesh_agent_runtime.turns.ports import (
 T = TypeVar("T")
 
 Stop = Exception
-"""What ends a turn early: a TurnFailure, LeaseLost or HandedOver."""
+"""What ends a turn early: a TurnFailure, LeaseLost, HandedOver or Suspended."""
 
 
 class TurnScope:
@@ -83,6 +85,8 @@ class TurnScope:
         self._stop: Stop | None = None
         self._hand_over = False
         self._waits: set[asyncio.Task[Any]] = set()
+        self._standstill = Standstill()
+        self._heard = {word.approval_id: word for word in grant.heard}
         self._taken_ids = _recorded_ids(grant)
 
     @property
@@ -109,6 +113,13 @@ class TurnScope:
 
     async def guarded(self, work: Coroutine[Any, Any, T]) -> T:
         """Awaits `work` unless the turn is stopped meanwhile; raises why it was."""
+        self._standstill.begin()
+        try:
+            return await self._guarded(work)
+        finally:
+            self._standstill.end()
+
+    async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
         if self._stop is not None:
             work.close()
             raise self._stop
@@ -130,7 +141,27 @@ class TurnScope:
 
     async def wait_in_line(self, name: str) -> None:
         """Returns when the members that began with `name` and come before it have been heard."""
-        await self.guarded(self.line.wait_for(name))
+        await self._guarded(self.line.wait_for(name))
+
+    def approval_id(self, call_id: str) -> str:
+        """The id of the request to a person about a call of this turn."""
+        return approval_id(self.grant.id.run_id, self.grant.id.turn, call_id)
+
+    async def hear(self, call_id: str, needed: PersonNeeded) -> PersonsWord:
+        """What a person says of a call. Where nobody has decided yet, the turn is suspended as soon
+        as nothing else of it is at work."""
+        word = self._heard.get(needed.approval_id)
+        if word is not None and word.verdict is not Verdict.PENDING:
+            return word
+        self._standstill.need(call_id, needed if word is None else None)
+        self.progress(f"{needed.agent} waits for a person")
+        await self._guarded(self._stand_by())
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _stand_by(self) -> None:
+        await self._standstill.reached()
+        self.stop(Suspended(self._standstill.needed))
+        await asyncio.sleep(0)
 
     def next_key(self, path: str) -> str:
         """The key of the next model step of the agent at `path`, counted from 1 in each turn."""
@@ -199,7 +230,13 @@ class TurnScope:
 
     def expect(self, calls: Iterable[Call]) -> None:
         """Remembers calls as the model wrote them; AutoGen hands on parsed ones only."""
-        self._calls |= {call.call_id: call for call in calls}
+        fresh = {call.call_id: call for call in calls}
+        self._calls |= fresh
+        self._standstill.expect(fresh)
+
+    def answered(self, call_id: str) -> None:
+        """Notes that a call is carried out, or never will be."""
+        self._standstill.close(call_id)
 
     def call(self, call_id: str) -> Call:
         """The call of that id as the model wrote it. Raises KeyError."""

@@ -69,7 +69,8 @@ class TeamBuilder:
         schemas: Mapping[str, ToolSchema],
         candidates: Candidates,
     ) -> None:
-        """`schemas` holds every tool that the agents may use."""
+        """`schemas` holds every tool that the agents may use; one that is not offered to this run
+        is left out."""
         self._resolve = resolve
         self._schemas = schemas
         self._candidates = candidates
@@ -162,7 +163,7 @@ class TeamBuilder:
         return RecordedModel(path, spec, source, self._seat, telling, bound)
 
     def _agent(self, spec: AgentSpec, handoffs: Sequence[str], path: str) -> MeshAgent:
-        usable = [self._schemas[name] for name in spec.usable_tools()]
+        usable = [self._schemas[name] for name in spec.usable_tools() if name in self._schemas]
         where = f"{path}{spec.id}"
         model = self._model(where, spec, Telling.ALOUD)
         if (usable or handoffs) and not model.model_info["function_calling"]:

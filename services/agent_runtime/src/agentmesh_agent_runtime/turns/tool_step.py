@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autogen_core import CancellationToken
@@ -14,11 +15,15 @@ from autogen_core.tools import (
     ToolResult,
 )
 from autogen_core.tools import ToolSchema as AutogenToolSchema
+from meshkit.builtin_tools import ASK_HUMAN
 
+from agentmesh_agent_runtime.definitions.approval_policies import DEFAULT_WAIT
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, ToolSettings
 from agentmesh_agent_runtime.models.replies import Call
-from agentmesh_agent_runtime.turns import digests
+from agentmesh_agent_runtime.turns import approvals, digests, questions
 from agentmesh_agent_runtime.turns.failures import ToolRefused
+from agentmesh_agent_runtime.turns.grant import Verdict
+from agentmesh_agent_runtime.turns.people import PersonNeeded
 from agentmesh_agent_runtime.turns.ports import (
     HandedOverTo,
     MessagePart,
@@ -86,33 +91,75 @@ class RecordedTools(StaticStreamWorkbench):
         """Runs the tool, or records why it is not run. Never raises."""
         scope = self._seat.scope
         try:
-            call = scope.call(call_id)
-            if name not in self._names:
-                have = ", ".join(sorted(self._names)) or "none"
-                why = f"You have no tool {call.tool!r}. Your tools: {have}."
-                return await self._refuse(scope, call, why)
-            scope.progress(f"{self._path} calls {name}")
-            settings = self._agent.tool_config.get(name, ToolSettings())
-            request = ToolRequest(
-                tool_call_id=call_id,
-                tool=name,
-                arguments_json=call.arguments_json,
-                agent=self._path,
-                message_id=scope.message_id(call_id),
-                timeout=settings.timeout,
-            )
-            refused, output = await scope.guarded(_call(scope, request))
-            if refused:
-                return await self._refuse(scope, call, output.text)
-            scope.remember([_tool_message(scope, self._path, call, output)])
-            scope.progress()
+            return await self._decide(scope, name, scope.call(call_id))
         except asyncio.CancelledError:
             return ToolOutput("The call was cancelled.", is_error=True)
         except Exception as error:
             # The turn is over; see the class.
             scope.stop(error)
             return ToolOutput("The call could not be carried out.", is_error=True)
-        return output
+        finally:
+            scope.answered(call_id)
+
+    async def _decide(self, scope: TurnScope, name: str, call: Call) -> ToolOutput:
+        """Runs the tool if the agent has it and nobody has to approve the call, or somebody did."""
+        if name not in self._names:
+            have = ", ".join(sorted(self._names)) or "none"
+            why = f"You have no tool {call.tool!r}. Your tools: {have}."
+            return await self._refuse(scope, call, why)
+        if name == ASK_HUMAN:
+            return await self._ask(scope, call)
+        policy = approvals.policy_over(scope.grant.team, self._path, call)
+        if policy is None:
+            return await self._run(scope, call, call.arguments_json)
+        if len(call.arguments_json.encode("utf-8", "replace")) > approvals.LONGEST_ARGUMENTS:
+            why = "The arguments are too long to be shown to the person who must approve this call."
+            return await self._refuse(scope, call, why)
+        approval_id = scope.approval_id(call.call_id)
+        needed = approvals.request_for(policy, approval_id, self._path, call)
+        word = await scope.hear(call.call_id, needed)
+        if word.verdict not in (Verdict.APPROVED, Verdict.EDITED):
+            return await self._answer(scope, call, approvals.refusal_to_model(word))
+        edited = word.verdict is Verdict.EDITED
+        arguments = word.edited_arguments_json if edited else call.arguments_json
+        return await self._run(scope, call, arguments, approvals.remark_to_model(word))
+
+    async def _run(
+        self, scope: TurnScope, call: Call, arguments_json: str, remark: str = ""
+    ) -> ToolOutput:
+        """Carries out the call. The model reads the remark before what came of it."""
+        scope.progress(f"{self._path} calls {call.tool}")
+        settings = self._agent.tool_config.get(call.tool, ToolSettings())
+        request = ToolRequest(
+            tool_call_id=call.call_id,
+            tool=call.tool,
+            arguments_json=arguments_json,
+            agent=self._path,
+            message_id=scope.message_id(call.call_id),
+            timeout=settings.timeout,
+        )
+        refused, output = await scope.guarded(_call(scope, request))
+        if refused:
+            return await self._refuse(scope, call, remark + output.text)
+        scope.remember([_tool_message(scope, self._path, call, output)])
+        scope.progress()
+        return replace(output, text=remark + output.text)
+
+    async def _ask(self, scope: TurnScope, call: Call) -> ToolOutput:
+        """Asks a person; what they say is the result."""
+        question = questions.question_of(call.arguments_json)
+        if question is None:
+            why = 'Ask with {"question": "…"}, in words and not too many of them.'
+            return await self._refuse(scope, call, why)
+        settings = self._agent.tool_config.get(ASK_HUMAN, ToolSettings())
+        needed = PersonNeeded(
+            scope.approval_id(call.call_id),
+            self._path,
+            question,
+            expires_after=settings.timeout or DEFAULT_WAIT,
+        )
+        word = await scope.hear(call.call_id, needed)
+        return await self._answer(scope, call, questions.answer_to_model(word))
 
     async def hand_over(self, call_id: str, name: str, text: str) -> ToolOutput:
         """Records that the agent hands the conversation over by the call. Never raises."""
@@ -124,6 +171,8 @@ class RecordedTools(StaticStreamWorkbench):
         except Exception as error:
             scope.stop(error)
             return ToolOutput("The call could not be carried out.", is_error=True)
+        finally:
+            scope.answered(call_id)
 
     async def _refuse(self, scope: TurnScope, call: Call, why: str) -> ToolOutput:
         return await self._answer(scope, call, ToolOutput(why, is_error=True))
@@ -165,7 +214,12 @@ async def _call(scope: TurnScope, request: ToolRequest) -> tuple[bool, ToolOutpu
 
 def _tool_message(scope: TurnScope, agent: str, call: Call, output: ToolOutput) -> SaidMessage:
     part = MessagePart(
-        PartKind.TOOL_RESULT, output.text, call.tool, call.call_id, failed=output.is_error
+        PartKind.TOOL_RESULT,
+        output.text,
+        call.tool,
+        call.call_id,
+        failed=output.is_error,
+        rejected=output.rejected,
     )
     return SaidMessage(scope.message_id(call.call_id), Speaker.TOOL, agent, (part,))
 

@@ -24,6 +24,7 @@ from agentmesh_agent_runtime.turns.driver import TurnDriver, TurnPorts
 from agentmesh_agent_runtime.turns.failures import (
     HandedOver,
     LeaseLost,
+    Suspended,
     TurnCrashed,
     TurnFailure,
 )
@@ -189,6 +190,8 @@ class TurnWorker:
                 return await self._take_and_commit(turn, granted, span)
             except HandedOver:
                 await self._store.release(turn.id, granted.capability)
+            except Suspended as suspended:
+                await self._store.suspend(turn.id, granted.capability, suspended)
             except TurnFailure as failure:
                 # The detail may quote what was said; it is for the run's log, not for traces.
                 span.set_status(Status(StatusCode.ERROR, type(failure).__name__))
