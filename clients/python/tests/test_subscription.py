@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from agentmesh.conversation.v1 import stream_pb2
 from agentmesh_client import AgentMesh, AgentMeshError, Delta, Event, UnavailableError
+from meshkit.testkit import resetting_server
 
 from .conftest import Script, ScriptedGateway, events, piece
 
@@ -104,3 +105,12 @@ async def test_closing_the_client_ends_a_subscription(
     await mesh.close()
     with pytest.raises(AgentMeshError):
         await asyncio.wait_for(anext(received), 10)
+
+
+async def test_a_stream_that_is_reset_on_its_way_is_tried_again() -> None:
+    """A proxy that loses a gateway says no more than that; gRPC makes an internal error of it."""
+    async with resetting_server(2) as address, AgentMesh(address, retry_for=0.3) as client:
+        with pytest.raises(UnavailableError):
+            await anext(aiter(client.subscribe("conv_1", reconnect_for=0.3)))
+        with pytest.raises(UnavailableError):
+            await client.get("conv_1")

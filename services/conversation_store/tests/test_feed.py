@@ -17,7 +17,10 @@ from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.conversations import SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import Strategy
+from agentmesh_conversation_store.fanout.in_process import InProcessFanout
+from agentmesh_conversation_store.storage.interface import EventFilter, Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
+from agentmesh_conversation_store.subscriptions.feed import TenantFeeds
 from meshkit.testkit import raises_rich
 
 from services.conversation_store.tests.driver import Database, RunningStore
@@ -189,6 +192,34 @@ async def test_events_of_another_replica_come(tmp_path: Path, database: Database
     feed.call.cancel()
     await two.stop()
     await one.stop()
+
+
+async def test_a_look_that_fails_is_not_the_last(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody tells of what is committed here, as if another replica did that."""
+    feeds = TenantFeeds(storage, InProcessFanout(), heartbeat=60, head_check=0.01)
+    responses = feeds.subscribe("acme", "", EventFilter())
+    await anext(responses)  # the sign of life that says from where
+    heads = storage.feed_heads
+    defects = [LookupError("one"), LookupError("two")]
+
+    async def failing(tenants: Sequence[str]) -> dict[str, int]:
+        if defects:
+            raise defects.pop()
+        return await heads(tenants)
+
+    monkeypatch.setattr(storage, "feed_heads", failing)
+    reading = asyncio.ensure_future(anext(responses))
+    await feeds.start()
+    async with asyncio.timeout(PATIENCE):
+        while defects:
+            await asyncio.sleep(0.01)
+        await storage.execute(start_command())
+        assert await reading
+    assert caplog.text.count("a look at the feeds failed") == 2
+    await responses.aclose()  # type: ignore[attr-defined]
+    await feeds.stop()
 
 
 async def test_late_committers_are_never_skipped(postgres_url: str) -> None:

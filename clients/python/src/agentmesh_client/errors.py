@@ -10,6 +10,9 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 
 _STATUS_KEY = "grpc-status-details-bin"
+_RESET_CODES = frozenset(
+    {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,19 @@ _CLASSES: dict[grpc.StatusCode, type[AgentMeshError]] = {
 }
 
 
+def code_of(error: grpc.aio.AioRpcError) -> grpc.StatusCode:
+    """What the failure means: of a stream that a proxy or a server that ended reset on its way,
+    gRPC makes INTERNAL as a rule, but it may be tried again."""
+    code = error.code()
+    reset = code in _RESET_CODES and "RST_STREAM" in (error.details() or "")
+    if reset and not _status_of(error).details:
+        return grpc.StatusCode.UNAVAILABLE
+    return code
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> AgentMeshError:
     """The failure of a gRPC call, with the details that came with it."""
+    code = code_of(error)
     reason = ""
     metadata: dict[str, str] = {}
     violations: tuple[Violation, ...] = ()
@@ -106,9 +120,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> AgentMeshError:
             )
         elif detail.Unpack(retry):
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
-    return _CLASSES.get(error.code(), AgentMeshError)(
-        error.code().name,
-        error.details() or error.code().name.lower().replace("_", " "),
+    return _CLASSES.get(code, AgentMeshError)(
+        code.name,
+        error.details() or code.name.lower().replace("_", " "),
         reason=reason,
         metadata=metadata,
         violations=violations,

@@ -13,7 +13,7 @@ from agentmesh.gateway.v1.conversation_service_pb2 import (
     SubscribeTenantRequest,
 )
 
-from agentmesh_client.errors import AgentMeshError, UnavailableError, from_rpc_error
+from agentmesh_client.errors import AgentMeshError, UnavailableError, code_of, from_rpc_error
 from agentmesh_client.models import Delta, Event
 from agentmesh_client.transport import Backoff
 
@@ -67,7 +67,7 @@ class _Resumed(Generic[_Item]):
                 error: AgentMeshError = UnavailableError("UNAVAILABLE", "the stream ended early")
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
-                if failure.code() not in _RECONNECT_ON:
+                if code_of(failure) not in _RECONNECT_ON:
                     raise error from None
             except (asyncio.CancelledError, grpc.aio.UsageError):
                 task = asyncio.current_task()

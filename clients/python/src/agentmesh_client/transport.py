@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from agentmesh_client.errors import AgentMeshError, from_rpc_error
+from agentmesh_client.errors import AgentMeshError, code_of, from_rpc_error
 
 _Response = TypeVar("_Response")
 _FIRST_DELAY_SECONDS = 0.1
@@ -96,6 +96,6 @@ class Caller:
                 return await method(request, metadata=self.metadata, timeout=self._timeout)
             except grpc.aio.AioRpcError as failure:
                 error = from_rpc_error(failure)
-                if failure.code() is not grpc.StatusCode.UNAVAILABLE:
+                if code_of(failure) is not grpc.StatusCode.UNAVAILABLE:
                     raise error from None
             await backoff.wait(error)

@@ -14,7 +14,7 @@ import grpc
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
 
 from meshkit.context import SYSTEM, RunCapability, find_capability, find_principal
-from meshkit.errors import SERVICE_ATTRIBUTE
+from meshkit.errors import SERVICE_ATTRIBUTE, stream_reset
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER, InternalIdentity
 from meshkit.policy import MethodRules
 from meshkit.telemetry import STATUS_ATTRIBUTE, TRACEPARENT, Telemetry, context_headers
@@ -147,7 +147,8 @@ def _code_of(call: Any) -> grpc.StatusCode:
 
 
 class _MeshCall:
-    """A native call that names the service in the errors it raises."""
+    """A native call that names the service in the errors it raises, and tells a stream that broke
+    from a server's defect."""
 
     __slots__ = ("__weakref__", "_call", "_component")
 
@@ -158,9 +159,10 @@ class _MeshCall:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
 
-    def _named(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
-        setattr(error, SERVICE_ATTRIBUTE, self._component)
-        return error
+    def _told(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        told = stream_reset(error) or error
+        setattr(told, SERVICE_ATTRIBUTE, self._component)
+        return told
 
 
 class MeshUnaryCall(_MeshCall):
@@ -172,7 +174,7 @@ class MeshUnaryCall(_MeshCall):
         try:
             return (yield from self._call.__await__())
         except grpc.aio.AioRpcError as error:
-            raise self._named(error)  # noqa: B904  the same error
+            raise self._told(error) from None
 
 
 class MeshStreamCall(_MeshCall):
@@ -193,14 +195,14 @@ class MeshStreamCall(_MeshCall):
         try:
             return await anext(self._messages or aiter(self))
         except grpc.aio.AioRpcError as error:
-            raise self._named(error)  # noqa: B904  the same error
+            raise self._told(error) from None
 
     async def read(self) -> Any:
         """The next message, or grpc.aio.EOF."""
         try:
             return await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise self._named(error)  # noqa: B904  the same error
+            raise self._told(error) from None
 
 
 grpc.aio.Call.register(_MeshCall)

@@ -34,6 +34,7 @@ __all__ = [
     "http_status",
     "reason_name",
     "rich_status_of",
+    "stream_reset",
     "to_rich_status",
 ]
 
@@ -82,6 +83,9 @@ _BARE_REASONS = {
     grpc.StatusCode.INTERNAL: errors_pb2.ERROR_REASON_INTERNAL,
     grpc.StatusCode.UNKNOWN: errors_pb2.ERROR_REASON_INTERNAL,
 }
+_RESET_CODES = frozenset(
+    {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED}
+)
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 
 
@@ -136,6 +140,26 @@ def from_rpc_error(error: grpc.RpcError) -> MeshError:
     parsed = from_rich_status(status)
     parsed.status = status
     return parsed
+
+
+def stream_reset(error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError | None:
+    """The error as UNAVAILABLE if the stream was broken off on its way; else None.
+
+    A proxy that loses a server, or a server that ends, resets its streams, of which gRPC makes
+    INTERNAL as a rule. Every server of ours gives the reason of a failure; here there is none.
+    """
+    details = error.details() or ""
+    if error.code() not in _RESET_CODES or "RST_STREAM" not in details:
+        return None
+    if rich_status_of(error) is not None:
+        return None
+    return grpc.aio.AioRpcError(
+        grpc.StatusCode.UNAVAILABLE,
+        error.initial_metadata(),
+        error.trailing_metadata(),
+        details,
+        error.debug_error_string(),
+    )
 
 
 def rich_status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:

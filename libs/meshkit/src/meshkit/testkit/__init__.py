@@ -7,6 +7,7 @@ wants the fixture writes `from meshkit.testkit import mesh_hosts  # noqa: F401`.
 from meshkit.testkit.assertions import ExpectedError, raises_rich, rich_error
 from meshkit.testkit.hosts import HostFactory, free_port, mesh_hosts, test_settings
 from meshkit.testkit.processes import MeshProcess, ProcessFailedError
+from meshkit.testkit.resets import resetting_server
 from meshkit.testkit.tls import TlsFiles, make_tls
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "make_tls",
     "mesh_hosts",
     "raises_rich",
+    "resetting_server",
     "rich_error",
     "test_settings",
 ]

@@ -9,6 +9,7 @@ not delivered.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ from agentmesh_conversation_store.storage.interface import EventFilter, FeedEven
 
 from .database import PatientReads
 from .hub import BATCH_BYTES, BATCH_EVENTS
+
+_log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.25
 
@@ -104,7 +107,12 @@ class TenantFeeds:
             await asyncio.sleep(self._head_check)
             if not self._readers:
                 continue
-            heads = await self._reads.feed_heads(list(self._readers))
+            try:
+                heads = await self._reads.feed_heads(list(self._readers))
+            except Exception:
+                # Nobody waits for this task: feeds would miss what other replicas commit.
+                _log.exception("a look at the feeds failed")
+                continue
             for tenant, head in (heads or {}).items():
                 for reader in self._readers.get(tenant, ()):
                     reader.see(head)

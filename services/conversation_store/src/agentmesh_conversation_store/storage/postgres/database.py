@@ -28,6 +28,10 @@ _AWAY = (
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InternalClientError,
+    asyncpg.InvalidCatalogNameError,  # not created yet, or dropped to be restored
+    asyncpg.LockNotAvailableError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # its workers cannot start, or it is recovering
+    asyncpg.PostgresSystemError,
 )
 TRY_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
@@ -97,11 +101,23 @@ class Database:
     async def _connection(self) -> AsyncIterator[Any]:
         if self._pool is None:
             raise Rejection(Reason.DATABASE_UNAVAILABLE, "the store's database is closed")
+        lost = False
         try:
             async with self._pool.acquire(timeout=self._timeout) as connection:
-                yield connection
-        except (*_AWAY, asyncpg.PostgresError) as error:
-            raise as_rejection(error) or error from error
+                try:
+                    yield connection
+                except Exception:
+                    lost = _is_lost(connection)
+                    raise
+        except Rejection:
+            raise
+        except asyncio.CancelledError as error:
+            if _is_asked_to_end():
+                raise
+            # The driver gave up a wait of its own.
+            raise _unavailable(error) from error
+        except Exception as error:
+            raise as_rejection(error, lost=lost) or error from error
 
     @asynccontextmanager
     async def _transaction(
@@ -109,12 +125,11 @@ class Database:
     ) -> AsyncIterator[None]:
         # One round trip; asyncpg's own transactions take another one for the setting.
         setting = f"SET LOCAL agentmesh.tenants = {tenants_setting(tenants)}"
-        await connection.execute(f"BEGIN ISOLATION LEVEL {mode}; {setting}")
         try:
+            await connection.execute(f"BEGIN ISOLATION LEVEL {mode}; {setting}")
             yield
         except BaseException:
-            if not connection.is_closed():
-                await connection.execute("ROLLBACK")
+            await _roll_back(connection)
             raise
         await connection.execute("COMMIT")
 
@@ -189,16 +204,44 @@ async def _warn_of_exemption(connection: Any) -> None:
         )
 
 
-def as_rejection(error: BaseException) -> Rejection | None:
-    """What a failure of the database means for the caller; None for a defect of ours."""
+def _is_asked_to_end() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+async def _roll_back(connection: Any) -> None:
+    """Where that fails the connection is broken, and the transaction gone with it. Why it was to
+    be rolled back counts: a caller that is cancelled would go on otherwise."""
+    if _is_lost(connection):
+        return
+    try:
+        await connection.execute("ROLLBACK")
+    except (*_AWAY, asyncpg.PostgresError):
+        if not _is_lost(connection):
+            connection.terminate()
+
+
+def _is_lost(connection: Any) -> bool:
+    try:
+        closed: bool = connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool took it back when it broke
+        return True
+    return closed
+
+
+def as_rejection(error: BaseException, *, lost: bool = False) -> Rejection | None:
+    """What a failure of the database means for the caller; None for a defect of ours. Whatever
+    comes over a connection that is `lost` comes of that: not all of it has a type of its own."""
     if isinstance(error, _FULL):
         return Rejection(Reason.STORAGE_FULL, "the disk of the store is full; nothing was written")
-    if isinstance(error, _AWAY + TRY_AGAIN):
-        name = type(error).__name__
-        return Rejection(
-            Reason.DATABASE_UNAVAILABLE, f"the store's database does not answer ({name})"
-        )
+    if lost or isinstance(error, _AWAY + TRY_AGAIN):
+        return _unavailable(error)
     return None
+
+
+def _unavailable(error: BaseException) -> Rejection:
+    name = type(error).__name__
+    return Rejection(Reason.DATABASE_UNAVAILABLE, f"the store's database does not answer ({name})")
 
 
 async def _keep(_: Any) -> None:
