@@ -60,8 +60,8 @@ types: .make/venv
 charts-check: .make/venv
 	@python scripts/helm.py check
 
-soak: setup ## Kill parts of a busy store for ten minutes (DURATION=seconds), then check every promise
-	@python -m tests.soak --seconds $(or $(DURATION),600)
+soak: setup ## Kill parts of a busy store (PART=runtime: runtimes) for ten minutes (DURATION=seconds), then check every promise
+	@python -m tests.soak $(or $(PART),store) --seconds $(or $(DURATION),600)
 
 bench: setup ## Measure (NAME=x for one)
 	@python -m bench $(NAME)

@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,14 @@ NOT_INHERITED = (
 )
 
 
+def runtime_name(number: int) -> str:
+    """The name of a replica of the runtime in a mesh, from 0."""
+    return f"agent_runtime_{number}" if number else "agent_runtime"
+
+
 class Mesh:
-    """Four services. `environment` is per service, over what all of them are told.
+    """Four services, and more replicas of the runtime if asked for. `environment` is per process,
+    over what all of them are told.
 
     With `store_address` the workers and the gateway reach the store there, which is how a test
     puts itself between them.
@@ -43,8 +49,10 @@ class Mesh:
         environment: Mapping[str, Mapping[str, str]] | None = None,
         *,
         store_address: str = "",
+        runtimes: int = 1,
     ) -> None:
         self.folder = folder
+        self.runtimes = [runtime_name(number) for number in range(runtimes)]
         self.keys: dict[str, str] = {}
         self._environment = environment or {}
         self._store_address = store_address
@@ -68,11 +76,8 @@ class Mesh:
         store = self._store_address or self.address("conversation_store")
         await self._start("tool_runner", AGENTMESH_STORE_ADDRESS=store)
         tool_runner = self.address("tool_runner")
-        await self._start(
-            "agent_runtime",
-            AGENTMESH_STORE_ADDRESS=store,
-            AGENTMESH_TOOL_RUNNER_ADDRESS=tool_runner,
-        )
+        for name in self.runtimes:
+            await self._start_runtime(name, store)
         await self._start(
             "gateway",
             APP_PORT="0",
@@ -81,16 +86,37 @@ class Mesh:
             AGENTMESH_TOOL_RUNNER_ADDRESS=tool_runner,
         )
 
-    async def _start(self, name: str, **environment: str) -> None:
+    async def _start_runtime(self, name: str, store: str) -> None:
+        await self._start(
+            "agent_runtime",
+            name,
+            AGENTMESH_STORE_ADDRESS=store,
+            AGENTMESH_TOOL_RUNNER_ADDRESS=self.address("tool_runner"),
+        )
+
+    @asynccontextmanager
+    async def another_runtime(self) -> AsyncIterator[str]:
+        """The name of one replica more, which reaches the store without what stands between."""
+        name = runtime_name(len(self.runtimes))
+        self.runtimes.append(name)
+        try:
+            await self._start_runtime(name, self.address("conversation_store"))
+            yield name
+        finally:
+            self.runtimes.remove(name)
+            await self.processes.pop(name).close()
+
+    async def _start(self, service: str, name: str = "", **environment: str) -> None:
+        name = name or service
         process = MeshProcess(
-            [sys.executable, "-m", f"agentmesh_{name}"],
+            [sys.executable, "-m", f"agentmesh_{service}"],
             self.folder / name,
             {
                 "AGENTMESH_INTERNAL_SECRET": SECRET,
                 "AGENTMESH_DATA_DIR": str(self.folder / "data"),
                 "LOG_LEVEL": "INFO",
                 **environment,
-                **self._environment.get(name, {}),
+                **self._environment.get(name, self._environment.get(service, {})),
             },
         )
         self.processes[name] = process
@@ -113,6 +139,14 @@ class Mesh:
     async def restart(self, name: str) -> None:
         """Starts a killed service again, on its ports and with its data."""
         await self.processes[name].restart()
+
+    async def restart_all(self) -> None:
+        """Kills every service and starts it again, the store first."""
+        for process in self.processes.values():
+            if process.alive:
+                await process.sigkill()
+        for process in self.processes.values():
+            await process.start()
 
     def restart_soon(self, name: str) -> None:
         """Starts a killed service again without waiting for it."""
