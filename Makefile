@@ -6,8 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 PACKAGES := $(wildcard protos/gen/python/pyproject.toml libs/*/pyproject.toml services/*/pyproject.toml clients/*/pyproject.toml)
-SOURCES := libs services clients tests bench scripts
-TYPED := meshkit agentmesh_conversation_store agentmesh_agent_runtime agentmesh_tool_runner agentmesh_gateway agentmesh_client agentmesh_cli
+SOURCES := libs services clients examples tests bench scripts
+TYPED := meshkit agentmesh_conversation_store agentmesh_agent_runtime agentmesh_tool_runner agentmesh_gateway agentmesh_client agentmesh_cli agentmesh_example
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STRICT
@@ -55,7 +55,7 @@ lint: .make/venv
 
 types: .make/venv
 	@mypy $(foreach package,$(TYPED),-p $(package))
-	@mypy tests scripts bench
+	@mypy tests scripts bench examples/extension/tests
 
 charts-check: .make/venv
 	@python scripts/helm.py check

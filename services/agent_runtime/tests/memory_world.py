@@ -281,6 +281,7 @@ def driver(
         run.schemas,
         worker_id=fields.get("worker_id", "worker-1"),
         stall_seconds=fields.get("stall_seconds", 30.0),
+        components=fields.get("components"),
     )
 
 

@@ -1,41 +1,73 @@
-"""What installed packages add: a real one, built for the test."""
+"""What installed packages bring: found, allowed, imported, configured. The packages are real."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-from agentmesh_agent_runtime.components import CANDIDATE_FUNCTIONS, ComponentError, Components
-from agentmesh_agent_runtime.definitions.check import check_team
-from agentmesh_agent_runtime.definitions.specs import SelectorSpec, TeamSpec
-from agentmesh_agent_runtime.turns.driver import TurnDriver
+from agentmesh_agent_runtime.components import (
+    ComponentError,
+    ComponentKind,
+    Components,
+    ConfigurationError,
+)
+from agentmesh_agent_runtime.definitions.check import check_agent, check_team
+from agentmesh_agent_runtime.definitions.specs import (
+    AgentSpec,
+    LlmSettings,
+    SelectorSpec,
+    TeamSpec,
+    TerminationSpec,
+)
+from agentmesh_agent_runtime.definitions.yaml_source import DefinitionError
+from agentmesh_agent_runtime.server import Runtime
+from agentmesh_agent_runtime.settings import RuntimeSettings
+from agentmesh_agent_runtime.turns.failures import ComponentFailed
 
+from services.agent_runtime.tests.component_package import install
 from services.agent_runtime.tests.memory_world import MemoryRun, asked, driver, take_all, team
 from services.agent_runtime.tests.test_team_kinds import echo, member, select
 from tests.support.model_server import ModelServer
 
 SOURCE = """
+import sys
+from agentmesh_agent_runtime.extension import ComponentConfig, takes
+
 def only_bob(messages):
     return ["bob"]
 
-broken = 1 / 0 if False else None
+def stranger(messages):
+    raise RuntimeError("the password is hunter2")
+
+def nobody(messages):
+    return []
+
+class Inner(ComponentConfig):
+    sizes: list[int] = []
+
+class Config(ComponentConfig):
+    inner: Inner = Inner()
+    word: str
+
+@takes(Config)
+def configured(setup): ...
+
+@takes(dict)
+def odd(setup): ...
+
+broken = None
 """
+CANDIDATES = {"only_bob": "only_bob", "stranger": "stranger", "nobody": "nobody"}
+POINTS = {
+    "agentmesh.candidate_functions": CANDIDATES | {"nothing": "broken", "missing": "none"},
+    "agentmesh.agents": {"configured": "configured", "odd": "odd", "plain": "only_bob"},
+}
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A distribution as an installer leaves it."""
-    (tmp_path / "choosers.py").write_text(SOURCE)
-    info = tmp_path / "choosers-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: choosers\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(
-        f"[{CANDIDATE_FUNCTIONS}]\nonly_bob = choosers:only_bob\nnothing = choosers:broken\n"
-        "missing = choosers:none\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "choosers", raising=False)
+    install(tmp_path, monkeypatch, SOURCE, POINTS)
 
 
 def _team(function: str) -> TeamSpec:
@@ -47,34 +79,190 @@ def _team(function: str) -> TeamSpec:
     )
 
 
+def _fine(_: LlmSettings) -> None:
+    """No model is at fault."""
+
+
 @pytest.mark.usefixtures("package")
 async def test_a_candidate_function_says_who_may_be_chosen(model_server: ModelServer) -> None:
     model_server.reply_with(select)
     run = MemoryRun(_team("only_bob"), [asked()], max_rounds=2, tools={"echo": echo})
-    base: TurnDriver = driver(run, model_server.base_url)
-    base._components = Components(["choosers"])
-    await take_all(run, base)
+    await take_all(run, driver(run, model_server.base_url, components=Components(["choosers"])))
     assert [result.speaker for result in run.results] == ["bob", "bob"]
 
 
 @pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(("name", "says"), [("stranger", "RuntimeError"), ("nobody", "no members")])
+async def test_a_candidate_function_that_fails_is_named_and_not_quoted(
+    model_server: ModelServer, name: str, says: str
+) -> None:
+    run = MemoryRun(_team(name), [asked()], max_rounds=2)
+    with pytest.raises(ComponentFailed, match=says) as failed:
+        await take_all(run, driver(run, model_server.base_url, components=Components(["*"])))
+    assert name in str(failed.value)
+    assert "hunter2" not in str(failed.value)
+
+
+@pytest.mark.usefixtures("package")
 def test_only_allowed_packages_bring_components() -> None:
-    allowed = Components(["choosers"])
-    assert ("only_bob", "choosers 1.2") in allowed.offered(CANDIDATE_FUNCTIONS)
-    assert Components().offered(CANDIDATE_FUNCTIONS) == []
-    assert allowed.problem(CANDIDATE_FUNCTIONS, "only_bob") is None
+    kind = ComponentKind.CANDIDATE_FUNCTION
+    for allowed in ("choosers", "Choosers", "*"):
+        components = Components([allowed])
+        assert components.load(kind, "only_bob")([]) == ["bob"]
+        names = [(c.kind, c.name) for c in components.offered() if c.distribution == "choosers 1.2"]
+        assert (kind, "only_bob") in names
     for components in (Components(), Components(["other"])):
-        assert "AGENTMESH_COMPONENT_PACKAGES" in str(
-            components.problem(CANDIDATE_FUNCTIONS, "only_bob")
-        )
-        with pytest.raises(ComponentError):
-            components.candidate_function("only_bob")
-    (finding,) = check_team(_team("only_bob"), "t", lambda _: None)
+        assert not [c for c in components.offered() if c.distribution == "choosers 1.2"]
+        with pytest.raises(ComponentError, match="AGENTMESH_COMPONENT_PACKAGES"):
+            components.load(kind, "only_bob")
+    (finding,) = check_team(_team("only_bob"), "t", _fine)
     assert finding.path == "t.selector.candidate_function"
 
 
 @pytest.mark.usefixtures("package")
-@pytest.mark.parametrize(("name", "says"), [("nothing", "no function"), ("missing", "loaded")])
+def test_what_is_not_allowed_is_not_even_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "imported"
+    source = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\ndef f(setup): ..."
+    (tmp_path / "other").mkdir()
+    points = {"agentmesh.agents": {"marks": "f"}}
+    install(tmp_path / "other", monkeypatch, source, points, name="marking")
+    components = Components(["choosers"])
+    components.prepare([(ComponentKind.AGENT, "marks")])
+    components.offered()
+    assert not mark.exists()
+    Components(["marking"]).prepare([(ComponentKind.AGENT, "marks")])
+    assert mark.exists()
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(("name", "says"), [("nothing", "called"), ("missing", "loaded")])
 def test_what_is_no_component_is_said(name: str, says: str) -> None:
     with pytest.raises(ComponentError, match=says):
-        Components(["*"]).candidate_function(name)
+        Components(["*"]).load(ComponentKind.CANDIDATE_FUNCTION, name)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("raise RuntimeError('the password is hunter2')", "RuntimeError; mend the package"),
+        ("import no_such_thing_hunter", "ModuleNotFoundError: there is no module no_such_thing"),
+        ("import sys\nsys.exit('hunter2')", "SystemExit"),
+        ("def f(:", "SyntaxError"),
+    ],
+)
+def test_an_import_that_fails_is_said_without_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, says: str
+) -> None:
+    install(tmp_path, monkeypatch, source, {"agentmesh.agents": {"bad": "f"}})
+    components = Components(["choosers"])
+    agent = AgentSpec(id="a", component="bad")
+    (finding,) = check_agent(agent, "agents[0]", _fine, components=components)
+    assert finding.path == "agents[0].component"
+    assert says in finding.description
+    assert "hunter2" not in finding.description
+    (listed,) = components.offered()
+    assert listed.problem == finding.description
+
+
+def test_a_name_that_two_packages_offer_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        points = {"agentmesh.agents": {"both": "f"}}
+        install(tmp_path / name, monkeypatch, "def f(setup): ...", points, name=name)
+    with pytest.raises(ComponentError, match=r"first 1\.2 and second 1\.2 both offer 'both'"):
+        Components(["*"]).load(ComponentKind.AGENT, "both")
+    assert Components(["second"]).load(ComponentKind.AGENT, "both")
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("component", "config", "path"),
+    [
+        ("configured", {"word": "w", "wrd": 1}, "component_config.wrd"),
+        ("configured", {}, "component_config.word"),
+        (
+            "configured",
+            {"word": "w", "inner": {"sizes": [1, "x"]}},
+            "component_config.inner.sizes[1]",
+        ),
+        ("plain", {"some": 1}, "component_config.some"),
+        ("odd", {}, "component"),
+        ("nowhere", {}, "component"),
+        ("", {"some": 1}, "component_config"),
+    ],
+)
+def test_configurations_are_checked_at_their_place(
+    component: str, config: dict[str, object], path: str
+) -> None:
+    agent = AgentSpec(id="a", component=component, component_config=config)
+    (finding,) = check_agent(agent, "agents[0]", _fine, components=Components(["choosers"]))
+    assert finding.path == f"agents[0].{path}"
+
+
+@pytest.mark.usefixtures("package")
+def test_a_configuration_comes_as_the_model_that_was_published() -> None:
+    components, kind = Components(["choosers"]), ComponentKind.AGENT
+    config = components.configure(kind, "configured", {"word": "w", "inner": {"sizes": [1]}})
+    assert config.inner.sizes == [1]
+    assert components.configure(kind, "plain", {}) is None
+    with pytest.raises(ConfigurationError):
+        components.configure(kind, "configured", {"word": 1})
+    (described,) = [c for c in components.offered() if c.name == "configured"]
+    assert described.config_schema["required"] == ["word"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"kind": "component"}, "t.component"),
+        ({"kind": "component", "component": "nowhere"}, "t.component"),
+        ({"component": "chaired"}, "t.component"),
+        ({"component_config": {"chair": "a"}}, "t.component_config"),
+        ({"termination": TerminationSpec(component="nowhere")}, "t.termination.component"),
+        (
+            {"termination": TerminationSpec(all_of=(TerminationSpec(component="nowhere"),))},
+            "t.termination.all_of[0].component",
+        ),
+        (
+            {"termination": TerminationSpec(max_messages=1, component_config={"x": 1})},
+            "t.termination.component_config",
+        ),
+    ],
+)
+def test_teams_and_conditions_name_components_where_they_belong(
+    fields: dict[str, object], path: str
+) -> None:
+    spec = team(member("alice"), **fields)
+    assert [finding.path for finding in check_team(spec, "t", _fine)] == [path]
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ("a:\n  role: r\n  component: nowhere\n", "agents.yaml:3: a.component: no allowed package"),
+        (
+            "a:\n  role: r\n  component: configured\n  component_config:\n    word: 1\n",
+            "agents.yaml:5: a.component_config.word",
+        ),
+        (
+            "t:\n  participants: [x]\n  termination:\n    all_of:\n      - component: nowhere\n",
+            "agents.yaml:5: t.termination.all_of.0.component",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("package")
+def test_a_file_that_names_a_component_which_is_not_there_keeps_the_runtime_from_starting(
+    tmp_path: Path, document: str, says: str
+) -> None:
+    file = tmp_path / "agents.yaml"
+    file.write_text(document)
+    settings = RuntimeSettings(
+        agents_file=file, component_packages="choosers", grpc_port=0, data_dir=tmp_path / "data"
+    )
+    with pytest.raises(DefinitionError) as refused:
+        Runtime(settings)
+    assert says in str(refused.value)

@@ -2,64 +2,202 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-CANDIDATE_FUNCTIONS = "agentmesh.candidate_functions"
+from pydantic import BaseModel, ValidationError
+
+log = logging.getLogger(__name__)
+
+Factory = Callable[..., Any]
+
+
+class ComponentKind(StrEnum):
+    """What a component is used as."""
+
+    AGENT = "agent"
+    TEAM = "team"
+    TERMINATION = "termination"
+    MODEL_CLIENT = "model_client"
+    CANDIDATE_FUNCTION = "candidate_function"
+
+    @property
+    def group(self) -> str:
+        """The group of entry points that packages name them in."""
+        return f"agentmesh.{self.value}s"
 
 
 class ComponentError(ValueError):
-    """There is no such component, or it must not be used; the text says what to do."""
+    """There is no such component, or it cannot be used; the text says what to do.
+
+    Components may raise it themselves. Of what else they raise only the type is told, for its text
+    may hold what nobody else is to read.
+    """
+
+
+class ConfigurationError(ComponentError):
+    """A component's configuration cannot be used: `findings` are places within it, with words."""
+
+    def __init__(self, findings: Iterable[tuple[tuple[str | int, ...], str]]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("; ".join(text for _, text in self.findings))
+
+
+@dataclass(frozen=True)
+class OfferedComponent:
+    """A component of an allowed package; `problem` says why it cannot be used."""
+
+    kind: ComponentKind
+    name: str
+    distribution: str
+    config_schema: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
 
 class Components:
-    """Components by their names. `allowed` are names of distributions, "*" stands for all."""
+    """Components by their names. `allowed` are names of distributions, "*" stands for all.
+
+    Each is imported once in the life of the process, whether that succeeds or not.
+    """
 
     def __init__(self, allowed: Collection[str] = ()) -> None:
-        self._allowed = frozenset(allowed)
+        self._allowed = frozenset(map(_canonical, allowed))
+        self._loaded: dict[tuple[ComponentKind, str], Factory | ComponentError] = {}
 
-    def candidate_function(self, name: str) -> Callable[..., Any]:
-        """Who may be chosen next, of a selector team: takes the messages, returns names. Raises
-        ComponentError."""
-        return self._load(CANDIDATE_FUNCTIONS, name)
+    def load(self, kind: ComponentKind, name: str) -> Factory:
+        """The factory or function of that name. The first time it imports the package, which may
+        take long. Raises ComponentError."""
+        known = self._loaded.get((kind, name))
+        if known is None:
+            try:
+                known = _load(self._find(kind, name))
+            except ComponentError as error:
+                known = error
+            self._loaded[kind, name] = known
+        if isinstance(known, ComponentError):
+            raise known
+        return known
 
-    def problem(self, group: str, name: str) -> str | None:
-        """Why a component cannot be used, or None. Imports nothing."""
+    def configure(self, kind: ComponentKind, name: str, config: Mapping[str, Any]) -> Any:
+        """The configuration as the factory takes it: an instance of its pydantic model.
+
+        Raises ComponentError, or ConfigurationError with the places of what breaks a rule.
+        """
+        model = _config_model(self.load(kind, name), name)
+        if model is None:
+            if config:
+                what = f"{name!r} takes no configuration; remove it"
+                raise ConfigurationError([((key,), what) for key in config])
+            return None
         try:
-            self._find(group, name)
-        except ComponentError as error:
-            return str(error)
-        return None
-
-    def offered(self, group: str) -> list[tuple[str, str]]:
-        """Names of a group and the packages, with versions, that bring them."""
-        found = [each for each in entry_points(group=group) if self._is_allowed(each)]
-        return sorted(
-            (each.name, f"{each.dist.name} {each.dist.version}") for each in found if each.dist
-        )
-
-    def _load(self, group: str, name: str) -> Callable[..., Any]:
-        found = self._find(group, name)
-        try:
-            component = found.load()
+            return model.model_validate(dict(config))
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+            raise ConfigurationError((each["loc"], each["msg"]) for each in details) from None
         except Exception as error:
-            raise ComponentError(f"{name!r} cannot be loaded: {type(error).__name__}") from error
-        if not callable(component):
-            raise ComponentError(f"{name!r} is no function")
-        loaded: Callable[..., Any] = component
-        return loaded
+            raise ComponentError(
+                f"the configuration of {name!r} cannot be checked: {plain(error)}"
+            ) from error
 
-    def _find(self, group: str, name: str) -> EntryPoint:
-        offered = [found for found in entry_points(group=group) if self._is_allowed(found)]
-        for found in offered:
-            if found.name == name:
-                return found
-        names = ", ".join(sorted(found.name for found in offered)) or "none"
+    def prepare(self, wanted: Iterable[tuple[ComponentKind, str]]) -> None:
+        """Imports what can be imported, so that nothing later waits for it. Raises nothing."""
+        for kind, name in wanted:
+            try:
+                self.load(kind, name)
+            except ComponentError as error:
+                log.info("a component is not at hand: %s", error)
+
+    def knows(self, kind: ComponentKind, name: str) -> bool:
+        """True if it needs no import any more."""
+        return (kind, name) in self._loaded
+
+    def offered(self) -> list[OfferedComponent]:
+        """All that allowed packages bring, by kind and name. Imports every one of them."""
+        return [
+            self._describe(kind, name, package)
+            for kind in ComponentKind
+            for name, package in sorted({(e.name, _package(e)) for e in self._entries[kind]})
+        ]
+
+    def _describe(self, kind: ComponentKind, name: str, package: str) -> OfferedComponent:
+        try:
+            model = _config_model(self.load(kind, name), name)
+            schema = model.model_json_schema() if model else {}
+        except ComponentError as error:
+            return OfferedComponent(kind, name, package, problem=str(error))
+        except Exception as error:
+            problem = f"its configuration cannot be described: {plain(error)}"
+            return OfferedComponent(kind, name, package, problem=problem)
+        return OfferedComponent(kind, name, package, schema)
+
+    @cached_property
+    def _entries(self) -> Mapping[ComponentKind, list[EntryPoint]]:
+        return {
+            kind: [found for found in entry_points(group=kind.group) if self._is_allowed(found)]
+            for kind in ComponentKind
+        }
+
+    def _find(self, kind: ComponentKind, name: str) -> EntryPoint:
+        offered = self._entries[kind]
+        found = {_package(entry): entry for entry in offered if entry.name == name}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if found:
+            packages = " and ".join(sorted(found))
+            raise ComponentError(f"{packages} both offer {name!r}; allow one of them only")
+        names = ", ".join(sorted({entry.name for entry in offered})) or "none"
         raise ComponentError(
-            f"no allowed package offers {name!r} as {group}; there are {names}. Install one and "
-            "name it in AGENTMESH_COMPONENT_PACKAGES"
+            f"no allowed package offers {name!r} as {kind.group}; there are {names}. Install one "
+            "and name it in AGENTMESH_COMPONENT_PACKAGES"
         )
 
     def _is_allowed(self, found: EntryPoint) -> bool:
-        return "*" in self._allowed or (found.dist is not None and found.dist.name in self._allowed)
+        if found.dist is None:
+            return False
+        return "*" in self._allowed or _canonical(found.dist.name) in self._allowed
+
+
+def plain(error: BaseException) -> str:
+    """What may be told of an error in a component: its own words if it meant them to be read."""
+    if isinstance(error, ComponentError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"ModuleNotFoundError: there is no module {error.name}"
+    return type(error).__name__
+
+
+def _load(found: EntryPoint) -> Factory:
+    try:
+        component = found.load()
+    except (Exception, SystemExit) as error:
+        log.warning("the component %s of %s fails", found.name, _package(found), exc_info=error)
+        raise ComponentError(
+            f"{found.name!r} of {_package(found)} cannot be loaded: {plain(error)}; "
+            "mend the package and start the runtime again"
+        ) from None
+    if not callable(component):
+        raise ComponentError(f"{found.name!r} of {_package(found)} is nothing that can be called")
+    loaded: Factory = component
+    return loaded
+
+
+def _config_model(factory: Factory, name: str) -> type[BaseModel] | None:
+    published = getattr(factory, "config_schema", None)
+    if published is None or (isinstance(published, type) and issubclass(published, BaseModel)):
+        return published
+    raise ComponentError(f"{name!r} publishes a config_schema that is no pydantic model")
+
+
+def _package(found: EntryPoint) -> str:
+    return f"{found.dist.name} {found.dist.version}" if found.dist else "an unknown package"
+
+
+def _canonical(name: str) -> str:
+    """A distribution's name as installers compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -40,28 +40,15 @@ for _name in ("autogen_core", "autogen_agentchat"):
 Executed = tuple[FunctionCall, FunctionExecutionResult]
 
 
-class MeshAgent(AssistantAgent):
-    """An AssistantAgent all of whose tool calls reach its workbench, and whose answers wait for
-    those of the members before it.
+class MendedAssistant(AssistantAgent):
+    """An AssistantAgent all of whose tool calls reach its workbench.
 
     AutoGen answers malformed arguments and unknown tools by itself and hands over without a word,
     so that the log would show a call without a result; and it waits for ever if a call raises or
-    is cancelled (microsoft/autogen #7956, #7100). Members that speak at the same time are heard in
-    the order in which they happen to end, which is another one after each crash.
+    is cancelled (microsoft/autogen #7956, #7100).
     """
 
-    component_provider_override = "agentmesh_agent_runtime.mends.MeshAgent"
-    seat: Seat
-
-    async def on_messages_stream(
-        self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
-    ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
-        """Yields the answer when it is this member's turn to be heard."""
-        async for item in super().on_messages_stream(messages, cancellation_token):
-            if isinstance(item, Response):
-                await self.seat.scope.wait_in_line(self.name)
-            yield item
-        self.seat.scope.line.leave(self.name)
+    component_provider_override = "agentmesh_agent_runtime.mends.MendedAssistant"
 
     @staticmethod
     async def _execute_tool_call(
@@ -87,6 +74,27 @@ class MeshAgent(AssistantAgent):
         return tool_call, FunctionExecutionResult(
             content=output.text, call_id=tool_call.id, is_error=output.is_error, name=tool_call.name
         )
+
+
+class MeshAgent(MendedAssistant):
+    """An assistant whose answers wait for those of the members before it.
+
+    Members that speak at the same time are heard in the order in which they happen to end, which is
+    another one after each crash.
+    """
+
+    component_provider_override = "agentmesh_agent_runtime.mends.MeshAgent"
+    seat: Seat
+
+    async def on_messages_stream(
+        self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
+    ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
+        """Yields the answer when it is this member's turn to be heard."""
+        async for item in super().on_messages_stream(messages, cancellation_token):
+            if isinstance(item, Response):
+                await self.seat.scope.wait_in_line(self.name)
+            yield item
+        self.seat.scope.line.leave(self.name)
 
 
 class MeshGraphManager(GraphFlowManager):

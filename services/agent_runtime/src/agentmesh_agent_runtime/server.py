@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,13 @@ from agentmesh_agent_runtime.adapters.stored_images import StoredImages
 from agentmesh_agent_runtime.adapters.tools import ToolDirectory, ToolRunnerCaller
 from agentmesh_agent_runtime.components import Components
 from agentmesh_agent_runtime.definitions.profiles import open_profiles
-from agentmesh_agent_runtime.definitions.shipped import Definitions, load_definitions
+from agentmesh_agent_runtime.definitions.shipped import (
+    Definitions,
+    check_components,
+    load_definitions,
+)
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
+from agentmesh_agent_runtime.models.component_clients import make_client
 from agentmesh_agent_runtime.models.scripted.rules import Script
 from agentmesh_agent_runtime.publishing import publish
 from agentmesh_agent_runtime.servicer import AgentRuntimeServicer
@@ -63,11 +69,12 @@ class Runtime:
         self._settings = settings
         self._definitions = load_definitions(settings.agents_file)
         self._worker_id = new_id("wrk")
-        self.models = _open_models(settings)
+        self._components = Components(_names(settings.component_packages))
+        check_components(self._definitions, settings.agents_file, self._components)
+        self.models = _open_models(settings, self._components)
         self.host = ServiceHost(NAME, settings)
         self._background: set[asyncio.Task[None]] = set()
         self._connect()
-        self._components = Components(_names(settings.component_packages))
         self.worker = self._build_worker()
         self.host.add(
             agent_runtime_service_pb2_grpc.add_AgentRuntimeServiceServicer_to_server,
@@ -184,7 +191,7 @@ class Runtime:
         return task
 
 
-def _open_models(settings: RuntimeSettings) -> ModelCatalog:
+def _open_models(settings: RuntimeSettings, components: Components) -> ModelCatalog:
     key = settings.openai_api_key
     defaults = ModelDefaults(
         api_key=key.get_secret_value() if key else "",
@@ -198,7 +205,7 @@ def _open_models(settings: RuntimeSettings) -> ModelCatalog:
     return ModelCatalog(
         defaults,
         _load_script(settings.script_file),
-        open_profiles(settings.models_file, settings.model_key),
+        open_profiles(settings.models_file, settings.model_key, partial(make_client, components)),
         script_word_delay=settings.script_word_delay_ms / 1000,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -17,12 +18,14 @@ from typing_extensions import override
 
 from agentmesh_agent_runtime.adapters.definitions import (
     agent_to_spec,
+    component_to_proto,
     model_to_proto,
     profile_to_proto,
     team_to_spec,
 )
-from agentmesh_agent_runtime.components import CANDIDATE_FUNCTIONS, Components
+from agentmesh_agent_runtime.components import Components
 from agentmesh_agent_runtime.definitions.check import ToolTokens, check_agent, check_team
+from agentmesh_agent_runtime.definitions.check_components import Wanted, components_of, steps
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import AgentSpec
 from agentmesh_agent_runtime.models.catalog import ModelCatalog
@@ -30,6 +33,7 @@ from agentmesh_agent_runtime.models.scripted.source import MODEL as SCRIPTED
 from agentmesh_agent_runtime.turns import prompt_size
 from agentmesh_agent_runtime.turns.driver import FetchSchemas
 from agentmesh_agent_runtime.turns.failures import TurnFailure
+from agentmesh_agent_runtime.turns.trial import Trial
 from agentmesh_agent_runtime.worker.turns import TurnWorker
 
 log = logging.getLogger(__name__)
@@ -66,11 +70,12 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         context: Context,
     ) -> runtime_pb2.CheckDefinitionsResponse:
         await self._models.prepare()
+        await asyncio.to_thread(self._components.prepare, _components_of(request))
         sizes = await self._tool_tokens(request)
         return runtime_pb2.CheckDefinitionsResponse(
             findings=[
                 runtime_pb2.DefinitionFinding(path=finding.path, description=finding.description)
-                for finding in self._findings(request, sizes)
+                async for finding in self._findings(request, sizes)
             ]
         )
 
@@ -89,12 +94,8 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         request: runtime_pb2.ListComponentsRequest,
         context: Context,
     ) -> runtime_pb2.ListComponentsResponse:
-        return runtime_pb2.ListComponentsResponse(
-            components=[
-                runtime_pb2.Component(name=name, kind="candidate_function", distribution=package)
-                for name, package in self._components.offered(CANDIDATE_FUNCTIONS)
-            ]
-        )
+        offered = await asyncio.to_thread(self._components.offered)
+        return runtime_pb2.ListComponentsResponse(components=map(component_to_proto, offered))
 
     @override
     async def ListActiveTurns(
@@ -147,30 +148,49 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
             return {}
         return {name: prompt_size.of_tool(schema) for name, schema in schemas.items()}
 
-    def _findings(
+    async def _findings(
         self, request: runtime_pb2.CheckDefinitionsRequest, sizes: ToolTokens
-    ) -> Iterator[Finding]:
-        problem = self._models.problem
+    ) -> AsyncIterator[Finding]:
+        """Components of definitions are made once if nothing else is wrong with them."""
+        problem, components = self._models.problem, self._components
+        trial = Trial(self._models, components)
         for index, agent in enumerate(request.agents):
             path = f"agents[{index}]"
             try:
-                yield from check_agent(agent_to_spec(agent), path, problem, sizes)
+                spec = agent_to_spec(agent)
             except ValidationError as error:
-                yield from _broken_rules(error, path)
+                found = list(_broken_rules(error, path))
+            else:
+                found = list(check_agent(spec, path, problem, sizes, components))
+                found = found or list(trial.of_agent(spec, path))
+            for finding in found:
+                yield finding
         for index, team in enumerate(request.teams):
             path = f"teams[{index}]"
             known = [agent.id for agent in request.agents]
             try:
-                spec = team_to_spec(team)
-                yield from check_team(spec, path, problem, known, self._components, sizes)
+                whole = team_to_spec(team)
             except ValidationError as error:
-                yield from _broken_rules(error, path)
+                found = list(_broken_rules(error, path))
+            else:
+                found = list(check_team(whole, path, problem, known, components, sizes))
+                found = found or await trial.of_team(whole, path)
+            for finding in found:
+                yield finding
         for index, _ in enumerate(request.workflows):
             yield Finding(
                 f"workflows[{index}]",
                 "workflows with stages of their own are not served by this version; write a team "
                 "with stages",
             )
+
+
+def _components_of(request: runtime_pb2.CheckDefinitionsRequest) -> Iterator[Wanted]:
+    for agent in _agents(request):
+        yield from components_of(agent)
+    for team in request.teams:
+        with suppress(ValidationError):
+            yield from components_of(team_to_spec(team))
 
 
 def _agents(request: runtime_pb2.CheckDefinitionsRequest) -> Iterator[AgentSpec]:
@@ -185,7 +205,4 @@ def _agents(request: runtime_pb2.CheckDefinitionsRequest) -> Iterator[AgentSpec]
 
 def _broken_rules(error: ValidationError, path: str) -> Iterator[Finding]:
     for detail in error.errors():
-        steps = "".join(
-            f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"]
-        )
-        yield Finding(f"{path}{steps}", detail["msg"])
+        yield Finding(f"{path}{steps(detail['loc'])}", detail["msg"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
 from agentmesh.catalog.v1 import agent_pb2, model_profile_pb2, team_pb2
 
 from agentmesh_agent_runtime.adapters.policies import policies_to_specs, specs_to_policies
 from agentmesh_agent_runtime.adapters.structs import plain
+from agentmesh_agent_runtime.components import OfferedComponent
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
     ContextSpec,
@@ -34,6 +37,7 @@ _KINDS = {
     TeamKind.SWARM: team_pb2.TEAM_KIND_SWARM,
     TeamKind.GRAPH: team_pb2.TEAM_KIND_GRAPH,
     TeamKind.MAGENTIC_ONE: team_pb2.TEAM_KIND_MAGENTIC_ONE,
+    TeamKind.COMPONENT: team_pb2.TEAM_KIND_COMPONENT,
 }
 _KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
 _MODES = {
@@ -49,6 +53,7 @@ _PROVIDERS = {
     Provider.ANTHROPIC: model_profile_pb2.MODEL_PROVIDER_ANTHROPIC,
     Provider.OLLAMA: model_profile_pb2.MODEL_PROVIDER_OLLAMA,
     Provider.SCRIPTED: model_profile_pb2.MODEL_PROVIDER_SCRIPTED,
+    Provider.COMPONENT: model_profile_pb2.MODEL_PROVIDER_COMPONENT,
 }
 
 
@@ -69,6 +74,7 @@ def agent_to_spec(agent: agent_pb2.AgentDefinition) -> AgentSpec:
         component=agent.component,
         output_schema=plain(agent.output_schema),
         approvals=policies_to_specs(agent.approvals),
+        component_config=plain(agent.component_config),
     )
 
 
@@ -96,6 +102,8 @@ def team_to_spec(team: team_pb2.TeamDefinition) -> TeamSpec:
         orchestrator=_llm_to_settings(team.orchestrator),
         summarizer=(_llm_to_settings(team.summarizer) if team.HasField("summarizer") else None),
         approvals=policies_to_specs(team.approvals),
+        component=team.component,
+        component_config=plain(team.component_config),
     )
 
 
@@ -121,6 +129,7 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
     if agent.output_schema:
         definition.output_schema.update(agent.output_schema)
     _write_context(definition.context, agent.context)
+    _write_config(definition, agent.component_config)
     return definition
 
 
@@ -139,9 +148,11 @@ def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
             for stage in team.stages
         ],
         approvals=specs_to_policies(team.approvals),
+        component=team.component,
     )
     if team.summarizer is not None:
         definition.summarizer.CopyFrom(_settings_to_llm(team.summarizer))
+    _write_config(definition, team.component_config)
     if team.kind is TeamKind.SELECTOR:
         selector = team.selector
         definition.selector.prompt = selector.prompt
@@ -150,7 +161,7 @@ def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
         definition.selector.llm_config.CopyFrom(_settings_to_llm(selector.llm_config))
     elif team.kind is TeamKind.GRAPH:
         definition.graph.CopyFrom(_spec_to_graph(team.graph))
-    elif team.kind is TeamKind.MAGENTIC_ONE:
+    elif team.orchestrator != LlmSettings() or team.kind is TeamKind.MAGENTIC_ONE:
         definition.orchestrator.CopyFrom(_settings_to_llm(team.orchestrator))
     return definition
 
@@ -173,7 +184,9 @@ def profile_to_proto(profile: ProfileSpec) -> model_profile_pb2.ModelProfile:
         vision=profile.vision,
         function_calling=profile.function_calling,
         structured_output=profile.structured_output,
+        component=profile.component,
     )
+    _write_config(definition, profile.component_config)
     if profile.timeout is not None:
         definition.timeout.FromNanoseconds(round(profile.timeout * 1e9))
     return definition
@@ -189,6 +202,19 @@ def model_to_proto(name: str, *, scripted: bool, base_url: str) -> model_profile
     return model_profile_pb2.ModelProfile(
         name=name, provider=provider, model=name, base_url="" if scripted else base_url
     )
+
+
+def component_to_proto(component: OfferedComponent) -> runtime_pb2.Component:
+    """A component of an installed package."""
+    listed = runtime_pb2.Component(
+        name=component.name,
+        kind=component.kind,
+        distribution=component.distribution,
+        problem=component.problem,
+    )
+    if component.config_schema:
+        listed.config_schema.update(component.config_schema)
+    return listed
 
 
 def _llm_to_settings(llm: agent_pb2.LlmConfig) -> LlmSettings:
@@ -317,11 +343,12 @@ def _termination_to_spec(termination: team_pb2.Termination) -> TerminationSpec:
         sources=tuple(termination.sources),
         all_of=tuple(_termination_to_spec(part) for part in termination.all_of),
         component=termination.component,
+        component_config=plain(termination.component_config),
     )
 
 
 def _termination_to_proto(termination: TerminationSpec) -> team_pb2.Termination:
-    return team_pb2.Termination(
+    definition = team_pb2.Termination(
         text_mentions=termination.text_mentions,
         text_mention_sources=termination.text_mention_sources,
         max_messages=termination.max_messages,
@@ -330,6 +357,13 @@ def _termination_to_proto(termination: TerminationSpec) -> team_pb2.Termination:
         all_of=[_termination_to_proto(part) for part in termination.all_of],
         component=termination.component,
     )
+    _write_config(definition, termination.component_config)
+    return definition
+
+
+def _write_config(definition: Any, config: Mapping[str, Any]) -> None:
+    if config:
+        definition.component_config.update(config)
 
 
 def _optional(message: Any, field: str) -> Any:

@@ -37,6 +37,7 @@ from agentmesh_agent_runtime.turns.ports import (
 _STEP_KINDS = {
     turns_pb2.STEP_KIND_MODEL: StepKind.MODEL,
     turns_pb2.STEP_KIND_TOOL: StepKind.TOOL,
+    turns_pb2.STEP_KIND_OTHER: StepKind.OTHER,
 }
 _VERDICTS = {
     event_pb2.APPROVAL_STATUS_PENDING: Verdict.PENDING,

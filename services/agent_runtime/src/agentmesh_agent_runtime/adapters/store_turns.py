@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _KINDS = {
     StepKind.MODEL: turns_pb2.STEP_KIND_MODEL,
     StepKind.TOOL: turns_pb2.STEP_KIND_TOOL,
+    StepKind.OTHER: turns_pb2.STEP_KIND_OTHER,
 }
 
 

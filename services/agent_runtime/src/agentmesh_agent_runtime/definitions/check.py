@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from agentmesh_agent_runtime.components import Components
+from agentmesh_agent_runtime.components import ComponentKind, Components
 from agentmesh_agent_runtime.definitions import output_schemas, tokens
 from agentmesh_agent_runtime.definitions.check_approvals import (
     check_agent_approvals,
     check_team_approvals,
+)
+from agentmesh_agent_runtime.definitions.check_components import (
+    check_component,
+    check_conditions,
+    check_team_component,
 )
 from agentmesh_agent_runtime.definitions.check_kinds import check_kind, check_nested
 from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
@@ -28,7 +33,11 @@ _NOT_KNOWN: Final[ToolTokens] = MappingProxyType({})
 
 
 def check_agent(
-    agent: AgentSpec, path: str, model_problem: ModelCheck, tool_tokens: ToolTokens = _NOT_KNOWN
+    agent: AgentSpec,
+    path: str,
+    model_problem: ModelCheck,
+    tool_tokens: ToolTokens = _NOT_KNOWN,
+    components: Components | None = None,
 ) -> Iterator[Finding]:
     """Everything that keeps one agent from running."""
     if not agent.id.isidentifier():
@@ -45,8 +54,13 @@ def check_agent(
                 f"{path}.tool_config.{tool}",
                 f"configures a tool that the agent does not have; add {tool!r} to tools",
             )
-    if agent.component:
-        yield Finding(f"{path}.component", "components are not served by this version; remove it")
+    yield from check_component(
+        components or Components(),
+        ComponentKind.AGENT,
+        agent.component,
+        agent.component_config,
+        path,
+    )
     if agent.output_schema:
         yield from output_schemas.problems(agent.output_schema, f"{path}.output_schema")
     yield from _check_context(agent, f"{path}.context", tool_tokens)
@@ -68,6 +82,7 @@ def check_team(
     `known_agents` are ids that the caller will resolve; members may also be written in place.
     `pinned` is a team as a run has it: perhaps without some of its members.
     """
+    components = components or Components()
     if not team.participants:
         yield Finding(f"{path}.participants", "a team needs at least one member")
     if team.kind is TeamKind.SINGLE and len(team.participants) > 1:
@@ -78,7 +93,7 @@ def check_team(
         where = f"{path}.participants[{index}]"
         if isinstance(member, AgentSpec):
             names.append(member.id)
-            yield from check_agent(member, f"{where}.agent", model_problem, tool_tokens)
+            yield from check_agent(member, f"{where}.agent", model_problem, tool_tokens, components)
         elif isinstance(member, TeamSpec):
             names.append(member.id)
             yield from check_team(
@@ -105,18 +120,17 @@ def check_team(
                 f"{stage.agent!r} is no member of the team; add it to participants",
             )
     yield from _check_instructions(team, path)
-    yield from _check_termination(
-        team.termination, f"{path}.termination", [*names, *(agent.id for agent in team.agents())]
-    )
+    members = [*names, *(agent.id for agent in team.agents())]
+    yield from _check_termination(team.termination, f"{path}.termination", members)
+    yield from check_conditions(team.termination, f"{path}.termination", components)
     yield from check_team_approvals(team, path, names=not pinned)
-    yield from check_kind(team, path, names, model_problem, components or Components())
+    yield from check_team_component(team, path, components)
+    yield from check_kind(team, path, names, model_problem, components)
 
 
 def _check_termination(
     termination: TerminationSpec, path: str, members: list[str]
 ) -> Iterator[Finding]:
-    if termination.component:
-        yield Finding(f"{path}.component", "components are not served by this version; remove it")
     for field in ("sources", "text_mention_sources"):
         for index, source in enumerate(getattr(termination, field)):
             if source not in members:

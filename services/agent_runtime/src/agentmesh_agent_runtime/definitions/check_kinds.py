@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from string import Formatter
 
-from agentmesh_agent_runtime.components import CANDIDATE_FUNCTIONS, Components
+from agentmesh_agent_runtime.components import ComponentKind, Components
+from agentmesh_agent_runtime.definitions.check_components import check_component
 from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
 from agentmesh_agent_runtime.definitions.graphs import digraph
 from agentmesh_agent_runtime.definitions.specs import (
@@ -17,12 +18,12 @@ from agentmesh_agent_runtime.definitions.specs import (
     TeamSpec,
 )
 
-_HOLDS_TEAMS = (TeamKind.ROUND_ROBIN, TeamKind.SELECTOR)
+_HOLDS_TEAMS = (TeamKind.ROUND_ROBIN, TeamKind.SELECTOR, TeamKind.COMPONENT)
 _IN_PROMPT = frozenset({"roles", "participants", "history"})
 _OPTIONS = {
-    TeamKind.SELECTOR: ("selector", SelectorSpec()),
-    TeamKind.GRAPH: ("graph", GraphSpec()),
-    TeamKind.MAGENTIC_ONE: ("orchestrator", LlmSettings()),
+    "selector": ((TeamKind.SELECTOR,), SelectorSpec()),
+    "graph": ((TeamKind.GRAPH,), GraphSpec()),
+    "orchestrator": ((TeamKind.MAGENTIC_ONE, TeamKind.COMPONENT), LlmSettings()),
 }
 
 
@@ -34,9 +35,10 @@ def check_kind(
     components: Components,
 ) -> Iterator[Finding]:
     """What a team of its kind needs, and what only other kinds have."""
-    for kind, (name, nothing) in _OPTIONS.items():
-        if team.kind is not kind and getattr(team, name) != nothing:
-            yield Finding(f"{path}.{name}", f"belongs to teams of kind {kind}, not {team.kind}")
+    for name, (kinds, nothing) in _OPTIONS.items():
+        if team.kind not in kinds and getattr(team, name) != nothing:
+            which = " and ".join(kinds)
+            yield Finding(f"{path}.{name}", f"belongs to teams of kind {which}, not {team.kind}")
     if team.stages and team.kind is not TeamKind.ROUND_ROBIN:
         yield Finding(f"{path}.stages", f"belong to teams of kind {TeamKind.ROUND_ROBIN}")
     match team.kind:
@@ -44,7 +46,7 @@ def check_kind(
             yield from _check_selector(team, path, members, model_problem, components)
         case TeamKind.GRAPH:
             yield from _check_graph(team.graph, f"{path}.graph", members)
-        case TeamKind.MAGENTIC_ONE:
+        case TeamKind.MAGENTIC_ONE | TeamKind.COMPONENT:
             yield from _check_model(team.orchestrator, f"{path}.orchestrator", model_problem)
     if team.summarizer is not None:
         yield from _check_model(team.summarizer, f"{path}.summarizer", model_problem)
@@ -54,7 +56,7 @@ def check_kind(
 def check_nested(outer: TeamSpec, inner: TeamSpec, path: str) -> Iterator[Finding]:
     """What a team within a team must not be."""
     if outer.kind not in _HOLDS_TEAMS:
-        kinds = " and ".join(_HOLDS_TEAMS)
+        kinds = ", ".join(_HOLDS_TEAMS)
         yield Finding(path, f"teams may be members of teams of kind {kinds}, not {outer.kind}")
     if inner.stages:
         yield Finding(f"{path}.stages", "a team within a team has no stages; use a graph")
@@ -83,10 +85,9 @@ def _check_selector(
         for name in sorted(fields - _IN_PROMPT):
             known = ", ".join(f"{{{each}}}" for each in sorted(_IN_PROMPT))
             yield Finding(f"{where}.prompt", f"{{{name}}} stands for nothing; there are {known}")
-    if selector.candidate_function:
-        problem = components.problem(CANDIDATE_FUNCTIONS, selector.candidate_function)
-        if problem is not None:
-            yield Finding(f"{where}.candidate_function", problem)
+    chooses = ComponentKind.CANDIDATE_FUNCTION
+    for finding in check_component(components, chooses, selector.candidate_function, {}, where):
+        yield Finding(f"{where}.candidate_function", finding.description)
 
 
 def _check_graph(graph: GraphSpec, path: str, members: Sequence[str]) -> Iterator[Finding]:

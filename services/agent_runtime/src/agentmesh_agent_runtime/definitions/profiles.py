@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autogen_core.models import ChatCompletionClient
 from pydantic import SecretStr
 
+from agentmesh_agent_runtime.components import ComponentError, ConfigurationError
 from agentmesh_agent_runtime.definitions.specs import ProfileSpec, Provider
 from agentmesh_agent_runtime.definitions.yaml_source import load_profiles, refusal
 
 FindKey = Callable[[str], SecretStr | None]
 """The key that a `key_ref` names, or None."""
+MakeClient = Callable[[ProfileSpec, SecretStr], ChatCompletionClient]
+"""The model client of a package for a profile with its key. Raises ComponentError."""
 
 _OPEN = SecretStr("")
 _OWN_SERVERS = frozenset({Provider.OPENAI, Provider.AZURE_OPENAI, Provider.ANTHROPIC})
@@ -20,13 +24,22 @@ _OWN_SERVERS = frozenset({Provider.OPENAI, Provider.AZURE_OPENAI, Provider.ANTHR
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile with its key, which is empty where the server wants none."""
+    """A profile with its key, which is empty where the server wants none, and the client that a
+    package brings for it."""
 
     spec: ProfileSpec
     api_key: SecretStr = _OPEN
+    client: ChatCompletionClient | None = None
 
 
-def open_profiles(source: Path | None, find_key: FindKey) -> tuple[Profile, ...]:
+def no_client(spec: ProfileSpec, api_key: SecretStr) -> ChatCompletionClient:
+    """Where no packages are allowed. Raises ComponentError."""
+    raise ComponentError("no packages are allowed; see AGENTMESH_COMPONENT_PACKAGES")
+
+
+def open_profiles(
+    source: Path | None, find_key: FindKey, make_client: MakeClient = no_client
+) -> tuple[Profile, ...]:
     """The profiles of a file in its order; none without a file.
 
     Raises DefinitionError, with file, path and remedy, if one of them cannot be used.
@@ -42,8 +55,23 @@ def open_profiles(source: Path | None, find_key: FindKey) -> tuple[Profile, ...]
         if problem is not None:
             field, remedy = problem
             raise refusal(source, (spec.id, *field), remedy)
-        profiles.append(Profile(spec, key or _OPEN))
+        client = None
+        if spec.provider is Provider.COMPONENT:
+            client = _client(source, spec, key or _OPEN, make_client)
+        profiles.append(Profile(spec, key or _OPEN, client))
     return tuple(profiles)
+
+
+def _client(
+    source: Path, spec: ProfileSpec, key: SecretStr, make_client: MakeClient
+) -> ChatCompletionClient:
+    try:
+        return make_client(spec, key)
+    except ConfigurationError as error:
+        location, remedy = error.findings[0]
+        raise refusal(source, (spec.id, "component_config", *location), remedy) from error
+    except ComponentError as error:
+        raise refusal(source, (spec.id, "component"), str(error)) from error
 
 
 def _problem(
@@ -53,6 +81,11 @@ def _problem(
         return (), "is the name of the built-in model; choose another"
     if spec.provider is not Provider.SCRIPTED and not spec.model:
         return ("model",), f"is missing; write the model's name at the {spec.provider} server"
+    if spec.provider is Provider.COMPONENT and not spec.component:
+        return ("component",), "is missing; write the name of the model client"
+    for field in ("component", "component_config"):
+        if spec.provider is not Provider.COMPONENT and getattr(spec, field):
+            return (field,), f"belongs to the provider {Provider.COMPONENT}; remove it"
     if spec.provider is Provider.AZURE_OPENAI and not spec.base_url:
         return ("base_url",), "is missing; write the endpoint, https://NAME.openai.azure.com"
     if spec.key_ref and key is None:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from agentmesh_agent_runtime.components import ComponentKind, Components
+from agentmesh_agent_runtime.definitions.check_components import (
+    check_component,
+    check_conditions,
+    check_team_component,
+)
+from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamSpec
-from agentmesh_agent_runtime.definitions.yaml_source import DefinitionError, load_agents_and_teams
+from agentmesh_agent_runtime.definitions.yaml_source import (
+    DefinitionError,
+    load_agents_and_teams,
+    refusal,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,36 @@ def load_definitions(agents_file: Path | None = None) -> Definitions:
         raise DefinitionError(f"{agents_file}: {name}: is an agent and a team; rename one of them")
     placed = [_with_teams_in_place(team, teams, ()) for team in teams.values()]
     return Definitions(tuple(agents.values()), tuple(placed))
+
+
+def check_components(
+    definitions: Definitions, agents_file: Path | None, components: Components
+) -> None:
+    """Raises DefinitionError if the operator's file names components that cannot be used."""
+    if agents_file is None:
+        return
+    for agent in definitions.agents:
+        kind = ComponentKind.AGENT
+        for finding in check_component(
+            components, kind, agent.component, agent.component_config, agent.id
+        ):
+            raise _refused(agents_file, finding)
+    for team in definitions.teams:
+        for finding in (
+            *check_team_component(team, team.id, components),
+            *check_conditions(team.termination, f"{team.id}.termination", components),
+        ):
+            raise _refused(agents_file, finding)
+
+
+def _refused(source: Path, finding: Finding) -> DefinitionError:
+    """Paths of findings have brackets where places of a file have numbers."""
+    location = tuple(
+        int(step) if step.isdigit() else step
+        for step in re.split(r"[.\[\]]+", finding.path)
+        if step
+    )
+    return refusal(source, location, finding.description)
 
 
 def _with_teams_in_place(

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     field_validator,
     model_validator,
 )
@@ -23,6 +24,8 @@ from agentmesh_agent_runtime.definitions.approval_policies import ApprovalPolicy
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+Configuration = dict[str, JsonValue]
+"""Of a component; its own model says more of it."""
 MOST_OF_INT32: Final = (1 << 31) - 1
 """What the contracts can hold."""
 
@@ -50,6 +53,7 @@ class TeamKind(StrEnum):
     SWARM = "swarm"
     GRAPH = "graph"
     MAGENTIC_ONE = "magentic_one"
+    COMPONENT = "component"
 
 
 class LlmSettings(Spec):
@@ -74,6 +78,7 @@ class Provider(StrEnum):
     ANTHROPIC = "anthropic"
     OLLAMA = "ollama"
     SCRIPTED = "scripted"
+    COMPONENT = "component"
 
 
 class ProfileSpec(Spec):
@@ -81,7 +86,8 @@ class ProfileSpec(Spec):
 
     `timeout` is in seconds between two pieces of a reply. Prices are millionths of a currency per
     million tokens. `key_ref` names the key, and is never the key. What the model can do is known by
-    its name where `vision`, `function_calling` and `structured_output` do not say it.
+    its name where `vision`, `function_calling` and `structured_output` do not say it. `component`
+    is the model client of an installed package, for the provider of that name.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")
@@ -100,6 +106,8 @@ class ProfileSpec(Spec):
     vision: bool | None = None
     function_calling: bool | None = None
     structured_output: bool | None = None
+    component: str = ""
+    component_config: Configuration = Field(default_factory=dict)
 
     @property
     def is_priced(self) -> bool:
@@ -189,6 +197,7 @@ class AgentSpec(Spec):
     component: str = ""
     output_schema: dict[str, Any] = Field(default_factory=dict)
     approvals: tuple[ApprovalPolicySpec, ...] = ()
+    component_config: Configuration = Field(default_factory=dict)
 
     @field_validator("tools")
     @classmethod
@@ -222,10 +231,18 @@ class TerminationSpec(Spec):
     sources: tuple[str, ...] = ()
     all_of: tuple[TerminationSpec, ...] = ()
     component: str = ""
+    component_config: Configuration = Field(default_factory=dict)
 
     def is_empty(self) -> bool:
         """True if no condition is set."""
         return self == TerminationSpec()
+
+    def components(self) -> Iterator[TerminationSpec]:
+        """This one and those of `all_of`, as far as they are conditions of installed packages."""
+        if self.component:
+            yield self
+        for part in self.all_of:
+            yield from part.components()
 
 
 class SelectorSpec(Spec):
@@ -264,9 +281,9 @@ class GraphSpec(Spec):
 class TeamSpec(Spec):
     """A team. Members are agents or teams written in place, or ids that still need resolving.
 
-    `selector`, `graph` and `orchestrator` are for teams of those kinds. `summarizer` writes the
-    summary of a run, which is its last message otherwise. `approvals` bind its members beside their
-    own ones.
+    `selector`, `graph` and `orchestrator` are for teams of those kinds, and the latter also for the
+    model that a `component` may ask. `summarizer` writes the summary of a run, which is its last
+    message otherwise. `approvals` bind its members beside their own ones.
     """
 
     id: Identifier
@@ -282,6 +299,8 @@ class TeamSpec(Spec):
     orchestrator: LlmSettings = LlmSettings()
     summarizer: LlmSettings | None = None
     approvals: tuple[ApprovalPolicySpec, ...] = ()
+    component: str = ""
+    component_config: Configuration = Field(default_factory=dict)
 
     def located(self, path: str = "") -> Iterator[tuple[str, AgentSpec]]:
         """The agents written in place with their paths through the teams within this one."""
@@ -307,6 +326,8 @@ class TeamSpec(Spec):
         own = {
             TeamKind.SELECTOR: (self.selector.llm_config,),
             TeamKind.MAGENTIC_ONE: (self.orchestrator,),
+            # Whether a component asks one is not known, unless one is named.
+            TeamKind.COMPONENT: (self.orchestrator,) if self.orchestrator != LlmSettings() else (),
         }.get(self.kind, ())
         members = [member for member in self.participants if not isinstance(member, str)]
         return (

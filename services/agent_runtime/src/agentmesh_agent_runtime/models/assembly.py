@@ -39,6 +39,11 @@ class ReplyAssembly:
         """How many tool calls have begun."""
         return len(self._calls)
 
+    @property
+    def has_text(self) -> bool:
+        """True if some of it was said."""
+        return bool(self._text)
+
     def say(self, text: object) -> list[Piece]:
         """Adds to the text; nothing if `text` is none."""
         return self._add(DeltaKind.TEXT, self._text, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
@@ -22,6 +23,8 @@ from agentmesh_agent_runtime.models.scripted.source import ScriptedReplySource
 
 # With these an agent would be given another model than is counted, or an answer nobody can read.
 _NOT_EXTRA = frozenset({"model", "messages", "stream", "stream_options"})
+
+_WITHOUT_SERVERS = frozenset({Provider.SCRIPTED, Provider.COMPONENT})
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,17 @@ class ModelCatalog:
     async def prepare(self) -> None:
         """Loads what `problem` and `resolve` need. Without it they block until it is loaded."""
         wanted = {Provider.OPENAI, *(profile.provider for profile in self.profiles)}
-        for provider in sorted(wanted - {Provider.SCRIPTED} - self._servers.keys()):
+        for provider in sorted(wanted - _WITHOUT_SERVERS - self._servers.keys()):
             self._servers.setdefault(provider, await asyncio.to_thread(load, provider))
 
     async def close(self) -> None:
         """Closes all connections."""
         for servers in self._servers.values():
             await servers.close()
+        for profile in self._profiles:
+            if profile.client is not None:
+                with suppress(Exception):
+                    await profile.client.close()
 
     def _by_profile(self, llm: LlmSettings) -> LlmSettings:
         """The same settings, by a profile if they name one in whichever way."""
@@ -144,7 +151,7 @@ class ModelCatalog:
         spec = profile.spec
         if not llm.model or llm.model == spec.model:
             return None
-        if spec.provider is Provider.SCRIPTED or spec.is_priced:
+        if spec.provider in _WITHOUT_SERVERS or spec.is_priced:
             return Finding(
                 "model",
                 f"profile {spec.id!r} stands for {spec.model or SCRIPTED!r} and its price; remove "

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from agentmesh_agent_runtime.components import plain
 from agentmesh_agent_runtime.turns.failures import (
     ModelCredentialsRefused,
     ModelFailed,
@@ -45,6 +46,10 @@ class ServerFailures:
     def unusable(self, cause: object) -> TurnFailure:
         """What came is not what the protocol allows."""
         return ModelFailed(f"the model server's answer cannot be used: {self._plain(cause)}")
+
+    def client(self, name: str, error: Exception) -> TurnFailure:
+        """The client of a package failed in a way of its own."""
+        return ModelFailed(f"the model client {name!r} failed: {self._plain(plain(error))}")
 
     def status(
         self, status: int, headers: Mapping[str, str], said: str, code: str | None = None

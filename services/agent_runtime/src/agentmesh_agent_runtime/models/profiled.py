@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from agentmesh_agent_runtime.definitions.profiles import Profile
 from agentmesh_agent_runtime.definitions.specs import LlmSettings, Provider
+from agentmesh_agent_runtime.models.component_clients import ComponentReplySource
 from agentmesh_agent_runtime.models.endpoints import Endpoint
 from agentmesh_agent_runtime.models.fallbacks import Candidate, FallbackReplySource, Rests
 from agentmesh_agent_runtime.models.pace import Pace, PacedReplySource
@@ -65,7 +66,10 @@ class ProfiledModels:
         if spec.provider is Provider.SCRIPTED:
             return self._scripted
         endpoint = self._endpoint_of(profile, llm)
-        source = self._open_source(spec.provider, endpoint)
+        if profile.client is not None:
+            source: ReplySource = ComponentReplySource(spec, profile.client, endpoint)
+        else:
+            source = self._open_source(spec.provider, endpoint)
         if spec.is_priced:
             source = PricedReplySource(
                 source, Prices(spec.input_price_micros, spec.output_price_micros)

@@ -5,7 +5,7 @@ The outer team's are judged between turns; see termination.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import and_, or_
 
@@ -24,13 +24,20 @@ from agentmesh_agent_runtime.turns.termination import DEFAULT
 ANSWERED = "one member has answered"
 
 
-def conditions_of(team: TeamSpec) -> TerminationCondition:
+MakeCondition = Callable[[TerminationSpec, Sequence[str]], TerminationCondition]
+"""Makes the condition of a package that a spec names, for these members."""
+
+
+def conditions_of(team: TeamSpec, of_package: MakeCondition) -> TerminationCondition:
     """When a team within a team is done."""
     spec = DEFAULT if team.termination.is_empty() else team.termination
-    return reduce(or_, _alternatives(spec, [agent.id for agent in team.agents()]))
+    members = [agent.id for agent in team.agents()]
+    return reduce(or_, _alternatives(spec, members, of_package))
 
 
-def _alternatives(spec: TerminationSpec, members: Sequence[str]) -> Iterator[TerminationCondition]:
+def _alternatives(
+    spec: TerminationSpec, members: Sequence[str], of_package: MakeCondition
+) -> Iterator[TerminationCondition]:
     sources = spec.text_mention_sources or members
     for text in spec.text_mentions:
         yield TextMentionTermination(text, sources=list(sources))
@@ -40,8 +47,10 @@ def _alternatives(spec: TerminationSpec, members: Sequence[str]) -> Iterator[Ter
         yield HandoffTermination(target)
     if spec.sources:
         yield SourceMatchTermination(list(spec.sources))
+    if spec.component:
+        yield of_package(spec, members)
     if spec.all_of:
-        parts = [reduce(or_, _alternatives(part, members)) for part in spec.all_of]
+        parts = [reduce(or_, _alternatives(part, members, of_package)) for part in spec.all_of]
         yield reduce(and_, parts)
 
 

@@ -14,8 +14,9 @@ from autogen_agentchat.messages import BaseChatMessage
 from autogen_core import CancellationToken
 from meshkit.builtin_tools import ASK_HUMAN, BUILTIN_TOOLS
 
-from agentmesh_agent_runtime.components import ComponentError, Components
+from agentmesh_agent_runtime.components import Components
 from agentmesh_agent_runtime.definitions.check import check_team
+from agentmesh_agent_runtime.definitions.check_components import components_of
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import (
     LlmSettings,
@@ -32,6 +33,7 @@ from agentmesh_agent_runtime.turns.failures import (
     TurnStalled,
 )
 from agentmesh_agent_runtime.turns.grant import Grant, Input, SavedCheckpoint
+from agentmesh_agent_runtime.turns.hosting import Host
 from agentmesh_agent_runtime.turns.ids import inputs_through
 from agentmesh_agent_runtime.turns.inputs import said_by_people
 from agentmesh_agent_runtime.turns.outcome import finished as team_finished
@@ -47,8 +49,9 @@ from agentmesh_agent_runtime.turns.ports import (
 from agentmesh_agent_runtime.turns.questions import QUESTION_SCHEMA
 from agentmesh_agent_runtime.turns.run_summary import summary_of
 from agentmesh_agent_runtime.turns.scope import TurnScope
-from agentmesh_agent_runtime.turns.teams import CandidateFunction, LiveTeam, TeamBuilder
+from agentmesh_agent_runtime.turns.teams import LiveTeam, TeamBuilder
 from agentmesh_agent_runtime.turns.termination import why_done
+from agentmesh_agent_runtime.turns.verdicts import verdicts
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +133,9 @@ class TurnDriver:
         grant = scope.grant
         if any(not self._models.stands_in_for(model) for model in grant.team.models()):
             await scope.guarded(self._models.prepare())
+        wanted = [each for each in components_of(grant.team) if not self._components.knows(*each)]
+        if wanted:
+            await scope.guarded(asyncio.to_thread(self._components.prepare, wanted))
         self._check(grant.team)
         inputs = [i for i in grant.inputs if i.sequence <= _readable_through(grant)]
         team = await self._team(scope, warm)
@@ -212,15 +218,9 @@ class TurnDriver:
                 self._models.bound(agent.llm_config),
             ),
             schemas,
-            self._candidates,
+            self._components,
         )
         return builder.build(grant.team)
-
-    def _candidates(self, name: str) -> CandidateFunction:
-        try:
-            return self._components.candidate_function(name)
-        except ComponentError as error:
-            raise InvalidDefinition(f"candidate_function: {error}") from error
 
     async def _run(self, scope: TurnScope, team: LiveTeam, inputs: list[Input]) -> str:
         """Lets the team act once; why AutoGen says that it stopped."""
@@ -279,13 +279,17 @@ class TurnDriver:
     ) -> TurnResult:
         grant = scope.grant
         state = await team.group.save_state()
-        said = utterances(team.thread(state)[team.run_from :])
+        thread = team.thread(state)
+        said = utterances(thread[team.run_from :])
         speaker = said[-1].source if said and not said_goodbye else ""
-        done = finished or why_done(grant.team, said)
+        verdict = await verdicts(
+            grant.team, thread[team.run_from :], Host(self._components, team.seat)
+        )
+        done = finished or why_done(grant.team, said, verdict)
         end, waits, detail = what_next(grant, said, speaker, done, said_goodbye=said_goodbye)
         if waits or end is not None:
             # Should the run go on, by an answer or a late message, this ends nothing after it.
-            team.run_from = len(team.thread(state))
+            team.run_from = len(thread)
         encoded = checkpoints.encode(
             checkpoints.Checkpoint(team.run_id, team.run_from, state),
             team.chain,

@@ -123,6 +123,13 @@ class TurnCrashed(TurnFailure):
     retryable = True
 
 
+class ComponentFailed(TurnFailure):
+    """A component of an installed package failed. Tried again: what it failed for may pass."""
+
+    reason = EndReason.INTERNAL
+    retryable = True
+
+
 class ToolRefused(Exception):  # noqa: N818  the model is told of it
     """The tool_runner will not carry out a call; the text says why, for the model."""
 

@@ -39,6 +39,7 @@ class StepKind(StrEnum):
 
     MODEL = "model"
     TOOL = "tool"
+    OTHER = "other"
 
 
 @dataclass(frozen=True)

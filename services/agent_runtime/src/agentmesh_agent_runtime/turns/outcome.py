@@ -15,6 +15,8 @@ from agentmesh_agent_runtime.turns.termination import Utterance, handed_out
 _SPOKEN = frozenset(
     {"TextMessage", "MultiModalMessage", "HandoffMessage", "ToolCallSummaryMessage"}
 )
+ONE_TURN_TAKEN = "Maximum number of turns 1 reached."
+"""Why AutoGen's teams stop after each turn. Whatever else it is, was the team's own wish."""
 _GOODBYES = frozenset({"exit", "quit", "terminate"})
 
 
@@ -40,6 +42,8 @@ def finished(team: TeamSpec, stopped_by: str) -> str | None:
         return "the graph has come to its end"
     if team.kind is TeamKind.MAGENTIC_ONE and stopped_by != ANSWERED:
         return f"the orchestrator is done: {stopped_by}"
+    if team.kind is TeamKind.COMPONENT and stopped_by not in ("", ONE_TURN_TAKEN):
+        return f"the team is done: {stopped_by}"
     return None
 
 

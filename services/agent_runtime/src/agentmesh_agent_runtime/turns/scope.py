@@ -119,6 +119,11 @@ class TurnScope:
         finally:
             self._standstill.end()
 
+    async def until_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """As `guarded`, for work that may itself wait for people: it does not keep the turn from
+        being suspended."""
+        return await self._guarded(work)
+
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
         if self._stop is not None:
             work.close()
@@ -205,6 +210,13 @@ class TurnScope:
         claim = StepClaim(call_id, StepKind.TOOL, digest, self._attempt)
         return await self.guarded(self._steps.begin(claim))
 
+    async def begin_other(self, step_key: str, digest: bytes) -> bytes | None:
+        """Claims a step that is neither a model's nor a tool's; its record, or None."""
+        if self._hand_over:
+            self.stop(HandedOver())
+        claim = StepClaim(step_key, StepKind.OTHER, digest, self._attempt)
+        return await self.guarded(self._steps.begin(claim))
+
     async def record(self, result: StepResult) -> None:
         """Records a step and remembers what it said."""
         await self.guarded(self._steps.record(result))
@@ -237,6 +249,10 @@ class TurnScope:
     def answered(self, call_id: str) -> None:
         """Notes that a call is carried out, or never will be."""
         self._standstill.close(call_id)
+
+    def has_call(self, call_id: str) -> bool:
+        """True if a call of that id is expected."""
+        return call_id in self._calls
 
     def call(self, call_id: str) -> Call:
         """The call of that id as the model wrote it. Raises KeyError."""

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autogen_agentchat.base import ChatAgent, Team
-from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage
 from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat, SelectorGroupChat, Swarm
 
+from agentmesh_agent_runtime.components import ComponentKind, Components
 from agentmesh_agent_runtime.definitions.graphs import digraph
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamKind, TeamSpec
+from agentmesh_agent_runtime.extension.assistant import assistant_arguments
+from agentmesh_agent_runtime.extension.setups import AgentSetup, TeamSetup
 from agentmesh_agent_runtime.mends import MeshAgent
 from agentmesh_agent_runtime.models.prices import ReplyBound
 from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.turns.checkpoints import Chain
 from agentmesh_agent_runtime.turns.conditions import OneAnswer, conditions_of
 from agentmesh_agent_runtime.turns.contexts import build_context
+from agentmesh_agent_runtime.turns.effects import CallableTools, CurrentTurnOf, RecordedOnce
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
 from agentmesh_agent_runtime.turns.groups import MeshGraphFlow, MeshMagenticOne, StagedGroupChat
+from agentmesh_agent_runtime.turns.hosting import Host
 from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.ports import ToolSchema
 from agentmesh_agent_runtime.turns.scope import Seat
@@ -30,9 +35,6 @@ INNER_ROUNDS = 20
 """Of a team within a team that sets none."""
 
 ResolveModel = Callable[[AgentSpec], tuple[ReplySource, ReplyBound]]
-CandidateFunction = Callable[[Sequence[BaseAgentEvent | BaseChatMessage]], list[str]]
-Candidates = Callable[[str], CandidateFunction]
-"""The function of an installed package by its name; raises InvalidDefinition."""
 
 
 class LiveTeam:
@@ -67,18 +69,25 @@ class TeamBuilder:
         self,
         resolve: ResolveModel,
         schemas: Mapping[str, ToolSchema],
-        candidates: Candidates,
+        components: Components,
     ) -> None:
         """`schemas` holds every tool that the agents may use; one that is not offered to this run
         is left out."""
         self._resolve = resolve
         self._schemas = schemas
-        self._candidates = candidates
         self._seat = Seat()
+        self.host = Host(components, self._seat)
 
     def build(self, spec: TeamSpec) -> LiveTeam:
         """A fresh team that takes one turn at a time."""
-        return LiveTeam(self._group(spec, ""), self._seat, self._summarizer(spec))
+        try:
+            return LiveTeam(self._group(spec, ""), self._seat, self._summarizer(spec))
+        except ValueError as error:
+            raise InvalidDefinition(f"team {spec.id}: {error}") from error
+
+    def agent(self, spec: AgentSpec) -> ChatAgent:
+        """An agent by itself. Raises ComponentError."""
+        return self._agent(spec, (), "")
 
     def _summarizer(self, spec: TeamSpec) -> RecordedModel | None:
         if spec.summarizer is None:
@@ -93,11 +102,9 @@ class TeamBuilder:
         limits: dict[str, Any] = {"max_turns": 1}
         if path:
             rounds = 1 if spec.kind is TeamKind.SINGLE else spec.max_rounds or INNER_ROUNDS
-            limits = {"max_turns": rounds, "termination_condition": conditions_of(spec)}
-        try:
-            return self._of_kind(spec, path, members, {"name": spec.id, **limits})
-        except ValueError as error:
-            raise InvalidDefinition(f"team {path}{spec.id}: {error}") from error
+            conditions = conditions_of(spec, self.host.condition)
+            limits = {"max_turns": rounds, "termination_condition": conditions}
+        return self._of_kind(spec, path, members, {"name": spec.id, **limits})
 
     def _of_kind(
         self, spec: TeamSpec, path: str, members: list[Any], common: dict[str, Any]
@@ -114,6 +121,8 @@ class TeamBuilder:
                 return flow
             case TeamKind.MAGENTIC_ONE:
                 return self._magentic_one(spec, path, members, common)
+            case TeamKind.COMPONENT:
+                return self._component(spec, path, members, common)
             case _ if spec.stages:
                 staged = StagedGroupChat(members, **common)
                 staged.seat = self._seat
@@ -132,7 +141,7 @@ class TeamBuilder:
             members,
             self._model(f"{path}:selector", chooser, Telling.NOT_AT_ALL),
             allow_repeated_speaker=spec.selector.allow_repeated_speaker,
-            candidate_func=self._candidates(name) if name else None,
+            candidate_func=self.host.candidates(name) if name else None,
             **common,
         )
 
@@ -149,6 +158,25 @@ class TeamBuilder:
         team.seat = self._seat
         return team
 
+    def _component(
+        self, spec: TeamSpec, path: str, members: list[Any], common: dict[str, Any]
+    ) -> BaseGroupChat:
+        chooser = AgentSpec(id="team", llm_config=spec.orchestrator)
+        where = f"{path}:team"
+        setup = TeamSetup(
+            id=spec.id,
+            description=spec.description or spec.name or spec.id,
+            config=self.host.config(ComponentKind.TEAM, spec.component, spec.component_config),
+            members=tuple(members),
+            max_turns=common["max_turns"],
+            termination_condition=common.get("termination_condition"),
+            model=self._model(where, chooser, Telling.NOT_AT_ALL),
+            once=RecordedOnce(where, self._seat),
+            turn=CurrentTurnOf(self._seat),
+            choosing=self.host.choosing(spec.component, members),
+        )
+        return self.host.team(spec.component, setup)
+
     def _member(
         self, member: AgentSpec | TeamSpec | str, kind: TeamKind, path: str
     ) -> ChatAgent | Team:
@@ -162,27 +190,42 @@ class TeamBuilder:
         source, bound = self._resolve(spec)
         return RecordedModel(path, spec, source, self._seat, telling, bound)
 
-    def _agent(self, spec: AgentSpec, handoffs: Sequence[str], path: str) -> MeshAgent:
+    def _agent(self, spec: AgentSpec, handoffs: Sequence[str], path: str) -> ChatAgent:
         usable = [self._schemas[name] for name in spec.usable_tools() if name in self._schemas]
         where = f"{path}{spec.id}"
         model = self._model(where, spec, Telling.ALOUD)
+        tools = CallableTools if spec.component else RecordedTools
+        setup = AgentSetup(
+            id=spec.id,
+            name=spec.name or spec.id,
+            role=spec.role,
+            system_message=spec.system_message,
+            description=spec.role or spec.name or spec.id,
+            config=None,
+            model=model,
+            private_model=model,
+            tools=tools(where, spec, usable, self._seat),
+            handoffs=tuple(handoffs),
+            model_context=build_context(spec, usable, model, self._seat),
+            max_tool_iterations=spec.max_tool_iterations or DEFAULT_TOOL_ITERATIONS,
+            once=RecordedOnce(where, self._seat),
+            turn=CurrentTurnOf(self._seat),
+        )
+        if spec.component:
+            return self._hosted(spec, where, setup)
         if (usable or handoffs) and not model.model_info["function_calling"]:
             raise InvalidDefinition(
                 f"{where} has tools or handoffs, and its model cannot call tools; give it another"
             )
-        agent = MeshAgent(
-            spec.id,
-            model,
-            workbench=[RecordedTools(where, spec, usable, self._seat)],
-            handoffs=list(handoffs),
-            description=spec.role or spec.name or spec.id,
-            system_message=spec.system_message or None,
-            # Replies reach subscribers from RecordedModel, whole ones the team.
-            model_client_stream=False,
-            # So that each turn's last message is a model step's own.
-            reflect_on_tool_use=True,
-            max_tool_iterations=spec.max_tool_iterations or DEFAULT_TOOL_ITERATIONS,
-            model_context=build_context(spec, usable, model, self._seat),
-        )
+        agent = MeshAgent(**assistant_arguments(setup))
         agent.seat = self._seat
         return agent
+
+    def _hosted(self, spec: AgentSpec, where: str, setup: AgentSetup) -> ChatAgent:
+        config = self.host.config(ComponentKind.AGENT, spec.component, spec.component_config)
+        # What it thinks need not be what its answers have to be.
+        thinking = spec.model_copy(update={"output_schema": {}})
+        private = self._model(where, thinking, Telling.AS_THOUGHT)
+        return self.host.agent(
+            where, spec.component, replace(setup, config=config, private_model=private)
+        )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agentmesh_agent_runtime.definitions.specs import TeamKind, TeamSpec, TerminationSpec
 
 DEFAULT = TerminationSpec(text_mentions=("TERMINATE",))
+
+
+Verdict = Callable[[TerminationSpec], str | None]
+"""Why the condition of a package that a spec names holds, or None."""
+
+
+def no_verdict(condition: TerminationSpec) -> str | None:
+    """Where no spec names one."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,9 @@ class Utterance:
     target: str = ""
 
 
-def why_done(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
+def why_done(
+    team: TeamSpec, said: Sequence[Utterance], verdict: Verdict = no_verdict
+) -> str | None:
     """Why the team is done after what was `said` in its run, or None.
 
     A single agent is done when it has answered; any other team without conditions when one of its
@@ -31,8 +42,8 @@ def why_done(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
     if team.termination.is_empty():
         if team.kind is TeamKind.SINGLE and said and said[-1].source in members:
             return "the agent has answered"
-        return _holds(DEFAULT, said, members)
-    return _holds(team.termination, said, members)
+        return _holds(DEFAULT, said, members, verdict)
+    return _holds(team.termination, said, members, verdict)
 
 
 def handed_out(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
@@ -45,7 +56,10 @@ def handed_out(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
 
 
 def _holds(
-    condition: TerminationSpec, said: Sequence[Utterance], members: frozenset[str]
+    condition: TerminationSpec,
+    said: Sequence[Utterance],
+    members: frozenset[str],
+    verdict: Verdict,
 ) -> str | None:
     by_agents = [u for u in said if u.source in members]
     counting = frozenset(condition.text_mention_sources) or members
@@ -60,8 +74,10 @@ def _holds(
             return f"{utterance.source} handed over to {utterance.target}"
         if utterance.source in condition.sources:
             return f"{utterance.source} has spoken"
+    if condition.component and (why := verdict(condition)) is not None:
+        return why
     if condition.all_of:
-        reasons = [_holds(part, said, members) for part in condition.all_of]
+        reasons = [_holds(part, said, members, verdict) for part in condition.all_of]
         if all(reasons):
             return " and ".join(reason for reason in reasons if reason)
     return None

@@ -1,0 +1,1 @@
+"""Components for agentmesh: one of each kind."""

@@ -1,0 +1,404 @@
+"""Components of installed packages at work, in turns that are killed after any step."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agentmesh_agent_runtime.components import Components
+from agentmesh_agent_runtime.definitions.specs import (
+    LlmSettings,
+    SelectorSpec,
+    TeamKind,
+    TeamSpec,
+    TerminationSpec,
+)
+from agentmesh_agent_runtime.turns.driver import TurnDriver
+from agentmesh_agent_runtime.turns.failures import (
+    ComponentFailed,
+    EndReason,
+    InvalidDefinition,
+    LeaseLost,
+)
+from agentmesh_agent_runtime.turns.grant import StepKind
+from agentmesh_agent_runtime.turns.ports import PartKind
+
+from services.agent_runtime.tests.component_package import install
+from services.agent_runtime.tests.memory_world import (
+    MemoryRun,
+    agent,
+    asked,
+    driver,
+    take_all,
+    take_turn,
+    team,
+)
+from services.agent_runtime.tests.test_team_kinds import (
+    Body,
+    context,
+    echo,
+    kept,
+    member,
+    speaker_of,
+    told,
+    with_tool,
+)
+from tests.support.example_package import install_example
+from tests.support.model_server import ModelServer, Reply
+
+OPTIONS = ["one", "two", "three", "four"]
+SOURCE = (Path(__file__).parent / "odd_components.py").read_text()
+NAMES = [
+    line.split("(")[0].removeprefix("class ").removeprefix("def ")
+    for line in SOURCE.splitlines()
+    if line.startswith(("class ", "def "))
+]
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, built once."""
+    return install_example(tmp_path_factory.mktemp("example"))
+
+
+@pytest.fixture(autouse=True)
+def packages(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example package, and one that does everything wrong."""
+    monkeypatch.syspath_prepend(str(example))
+    groups = ("agents", "teams", "terminations", "candidate_functions")
+    points = {f"agentmesh.{group}": {name: name for name in NAMES} for group in groups}
+    install(tmp_path, monkeypatch, SOURCE, points, name="odd")
+
+
+def custom(name: str, **fields: Any) -> Any:
+    """An agent of the example package."""
+    return member(name, component="custom_agent", **fields)
+
+
+def lots(name: str = "chair", **fields: Any) -> Any:
+    return agent(name, component="draw_lots", component_config={"options": OPTIONS}, **fields)
+
+
+def chaired(*others: Any, **fields: Any) -> TeamSpec:
+    """A team of the example package."""
+    return team(
+        lots(),
+        *others,
+        kind=TeamKind.COMPONENT,
+        component="chaired",
+        component_config={"chair": "chair"},
+        **fields,
+    )
+
+
+MEETING = chaired(
+    custom("writer", component_config={"glossary": {"lot": "what chance says"}}, tools=("echo",)),
+    member("critic"),
+)
+TEAMS = {
+    "chaired": MEETING,
+    "nested": team(
+        member("carol"),
+        chaired(custom("writer"), id="inner", max_rounds=4),
+        termination=TerminationSpec(max_messages=30),
+    ),
+    "wave": team(
+        custom("bob"),
+        member("alice", component="EchoAgent"),
+        kind=TeamKind.COMPONENT,
+        component="AllAtOnce",
+    ),
+    "calls by itself": team(agent("caller", component="Caller", tools=("echo",)), member("bob")),
+    "drafts": team(member("drafter", component="Drafter"), member("bob")),
+    "plain assistant": team(member("plain", component="Plain", tools=("echo",)), member("bob")),
+}
+
+
+def hosting(run: MemoryRun, server: ModelServer, **fields: Any) -> TurnDriver:
+    """A driver to which all packages are allowed."""
+    return driver(run, server.base_url, components=Components(["*"]), **fields)
+
+
+def run_of(kind: str) -> MemoryRun:
+    return MemoryRun(TEAMS[kind], [asked("begin")], max_rounds=4, tools={"echo": echo})
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Chance that never comes out the same twice."""
+    made: list[str] = []
+
+    def choice(options: list[str]) -> str:
+        made.append(f"{options[0]} {len(made)}")
+        return made[-1]
+
+    monkeypatch.setattr(random, "choice", choice)
+    return made
+
+
+def reply(body: Body, number: int) -> Reply:
+    return with_tool(body) if speaker_of(body) in ("writer", "plain") else Reply(context(body))
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+async def test_a_team_of_components_killed_after_any_step_goes_on_as_if_nothing_had_been(
+    model_server: ModelServer, draws: list[str], kind: str
+) -> None:
+    model_server.reply_with(reply)
+    calm = run_of(kind)
+    await take_all(calm, hosting(calm, model_server))
+    assert calm.records > 2
+    for number in range(1, calm.records + 1):
+        draws.clear()
+        run = run_of(kind)
+        run.die_after_record = number
+        with pytest.raises(LeaseLost):
+            await take_all(run, hosting(run, model_server))
+        again = hosting(run, model_server, worker_id="worker-2")
+        await take_all(run, again)
+        assert told(run) == told(calm), number
+        assert kept(run) == kept(calm), number
+        assert run.results[-1].summary == calm.results[-1].summary
+        assert [c.arguments_json for c in run.tool_calls] == [
+            c.arguments_json for c in calm.tool_calls
+        ]
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+async def test_a_warm_team_of_components_equals_fresh_ones(
+    model_server: ModelServer, draws: list[str], kind: str
+) -> None:
+    model_server.reply_with(reply)
+    cold, warm = run_of(kind), run_of(kind)
+    await take_all(cold, hosting(cold, model_server))
+    draws.clear()
+    await take_all(warm, hosting(warm, model_server), keep_warm=True)
+    assert told(warm) == told(cold)
+    assert kept(warm) == kept(cold)
+
+
+async def test_what_is_said_without_a_model_is_in_the_log(model_server: ModelServer) -> None:
+    run = MemoryRun(team(lots("lots"), member("bob")), [asked()], max_rounds=2)
+    await take_all(run, hosting(run, model_server))
+    (first, who), *_ = [(m.text, m.agent) for m in run.said]
+    assert who == "lots"
+    assert first.startswith("The lot: ")
+    assert first in str(model_server.requests[0]), "the next member did not hear it"
+    assert run.results[0].speaker == "lots"
+
+
+async def test_a_message_is_processed_before_the_model_sees_it(model_server: ModelServer) -> None:
+    glossary = {"SLO": "what we promise", "SLA": "what we pay for"}
+    spec = team(custom("writer", component_config={"glossary": glossary}), kind="single")
+    run = MemoryRun(spec, [asked("Is the SLO met?")])
+    await take_all(run, hosting(run, model_server))
+    heard = model_server.requests[0]["messages"][-1]["content"]
+    assert heard.startswith("Is the SLO met?")
+    assert "SLO: what we promise" in heard
+    assert "SLA" not in heard
+
+
+async def test_replies_of_the_private_model_are_reasoning(model_server: ModelServer) -> None:
+    model_server.reply_with(lambda body, number: Reply(f"draft {number}"))
+    run = MemoryRun(team(member("drafter", component="Drafter"), kind="single"), [asked()])
+    await take_all(run, hosting(run, model_server))
+    parts = [(part.kind, part.text) for message in run.said for part in message.parts]
+    assert [kind for kind, _ in parts] == [PartKind.REASONING, PartKind.TEXT]
+    assert parts[1][1] == parts[0][1].upper()
+
+
+async def test_a_tool_that_is_called_without_a_model_is_told_and_called_once(
+    model_server: ModelServer,
+) -> None:
+    run = run_of("calls by itself")
+    await take_turn(run, hosting(run, model_server))
+    calls = [p.tool_call_id for m in run.said for p in m.parts if p.kind is PartKind.TOOL_CALL]
+    assert [call.tool_call_id for call in run.tool_calls] == calls
+    assert run.tool_calls[0].arguments_json == '{"n": 1}'
+
+
+async def test_members_that_speak_at_once_are_heard_in_order(model_server: ModelServer) -> None:
+    model_server.reply_with(reply)
+    run = run_of("wave")
+    await take_all(run, hosting(run, model_server))
+    assert [result.speaker for result in run.results] == ["alice"] * 4
+
+
+async def test_a_team_that_lets_nobody_speak_is_done(model_server: ModelServer) -> None:
+    spec = TEAMS["chaired"].model_copy(
+        update={"component_config": {"chair": "chair", "closing": "one"}}
+    )
+    run = MemoryRun(spec, [asked("begin")], max_rounds=9, tools={"echo": echo})
+    options = {"options": ["one", "one"]}
+    chair = spec.participants[0].model_copy(update={"component_config": options})  # type: ignore[union-attr]
+    run.team = spec.model_copy(update={"participants": (chair, *spec.participants[1:])})
+    end = await take_all(run, hosting(run, model_server))
+    assert end is EndReason.TERMINATED
+    assert run.results[-1].detail == "the team is done: nobody is to speak"
+    assert len(run.results) == 2
+
+
+async def test_a_condition_of_a_package_judges_all_messages_of_the_run(
+    model_server: ModelServer,
+) -> None:
+    model_server.reply_with(lambda body, number: Reply("three words here"))
+    budget = TerminationSpec(component="word_budget", component_config={"max_words": 8})
+    for termination in (budget, TerminationSpec(all_of=(budget, TerminationSpec(max_messages=2)))):
+        run = MemoryRun(team(member("a"), member("b"), termination=termination), [asked("x " * 50)])
+        end = await take_all(run, hosting(run, model_server))
+        assert end is EndReason.TERMINATED
+        assert len(run.results) == 3
+        assert "9 of 8 words were said" in run.results[-1].detail
+
+
+async def test_a_condition_of_a_package_ends_a_team_within_a_team(
+    model_server: ModelServer,
+) -> None:
+    model_server.reply_with(lambda body, number: Reply("three words here"))
+    budget = TerminationSpec(component="word_budget", component_config={"max_words": 5})
+    inner = team(member("a"), member("b"), id="inner", termination=budget)
+    run = MemoryRun(team(inner, member("c")), [asked()], max_rounds=1)
+    await take_all(run, hosting(run, model_server))
+    assert [m.agent for m in run.said] == ["inner/a", "inner/b"]
+
+
+async def test_a_candidate_function_of_the_example_chooses(model_server: ModelServer) -> None:
+    selector = SelectorSpec(candidate_function="critic_after_writer", allow_repeated_speaker=True)
+    spec = team(member("writer"), member("critic"), kind="selector", selector=selector)
+    run = MemoryRun(spec, [asked()], max_rounds=4)
+    await take_all(run, hosting(run, model_server))
+    assert [result.speaker for result in run.results] == ["writer", "critic"] * 2
+
+
+async def test_an_answer_of_another_type_becomes_a_text(model_server: ModelServer) -> None:
+    run = MemoryRun(team(agent("odd", component="Structured"), member("bob")), [asked()])
+    result, _ = await take_turn(run, hosting(run, model_server))
+    assert result.summary == '{"a":1}'
+    await take_turn(run, hosting(run, model_server))
+    assert '{\\"a\\":1}' in str(model_server.requests[0]) or '{"a":1}' in str(
+        model_server.requests[0]
+    )
+
+
+async def test_a_handoff_without_a_model_is_recorded(model_server: ModelServer) -> None:
+    spec = team(agent("first", component="HandsOver"), member("boss"), kind="swarm")
+    spec = spec.model_copy(
+        update={
+            "participants": (
+                spec.participants[0].model_copy(update={"handoffs": ("boss",)}),  # type: ignore[union-attr]
+                spec.participants[1],
+            )
+        }
+    )
+    run = MemoryRun(spec, [asked()], max_rounds=2)
+    await take_all(run, hosting(run, model_server))
+    assert [(h.agent, h.target) for h in run.handoffs] == [("first", "boss")]
+    assert run.results[1].speaker == "boss"
+
+
+async def test_effects_of_once_are_steps_of_their_own_kind(model_server: ModelServer) -> None:
+    seen: list[StepKind] = []
+    run = MemoryRun(team(lots("lots"), member("bob")), [asked()])
+    commit = run.commit
+    run.commit = lambda result: (  # type: ignore[method-assign]
+        seen.extend(step.kind for step in run.steps.values()),
+        commit(result),
+    )[1]
+    await take_turn(run, hosting(run, model_server))
+    assert seen == [StepKind.OTHER, StepKind.OTHER]
+
+
+@pytest.mark.parametrize(
+    ("component", "says"),
+    [
+        ("Raises", "RuntimeError"),
+        ("Exits", "SystemExit"),
+        ("SaysNothing", "answered with nothing"),
+        ("NeverAnswers", "without an answer"),
+        ("BadState", "no JSON"),
+        ("BadKey", "names no effect"),
+        ("BadOnce", "no JSON"),
+    ],
+)
+async def test_an_agent_that_fails_ends_its_turn_and_is_not_quoted(
+    model_server: ModelServer, component: str, says: str
+) -> None:
+    run = MemoryRun(team(agent("odd", component=component), member("bob")), [asked()])
+    with pytest.raises(ComponentFailed, match=says) as failed:
+        await take_turn(run, hosting(run, model_server))
+    assert component in str(failed.value)
+    assert "hunter2" not in str(failed.value)
+    assert failed.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        (team(agent("a", component="WrongName"), member("b")), "named 'other'"),
+        (team(agent("a", component="MakesNothing"), member("b")), "no ChatAgent"),
+        (team(agent("a", component="CannotBeMade"), member("b")), "RuntimeError"),
+        (team(agent("a", component="SaysWhy"), member("b")), "there is no region eu"),
+        (chaired(member("b")).model_copy(update={"component": "EndlessTeam"}), "max_turns None"),
+        (chaired(member("b")).model_copy(update={"component": "OtherMembers"}), "other members"),
+    ],
+)
+async def test_what_a_factory_makes_must_fit(
+    model_server: ModelServer, spec: TeamSpec, says: str
+) -> None:
+    spec = spec.model_copy(update={"component_config": {}})
+    run = MemoryRun(spec, [asked()])
+    with pytest.raises(InvalidDefinition, match=says) as failed:
+        await take_turn(run, hosting(run, model_server))
+    assert "hunter2" not in str(failed.value)
+
+
+@pytest.mark.parametrize("name", ["ChoosesStranger", "ChoosesTwice", "ChoiceRaises"])
+async def test_a_team_that_chooses_badly_fails_its_turn(
+    model_server: ModelServer, name: str
+) -> None:
+    spec = team(member("a"), member("b"), kind="component", component=name)
+    run = MemoryRun(spec, [asked()])
+    with pytest.raises(ComponentFailed, match=name):
+        await take_turn(run, hosting(run, model_server))
+
+
+async def test_a_condition_that_raises_fails_its_turn(model_server: ModelServer) -> None:
+    spec = team(member("a"), member("b"), termination=TerminationSpec(component="RaisesWhenAsked"))
+    run = MemoryRun(spec, [asked()])
+    with pytest.raises(ComponentFailed, match="RaisesWhenAsked"):
+        await take_turn(run, hosting(run, model_server))
+
+
+async def test_a_stopped_turn_does_not_wait_for_a_component(model_server: ModelServer) -> None:
+    run = MemoryRun(team(agent("odd", component="WaitsForEver"), member("bob")), [asked()])
+    turns = hosting(run, model_server)
+    opened = []
+
+    def stop_soon(scope: Any) -> None:
+        opened.append(scope)
+        asyncio.get_running_loop().call_later(0.3, scope.stop, LeaseLost("cancelled"))
+
+    with pytest.raises(LeaseLost):
+        await take_turn(run, turns, opened=stop_soon)
+    assert opened[0].activity == "odd is at work"
+
+
+async def test_a_team_may_ask_a_model_that_nobody_hears(model_server: ModelServer) -> None:
+    model_server.reply_with(
+        lambda body, number: Reply("b" if "who?" in str(body) else context(body))
+    )
+    spec = team(
+        member("a"),
+        member("b"),
+        kind="component",
+        component="AsksAModel",
+        orchestrator=LlmSettings(model="test-model"),
+    )
+    run = MemoryRun(spec, [asked()], max_rounds=2)
+    await take_all(run, hosting(run, model_server))
+    assert [result.speaker for result in run.results] == ["b", "b"]
+    assert {m.agent for m in run.said} == {"b"}
+    assert {result.step_key for result in run.recorded} >= {":team#1", "b#1"}
