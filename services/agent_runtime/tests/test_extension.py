@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from agentmesh_agent_runtime.components import Components
+from agentmesh_agent_runtime.definitions.approval_policies import ApprovalPolicySpec
 from agentmesh_agent_runtime.definitions.specs import (
     LlmSettings,
     SelectorSpec,
@@ -23,7 +24,8 @@ from agentmesh_agent_runtime.turns.failures import (
     InvalidDefinition,
     LeaseLost,
 )
-from agentmesh_agent_runtime.turns.grant import StepKind
+from agentmesh_agent_runtime.turns.grant import StepKind, Verdict
+from agentmesh_agent_runtime.turns.people import PersonNeeded
 from agentmesh_agent_runtime.turns.ports import PartKind
 
 from services.agent_runtime.tests.component_package import install
@@ -218,6 +220,21 @@ async def test_a_tool_that_is_called_without_a_model_is_told_and_called_once(
     calls = [p.tool_call_id for m in run.said for p in m.parts if p.kind is PartKind.TOOL_CALL]
     assert [call.tool_call_id for call in run.tool_calls] == calls
     assert run.tool_calls[0].arguments_json == '{"n": 1}'
+
+
+async def test_a_tool_that_is_called_without_a_model_waits_for_its_approval(
+    model_server: ModelServer,
+) -> None:
+    run = run_of("calls by itself")
+    policy = ApprovalPolicySpec(tools=("echo",))
+    run.team = run.team.model_copy(update={"approvals": (policy,)})
+
+    def approve(run: MemoryRun, needed: PersonNeeded) -> None:
+        run.decide(needed, Verdict.APPROVED)
+
+    await take_all(run, hosting(run, model_server), person=approve)
+    assert [call.arguments_json for call in run.tool_calls] == ['{"n": 1}', '{"n": 2}'] * 2
+    assert run.suspensions == 4
 
 
 async def test_members_that_speak_at_once_are_heard_in_order(model_server: ModelServer) -> None:

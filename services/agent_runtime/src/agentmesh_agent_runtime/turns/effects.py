@@ -49,9 +49,7 @@ class RecordedOnce:
         digest = hashlib.sha256(b"once/1\0" + key.encode()).digest()
         recorded = await scope.begin_other(step_key, digest)
         if recorded is None:
-            made = make()
-            value = await made if inspect.isawaitable(made) else made
-            recorded = _as_json(key, value)
+            recorded = _as_json(key, await scope.guarded(_made(make)))
             await scope.record(StepResult(step_key, digest, recorded, ENCODING, ()))
         value_back: T = _read(recorded)
         return value_back
@@ -147,6 +145,11 @@ async def told(
     if target:
         return HandoffMessage(content=text, source=answer.source, target=target)
     return TextMessage(content=text, source=answer.source, models_usage=answer.models_usage)
+
+
+async def _made(make: Callable[[], T | Awaitable[T]]) -> T:
+    made = make()
+    return await made if inspect.isawaitable(made) else made
 
 
 def _as_json(key: str, value: Any) -> bytes:
