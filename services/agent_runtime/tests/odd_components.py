@@ -25,6 +25,7 @@ from autogen_agentchat.messages import (
     TextMessage,
 )
 from autogen_agentchat.teams import BaseGroupChat, RoundRobinGroupChat
+from autogen_agentchat.teams._group_chat._round_robin_group_chat import RoundRobinGroupChatManager
 from autogen_core import CancellationToken
 from autogen_core.models import UserMessage
 from pydantic import BaseModel
@@ -227,3 +228,16 @@ class RaisesWhenAsked(TerminationCondition):
 
     async def reset(self) -> None:
         self._done = False
+
+
+class _Forgetful(RoundRobinGroupChatManager):
+    async def save_state(self) -> Mapping[str, Any]:
+        return {}
+
+
+class KeepsNothing(RoundRobinGroupChat):
+    def __init__(self, setup: TeamSetup) -> None:
+        super().__init__(list(setup.members), name=setup.id, max_turns=setup.max_turns)
+
+    def _create_group_chat_manager_factory(self, *_: Any, **settings: Any) -> Any:
+        return lambda: _Forgetful(**settings, emit_team_events=False)
