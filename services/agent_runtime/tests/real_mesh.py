@@ -79,13 +79,15 @@ class RealMesh:
             "AGENTMESH_TOOL_RUNNER_ADDRESS": tools or "127.0.0.1:9",
         }
 
+    def channel(self, process: MeshProcess, service: str) -> Any:
+        """To one of the processes."""
+        assert self._channels is not None
+        return self._channels.channel(process.grpc_address, service)
+
     @property
     def stub(self) -> Any:
         """The store's."""
-        assert self._channels is not None
-        return ConversationStoreServiceStub(
-            self._channels.channel(self.store.grpc_address, "conversation_store")
-        )
+        return ConversationStoreServiceStub(self.channel(self.store, "conversation_store"))
 
     async def begin(
         self,

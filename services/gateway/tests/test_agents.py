@@ -28,6 +28,20 @@ CONFIG: dict[str, Any] = {
     "max_tool_iterations": 4,
     "component_config": {"a": 1},
     "output_schema": {"type": "object", "required": ["verse"]},
+    "approvals": [
+        {
+            "tools": ["code_executor"],
+            "agents": [],
+            "arguments": {"code": "*import*"},
+            "prompt": "Shall it run?",
+            "unless": {"language": "python"},
+            "role": "operator",
+            "expires_after": "3600s",
+            "on_expiry": "reject",
+            "escalate_after": "60s",
+            "escalate_to": "admin",
+        }
+    ],
 }
 
 
@@ -224,6 +238,7 @@ async def test_an_agent_is_copied_as_it_is_or_was(front: Front) -> None:
         "max_tool_iterations",
         "component_config",
         "output_schema",
+        "approvals",
     ):
         assert made[0][name] == source[name]
     assert (await described(front, "source"))["version"] == 2

@@ -124,7 +124,12 @@ async def test_an_approval_is_listed_and_decided_over_rest(
     assert response.status_code == 200, response.text
     decided = response.json()["approval"]
     assert (decided["status"], decided["comment"]) == ("edited", "safer")
-    assert (await gateway.http.get("/approvals/appr_two")).json()["approval"] == decided
+    shown = (await gateway.http.get("/approvals/appr_two")).json()
+    assert shown["approval"] == decided
+    assert [event["message"]["content"] for event in shown["context"]] == ["do it"]
+    params = {"context_messages": 0}
+    alone = (await gateway.http.get("/approvals/appr_two", params=params)).json()
+    assert alone["context"] == []
     params = {"status": "pending"}
     pending = (await gateway.http.get("/approvals", params=params)).json()["approvals"]
     assert [approval["approval_id"] for approval in pending] == ["appr_one"]
@@ -146,6 +151,7 @@ async def test_another_decision_is_refused_on_both_edges(gateway: Gateway, worke
     assert await stub.ResolveApproval(approve) == first
     found = await stub.GetApproval(pb2.GetApprovalRequest(approval_id="appr_one"))
     assert found.approval == first.approval
+    assert [event.message.content for event in found.context] == ["do it"]
     reject = pb2.ResolveApprovalRequest(
         approval_id="appr_one", decision=event_pb2.APPROVAL_STATUS_REJECTED
     )

@@ -15,6 +15,7 @@ from agentmesh.catalog.v1.agent_pb2 import AgentDefinition
 from agentmesh.catalog.v1.team_pb2 import Participant, TeamDefinition, TeamKind, Termination
 from agentmesh.common.v1 import errors_pb2
 from agentmesh.conversation_store.v1.catalog_service_pb2 import DocumentKind
+from meshkit.builtin_tools import BUILTIN_TOOLS
 from meshkit.errors import FieldViolation, MeshError
 
 from agentmesh_gateway.catalog import Catalog
@@ -174,13 +175,16 @@ def members_of(team: TeamDefinition) -> Iterator[AgentDefinition]:
 
 
 def tools_of(agent: AgentDefinition) -> list[str]:
-    """The tools that an agent is given: those listed and not switched off."""
+    """The tools of the catalog that an agent is given: those listed and not switched off."""
     return [
         name
         for name in agent.tools
-        if name not in agent.tool_config
-        or not agent.tool_config[name].HasField("enabled")
-        or agent.tool_config[name].enabled
+        if name not in BUILTIN_TOOLS
+        and (
+            name not in agent.tool_config
+            or not agent.tool_config[name].HasField("enabled")
+            or agent.tool_config[name].enabled
+        )
     ]
 
 

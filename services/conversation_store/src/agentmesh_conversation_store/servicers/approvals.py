@@ -17,6 +17,7 @@ from agentmesh_conversation_store.domain.model import Role
 from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.storage.interface import ApprovalQuery, Storage
 
+from .event_pages import EventPages
 from .rejections import answers_rejections
 from .repeatable import carry_out
 
@@ -30,6 +31,7 @@ class ApprovalServicer(pb_grpc.ApprovalStoreServiceServicer):
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._pages = EventPages(storage)
 
     @answers_rejections
     async def ListApprovals(
@@ -65,7 +67,17 @@ class ApprovalServicer(pb_grpc.ApprovalStoreServiceServicer):
         self, request: pb.GetApprovalRequest, _: ServicerContext
     ) -> pb.GetApprovalResponse:
         approval = await self._approval(request.approval_id)
-        return pb.GetApprovalResponse(approval=approval_message(approval))
+        response = pb.GetApprovalResponse(approval=approval_message(approval))
+        if request.context_messages:
+            response.context.extend(
+                await self._pages.led_to(
+                    approval.tenant,
+                    approval.conversation_id,
+                    approval.requested_sequence,
+                    request.context_messages,
+                )
+            )
+        return response
 
     @answers_rejections
     async def ResolveApproval(

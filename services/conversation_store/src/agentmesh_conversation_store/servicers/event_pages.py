@@ -18,6 +18,9 @@ MAX_PAGE_BYTES = 3 * 1024 * 1024
 _EVENTS_A_PAGE = 200
 _AT_ONCE = 200
 _SUMMARY = "context_summary"
+_MESSAGE = "message"
+_DISCARDED = "turn_discarded"
+_CONTEXT_BYTES = 1024 * 1024
 
 
 @dataclass
@@ -68,6 +71,26 @@ class EventPages:
             oldest = max(request.after_sequence + 1, view.conversation.oldest_sequence)
             return await self._backwards(tenant, request, oldest, end, page)
         return await self._forwards(tenant, request, end, page)
+
+    async def led_to(
+        self, tenant: str, conversation_id: str, sequence: int, count: int
+    ) -> Sequence[event_pb2.Event]:
+        """The newest messages before a sequence that still count, oldest first: at most so many,
+        and fewer if they are long or were removed."""
+        view = await self._storage.conversation(tenant, conversation_id)
+        # What was said in turns that were given up is told of after it.
+        accepted = EventFilter(kinds=frozenset({_MESSAGE, _DISCARDED}))
+        page = _Page(accepted, 2 * count, _CONTEXT_BYTES)
+        request = pb.ListEventsRequest(conversation_id=conversation_id)
+        oldest = view.conversation.oldest_sequence
+        found = await self._backwards(tenant, request, oldest, sequence, page)
+        discarded: set[str] = set()
+        messages: list[event_pb2.Event] = []
+        for event in found.events:
+            discarded.update(event.turn_discarded.message_ids)
+            if event.HasField("message") and event.message.message_id not in discarded:
+                messages.append(event)
+        return messages[:count][::-1]
 
     async def _forwards(
         self, tenant: str, request: pb.ListEventsRequest, end: int, page: _Page

@@ -8,6 +8,8 @@ from agentmesh.gateway.v1 import approval_service_pb2 as pb2
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
 
+_CONTEXT = 20
+
 
 class ApprovalServicer:
     """All of the contract is served; the store decides, knowing the caller."""
@@ -34,11 +36,12 @@ class ApprovalServicer:
     async def get_approval(
         self, request: pb2.GetApprovalRequest, context: Context
     ) -> pb2.GetApprovalResponse:
-        """One approval."""
+        """One approval, with what led to it."""
+        wanted = request.context_messages if request.HasField("context_messages") else _CONTEXT
         found = await self._store.GetApproval(
-            store_pb2.GetApprovalRequest(approval_id=request.approval_id)
+            store_pb2.GetApprovalRequest(approval_id=request.approval_id, context_messages=wanted)
         )
-        return pb2.GetApprovalResponse(approval=found.approval)
+        return pb2.GetApprovalResponse(approval=found.approval, context=found.context)
 
     async def resolve_approval(
         self, request: pb2.ResolveApprovalRequest, context: Context

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from agentmesh.catalog.v1 import agent_pb2 as agentmesh_dot_catalog_dot_v1_dot_agent__pb2
+from agentmesh.catalog.v1 import approval_policy_pb2 as agentmesh_dot_catalog_dot_v1_dot_approval__policy__pb2
 from agentmesh.catalog.v1 import model_profile_pb2 as agentmesh_dot_catalog_dot_v1_dot_model__profile__pb2
 from agentmesh.common.v1 import options_pb2 as agentmesh_dot_common_dot_v1_dot_options__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
@@ -32,7 +33,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/agent_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a agentmesh/catalog/v1/agent.proto\x1a(agentmesh/catalog/v1/model_profile.proto\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd5\x05\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x16\n\x0esystem_message\x18\x04 \x01(\t\x12\x33\n\nllm_config\x18\x05 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\r\n\x05tools\x18\x06 \x03(\t\x12>\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputMode\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12\x10\n\x08\x62uilt_in\x18\t \x01(\x08\x12\x18\n\x10unresolved_tools\x18\n \x03(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12@\n\x0btool_config\x18\r \x03(\x0b\x32+.agentmesh.gateway.v1.Agent.ToolConfigEntry\x12\x10\n\x08handoffs\x18\x0e \x03(\t\x12\x34\n\x07\x63ontext\x18\x0f \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12 \n\x13max_tool_iterations\x18\x10 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tcomponent\x18\x11 \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x12 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x13 \x01(\x0b\x32\x17.google.protobuf.Struct\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"j\n\x11ListAgentsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\x08\x62uilt_in\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_built_in\"Z\n\x12ListAgentsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x0fGetAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\">\n\x10GetAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"j\n\x18ListAgentVersionsRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x19ListAgentVersionsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x01\n\x14RegisterAgentRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xa5\x05\n\x0b\x41gentConfig\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x04role\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12!\n\x0esystem_message\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x33\n\nllm_config\x18\x04 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x1a\n\x05tools\x18\x05 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x10\x80\x01\x18\x01\x12\x46\n\x0btool_config\x18\x06 \x03(\x0b\x32\x31.agentmesh.gateway.v1.AgentConfig.ToolConfigEntry\x12H\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x10\n\x08handoffs\x18\x08 \x03(\t\x12\x34\n\x07\x63ontext\x18\t \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12+\n\x13max_tool_iterations\x18\n \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64 \x00H\x00\x88\x01\x01\x12\x1b\n\tcomponent\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x31\n\x10\x63omponent_config\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x10 \x01(\x0b\x32\x17.google.protobuf.Struct\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"]\n\x15RegisterAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x18\n\x10unresolved_tools\x18\x02 \x03(\t\"\xc9\x01\n\x12UpdateAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"A\n\x13UpdateAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"\x80\x02\n\x11\x43loneAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x32\n\x04name\x18\x02 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x31\n\x06\x63onfig\x18\x03 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfig\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x07version\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"@\n\x12\x43loneAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"]\n\x12\x44\x65leteAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"\x1a\n\x18\x43heckAgentsHealthRequest\"\xad\x01\n\x19\x43heckAgentsHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12O\n\x08services\x18\x02 \x03(\x0b\x32=.agentmesh.gateway.v1.CheckAgentsHealthResponse.ServicesEntry\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"_\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".agentmesh.catalog.v1.ModelProfile\x12\x15\n\rdefault_model\x18\x02 \x01(\t2\xf8\t\n\x0c\x41gentService\x12z\n\nListAgents\x12\'.agentmesh.gateway.v1.ListAgentsRequest\x1a(.agentmesh.gateway.v1.ListAgentsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/agents\x12\x7f\n\x08GetAgent\x12%.agentmesh.gateway.v1.GetAgentRequest\x1a&.agentmesh.gateway.v1.GetAgentResponse\"$\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/agents/{agent_id}\x12\xa3\x01\n\x11ListAgentVersions\x12..agentmesh.gateway.v1.ListAgentVersionsRequest\x1a/.agentmesh.gateway.v1.ListAgentVersionsResponse\"-\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/agents/{agent_id}/versions\x12\x8d\x01\n\rRegisterAgent\x12*.agentmesh.gateway.v1.RegisterAgentRequest\x1a+.agentmesh.gateway.v1.RegisterAgentResponse\"#\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x15\"\x10/agents/register:\x01*\x12\x89\x01\n\x0bUpdateAgent\x12(.agentmesh.gateway.v1.UpdateAgentRequest\x1a).agentmesh.gateway.v1.UpdateAgentResponse\"%\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x17\x32\x12/agents/{agent_id}:\x01*\x12\x8c\x01\n\nCloneAgent\x12\'.agentmesh.gateway.v1.CloneAgentRequest\x1a(.agentmesh.gateway.v1.CloneAgentResponse\"+\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1d\"\x18/agents/{agent_id}/clone:\x01*\x12\x86\x01\n\x0b\x44\x65leteAgent\x12(.agentmesh.gateway.v1.DeleteAgentRequest\x1a).agentmesh.gateway.v1.DeleteAgentResponse\"\"\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x14*\x12/agents/{agent_id}\x12\x94\x01\n\x11\x43heckAgentsHealth\x12..agentmesh.gateway.v1.CheckAgentsHealthRequest\x1a/.agentmesh.gateway.v1.CheckAgentsHealthResponse\"\x1e\xca\xf3\x18\x04\x08\x01\x18\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/agents/health\x12z\n\nListModels\x12\'.agentmesh.gateway.v1.ListModelsRequest\x1a(.agentmesh.gateway.v1.ListModelsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/modelsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/agent_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a agentmesh/catalog/v1/agent.proto\x1a*agentmesh/catalog/v1/approval_policy.proto\x1a(agentmesh/catalog/v1/model_profile.proto\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x06\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x16\n\x0esystem_message\x18\x04 \x01(\t\x12\x33\n\nllm_config\x18\x05 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\r\n\x05tools\x18\x06 \x03(\t\x12>\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputMode\x12\x0f\n\x07version\x18\x08 \x01(\x05\x12\x10\n\x08\x62uilt_in\x18\t \x01(\x08\x12\x18\n\x10unresolved_tools\x18\n \x03(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0c \x01(\t\x12@\n\x0btool_config\x18\r \x03(\x0b\x32+.agentmesh.gateway.v1.Agent.ToolConfigEntry\x12\x10\n\x08handoffs\x18\x0e \x03(\t\x12\x34\n\x07\x63ontext\x18\x0f \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12 \n\x13max_tool_iterations\x18\x10 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tcomponent\x18\x11 \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x12 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x13 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x37\n\tapprovals\x18\x14 \x03(\x0b\x32$.agentmesh.catalog.v1.ApprovalPolicy\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"j\n\x11ListAgentsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x15\n\x08\x62uilt_in\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_built_in\"Z\n\x12ListAgentsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x0fGetAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x18\n\x07version\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\">\n\x10GetAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"j\n\x18ListAgentVersionsRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x19ListAgentVersionsResponse\x12+\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x01\n\x14RegisterAgentRequest\x12\x32\n\x04name\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\xe8\x05\n\x0b\x41gentConfig\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x04role\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12!\n\x0esystem_message\x18\x03 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x33\n\nllm_config\x18\x04 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x1a\n\x05tools\x18\x05 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x10\x80\x01\x18\x01\x12\x46\n\x0btool_config\x18\x06 \x03(\x0b\x32\x31.agentmesh.gateway.v1.AgentConfig.ToolConfigEntry\x12H\n\x10human_input_mode\x18\x07 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x10\n\x08handoffs\x18\x08 \x03(\t\x12\x34\n\x07\x63ontext\x18\t \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12+\n\x13max_tool_iterations\x18\n \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64 \x00H\x00\x88\x01\x01\x12\x1b\n\tcomponent\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x31\n\x10\x63omponent_config\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x10 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x41\n\tapprovals\x18\x11 \x03(\x0b\x32$.agentmesh.catalog.v1.ApprovalPolicyB\x08\xbaH\x05\x92\x01\x02\x10 \x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"]\n\x15RegisterAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\x12\x18\n\x10unresolved_tools\x18\x02 \x03(\t\"\xc9\x01\n\x12UpdateAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x39\n\x06\x63onfig\x18\x02 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfigB\x06\xbaH\x03\xc8\x01\x01\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"A\n\x13UpdateAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"\x80\x02\n\x11\x43loneAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x32\n\x04name\x18\x02 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x31\n\x06\x63onfig\x18\x03 \x01(\x0b\x32!.agentmesh.gateway.v1.AgentConfig\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x18\n\x07version\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"@\n\x12\x43loneAgentResponse\x12*\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1b.agentmesh.gateway.v1.Agent\"]\n\x12\x44\x65leteAgentRequest\x12\x1b\n\x08\x61gent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"\x1a\n\x18\x43heckAgentsHealthRequest\"\xad\x01\n\x19\x43heckAgentsHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12O\n\x08services\x18\x02 \x03(\x0b\x32=.agentmesh.gateway.v1.CheckAgentsHealthResponse.ServicesEntry\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"_\n\x12ListModelsResponse\x12\x32\n\x06models\x18\x01 \x03(\x0b\x32\".agentmesh.catalog.v1.ModelProfile\x12\x15\n\rdefault_model\x18\x02 \x01(\t2\xf8\t\n\x0c\x41gentService\x12z\n\nListAgents\x12\'.agentmesh.gateway.v1.ListAgentsRequest\x1a(.agentmesh.gateway.v1.ListAgentsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/agents\x12\x7f\n\x08GetAgent\x12%.agentmesh.gateway.v1.GetAgentRequest\x1a&.agentmesh.gateway.v1.GetAgentResponse\"$\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/agents/{agent_id}\x12\xa3\x01\n\x11ListAgentVersions\x12..agentmesh.gateway.v1.ListAgentVersionsRequest\x1a/.agentmesh.gateway.v1.ListAgentVersionsResponse\"-\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x1d\x12\x1b/agents/{agent_id}/versions\x12\x8d\x01\n\rRegisterAgent\x12*.agentmesh.gateway.v1.RegisterAgentRequest\x1a+.agentmesh.gateway.v1.RegisterAgentResponse\"#\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x15\"\x10/agents/register:\x01*\x12\x89\x01\n\x0bUpdateAgent\x12(.agentmesh.gateway.v1.UpdateAgentRequest\x1a).agentmesh.gateway.v1.UpdateAgentResponse\"%\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x17\x32\x12/agents/{agent_id}:\x01*\x12\x8c\x01\n\nCloneAgent\x12\'.agentmesh.gateway.v1.CloneAgentRequest\x1a(.agentmesh.gateway.v1.CloneAgentResponse\"+\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x1d\"\x18/agents/{agent_id}/clone:\x01*\x12\x86\x01\n\x0b\x44\x65leteAgent\x12(.agentmesh.gateway.v1.DeleteAgentRequest\x1a).agentmesh.gateway.v1.DeleteAgentResponse\"\"\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02\x14*\x12/agents/{agent_id}\x12\x94\x01\n\x11\x43heckAgentsHealth\x12..agentmesh.gateway.v1.CheckAgentsHealthRequest\x1a/.agentmesh.gateway.v1.CheckAgentsHealthResponse\"\x1e\xca\xf3\x18\x04\x08\x01\x18\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/agents/health\x12z\n\nListModels\x12\'.agentmesh.gateway.v1.ListModelsRequest\x1a(.agentmesh.gateway.v1.ListModelsResponse\"\x19\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\t\x12\x07/modelsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -73,6 +74,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTCONFIG'].fields_by_name['max_tool_iterations']._serialized_options = b'\272H\006\032\004\030d \000'
   _globals['_AGENTCONFIG'].fields_by_name['component']._loaded_options = None
   _globals['_AGENTCONFIG'].fields_by_name['component']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_AGENTCONFIG'].fields_by_name['approvals']._loaded_options = None
+  _globals['_AGENTCONFIG'].fields_by_name['approvals']._serialized_options = b'\272H\005\222\001\002\020 '
   _globals['_UPDATEAGENTREQUEST'].fields_by_name['agent_id']._loaded_options = None
   _globals['_UPDATEAGENTREQUEST'].fields_by_name['agent_id']._serialized_options = b'\272H\006r\004\020\001\030@'
   _globals['_UPDATEAGENTREQUEST'].fields_by_name['config']._loaded_options = None
@@ -111,52 +114,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSERVICE'].methods_by_name['CheckAgentsHealth']._serialized_options = b'\312\363\030\004\010\001\030\001\202\323\344\223\002\020\022\016/agents/health'
   _globals['_AGENTSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['ListModels']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\002\t\022\007/models'
-  _globals['_AGENT']._serialized_start=334
-  _globals['_AGENT']._serialized_end=1059
-  _globals['_AGENT_TOOLCONFIGENTRY']._serialized_start=952
-  _globals['_AGENT_TOOLCONFIGENTRY']._serialized_end=1035
-  _globals['_LISTAGENTSREQUEST']._serialized_start=1061
-  _globals['_LISTAGENTSREQUEST']._serialized_end=1167
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=1169
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=1259
-  _globals['_GETAGENTREQUEST']._serialized_start=1261
-  _globals['_GETAGENTREQUEST']._serialized_end=1333
-  _globals['_GETAGENTRESPONSE']._serialized_start=1335
-  _globals['_GETAGENTRESPONSE']._serialized_end=1397
-  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_start=1399
-  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_end=1505
-  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_start=1507
-  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_end=1604
-  _globals['_REGISTERAGENTREQUEST']._serialized_start=1607
-  _globals['_REGISTERAGENTREQUEST']._serialized_end=1770
-  _globals['_AGENTCONFIG']._serialized_start=1773
-  _globals['_AGENTCONFIG']._serialized_end=2450
-  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_start=952
-  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_end=1035
-  _globals['_REGISTERAGENTRESPONSE']._serialized_start=2452
-  _globals['_REGISTERAGENTRESPONSE']._serialized_end=2545
-  _globals['_UPDATEAGENTREQUEST']._serialized_start=2548
-  _globals['_UPDATEAGENTREQUEST']._serialized_end=2749
-  _globals['_UPDATEAGENTRESPONSE']._serialized_start=2751
-  _globals['_UPDATEAGENTRESPONSE']._serialized_end=2816
-  _globals['_CLONEAGENTREQUEST']._serialized_start=2819
-  _globals['_CLONEAGENTREQUEST']._serialized_end=3075
-  _globals['_CLONEAGENTRESPONSE']._serialized_start=3077
-  _globals['_CLONEAGENTRESPONSE']._serialized_end=3141
-  _globals['_DELETEAGENTREQUEST']._serialized_start=3143
-  _globals['_DELETEAGENTREQUEST']._serialized_end=3236
-  _globals['_DELETEAGENTRESPONSE']._serialized_start=3238
-  _globals['_DELETEAGENTRESPONSE']._serialized_end=3259
-  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_start=3261
-  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_end=3287
-  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_start=3290
-  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_end=3463
-  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_start=3416
-  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_end=3463
-  _globals['_LISTMODELSREQUEST']._serialized_start=3465
-  _globals['_LISTMODELSREQUEST']._serialized_end=3484
-  _globals['_LISTMODELSRESPONSE']._serialized_start=3486
-  _globals['_LISTMODELSRESPONSE']._serialized_end=3581
-  _globals['_AGENTSERVICE']._serialized_start=3584
-  _globals['_AGENTSERVICE']._serialized_end=4856
+  _globals['_AGENT']._serialized_start=378
+  _globals['_AGENT']._serialized_end=1160
+  _globals['_AGENT_TOOLCONFIGENTRY']._serialized_start=1053
+  _globals['_AGENT_TOOLCONFIGENTRY']._serialized_end=1136
+  _globals['_LISTAGENTSREQUEST']._serialized_start=1162
+  _globals['_LISTAGENTSREQUEST']._serialized_end=1268
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=1270
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=1360
+  _globals['_GETAGENTREQUEST']._serialized_start=1362
+  _globals['_GETAGENTREQUEST']._serialized_end=1434
+  _globals['_GETAGENTRESPONSE']._serialized_start=1436
+  _globals['_GETAGENTRESPONSE']._serialized_end=1498
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_start=1500
+  _globals['_LISTAGENTVERSIONSREQUEST']._serialized_end=1606
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_start=1608
+  _globals['_LISTAGENTVERSIONSRESPONSE']._serialized_end=1705
+  _globals['_REGISTERAGENTREQUEST']._serialized_start=1708
+  _globals['_REGISTERAGENTREQUEST']._serialized_end=1871
+  _globals['_AGENTCONFIG']._serialized_start=1874
+  _globals['_AGENTCONFIG']._serialized_end=2618
+  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_start=1053
+  _globals['_AGENTCONFIG_TOOLCONFIGENTRY']._serialized_end=1136
+  _globals['_REGISTERAGENTRESPONSE']._serialized_start=2620
+  _globals['_REGISTERAGENTRESPONSE']._serialized_end=2713
+  _globals['_UPDATEAGENTREQUEST']._serialized_start=2716
+  _globals['_UPDATEAGENTREQUEST']._serialized_end=2917
+  _globals['_UPDATEAGENTRESPONSE']._serialized_start=2919
+  _globals['_UPDATEAGENTRESPONSE']._serialized_end=2984
+  _globals['_CLONEAGENTREQUEST']._serialized_start=2987
+  _globals['_CLONEAGENTREQUEST']._serialized_end=3243
+  _globals['_CLONEAGENTRESPONSE']._serialized_start=3245
+  _globals['_CLONEAGENTRESPONSE']._serialized_end=3309
+  _globals['_DELETEAGENTREQUEST']._serialized_start=3311
+  _globals['_DELETEAGENTREQUEST']._serialized_end=3404
+  _globals['_DELETEAGENTRESPONSE']._serialized_start=3406
+  _globals['_DELETEAGENTRESPONSE']._serialized_end=3427
+  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_start=3429
+  _globals['_CHECKAGENTSHEALTHREQUEST']._serialized_end=3455
+  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_start=3458
+  _globals['_CHECKAGENTSHEALTHRESPONSE']._serialized_end=3631
+  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_start=3584
+  _globals['_CHECKAGENTSHEALTHRESPONSE_SERVICESENTRY']._serialized_end=3631
+  _globals['_LISTMODELSREQUEST']._serialized_start=3633
+  _globals['_LISTMODELSREQUEST']._serialized_end=3652
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3654
+  _globals['_LISTMODELSRESPONSE']._serialized_end=3749
+  _globals['_AGENTSERVICE']._serialized_start=3752
+  _globals['_AGENTSERVICE']._serialized_end=5024
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 import agentmesh.catalog.v1.agent_pb2
+import agentmesh.catalog.v1.approval_policy_pb2
 import agentmesh.catalog.v1.model_profile_pb2
 import builtins
 import collections.abc
@@ -66,6 +67,7 @@ class Agent(google.protobuf.message.Message):
     COMPONENT_FIELD_NUMBER: builtins.int
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
+    APPROVALS_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     name: builtins.str
@@ -122,6 +124,10 @@ class Agent(google.protobuf.message.Message):
     def output_schema(self) -> google.protobuf.struct_pb2.Struct:
         """A JSON Schema that each of its answers has to be valid under; see AgentDefinition."""
 
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy]:
+        """Tool calls of the agent that a person has to approve."""
+
     def __init__(
         self,
         *,
@@ -144,9 +150,10 @@ class Agent(google.protobuf.message.Message):
         component: builtins.str = ...,
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
         output_schema: google.protobuf.struct_pb2.Struct | None = ...,
+        approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "built_in", b"built_in", "component", b"component", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "etag", b"etag", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "built_in", b"built_in", "component", b"component", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "etag", b"etag", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___Agent: typing_extensions.TypeAlias = Agent
@@ -362,6 +369,7 @@ class AgentConfig(google.protobuf.message.Message):
     COMPONENT_FIELD_NUMBER: builtins.int
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
+    APPROVALS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """A name for people; the id if empty."""
     role: builtins.str
@@ -402,6 +410,10 @@ class AgentConfig(google.protobuf.message.Message):
     def output_schema(self) -> google.protobuf.struct_pb2.Struct:
         """A JSON Schema that each of its answers has to be valid under; see AgentDefinition."""
 
+    @property
+    def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy]:
+        """Tool calls of the agent that a person has to approve."""
+
     def __init__(
         self,
         *,
@@ -418,9 +430,10 @@ class AgentConfig(google.protobuf.message.Message):
         component: builtins.str = ...,
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
         output_schema: google.protobuf.struct_pb2.Struct | None = ...,
+        approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___AgentConfig: typing_extensions.TypeAlias = AgentConfig
