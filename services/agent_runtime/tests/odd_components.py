@@ -140,6 +140,12 @@ class BadState(EchoAgent):
         return {"socket": object()}
 
 
+class SavesForEver(EchoAgent):
+    async def save_state(self) -> Mapping[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+
 class BadKey(EchoAgent):
     async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
         return self.text(await self.setup.once("what time is it", lambda: "now"))

@@ -110,6 +110,11 @@ class Endless(Client):
         while True:
             yield "word " * 100
 
+class Schemes(Client):
+    async def answer(self, messages):
+        assert '"required": ["a"]' in messages[0].content
+        yield result('{"a": 1}')
+
 class Nothing(Client):
     async def answer(self, messages):
         yield result("")
@@ -133,6 +138,7 @@ NAMES = [
     "Stalls",
     "Endless",
     "Nothing",
+    "Schemes",
     "NoStream",
     "no_client",
     "cannot",
@@ -263,6 +269,15 @@ async def test_another_profile_stands_in_for_a_client(tmp_path: Path) -> None:
     await take_turn(run, turns(run, *profiles))
     assert run.texts() == [("a", "I heard: again")]
     assert run.recorded[0].model == "m-2"
+
+
+async def test_a_client_is_asked_in_words_for_an_answer_under_a_schema(tmp_path: Path) -> None:
+    profiles = opened(tmp_path, document("Schemes"))
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    run = MemoryRun(one(output_schema=schema), [asked()])
+    await take_turn(run, turns(run, *profiles))
+    assert run.texts() == [("a", '{"a": 1}')]
+    assert [p.kind for p in run.said[0].parts] == [PartKind.TEXT, PartKind.DATA]
 
 
 async def test_clients_are_closed_with_the_catalog(tmp_path: Path) -> None:

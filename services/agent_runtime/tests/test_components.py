@@ -55,12 +55,28 @@ def configured(setup): ...
 @takes(dict)
 def odd(setup): ...
 
+@takes({"type": 7})
+def odd_schema(setup): ...
+
+@takes({
+    "type": "object",
+    "properties": {"sizes": {"type": "array", "items": {"type": "integer"}}},
+    "additionalProperties": False,
+})
+def by_schema(setup): ...
+
 broken = None
 """
 CANDIDATES = {"only_bob": "only_bob", "stranger": "stranger", "nobody": "nobody"}
 POINTS = {
     "agentmesh.candidate_functions": CANDIDATES | {"nothing": "broken", "missing": "none"},
-    "agentmesh.agents": {"configured": "configured", "odd": "odd", "plain": "only_bob"},
+    "agentmesh.agents": {
+        "configured": "configured",
+        "odd": "odd",
+        "odd_schema": "odd_schema",
+        "by_schema": "by_schema",
+        "plain": "only_bob",
+    },
 }
 
 
@@ -191,6 +207,9 @@ def test_a_name_that_two_packages_offer_is_nobodys(
         ),
         ("plain", {"some": 1}, "component_config.some"),
         ("odd", {}, "component"),
+        ("odd_schema", {}, "component"),
+        ("by_schema", {"sizes": [1, "x"]}, "component_config.sizes[1]"),
+        ("by_schema", {"size": 1}, "component_config"),
         ("nowhere", {}, "component"),
         ("", {"some": 1}, "component_config"),
     ],
@@ -209,6 +228,7 @@ def test_a_configuration_comes_as_the_model_that_was_published() -> None:
     config = components.configure(kind, "configured", {"word": "w", "inner": {"sizes": [1]}})
     assert config.inner.sizes == [1]
     assert components.configure(kind, "plain", {}) is None
+    assert components.configure(kind, "by_schema", {"sizes": [1]}) == {"sizes": [1]}
     with pytest.raises(ConfigurationError):
         components.configure(kind, "configured", {"word": 1})
     (described,) = [c for c in components.offered() if c.name == "configured"]

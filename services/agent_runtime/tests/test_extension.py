@@ -17,12 +17,14 @@ from agentmesh_agent_runtime.definitions.specs import (
     TeamSpec,
     TerminationSpec,
 )
+from agentmesh_agent_runtime.turns import hosting as hosted
 from agentmesh_agent_runtime.turns.driver import TurnDriver
 from agentmesh_agent_runtime.turns.failures import (
     ComponentFailed,
     EndReason,
     InvalidDefinition,
     LeaseLost,
+    TurnStalled,
 )
 from agentmesh_agent_runtime.turns.grant import StepKind, Verdict
 from agentmesh_agent_runtime.turns.people import PersonNeeded
@@ -326,6 +328,21 @@ async def test_effects_of_once_are_steps_of_their_own_kind(model_server: ModelSe
     )[1]
     await take_turn(run, hosting(run, model_server))
     assert seen == [StepKind.OTHER, StepKind.OTHER]
+
+
+async def test_a_component_that_never_ends_is_given_up(
+    model_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosted, "STATE_SECONDS", 0.1)
+    run = MemoryRun(team(agent("odd", component="SavesForEver"), member("bob")), [asked()])
+    with pytest.raises(ComponentFailed, match="SavesForEver' failed: TimeoutError"):
+        await take_turn(run, hosting(run, model_server))
+    (tmp_path / "slow").mkdir()
+    points = {"agentmesh.agents": {"slow": "f"}}
+    install(tmp_path / "slow", monkeypatch, "import time\ntime.sleep(2)", points, name="slow")
+    run = MemoryRun(team(agent("odd", component="slow"), member("bob")), [asked()])
+    with pytest.raises(TurnStalled, match="the import of slow"):
+        await take_turn(run, hosting(run, model_server, stall_seconds=0.2))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ValidationError
 
 log = logging.getLogger(__name__)
@@ -85,18 +87,23 @@ class Components:
         return known
 
     def configure(self, kind: ComponentKind, name: str, config: Mapping[str, Any]) -> Any:
-        """The configuration as the factory takes it: an instance of its pydantic model.
+        """The configuration as the factory takes it: an instance of its pydantic model, or what is
+        valid under its JSON Schema.
 
         Raises ComponentError, or ConfigurationError with the places of what breaks a rule.
         """
-        model = _config_model(self.load(kind, name), name)
-        if model is None:
+        schema = _config_schema(self.load(kind, name), name)
+        if schema is None:
             if config:
                 what = f"{name!r} takes no configuration; remove it"
                 raise ConfigurationError([((key,), what) for key in config])
             return None
         try:
-            return model.model_validate(dict(config))
+            if isinstance(schema, Mapping):
+                return _valid(dict(config), schema)
+            return schema.model_validate(dict(config))
+        except ConfigurationError:
+            raise
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
             raise ConfigurationError((each["loc"], each["msg"]) for each in details) from None
@@ -127,14 +134,15 @@ class Components:
 
     def _describe(self, kind: ComponentKind, name: str, package: str) -> OfferedComponent:
         try:
-            model = _config_model(self.load(kind, name), name)
-            schema = model.model_json_schema() if model else {}
+            published = _config_schema(self.load(kind, name), name) or {}
+            if not isinstance(published, Mapping):
+                published = published.model_json_schema()
         except ComponentError as error:
             return OfferedComponent(kind, name, package, problem=str(error))
         except Exception as error:
             problem = f"its configuration cannot be described: {plain(error)}"
             return OfferedComponent(kind, name, package, problem=problem)
-        return OfferedComponent(kind, name, package, schema)
+        return OfferedComponent(kind, name, package, published)
 
     @cached_property
     def _entries(self) -> Mapping[ComponentKind, list[EntryPoint]]:
@@ -187,11 +195,25 @@ def _load(found: EntryPoint) -> Factory:
     return loaded
 
 
-def _config_model(factory: Factory, name: str) -> type[BaseModel] | None:
+def _config_schema(factory: Factory, name: str) -> type[BaseModel] | Mapping[str, Any] | None:
     published = getattr(factory, "config_schema", None)
     if published is None or (isinstance(published, type) and issubclass(published, BaseModel)):
         return published
-    raise ComponentError(f"{name!r} publishes a config_schema that is no pydantic model")
+    if isinstance(published, Mapping):
+        with suppress(SchemaError):
+            Draft202012Validator.check_schema(dict(published))
+            return published
+    raise ComponentError(
+        f"{name!r} publishes a config_schema that is neither a pydantic model nor a JSON Schema"
+    )
+
+
+def _valid(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration, if it is. Raises ConfigurationError."""
+    errors = list(Draft202012Validator(dict(schema)).iter_errors(config))
+    if errors:
+        raise ConfigurationError((tuple(each.absolute_path), each.message) for each in errors)
+    return config
 
 
 def _package(found: EntryPoint) -> str:

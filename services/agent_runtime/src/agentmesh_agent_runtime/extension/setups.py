@@ -24,11 +24,12 @@ class ComponentConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def takes(config_schema: type[BaseModel]) -> Callable[[F], F]:
-    """Says of a factory, a function or a class, that its `component_config` is such a model.
+def takes(config_schema: type[BaseModel] | Mapping[str, Any]) -> Callable[[F], F]:
+    """Says of a factory, a function or a class, what its `component_config` is: a pydantic model,
+    or what a JSON Schema describes.
 
     Definitions whose configuration breaks a rule of it are refused, and `config` of the setup is an
-    instance of it. A factory that says nothing takes no configuration.
+    instance of the model, or the dictionary. A factory that says nothing takes no configuration.
     """
 
     def mark(factory: F) -> F:

@@ -23,6 +23,7 @@ from agentmesh_agent_runtime.definitions.specs import ProfileSpec, Provider
 from agentmesh_agent_runtime.extension.setups import ModelClientSetup
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly
 from agentmesh_agent_runtime.models.endpoints import Endpoint
+from agentmesh_agent_runtime.models.output_formats import in_words
 from agentmesh_agent_runtime.models.replies import Call, ModelReply, ModelRequest, Piece
 from agentmesh_agent_runtime.turns.failures import ModelFailed, ModelRefused, TurnFailure
 from agentmesh_agent_runtime.turns.ports import Consumption
@@ -118,7 +119,7 @@ class ComponentReplySource:
             if value is not None
         }
         stream = self._client.create_stream(
-            request.messages,
+            in_words(request).messages,
             tools=request.tools,
             tool_choice=request.tool_choice,
             json_output=request.json_output,

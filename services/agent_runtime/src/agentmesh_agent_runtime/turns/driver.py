@@ -133,9 +133,7 @@ class TurnDriver:
         grant = scope.grant
         if any(not self._models.stands_in_for(model) for model in grant.team.models()):
             await scope.guarded(self._models.prepare())
-        wanted = [each for each in components_of(grant.team) if not self._components.knows(*each)]
-        if wanted:
-            await scope.guarded(asyncio.to_thread(self._components.prepare, wanted))
+        await self._import(scope)
         self._check(grant.team)
         inputs = [i for i in grant.inputs if i.sequence <= _readable_through(grant)]
         team = await self._team(scope, warm)
@@ -151,6 +149,19 @@ class TurnDriver:
             return await self._result(scope, team, inputs, finished=finished), team
         finally:
             team.seat.leave()
+
+    async def _import(self, scope: TurnScope) -> None:
+        """Imports the components of the team that this process has not met yet."""
+        wanted = components_of(scope.grant.team)
+        fresh = [each for each in wanted if not self._components.knows(*each)]
+        if not fresh:
+            return
+        try:
+            async with asyncio.timeout(self._stall_seconds):
+                await scope.guarded(asyncio.to_thread(self._components.prepare, fresh))
+        except TimeoutError as error:
+            names = ", ".join(name for _, name in fresh)
+            raise TurnStalled(f"the import of {names} does not come to an end") from error
 
     def _notice(self, grant: Grant) -> str:
         """Said once, at the beginning of a run that the scripted model plays."""

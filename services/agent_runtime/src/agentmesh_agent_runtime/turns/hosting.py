@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from autogen_agentchat.agents import BaseChatAgent
 from autogen_agentchat.base import ChatAgent, Response, Team, TerminationCondition
@@ -38,6 +39,9 @@ from agentmesh_agent_runtime.turns.scope import Seat
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+STATE_SECONDS: Final = 30.0
+"""For what is asked of a component between turns, where no watchdog looks."""
 
 _MESSAGES = MessageFactory()
 _KEPT_AS_THEY_ARE = (TextMessage, HandoffMessage, ToolCallSummaryMessage)
@@ -113,7 +117,7 @@ class HostedAgent(BaseChatAgent):
 
     async def save_state(self) -> Mapping[str, Any]:
         """As JSON, copied: what the agent changes later is not in it."""
-        state = await reported(self._component, self._agent.save_state())
+        state = await reported(self._component, self._agent.save_state(), STATE_SECONDS)
         try:
             copy: Mapping[str, Any] = json.loads(json.dumps(state))
         except (TypeError, ValueError) as error:
@@ -122,7 +126,7 @@ class HostedAgent(BaseChatAgent):
 
     async def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes up what `save_state` returned."""
-        await reported(self._component, self._agent.load_state(state))
+        await reported(self._component, self._agent.load_state(state), STATE_SECONDS)
 
 
 class Host:
@@ -220,10 +224,12 @@ class Host:
         return made
 
 
-async def reported(what: str, work: Awaitable[T]) -> T:
-    """Awaits what a component does; its failures say whose they are and quote nothing."""
+async def reported(what: str, work: Awaitable[T], within: float | None = None) -> T:
+    """Awaits what a component does, at most `within` seconds; its failures say whose they are and
+    quote nothing."""
     try:
-        return await work
+        async with asyncio.timeout(within):
+            return await work
     except _OURS:
         raise
     except (Exception, SystemExit) as error:

@@ -10,7 +10,7 @@ from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, MessageF
 from agentmesh_agent_runtime.components import ComponentError
 from agentmesh_agent_runtime.definitions.specs import TeamSpec, TerminationSpec
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
-from agentmesh_agent_runtime.turns.hosting import Host, reported
+from agentmesh_agent_runtime.turns.hosting import STATE_SECONDS, Host, reported
 from agentmesh_agent_runtime.turns.termination import Verdict, no_verdict
 
 _MESSAGES = MessageFactory()
@@ -32,7 +32,8 @@ async def verdicts(team: TeamSpec, thread: Iterable[Mapping[str, Any]], host: Ho
             condition = host.condition(spec, agents)
         except ComponentError as error:
             raise InvalidDefinition(f"termination.component: {error}") from error
-        stop = await reported(f"termination component {spec.component!r}", condition(messages))
+        what = f"termination component {spec.component!r}"
+        stop = await reported(what, condition(messages), STATE_SECONDS)
         if stop is not None:
             found.append((spec, stop.to_text() or f"{spec.component} holds"))
     return lambda asked: next((why for spec, why in found if spec is asked), None)
