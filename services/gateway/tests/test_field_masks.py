@@ -134,6 +134,17 @@ def test_a_mask_says_what_is_changed_and_emptied(
     assert changed(config(**patch), *paths) == before(**differs)
 
 
+def test_what_is_empty_and_stays_so_is_not_set() -> None:
+    target, patch = AgentConfig(), config(llm_config={"model": "x"}, tool_config={"a": {}})
+    paths = ["llm_config.temperature", "llm_config.extra", "context.buffered.size", "context"]
+    paths += ["context.buffered", "tool_config.b.timeout", "role"]
+    take_over(target, patch, paths_of(FieldMask(paths=paths), patch))
+    assert not target.ListFields()
+    target = config(**BEFORE)
+    take_over(target, patch, [("context", "buffered", "size")])
+    assert target == config(**BEFORE)
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [

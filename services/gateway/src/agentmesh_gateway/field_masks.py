@@ -42,24 +42,32 @@ def paths_of(mask: FieldMask, patch: Message) -> list[Path]:
 
 def take_over(target: Message, patch: Message, paths: Iterable[Path]) -> None:
     """Makes these fields of `target` what they are in `patch`, which is of the same type."""
-    for path in sorted(set(paths)):
+    for path in paths:
         _take_over(target, patch, path)
 
 
 def copy_field(source: Message, target: Message, name: str) -> None:
     """Makes a field of `target` what the one of the same name and type is in `source`."""
     field: Any = source.DESCRIPTOR.fields_by_name[name]
-    target.ClearField(name)
+    # To clear a field sets the message that it is in.
+    if _has_value(target, field):
+        target.ClearField(name)
+    if not _has_value(source, field):
+        return
     value: Any = getattr(source, name)
     if is_repeated(field):
         getattr(target, name).MergeFrom(value)
-    elif field.has_presence and not source.HasField(name):
-        return
     elif field.message_type is not None:
         getattr(target, name).SetInParent()
         getattr(target, name).CopyFrom(value)
     else:
         setattr(target, name, value)
+
+
+def _has_value(message: Message, field: Any) -> bool:
+    if field.has_presence:
+        return message.HasField(field.name)
+    return bool(getattr(message, field.name))
 
 
 def _take_over(target: Message, patch: Message, path: Path) -> None:
