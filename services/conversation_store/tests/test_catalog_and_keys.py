@@ -92,6 +92,8 @@ async def test_a_tenants_document_hides_the_systems(store: RunningStore) -> None
     assert await _names(store) == ["a", "b"]
     assert await _names(store, page_size=1) == ["a", "b"]
     assert await _names(store, names=["b", "nobody"]) == ["b"]
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="names"):
+        await _names(store, names=[f"n{number}" for number in range(1001)])
     assert await _names(store, system=True) == ["b"]
     assert await _names(store, system=False) == ["a"]
     assert await _names(store, OTHER, system=True) == ["a", "b"]

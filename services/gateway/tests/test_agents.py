@@ -100,6 +100,15 @@ def _unset(agent: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if name != "timeout"}
 
 
+async def test_agents_with_very_many_tools_are_listed(own_front: Front) -> None:
+    front = own_front
+    wanted = [[f"tool_{agent}_{number}" for number in range(128)] for agent in range(9)]
+    for position, tools in enumerate(wanted):
+        await registered(front, f"collector_{position}", tools=[*tools[1:], "code_executor"])
+    listed = (await front.http.get("/agents", params={"built_in": "false"})).json()["agents"]
+    assert [agent["unresolved_tools"] for agent in listed] == [tools[1:] for tools in wanted]
+
+
 async def test_a_patch_changes_what_it_names_and_writes_a_version(front: Front) -> None:
     before = await registered(front, "painter")
     answer = await patched(front, "painter", role="Paints", llm_config={"temperature": 0})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     # Only the stubs' type information has these names.
     from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
 
+# As many names are asked for at once, too.
 _PAGE = 1000
 
 
@@ -31,9 +32,16 @@ class Catalog:
         self, kind: DocumentKind.ValueType, names: Collection[str] | None = None
     ) -> dict[str, Document]:
         """The newest versions by name: all of them, or those of `names` that exist."""
-        if names is not None and not names:
-            return {}
-        request = ListDocumentsRequest(kind=kind, page_size=_PAGE, names=sorted(names or ()))
+        if names is None:
+            return await self._all(ListDocumentsRequest(kind=kind, page_size=_PAGE))
+        found: dict[str, Document] = {}
+        ordered = sorted(names)
+        for start in range(0, len(ordered), _PAGE):
+            some = ordered[start : start + _PAGE]
+            found |= await self._all(ListDocumentsRequest(kind=kind, page_size=_PAGE, names=some))
+        return found
+
+    async def _all(self, request: ListDocumentsRequest) -> dict[str, Document]:
         found: dict[str, Document] = {}
         while True:
             page = await self._store.ListDocuments(request)
