@@ -3,8 +3,8 @@
 import io
 import json
 
-from agentmesh.catalog.v1 import agent_pb2
-from agentmesh.common.v1 import trace_service_pb2, usage_pb2
+from agentmesh.catalog.v1 import agent_pb2, approval_policy_pb2
+from agentmesh.common.v1 import options_pb2, trace_service_pb2, usage_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
 from agentmesh.gateway.v1 import agent_service_pb2
 from agentmesh_cli.rendering.agents import print_agent
@@ -99,6 +99,7 @@ def test_all_of_an_agent_is_shown_and_none_of_it_commands_the_terminal() -> None
             head_and_tail=agent_pb2.HeadAndTailContext(head=0, tail=5)
         ),
         max_tool_iterations=4, component="pkg.Thing",
+        approvals=[approval_policy_pb2.ApprovalPolicy(tools=["a*"], role=options_pb2.ROLE_ADMIN)],
     )  # fmt: skip
     raw.llm_config.extra["top_p"] = 1
     raw.output_schema["type"] = "object"
@@ -118,6 +119,7 @@ def test_all_of_an_agent_is_shown_and_none_of_it_commands_the_terminal() -> None
         "handoffs           critic",
         "human input        always",
         "context            head_and_tail: head 0, tail 5",
+        "approval for       tools ['a*'], role admin",
         "output schema      {'type': 'object'}",
         "tool iterations    at most 4",
         "component          pkg.Thing {}",

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from agentmesh.catalog.v1.agent_pb2 import HUMAN_INPUT_MODE_ALWAYS
+from agentmesh.catalog.v1.approval_policy_pb2 import EXPIRY_ACTION_REJECT
+from agentmesh.common.v1.options_pb2 import ROLE_ADMIN
 from agentmesh_client import AgentSettings
 from agentmesh_client.agent_settings import configured
 
@@ -24,6 +26,10 @@ EVERYTHING: AgentSettings = {
     "handoffs": ("critic",),
     "human_input_mode": "always",
     "context": {"head_and_tail": {"head": 1, "tail": 2}},
+    "approvals": (
+        {"tools": ("code_*",), "arguments": {"code": "*"}, "role": "ROLE_ADMIN"},
+        {"on_expiry": "reject", "expires_after": "60s"},
+    ),
     "output_schema": {"type": "object"},
     "max_tool_iterations": 3,
     "component": "package.Thing",
@@ -45,6 +51,9 @@ def test_every_setting_of_the_contract_can_be_said() -> None:
     assert config.human_input_mode == HUMAN_INPUT_MODE_ALWAYS
     assert config.tool_config["code_executor"].HasField("enabled")
     assert config.component_config["a"][0] == 1
+    assert config.approvals[0].role == ROLE_ADMIN
+    assert config.approvals[0].arguments["code"] == "*"
+    assert config.approvals[1].on_expiry == EXPIRY_ACTION_REJECT
 
 
 def test_none_empties() -> None:
@@ -57,8 +66,11 @@ def test_none_empties() -> None:
     ("settings", "error", "says"),
     [
         ({"colour": "red"}, TypeError, "colour"),
-        ({"human_input_mode": "sometimes"}, ValueError, "SOMETIMES"),
+        ({"human_input_mode": "sometimes"}, ValueError, "sometimes"),
         ({"context": {"bufered": {"size": 2}}}, ValueError, "bufered"),
+        ({"tools": "code_executor"}, ValueError, "tools"),
+        ({"tool_config": ["a"]}, ValueError, "tool_config"),
+        ({"approvals": [{"rôle": "admin"}]}, ValueError, "rôle"),
         ({"max_tokens": "many"}, ValueError, "many"),
     ],
 )

@@ -38,6 +38,8 @@ class AgentSettings(TypedDict, total=False):
     """ "NEVER", "TERMINATE" or "ALWAYS"."""
     context: Mapping[str, Any] | None
     """As the contract has it: {"buffered": {"size": 20}}."""
+    approvals: Sequence[Mapping[str, Any]] | None
+    """Tool calls that a person has to approve: [{"tools": ["code_*"], "role": "admin"}]."""
     output_schema: Mapping[str, Any] | None
     """A JSON Schema that its answers have to be valid under."""
     max_tool_iterations: int | None
@@ -70,18 +72,39 @@ def configured(settings: AgentSettings) -> tuple[AgentConfig, list[str]]:
         paths.append(f"llm_config.{within}" if within else name)
         if value is not None:
             part = document.setdefault("llm_config", {}) if within else document
-            part[within or name] = _in_json(name, value)
+            part[within or name] = f"{value}s" if name == "timeout" else value
     try:
-        return ParseDict(document, AgentConfig()), paths
+        return ParseDict(_spelled(AgentConfig.DESCRIPTOR, document), AgentConfig()), paths
     except ParseError as error:
         raise ValueError(str(error)) from None
 
 
-def _in_json(name: str, value: Any) -> Any:
-    if name == "human_input_mode":
-        return f"HUMAN_INPUT_MODE_{value.upper()}"
-    if name == "timeout":
-        return f"{value}s"
-    if name in ("tools", "handoffs"):
-        return list(value)
-    return value
+def _spelled(message: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with sequences as lists, and short words for enum values, such as "always",
+    written out."""
+    fields = message.fields_by_name
+    return {
+        name: _value_spelled(fields[name], value) if name in fields else value
+        for name, value in document.items()
+    }
+
+
+def _value_spelled(field: Any, value: Any) -> Any:
+    nested = field.message_type
+    if field.enum_type is not None and isinstance(value, str):
+        return _enum_name(field.enum_type, value)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_value_spelled(field, item) for item in value]
+    if nested is None or nested.full_name.startswith("google.protobuf."):
+        return value
+    if not isinstance(value, Mapping):
+        return value
+    if nested.GetOptions().map_entry:
+        of = nested.fields_by_name["value"]
+        return {key: _value_spelled(of, item) for key, item in value.items()}
+    return _spelled(nested, value)
+
+
+def _enum_name(enum: Any, word: str) -> str:
+    full: str = enum.values[0].name.removesuffix("UNSPECIFIED") + word.upper()
+    return full if full in enum.values_by_name else word

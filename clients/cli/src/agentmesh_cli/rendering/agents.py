@@ -80,6 +80,8 @@ def _facts(agent: Agent) -> Iterator[tuple[str, str]]:
     kind = raw.context.WhichOneof("kind")
     if kind:
         yield "context", f"{kind}: " + _values(getattr(raw.context, kind))
+    for policy in raw.approvals:
+        yield "approval for", _values(policy)
     if raw.HasField("output_schema"):
         yield "output schema", str(to_json(raw.output_schema))
     if raw.HasField("max_tool_iterations"):
@@ -101,7 +103,7 @@ def _values(message: Message, *left_out: str) -> str:
     return ", ".join(
         f"{name} {value}"
         for name, value in fields
-        if name not in left_out and value not in ("", None)
+        if name not in left_out and value not in ("", None, [], {}, "unspecified")
     )
 
 
