@@ -27,6 +27,8 @@ class AnthropicServer(ModelServer):
     PATHS = ("/v1/messages",)
     SUFFIX = ""
     LAST_FRAME = b""
+    BYTES = b'event: content_block_delta\ndata: {"type": "\xff\xfe"}\n\n'
+    PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
     @override
     def frames(self, reply: Reply, body: dict[str, Any], number: int) -> list[bytes]:
@@ -74,8 +76,8 @@ def _words(text: str) -> list[str]:
 
 def _start(reply: Reply, body: dict[str, Any], number: int) -> dict[str, Any]:
     asked = sum(len(json.dumps(message["content"]).split()) for message in body["messages"])
-    usage = {
-        "input_tokens": asked,
+    usage: dict[str, Any] = {
+        "input_tokens": asked if reply.counts is None else reply.counts[0],
         "cache_read_input_tokens": CACHED,
         "cache_creation_input_tokens": 0,
         "output_tokens": 1,
@@ -104,4 +106,5 @@ def _end(reply: Reply) -> dict[str, Any]:
     reason = reply.finish_reason or ("tool_use" if reply.tool_calls else "end_turn")
     said = len(reply.pieces()) + len(reply.reasoning.split()) + len(reply.tool_calls)
     end: dict[str, Any] = {"delta": {"stop_reason": reason, "stop_sequence": None}}
-    return end | ({"usage": {"output_tokens": said}} if reply.usage else {})
+    counted = said if reply.counts is None else reply.counts[1]
+    return end | ({"usage": {"output_tokens": counted}} if reply.usage else {})

@@ -37,7 +37,8 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer. The text goes out in chunks of one word, or as `chunks` says."""
+    """What to answer. The text goes out in chunks of one word, or as `chunks` says. `counts` are
+    told as the tokens of request and reply, whatever they are."""
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -45,6 +46,7 @@ class Reply:
     finish_reason: str = ""
     chunks: tuple[str, ...] = ()
     usage: bool = True
+    counts: tuple[Any, Any] | None = None
 
     def pieces(self) -> list[str]:
         """The text as it is streamed."""
@@ -54,15 +56,36 @@ class Reply:
         return [words[0], *(f" {word}" for word in words[1:])] if self.text else []
 
 
+Stream = Literal[
+    "",
+    "stall",
+    "drop",
+    "end",
+    "garbage",
+    "error",
+    "reset",
+    "silent",
+    "page",
+    "nothing",
+    "cut",
+    "bytes",
+    "pings",
+]
+
+
 @dataclass(frozen=True)
 class Fault:
-    """A way to fail: an HTTP status, or a stream that stalls, drops, ends early or turns bad."""
+    """A way to fail: an HTTP status, or a stream that stalls, drops, ends early or turns bad.
+
+    "reset" and "silent" come before any header, "page" and "nothing" in place of a stream. "cut"
+    ends in the middle of a frame, "bytes" are no UTF-8, and "pings" keep the stream alive for ever.
+    """
 
     status: int = 0
     message: str = "scripted fault"
     code: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    stream: Literal["", "stall", "drop", "end", "garbage", "error"] = ""
+    stream: Stream = ""
     after_chunks: int = 0
 
 
@@ -98,6 +121,8 @@ class ModelServer:
     SUFFIX = "/v1"
     GARBAGE = b"data: {this is no JSON\n\n"
     LAST_FRAME = b"data: [DONE]\n\n"
+    BYTES = b'data: {"choices": [{"delta": {"content": "\xff\xfe"}}]}\n\n'
+    PING = b": ping\n\n"
 
     def frames(self, reply: Reply, body: dict[str, Any], number: int) -> list[bytes]:
         """A streamed reply as it goes over the wire, without the last frame."""
@@ -159,10 +184,24 @@ class ModelServer:
             return web.json_response(
                 self.error(fault), status=fault.status, headers=dict(fault.headers)
             )
+        if fault is not None and (answer := await self._without_stream(request, fault)):
+            return answer
         reply = self._answer(body, number)
         if not body.get("stream"):
             return web.json_response(_whole(reply, body, number))
         return await self._stream(request, body, reply, fault, number)
+
+    async def _without_stream(self, request: web.Request, fault: Fault) -> web.Response | None:
+        assert request.transport is not None
+        if fault.stream == "reset":
+            request.transport.abort()
+        elif fault.stream == "silent":
+            await asyncio.sleep(3600)
+        elif fault.stream == "page":
+            return web.Response(text="<html>Log in first.</html>", content_type="text/html")
+        elif fault.stream != "nothing":
+            return None
+        return web.Response(content_type=self.CONTENT_TYPE)
 
     async def _stream(
         self,
@@ -180,7 +219,7 @@ class ModelServer:
         try:
             for index, frame in enumerate(self.frames(reply, body, number)):
                 if fault is not None and fault.stream and index >= fault.after_chunks:
-                    await self._break(request, response, fault)
+                    await self._break(request, response, fault, frame)
                     return response
                 await response.write(frame)
                 if self.chunk_delay:
@@ -192,7 +231,7 @@ class ModelServer:
         return response
 
     async def _break(
-        self, request: web.Request, response: web.StreamResponse, fault: Fault
+        self, request: web.Request, response: web.StreamResponse, fault: Fault, frame: bytes
     ) -> None:
         if fault.stream == "stall":
             await asyncio.sleep(3600)
@@ -203,6 +242,13 @@ class ModelServer:
             await response.write(self.GARBAGE)
         elif fault.stream == "error":
             await response.write(self.error_frame(fault))
+        elif fault.stream == "cut":
+            await response.write(frame[: len(frame) // 2])
+        elif fault.stream == "bytes":
+            await response.write(self.BYTES)
+        while fault.stream == "pings":
+            await response.write(self.PING)
+            await asyncio.sleep(0.01)
         await response.write_eof()
 
     async def _tell_requests(self, request: web.Request) -> web.Response:
@@ -221,6 +267,9 @@ def _usage(reply: Reply, body: dict[str, Any]) -> dict[str, Any]:
     prompt = sum(len(str(message.get("content") or "").split()) for message in body["messages"])
     said = len(reply.pieces()) + sum(len(call.arguments) // 4 for call in reply.tool_calls)
     thought = len(reply.reasoning.split())
+    if reply.counts is not None:
+        asked, answered = reply.counts
+        return {"prompt_tokens": asked, "completion_tokens": answered}
     return {
         "prompt_tokens": prompt,
         "completion_tokens": said + thought,

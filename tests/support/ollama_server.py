@@ -21,6 +21,8 @@ class OllamaServer(ModelServer):
     SUFFIX = ""
     GARBAGE = b"{this is no JSON\n"
     LAST_FRAME = b""
+    BYTES = b'{"message": {"content": "\xff\xfe"}}\n'
+    PING = b'{"message": {"content": ""}}\n'
 
     @override
     def frames(self, reply: Reply, body: dict[str, Any], number: int) -> list[bytes]:
@@ -37,6 +39,8 @@ class OllamaServer(ModelServer):
                 len(str(message["content"]).split()) for message in body["messages"]
             )
             last["eval_count"] = len(messages)
+            if reply.counts is not None:
+                last["prompt_eval_count"], last["eval_count"] = reply.counts
         chunks = [{"message": {"role": "assistant", **message}} for message in messages]
         chunks.append({"message": {"role": "assistant", "content": ""}, **last})
         head = {"model": body["model"], "created_at": "2025-01-01T00:00:00Z", "done": False}

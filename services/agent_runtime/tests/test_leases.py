@@ -12,6 +12,7 @@ import grpc
 import pytest
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2_grpc as turns_grpc
+from agentmesh_agent_runtime.worker import leases as lease_module
 from agentmesh_agent_runtime.worker.leases import LeaseThread
 from meshkit.identity import InternalIdentity
 from meshkit.testkit import test_settings
@@ -104,6 +105,26 @@ async def test_leases_are_renewed_while_the_event_loop_is_blocked(
     held = [f.run_id for r in servicer.heard if r.HasField("renewal") for f in r.renewal.held]
     assert held
     assert set(held) == {"run_1"}
+    leases.close()
+
+
+def test_leases_of_a_loop_that_is_blocked_for_good_go_to_others(
+    store: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servicer, address = store
+    grants: list[str] = []
+    leases = lease_thread(address, tmp_path, grants, [])
+    leases.start()
+    wait_for(lambda: grants)
+    wait_for(lambda: servicer.renewals() > 0)
+    monkeypatch.setattr(lease_module, "FROZEN_LOOP_SECONDS", 0.0)
+    seen = -1
+    while seen != servicer.renewals():  # one may be on its way
+        seen = servicer.renewals()
+        time.sleep(0.5)
+    monkeypatch.setattr(lease_module, "FROZEN_LOOP_SECONDS", 3600.0)
+    leases.loop_is_alive()
+    wait_for(lambda: servicer.renewals() > seen)
     leases.close()
 
 

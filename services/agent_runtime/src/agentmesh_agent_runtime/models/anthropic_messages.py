@@ -22,7 +22,7 @@ from autogen_core.models import (
 from pydantic import BaseModel
 
 from agentmesh_agent_runtime.models.replies import ModelRequest
-from agentmesh_agent_runtime.models.tool_schemas import schema_of
+from agentmesh_agent_runtime.models.tool_schemas import arguments_of, schema_of
 from agentmesh_agent_runtime.turns.images import ShownImage
 
 Block = dict[str, Any]
@@ -158,12 +158,7 @@ def _image(image: Image) -> Block:
 def _call(call: FunctionCall, ids: _CallIds | None) -> Block:
     if ids is None:
         return _text(f"[called {call.name} with {call.arguments}]")
-    try:
-        arguments = json.loads(call.arguments or "{}")
-    except ValueError:
-        arguments = None
-    if not isinstance(arguments, dict):
-        arguments = {"malformed_arguments": call.arguments}
+    arguments = arguments_of(call.arguments)
     return {"type": "tool_use", "id": ids.called(call.id), "name": call.name, "input": arguments}
 
 

@@ -13,7 +13,7 @@ from autogen_core.models import ModelFamily, ModelInfo
 
 from agentmesh_agent_runtime.definitions.specs import Provider
 from agentmesh_agent_runtime.models.anthropic_messages import body_of, continues_tool_use
-from agentmesh_agent_runtime.models.assembly import ReplyAssembly
+from agentmesh_agent_runtime.models.assembly import ReplyAssembly, counted
 from agentmesh_agent_runtime.models.endpoints import Endpoint
 from agentmesh_agent_runtime.models.http_servers import HttpServers
 from agentmesh_agent_runtime.models.output_formats import in_words
@@ -45,6 +45,14 @@ _FINISH = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
+
+
+_COUNTS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)
 
 
 class Servers(HttpServers):
@@ -112,7 +120,8 @@ class _Reader:
         self.reply = ReplyAssembly(endpoint.model, endpoint.max_reply_chars)
         self.failure: TurnFailure | None = None
         self._failures = endpoint.failures
-        self._usage: dict[str, Any] = {}
+        self._usage: dict[str, int] = {}
+        self._miscounted = False
         # Blocks of tools that the server runs itself are streamed alike and are nobody's to answer.
         self._called: set[int] = set()
 
@@ -121,7 +130,7 @@ class _Reader:
         match event.get("type"):
             case "message_start":
                 message = event["message"]
-                self.reply.model = message.get("model") or self.reply.model
+                self.reply.call_itself(message.get("model"))
                 self._count(message.get("usage"))
             case "content_block_start":
                 return self._begin(event["index"], event["content_block"])
@@ -139,20 +148,21 @@ class _Reader:
     def usage(self) -> Consumption | None:
         """What the server counted, or None."""
         usage = self._usage
-        if not usage.get("output_tokens"):
+        if self._miscounted or "input_tokens" not in usage:
             return None
-        cached = usage.get("cache_read_input_tokens") or 0
-        written = usage.get("cache_creation_input_tokens") or 0
-        return Consumption(
-            input_tokens=(usage.get("input_tokens") or 0) + cached + written,
-            output_tokens=usage["output_tokens"],
-            cached_input_tokens=cached,
-            model_calls=1,
-        )
+        cached = usage.get("cache_read_input_tokens", 0)
+        written = usage.get("cache_creation_input_tokens", 0)
+        asked = usage["input_tokens"] + cached + written
+        return counted(asked, usage.get("output_tokens"), cached=cached)
 
     def _count(self, usage: dict[str, Any] | None) -> None:
-        """Later counts replace earlier ones: all of them are totals."""
-        self._usage |= {name: n for name, n in (usage or {}).items() if isinstance(n, int)}
+        """Later counts replace earlier ones: all of them are totals. Null says nothing new."""
+        for name in _COUNTS:
+            count = (usage or {}).get(name)
+            if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+                self._usage[name] = count
+            elif count is not None:
+                self._miscounted = True
 
     def _begin(self, index: int, block: dict[str, Any]) -> list[Piece]:
         if block["type"] == "tool_use":

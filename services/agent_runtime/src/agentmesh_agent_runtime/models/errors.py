@@ -18,6 +18,9 @@ from agentmesh_agent_runtime.turns.failures import (
 
 T = TypeVar("T")
 
+LONGEST_RETRY_AFTER = 24 * 3600.0
+"""Seconds that a server may ask for."""
+
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_error"})
 _FOR_GOOD = frozenset({"invalid_request_error", "not_found_error", "request_too_large"})
@@ -92,16 +95,25 @@ class ServerFailures:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or `retry-after` in either of its forms."""
+    """Seconds to wait, by `retry-after-ms` or `retry-after` in either of its forms; a day at most.
+
+    None if the server says nothing that can be meant.
+    """
     try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers.get("retry-after")
-        if value is None:
-            return None
-        if value.strip().replace(".", "", 1).isdigit():
-            return float(value)
-        now = parsedate_to_datetime(headers["date"]) if "date" in headers else None
-        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds()) if now else None
-    except ValueError:
+        wait = _asked_for(headers)
+    except (ValueError, TypeError, OverflowError):
         return None
+    # A comparison with what is no number is false.
+    return min(wait, LONGEST_RETRY_AFTER) if wait is not None and wait >= 0 else None
+
+
+def _asked_for(headers: Mapping[str, str]) -> float | None:
+    if "retry-after-ms" in headers:
+        return float(headers["retry-after-ms"]) / 1000
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    if value.strip().replace(".", "", 1).isdigit():
+        return float(value)
+    now = parsedate_to_datetime(headers["date"]) if "date" in headers else None
+    return max(0.0, (parsedate_to_datetime(value) - now).total_seconds()) if now else None

@@ -22,13 +22,13 @@ from autogen_core.models import (
 from pydantic import BaseModel
 
 from agentmesh_agent_runtime.definitions.specs import Provider
-from agentmesh_agent_runtime.models.assembly import ReplyAssembly
+from agentmesh_agent_runtime.models.assembly import ReplyAssembly, counted
 from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
 from agentmesh_agent_runtime.models.http_servers import HttpServers
 from agentmesh_agent_runtime.models.output_formats import in_words
 from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece, ReplySource
-from agentmesh_agent_runtime.models.tool_schemas import schema_of
+from agentmesh_agent_runtime.models.tool_schemas import arguments_of, schema_of
 from agentmesh_agent_runtime.models.wire import objects
 from agentmesh_agent_runtime.turns.failures import TurnFailure
 from agentmesh_agent_runtime.turns.ports import Consumption
@@ -91,7 +91,7 @@ class _Reader:
             self.failure = self._failures.in_stream(chunk["error"])
             return []
         reply = self.reply
-        reply.model = chunk.get("model") or reply.model
+        reply.call_itself(chunk.get("model"))
         message = chunk.get("message") or {}
         pieces = reply.think(message.get("thinking")) + reply.say(message.get("content"))
         for call in message.get("tool_calls") or ():
@@ -109,12 +109,7 @@ class _Reader:
     def _end(self, chunk: dict[str, Any]) -> None:
         reason = chunk.get("done_reason") or "stop"
         self.reply.finish_reason = "tool_calls" if self.reply.calls else reason
-        if chunk.get("eval_count") and chunk.get("prompt_eval_count"):
-            self.usage = Consumption(
-                input_tokens=chunk["prompt_eval_count"],
-                output_tokens=chunk["eval_count"],
-                model_calls=1,
-            )
+        self.usage = counted(chunk.get("prompt_eval_count"), chunk.get("eval_count"))
 
 
 def _body(request: ModelRequest, endpoint: Endpoint) -> dict[str, Any]:
@@ -176,16 +171,7 @@ def _assistant(message: AssistantMessage) -> dict[str, Any]:
     if isinstance(message.content, str):
         return {"role": "assistant", "content": message.content}
     calls = [
-        {"function": {"name": call.name, "arguments": _arguments(call.arguments)}}
+        {"function": {"name": call.name, "arguments": arguments_of(call.arguments)}}
         for call in message.content
     ]
     return {"role": "assistant", "content": message.thought or "", "tool_calls": calls}
-
-
-def _arguments(written: str) -> dict[str, Any]:
-    """The API takes an object only; what is none is shown to the model within one."""
-    try:
-        found = json.loads(written or "{}")
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"malformed_arguments": written}

@@ -17,7 +17,7 @@ from autogen_core.models import ModelFamily, ModelInfo
 from autogen_ext.models.openai import BaseOpenAIChatCompletionClient, _model_info
 
 from agentmesh_agent_runtime.definitions.specs import Provider
-from agentmesh_agent_runtime.models.assembly import ReplyAssembly
+from agentmesh_agent_runtime.models.assembly import ReplyAssembly, counted
 from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
 from agentmesh_agent_runtime.models.errors import ServerFailures
 from agentmesh_agent_runtime.models.output_formats import in_words, response_format
@@ -155,9 +155,9 @@ class _Reader:
         if event.get("error"):
             raise self._failures.in_stream(event["error"])
         reply = self.reply
-        reply.model = event.get("model") or reply.model
-        if event.get("usage"):
-            self.usage = _consumption(event["usage"])
+        reply.call_itself(event.get("model"))
+        if isinstance(usage := event.get("usage"), dict) and usage:
+            self.usage = _consumption(usage)
         pieces: list[Piece] = []
         for choice in (event.get("choices") or ())[:1]:
             delta = choice.get("delta") or {}
@@ -208,15 +208,14 @@ def _home(name: str) -> str:
     return next((url for prefix, url in homes.items() if name.startswith(prefix)), "")
 
 
-def _consumption(usage: dict[str, Any]) -> Consumption:
-    prompt = usage.get("prompt_tokens_details") or {}
-    completion = usage.get("completion_tokens_details") or {}
-    return Consumption(
-        input_tokens=usage.get("prompt_tokens") or 0,
-        output_tokens=usage.get("completion_tokens") or 0,
-        cached_input_tokens=prompt.get("cached_tokens") or 0,
-        reasoning_tokens=completion.get("reasoning_tokens") or 0,
-        model_calls=1,
+def _consumption(usage: dict[str, Any]) -> Consumption | None:
+    prompt = usage.get("prompt_tokens_details")
+    completion = usage.get("completion_tokens_details")
+    return counted(
+        usage.get("prompt_tokens"),
+        usage.get("completion_tokens"),
+        cached=prompt.get("cached_tokens") if isinstance(prompt, dict) else 0,
+        reasoning=completion.get("reasoning_tokens") if isinstance(completion, dict) else 0,
     )
 
 

@@ -53,7 +53,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     """Raises ModelFailed if `data` is none."""
     try:
         found = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFailed("the model server sent a chunk that is no JSON") from error
     if not isinstance(found, dict):
         raise ModelFailed("the model server sent a chunk that is no object")
