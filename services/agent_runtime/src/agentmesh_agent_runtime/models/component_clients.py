@@ -21,12 +21,13 @@ from agentmesh_agent_runtime.components import (
 )
 from agentmesh_agent_runtime.definitions.specs import ProfileSpec, Provider
 from agentmesh_agent_runtime.extension.setups import ModelClientSetup
-from agentmesh_agent_runtime.models.assembly import ReplyAssembly
+from agentmesh_agent_runtime.models.assembly import ReplyAssembly, counted
 from agentmesh_agent_runtime.models.endpoints import Endpoint
 from agentmesh_agent_runtime.models.output_formats import in_words
+from agentmesh_agent_runtime.models.prompt_length import characters
 from agentmesh_agent_runtime.models.replies import Call, ModelReply, ModelRequest, Piece
+from agentmesh_agent_runtime.models.whole_text import valid
 from agentmesh_agent_runtime.turns.failures import ModelFailed, ModelRefused, TurnFailure
-from agentmesh_agent_runtime.turns.ports import Consumption
 
 log = logging.getLogger(__name__)
 
@@ -161,16 +162,9 @@ def _rest(reply: ReplyAssembly, result: CreateResult) -> list[Piece]:
 
 def _whole(reply: ReplyAssembly, result: CreateResult, request: ModelRequest) -> ModelReply:
     reply.finish_reason = _FINISH.get(result.finish_reason, "stop")
-    used = result.usage
-    usage = None
-    if used.prompt_tokens or used.completion_tokens:
-        usage = Consumption(
-            input_tokens=used.prompt_tokens, output_tokens=used.completion_tokens, model_calls=1
-        )
-    chars = sum(len(str(message.content)) for message in request.messages)
-    whole = reply.finish(usage, prompt_chars=chars)
+    usage = counted(result.usage.prompt_tokens, result.usage.completion_tokens)
+    whole = reply.finish(usage, prompt_chars=characters(request.messages))
     if isinstance(result.content, str):
-        return replace(whole, text=result.content)
-    return replace(
-        whole, calls=tuple(Call(c.id, c.name, c.arguments or "{}") for c in result.content)
-    )
+        return replace(whole, text=valid(result.content))
+    calls = (Call(valid(c.id), valid(c.name), valid(c.arguments or "{}")) for c in result.content)
+    return replace(whole, calls=tuple(calls))
