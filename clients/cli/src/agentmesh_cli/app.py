@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agentmesh_cli import __version__
-from agentmesh_cli.commands import agents, conversations, health, keys, run, up
+from agentmesh_cli.commands import agents, approvals, conversations, health, keys, run, up
 from agentmesh_cli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CliError
 from agentmesh_cli.rendering.terminal_text import strip_controls
 
@@ -20,6 +20,7 @@ EXAMPLES = """Examples:
   agentmesh run "write a haiku"          start a conversation there and watch it
   agentmesh list
   agentmesh watch conv_…
+  agentmesh approvals
   agentmesh keys create --tenant acme --role operator
 
 Exit status: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
@@ -44,6 +45,7 @@ def build_app(console: Console, error_console: Console) -> App:
     run.register(app, console)
     conversations.register(app, console)
     agents.register(app, console)
+    approvals.register(app, console)
     health.register(app, console)
     keys.register(app, console)
 

@@ -18,7 +18,16 @@ from agentmesh_client.errors import (
     UnavailableError,
     Violation,
 )
-from agentmesh_client.models import Agent, ApiKey, Conversation, Delta, Event, Health, Message
+from agentmesh_client.models import (
+    Agent,
+    ApiKey,
+    Approval,
+    Conversation,
+    Delta,
+    Event,
+    Health,
+    Message,
+)
 from agentmesh_client.subscription import Subscription, TenantSubscription
 from agentmesh_client.transport import Tls
 
@@ -28,6 +37,7 @@ __all__ = [
     "AgentMeshError",
     "AgentSettings",
     "ApiKey",
+    "Approval",
     "Attachment",
     "Conversation",
     "Delta",

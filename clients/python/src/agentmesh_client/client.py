@@ -19,6 +19,7 @@ from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 
 from agentmesh_client.agents import Agents
+from agentmesh_client.approvals import Approvals
 from agentmesh_client.attachments import Attachment, Upload, described, parts_of
 from agentmesh_client.keys import Keys
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
@@ -59,6 +60,7 @@ class AgentMesh:
         self._blobs: Any = BlobServiceStub(self.channel)
         self._admin: Any = AdminServiceStub(self.channel)
         self.agents = Agents(self.channel, self._call)
+        self.approvals = Approvals(self.channel, self._call)
         self.keys = Keys(self.channel, self._call)
 
     async def __aenter__(self) -> Self:

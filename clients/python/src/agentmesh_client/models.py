@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from agentmesh.common.v1.options_pb2 import Role
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2, stream_pb2
-from agentmesh.conversation_store.v1 import identity_service_pb2
+from agentmesh.conversation_store.v1 import approval_store_service_pb2, identity_service_pb2
 from agentmesh.gateway.v1 import agent_service_pb2, conversation_service_pb2
 
 
@@ -206,6 +206,59 @@ class Agent:
             version=raw.version,
             etag=raw.etag,
             created_at=_time(raw, "created_at"),
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Something that waits for a person: a tool call, or a question if `tool` is empty.
+
+    `status` is "pending", "approved", "edited", "rejected", "answered", "expired" or "cancelled";
+    `role` says who may decide. `context` holds the messages that led to it, oldest first, where
+    they were asked for.
+    """
+
+    id: str
+    conversation_id: str
+    agent: str
+    status: str
+    prompt: str
+    tool: str
+    arguments_json: str
+    role: str
+    principal: str
+    comment: str
+    edited_arguments_json: str
+    requested_at: datetime | None
+    expires_at: datetime | None
+    resolved_at: datetime | None
+    context: tuple[Event, ...]
+    raw: approval_store_service_pb2.Approval = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, raw: approval_store_service_pb2.Approval, context: Iterable[event_pb2.Event] = ()
+    ) -> Approval:
+        """From the contract's approval."""
+        known = event_pb2.ApprovalStatus
+        status = known.Name(raw.status) if raw.status in known.values() else str(raw.status)
+        return cls(
+            id=raw.approval_id,
+            conversation_id=raw.conversation_id,
+            agent=raw.agent,
+            status=_short(status, "APPROVAL_STATUS_"),
+            prompt=raw.prompt,
+            tool=raw.tool_call.tool,
+            arguments_json=raw.tool_call.arguments_json,
+            role=_short(_role_name(raw.role), "ROLE_"),
+            principal=raw.principal,
+            comment=raw.comment,
+            edited_arguments_json=raw.edited_arguments_json,
+            requested_at=_time(raw, "requested_at"),
+            expires_at=_time(raw, "expires_at"),
+            resolved_at=_time(raw, "resolved_at"),
+            context=tuple(map(Event.of, context)),
             raw=raw,
         )
 

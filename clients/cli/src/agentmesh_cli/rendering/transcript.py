@@ -53,6 +53,7 @@ class Transcript:
             "run_ended": self._show_end,
             "approval_requested": self._show_approval_request,
             "approval_resolved": self._show_approval,
+            "approval_escalated": self._show_escalation,
             "handoff": self._show_handoff,
             "attempt_failed": self._show_failed_attempt,
             "stage_changed": self._show_stage,
@@ -255,8 +256,15 @@ class Transcript:
     def _show_approval(self, event: event_pb2.Event) -> None:
         resolved = event.approval_resolved
         comment = one_line(resolved.comment, 300)
+        by = f" by {one_line(resolved.principal, 64)}" if resolved.principal else ""
+        self._note(f"{word(resolved, 'status')}{by} {comment}".rstrip())
+
+    def _show_escalation(self, event: event_pb2.Event) -> None:
+        escalated = event.approval_escalated
         self._note(
-            f"{word(resolved, 'status')} by {one_line(resolved.principal, 64)} {comment}".rstrip()
+            f"nobody decided; {one_line(escalated.approval_id, 64)} is for the role "
+            f"{one_line(escalated.role, 16)} now",
+            "yellow",
         )
 
     def _show_handoff(self, event: event_pb2.Event) -> None:
