@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentmesh.catalog.v1.team_pb2 import TeamDefinition
 from agentmesh.conversation.v1.conversation_pb2 import Conversation, Run
-from agentmesh.gateway.v1.conversation_service_pb2 import PinnedAgent
 from google.protobuf.struct_pb2 import Struct
 
 from agentmesh_gateway.transcript import read_events
@@ -54,19 +52,6 @@ async def runs_of(
         runs[newest.run_id].CopyFrom(newest)
         runs[newest.run_id].summary = ""
     return list(runs.values())
-
-
-def pinned_agents(team: TeamDefinition, within: str = "") -> list[PinnedAgent]:
-    """The agents of a pinned team and of the teams within it, in order."""
-    found: list[PinnedAgent] = []
-    for part in team.participants:
-        if part.HasField("team"):
-            inner = f"{within}/{part.team.id}" if within else part.team.id
-            found += pinned_agents(part.team, inner)
-        else:
-            agent = part.agent
-            found.append(PinnedAgent(agent_id=agent.id, version=agent.version, team=within))
-    return found
 
 
 def debug_detail(conversation: Conversation) -> Struct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentmesh.catalog.v1 import team_pb2
 from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2
 
@@ -52,6 +53,24 @@ def run_message(run: Run) -> conversation_pb2.Run:
         timeout=None if run.timeout is None else duration(run.timeout),
         agent_path=run.agent_path,
     )
+
+
+def pinned_agents(definition: bytes) -> list[conversation_pb2.PinnedAgent]:
+    """The agents of a pinned team and of the teams within it, in order."""
+    return _members(team_pb2.TeamDefinition.FromString(definition), "")
+
+
+def _members(team: team_pb2.TeamDefinition, path: str) -> list[conversation_pb2.PinnedAgent]:
+    found: list[conversation_pb2.PinnedAgent] = []
+    for part in team.participants:
+        agent = part.agent
+        if part.HasField("team"):
+            found += _members(part.team, f"{path}/{part.team.id}" if path else part.team.id)
+        elif part.HasField("agent"):
+            found.append(
+                conversation_pb2.PinnedAgent(agent_id=agent.id, version=agent.version, team=path)
+            )
+    return found
 
 
 def conversation_message(view: ConversationView) -> conversation_pb2.Conversation:

@@ -19,7 +19,7 @@ from meshkit.telemetry import current_traceparent
 
 from agentmesh_conversation_store.blobs.interface import Blobs
 from agentmesh_conversation_store.codec import tokens, values
-from agentmesh_conversation_store.codec.resources import conversation_message
+from agentmesh_conversation_store.codec.resources import conversation_message, pinned_agents
 from agentmesh_conversation_store.domain import conversations as domain
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import (
@@ -132,9 +132,9 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         tenant = current_principal().tenant
         view = await self._storage.conversation(tenant, request.conversation_id)
         response = pb.GetConversationResponse(conversation=conversation_message(view))
-        if request.with_definition:
+        if request.with_pinned_agents:
             data = await self._storage.definition(tenant, view.run.definition_digest)
-            response.definition.ParseFromString(data)
+            response.pinned_agents.extend(pinned_agents(data))
         return response
 
     @answers_rejections

@@ -12,7 +12,7 @@ from meshkit.errors import MeshError
 
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.health import Probe, examine
-from agentmesh_gateway.inspection import debug_detail, pinned_agents, runs_of
+from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers import attachments, patches
@@ -266,7 +266,7 @@ class ConversationServicer:
     ) -> pb2.DebugConversationResponse:
         """Runs and sizes, read from the log; no contents."""
         wanted = store_pb2.GetConversationRequest(
-            conversation_id=request.conversation_id, with_definition=True
+            conversation_id=request.conversation_id, with_pinned_agents=True
         )
         found = await self._store.GetConversation(wanted)
         conversation = found.conversation
@@ -277,7 +277,7 @@ class ConversationServicer:
             conversation=conversation,
             runs=runs,
             detail=detail,
-            pinned_agents=pinned_agents(found.definition),
+            pinned_agents=found.pinned_agents,
         )
 
     async def get_trace(

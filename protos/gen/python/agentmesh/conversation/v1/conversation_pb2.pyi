@@ -458,3 +458,29 @@ class Run(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["agent_path", b"agent_path", "attempt", b"attempt", "budget", b"budget", "conversation_id", b"conversation_id", "deadline", b"deadline", "detail", b"detail", "end_reason", b"end_reason", "ended_at", b"ended_at", "max_rounds", b"max_rounds", "parent_run_id", b"parent_run_id", "priority", b"priority", "root_run_id", b"root_run_id", "rounds", b"rounds", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "summary", b"summary", "timeout", b"timeout", "traceparent", b"traceparent", "turn", b"turn", "usage", b"usage", "waiting_for", b"waiting_for"]) -> None: ...
 
 Global___Run: typing_extensions.TypeAlias = Run
+
+@typing.final
+class PinnedAgent(google.protobuf.message.Message):
+    """An agent as a run pinned it: what becomes of it later does not reach the run."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    TEAM_FIELD_NUMBER: builtins.int
+    agent_id: builtins.str
+    """Its id."""
+    version: builtins.int
+    """Its version; 0 if it was written in the team that it belongs to."""
+    team: builtins.str
+    """Where it stands among teams within teams, such as "desk/pair"; empty if not within another."""
+    def __init__(
+        self,
+        *,
+        agent_id: builtins.str = ...,
+        version: builtins.int = ...,
+        team: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "team", b"team", "version", b"version"]) -> None: ...
+
+Global___PinnedAgent: typing_extensions.TypeAlias = PinnedAgent

@@ -210,18 +210,18 @@ class GetConversationRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
-    WITH_DEFINITION_FIELD_NUMBER: builtins.int
+    WITH_PINNED_AGENTS_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
-    with_definition: builtins.bool
-    """True adds what its newest run pinned."""
+    with_pinned_agents: builtins.bool
+    """True adds which agents its newest run pinned."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
-        with_definition: builtins.bool = ...,
+        with_pinned_agents: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "with_definition", b"with_definition"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "with_pinned_agents", b"with_pinned_agents"]) -> None: ...
 
 Global___GetConversationRequest: typing_extensions.TypeAlias = GetConversationRequest
 
@@ -232,23 +232,23 @@ class GetConversationResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONVERSATION_FIELD_NUMBER: builtins.int
-    DEFINITION_FIELD_NUMBER: builtins.int
+    PINNED_AGENTS_FIELD_NUMBER: builtins.int
     @property
     def conversation(self) -> agentmesh.conversation.v1.conversation_pb2.Conversation:
         """It."""
 
     @property
-    def definition(self) -> agentmesh.catalog.v1.team_pb2.TeamDefinition:
-        """What its newest run pinned, if that was asked for."""
+    def pinned_agents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.conversation_pb2.PinnedAgent]:
+        """Those that its newest run pinned, in order, if that was asked for."""
 
     def __init__(
         self,
         *,
         conversation: agentmesh.conversation.v1.conversation_pb2.Conversation | None = ...,
-        definition: agentmesh.catalog.v1.team_pb2.TeamDefinition | None = ...,
+        pinned_agents: collections.abc.Iterable[agentmesh.conversation.v1.conversation_pb2.PinnedAgent] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["conversation", b"conversation", "definition", b"definition"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "definition", b"definition"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["conversation", b"conversation"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "pinned_agents", b"pinned_agents"]) -> None: ...
 
 Global___GetConversationResponse: typing_extensions.TypeAlias = GetConversationResponse
 

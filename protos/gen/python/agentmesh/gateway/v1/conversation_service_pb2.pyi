@@ -1100,7 +1100,7 @@ class DebugConversationResponse(google.protobuf.message.Message):
         """Anything else, by name."""
 
     @property
-    def pinned_agents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PinnedAgent]:
+    def pinned_agents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.conversation_pb2.PinnedAgent]:
         """Which versions its newest run pinned."""
 
     def __init__(
@@ -1109,38 +1109,12 @@ class DebugConversationResponse(google.protobuf.message.Message):
         conversation: agentmesh.conversation.v1.conversation_pb2.Conversation | None = ...,
         runs: collections.abc.Iterable[agentmesh.conversation.v1.conversation_pb2.Run] | None = ...,
         detail: google.protobuf.struct_pb2.Struct | None = ...,
-        pinned_agents: collections.abc.Iterable[Global___PinnedAgent] | None = ...,
+        pinned_agents: collections.abc.Iterable[agentmesh.conversation.v1.conversation_pb2.PinnedAgent] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["conversation", b"conversation", "detail", b"detail"]) -> builtins.bool: ...
     def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "detail", b"detail", "pinned_agents", b"pinned_agents", "runs", b"runs"]) -> None: ...
 
 Global___DebugConversationResponse: typing_extensions.TypeAlias = DebugConversationResponse
-
-@typing.final
-class PinnedAgent(google.protobuf.message.Message):
-    """An agent as a run pinned it: what becomes of it later does not reach the run."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    AGENT_ID_FIELD_NUMBER: builtins.int
-    VERSION_FIELD_NUMBER: builtins.int
-    TEAM_FIELD_NUMBER: builtins.int
-    agent_id: builtins.str
-    """Its id."""
-    version: builtins.int
-    """Its version; 0 if it was written in the team that it belongs to."""
-    team: builtins.str
-    """Where it stands among teams within teams, such as "desk/pair"; empty if not within another."""
-    def __init__(
-        self,
-        *,
-        agent_id: builtins.str = ...,
-        version: builtins.int = ...,
-        team: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agent_id", b"agent_id", "team", b"team", "version", b"version"]) -> None: ...
-
-Global___PinnedAgent: typing_extensions.TypeAlias = PinnedAgent
 
 @typing.final
 class GetTraceRequest(google.protobuf.message.Message):
