@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -76,6 +77,20 @@ async def test_what_nobody_decides_goes_to_a_higher_role(store: RunningStore) ->
     assert refused.error.metadata["required_role"] == "admin"
     await resolve(store, approval_id, principal=ACME)
     assert (await worker.granted()).grant.approvals[0].principal == "alice"
+
+
+async def test_the_role_rises_at_its_time_though_nobody_looked_at_the_clock(tmp_path: Path) -> None:
+    store = await RunningStore.start(tmp_path, sweep_seconds=60.0)
+    worker = await store.worker()
+    await store.start_conversation()
+    turn = await worker.granted()
+    await suspend(turn, asks_for(turn, escalate_at=LONG_AGO, escalate_to="admin"))
+    approval_id = id_of(turn, "call_1")
+    assert (await get(store, approval_id)).HasField("escalate_at"), "the store looked at its clock"
+    with raises_rich(grpc.StatusCode.PERMISSION_DENIED, "ROLE_TOO_LOW"):
+        await resolve(store, approval_id, principal=OPERATOR)
+    await resolve(store, approval_id, principal=ACME)
+    await store.stop()
 
 
 async def test_no_tool_call_begins_before_it_is_approved(store: RunningStore) -> None:
