@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh_agent_runtime.extension import (
@@ -14,7 +17,14 @@ from agentmesh_agent_runtime.extension import (
     TerminationSetup,
     TurnInfo,
 )
-from agentmesh_example.agents import CustomAgent, CustomAgentConfig, LotDrawer, LotDrawerConfig
+from agentmesh_example.agents import (
+    CustomAgent,
+    CustomAgentConfig,
+    DatabaseAgent,
+    DatabaseAgentConfig,
+    LotDrawer,
+    LotDrawerConfig,
+)
 from agentmesh_example.candidates import critic_after_writer
 from agentmesh_example.models import Parrot, ParrotConfig
 from agentmesh_example.teams import ChairedTeam, ChairedTeamConfig
@@ -25,13 +35,11 @@ from autogen_core.models import CreateResult, UserMessage
 from autogen_core.tools import StaticWorkbench
 from pydantic import SecretStr, ValidationError
 
-T = TypeVar("T")
-
 
 class NotRecorded:
     """Stands in for the mesh's `once`: it does it every time."""
 
-    async def __call__(self, key: str, make: Callable[[], T | Awaitable[T]]) -> T:
+    async def __call__(self, key: str, make: Callable[[], Any]) -> Any:
         made = make()
         return await made if isinstance(made, Awaitable) else made
 
@@ -93,6 +101,22 @@ async def test_the_custom_agent_enhances_what_it_hears() -> None:
     result = await agent.run(task="Is the SLO met?")
     said = result.messages[-1].to_text()
     assert said == "I heard: Is the SLO met? In this house: SLO: what we promise"
+
+
+async def test_the_database_agent_tells_what_the_database_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "facts.sqlite"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE facts (name TEXT, fact TEXT)")
+        database.execute("INSERT INTO facts VALUES ('Ada', 'wrote programs'), ('Bob', 'did not')")
+        database.commit()
+    with pytest.raises(ComponentError, match="EXAMPLE_DATABASE"):
+        DatabaseAgent(setup("db", DatabaseAgentConfig()))
+    monkeypatch.setenv("EXAMPLE_DATABASE", str(file))
+    result = await DatabaseAgent(setup("db", DatabaseAgentConfig())).run(task="Who was Ada?")
+    said = result.messages[-1].to_text()
+    assert said == "I heard: Who was Ada? The database says: Ada: wrote programs"
 
 
 async def test_the_lot_drawer_remembers_what_it_drew() -> None:

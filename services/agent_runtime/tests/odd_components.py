@@ -20,6 +20,7 @@ from autogen_agentchat.messages import (
     BaseAgentEvent,
     BaseChatMessage,
     HandoffMessage,
+    ModelClientStreamingChunkEvent,
     StopMessage,
     StructuredMessage,
     TextMessage,
@@ -127,6 +128,15 @@ class NeverAnswers(EchoAgent):
     ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
         return
         yield
+
+
+class TalksForEver(EchoAgent):
+    async def on_messages_stream(
+        self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
+    ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
+        while True:
+            await asyncio.sleep(0.01)
+            yield ModelClientStreamingChunkEvent(content="and", source=self.name)
 
 
 class WaitsForEver(EchoAgent):

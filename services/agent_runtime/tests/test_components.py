@@ -65,6 +65,8 @@ def odd_schema(setup): ...
 })
 def by_schema(setup): ...
 
+def raising(setup): raise RuntimeError("the password is hunter2")
+
 broken = None
 """
 CANDIDATES = {"only_bob": "only_bob", "stranger": "stranger", "nobody": "nobody"}
@@ -76,7 +78,10 @@ POINTS = {
         "odd_schema": "odd_schema",
         "by_schema": "by_schema",
         "plain": "only_bob",
+        "raising": "raising",
     },
+    "agentmesh.teams": {"raising": "raising"},
+    "agentmesh.terminations": {"raising": "raising"},
 }
 
 
@@ -280,9 +285,45 @@ def test_a_file_that_names_a_component_which_is_not_there_keeps_the_runtime_from
 ) -> None:
     file = tmp_path / "agents.yaml"
     file.write_text(document)
-    settings = RuntimeSettings(
-        agents_file=file, component_packages="choosers", grpc_port=0, data_dir=tmp_path / "data"
-    )
     with pytest.raises(DefinitionError) as refused:
-        Runtime(settings)
+        Runtime(_settings(file, tmp_path))
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (
+            "a:\n  role: r\n  component: raising\n",
+            "agents.yaml:3: a.component: 'raising' cannot be",
+        ),
+        (
+            "a:\n  role: r\nt:\n  participants: [a]\n  kind: component\n  component: raising\n",
+            "agents.yaml:6: t.component: team t: 'raising' cannot be made: RuntimeError",
+        ),
+        (
+            "a:\n  role: r\nt:\n  participants: [a]\n  termination: {component: raising}\n",
+            "agents.yaml:5: t.termination.component: 'raising' cannot be made",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("package")
+async def test_a_file_that_names_a_factory_which_raises_does_so_too(
+    tmp_path: Path, document: str, says: str
+) -> None:
+    file = tmp_path / "agents.yaml"
+    file.write_text(document)
+    runtime = Runtime(_settings(file, tmp_path))
+    with pytest.raises(DefinitionError) as refused:
+        await runtime.host.start()
+    assert says in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def _settings(agents_file: Path, folder: Path) -> RuntimeSettings:
+    return RuntimeSettings(
+        agents_file=agents_file,
+        component_packages="choosers",
+        grpc_port=0,
+        data_dir=folder / "data",
+    )

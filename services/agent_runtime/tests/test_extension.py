@@ -337,6 +337,9 @@ async def test_a_component_that_never_ends_is_given_up(
     run = MemoryRun(team(agent("odd", component="SavesForEver"), member("bob")), [asked()])
     with pytest.raises(ComponentFailed, match="SavesForEver' failed: TimeoutError"):
         await take_turn(run, hosting(run, model_server))
+    run = MemoryRun(team(agent("odd", component="TalksForEver"), member("bob")), [asked()])
+    with pytest.raises(TurnStalled, match="odd is at work"):
+        await take_turn(run, hosting(run, model_server, stall_seconds=0.5))
     (tmp_path / "slow").mkdir()
     points = {"agentmesh.agents": {"slow": "f"}}
     install(tmp_path / "slow", monkeypatch, "import time\ntime.sleep(2)", points, name="slow")

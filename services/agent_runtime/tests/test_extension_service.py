@@ -73,13 +73,14 @@ async def test_a_runtime_says_what_packages_bring(runtime: Any) -> None:
     example = [c for c in response.components if c.distribution == "agentmesh-example 0.1.0"]
     assert [(c.kind, c.name) for c in example] == [
         ("agent", "custom_agent"),
+        ("agent", "database_agent"),
         ("agent", "draw_lots"),
         ("team", "chaired"),
         ("termination", "word_budget"),
         ("model_client", "parrot"),
         ("candidate_function", "critic_after_writer"),
     ]
-    schema = example[3].config_schema
+    schema = example[4].config_schema
     assert schema["properties"]["max_words"]["exclusiveMinimum"] == 0
     assert not any(c.problem for c in example)
 

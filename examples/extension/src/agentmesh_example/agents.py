@@ -1,14 +1,20 @@
-"""Agents: an assistant that prepares what it hears, and one that needs no model."""
+"""Agents: assistants that prepare what they hear, and one that needs no model."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
+import re
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from agentmesh_agent_runtime.extension import (
     AgentSetup,
     ComponentConfig,
+    ComponentError,
     Heard,
     MeshAssistant,
     takes,
@@ -78,7 +84,7 @@ class LotDrawer(BaseChatAgent):
     ) -> Response:
         """The lot that was drawn."""
         left = [option for option in self._options if option not in self._drawn] or self._options
-        lot = await self._once("draw", lambda: random.choice(left))  # noqa: S311  no secret
+        lot: str = await self._once("draw", lambda: random.choice(left))  # noqa: S311  no secret
         self._drawn.append(lot)
         return Response(chat_message=TextMessage(content=f"The lot: {lot}", source=self.name))
 
@@ -93,3 +99,41 @@ class LotDrawer(BaseChatAgent):
     async def load_state(self, state: Mapping[str, Any]) -> None:
         """Comes from the checkpoint, perhaps on another machine."""
         self._drawn = list(state["drawn"])
+
+
+class DatabaseAgentConfig(ComponentConfig):
+    """How many rows are told at most."""
+
+    max_rows: int = Field(default=10, gt=0, le=100)
+
+
+@takes(DatabaseAgentConfig)
+class DatabaseAgent(MeshAssistant):
+    """An assistant whose model is told what a database knows of the words of a message.
+
+    Where the database is, and a password if it had one, is the operator's to say, in the runtime's
+    environment: configurations of agents are read by everybody who may read agents.
+    """
+
+    def __init__(self, setup: AgentSetup) -> None:
+        super().__init__(setup)
+        self._database = os.environ.get("EXAMPLE_DATABASE", "")
+        if not self._database:
+            raise ComponentError("EXAMPLE_DATABASE is not set; name the SQLite file there")
+        self._max_rows: int = setup.config.max_rows
+
+    async def process_message(self, message: str, context: Heard) -> str:
+        """Asks the database once; whoever repeats the turn after a crash is told the same."""
+        rows: list[str] = await self.setup.once(
+            "facts", lambda: asyncio.to_thread(self._facts, message)
+        )
+        return "\n".join([message, "", "The database says:", *rows]) if rows else message
+
+    def _facts(self, message: str) -> list[str]:
+        words = re.findall(r"\w+", message)
+        marks = ", ".join("?" * len(words))
+        query = f"SELECT name, fact FROM facts WHERE name IN ({marks}) LIMIT ?"  # noqa: S608  marks
+        database = f"file:{self._database}?mode=ro"
+        with closing(sqlite3.connect(database, uri=True)) as connection:
+            found = connection.execute(query, [*words, self._max_rows]).fetchall()
+        return [f"{name}: {fact}" for name, fact in found]

@@ -14,6 +14,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Components:
             raise
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
-            raise ConfigurationError((each["loc"], each["msg"]) for each in details) from None
+            raise ConfigurationError((each["loc"], _remedy(each)) for each in details) from None
         except Exception as error:
             raise ComponentError(
                 f"the configuration of {name!r} cannot be checked: {plain(error)}"
@@ -214,6 +215,12 @@ def _valid(config: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         raise ConfigurationError((tuple(each.absolute_path), each.message) for each in errors)
     return config
+
+
+def _remedy(detail: ErrorDetails) -> str:
+    if detail["type"] == "extra_forbidden":
+        return "there is no such field; remove it or mend its name"
+    return detail["msg"]
 
 
 def _package(found: EntryPoint) -> str:

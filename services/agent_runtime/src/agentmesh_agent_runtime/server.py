@@ -40,6 +40,7 @@ from agentmesh_agent_runtime.definitions.shipped import (
     Definitions,
     check_components,
     load_definitions,
+    refused,
 )
 from agentmesh_agent_runtime.models.catalog import ModelCatalog, ModelDefaults
 from agentmesh_agent_runtime.models.component_clients import make_client
@@ -49,6 +50,7 @@ from agentmesh_agent_runtime.servicer import AgentRuntimeServicer
 from agentmesh_agent_runtime.settings import RuntimeSettings
 from agentmesh_agent_runtime.turns.driver import TurnDriver, TurnPorts
 from agentmesh_agent_runtime.turns.grant import Grant
+from agentmesh_agent_runtime.turns.trial import Trial
 from agentmesh_agent_runtime.worker.leases import LeaseThread
 from agentmesh_agent_runtime.worker.turns import TurnWorker
 
@@ -157,6 +159,7 @@ class Runtime:
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._deltas.start()
+        await self._try_components()
         published = self._spawn(publish(self._catalog, self._definitions, self.models.profiles))
         self._spawn(self._tick())
         self._leases.start()
@@ -169,6 +172,15 @@ class Runtime:
         # Whoever waits for a mesh to be ready names agents next. A store that is away is no reason
         # to wait for long: what is started meanwhile is found again.
         await asyncio.wait({published}, timeout=PUBLISHING_SECONDS)
+
+    async def _try_components(self) -> None:
+        """Raises DefinitionError if what the operator's file names cannot be made."""
+        source = self._settings.agents_file
+        if source is None:
+            return
+        trial = Trial(self.models, self._components)
+        async for finding in trial.of_all(self._definitions.agents, self._definitions.teams):
+            raise refused(source, finding)
 
     async def _drain(self) -> None:
         await self.worker.drain(self._settings.drain_seconds)

@@ -61,17 +61,20 @@ def check_components(
         for finding in check_component(
             components, kind, agent.component, agent.component_config, agent.id
         ):
-            raise _refused(agents_file, finding)
+            raise refused(agents_file, finding)
     for team in definitions.teams:
         for finding in (
             *check_team_component(team, team.id, components),
             *check_conditions(team.termination, f"{team.id}.termination", components),
         ):
-            raise _refused(agents_file, finding)
+            raise refused(agents_file, finding)
 
 
-def _refused(source: Path, finding: Finding) -> DefinitionError:
-    """Paths of findings have brackets where places of a file have numbers."""
+def refused(source: Path, finding: Finding) -> DefinitionError:
+    """The error of what was found in a file, whose definitions begin with their ids.
+
+    Paths of findings have brackets where places of a file have numbers.
+    """
     location = tuple(
         int(step) if step.isdigit() else step
         for step in re.split(r"[.\[\]]+", finding.path)

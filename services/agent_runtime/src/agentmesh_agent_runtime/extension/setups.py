@@ -14,7 +14,6 @@ from autogen_core.models import ChatCompletionClient
 from autogen_core.tools import Workbench
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -42,8 +41,9 @@ def takes(config_schema: type[BaseModel] | Mapping[str, Any]) -> Callable[[F], F
 class Once(Protocol):
     """Does something once, however often its turn is attempted."""
 
-    async def __call__(self, key: str, make: Callable[[], T | Awaitable[T]]) -> T:
-        """What `make` returns, recorded as a step: JSON that is read back the same.
+    async def __call__(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, or what comes of it if that is to be awaited: JSON, recorded as a
+        step and read back from there.
 
         `key` names the effect within the turn: letters, digits and underscores. Asked for the same
         key again within the turn, it is the next effect of that name. A kill between the effect and

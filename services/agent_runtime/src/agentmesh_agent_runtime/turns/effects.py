@@ -6,8 +6,8 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from autogen_agentchat.messages import BaseChatMessage, HandoffMessage, TextMessage
 from autogen_core import CancellationToken
@@ -28,8 +28,6 @@ from agentmesh_agent_runtime.turns.ports import (
 from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
 from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
-T = TypeVar("T")
-
 ENCODING: Final = "application/json"
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -41,7 +39,7 @@ class RecordedOnce:
         self._path = path
         self._seat = seat
 
-    async def __call__(self, key: str, make: Callable[[], T | Awaitable[T]]) -> T:
+    async def __call__(self, key: str, make: Callable[[], Any]) -> Any:
         if not _KEY.fullmatch(key):
             raise ComponentError(f"{key!r} names no effect; use letters, digits and underscores")
         scope = self._seat.scope
@@ -51,8 +49,7 @@ class RecordedOnce:
         if recorded is None:
             recorded = _as_json(key, await scope.guarded(_made(make)))
             await scope.record(StepResult(step_key, digest, recorded, ENCODING, ()))
-        value_back: T = _read(recorded)
-        return value_back
+        return _read(recorded)
 
 
 class CurrentTurnOf:
@@ -147,7 +144,7 @@ async def told(
     return TextMessage(content=text, source=answer.source, models_usage=answer.models_usage)
 
 
-async def _made(make: Callable[[], T | Awaitable[T]]) -> T:
+async def _made(make: Callable[[], Any]) -> Any:
     made = make()
     return await made if inspect.isawaitable(made) else made
 

@@ -95,7 +95,7 @@ class HostedAgent(BaseChatAgent):
     ) -> Response:
         response: Response | None = None
         async for item in self._agent.on_messages_stream(messages, cancellation_token):
-            self._seat.scope.progress()
+            # What it says on its way is no progress: an agent may go on for ever with it.
             if isinstance(item, Response):
                 response = item
         if response is None:

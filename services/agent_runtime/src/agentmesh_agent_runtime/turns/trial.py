@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
 from agentmesh_agent_runtime.components import ComponentError, Components, plain
 from agentmesh_agent_runtime.definitions.check_components import components_of
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
+    LlmSettings,
     TeamKind,
     TeamSpec,
     TerminationSpec,
@@ -25,6 +26,28 @@ class Trial:
     def __init__(self, models: ModelCatalog, components: Components) -> None:
         self._models = models
         self._components = components
+
+    async def of_all(
+        self, agents: Iterable[AgentSpec], teams: Iterable[TeamSpec]
+    ) -> AsyncIterator[Finding]:
+        """Of definitions by their ids. Those that have components and no model at all are left to
+        the conversations that start them."""
+        definitions: list[AgentSpec | TeamSpec] = [*agents, *teams]
+        made = [each for each in definitions if any(components_of(each))]
+        if made:
+            await self._models.prepare()
+        for definition in made:
+            if isinstance(definition, TeamSpec):
+                if self._has_models(definition.models()):
+                    for finding in await self.of_team(definition, definition.id):
+                        yield finding
+            elif self._has_models([definition.llm_config]):
+                for finding in self.of_agent(definition, definition.id):
+                    yield finding
+
+    def _has_models(self, settings: Iterable[LlmSettings]) -> bool:
+        models = self._models
+        return all(models.stands_in_for(each) or models.problem(each) is None for each in settings)
 
     def of_agent(self, agent: AgentSpec, path: str) -> Iterator[Finding]:
         """Whether its component makes an agent of it."""
