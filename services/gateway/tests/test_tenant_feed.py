@@ -15,6 +15,8 @@ from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from httpx_sse import ServerSentEvent, aconnect_sse
 from meshkit.testkit import HostFactory, raises_rich
 
+from tests.support.wire_tap import Side, WireTap
+
 from .conftest import Gateway, Gateways
 from .front import START, Front
 from .tenants import caller
@@ -49,8 +51,9 @@ class Feed:
 
     async def until(self, count: int) -> Feed:
         """Reads until there are so many events."""
-        while len(self.events) < count:
-            await self.read()
+        async with asyncio.timeout(PATIENCE):
+            while len(self.events) < count:
+                await self.read()
         return self
 
 
@@ -189,6 +192,30 @@ async def test_it_outlives_a_store_that_is_killed(own_front: Front) -> None:
     await feed.until(6)
     assert feed.events == await logs(own_front, ids)
     feed.call.cancel()
+
+
+async def test_what_happens_while_its_stream_is_broken_comes_as_well(
+    own_front: Front, gateways: Gateways
+) -> None:
+    async with WireTap(own_front.store.grpc_address) as tap:
+        gateway = await gateways.start(store_address=tap.address)
+        feed = await Feed(Front(gateway, own_front.store)).begun()
+        ids = [(await own_front.started())["conversation_id"]]
+        await feed.until(3)
+
+        async def meanwhile() -> None:
+            await own_front.store.start()
+            async with asyncio.timeout(PATIENCE):
+                while (await own_front.http.get("/agents")).status_code != 200:
+                    await asyncio.sleep(0.05)
+            ids.append((await own_front.started())["conversation_id"])
+
+        again = tap.at(Side.BEFORE, "SubscribeTenant", 2, meanwhile)
+        await own_front.store.sigkill()
+        await feed.until(6)
+        assert again.done.is_set()
+        assert feed.events == await logs(own_front, ids)
+        feed.call.cancel()
 
 
 async def test_a_store_that_stays_away_and_a_drain_end_it_with_a_time_to_return(
