@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import Strategy
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.sql.plan import fetch
-from agentmesh_conversation_store.storage.sqlite import SqliteStorage
+from agentmesh_conversation_store.storage.sqlite import SqliteStorage, database
 from agentmesh_conversation_store.storage.sqlite.database import connect, migrate, migrations
 
 from services.conversation_store.tests.support import fresh, start_command
@@ -85,6 +86,64 @@ def test_those_that_start_at_once_migrate_once(tmp_path: Path, attempt: int) -> 
     connection = sqlite3.connect(path)
     versions = connection.execute("SELECT version FROM schema_version").fetchall()
     assert versions == [(version,) for version, _ in migrations()]
+    connection.close()
+
+
+def _at_schema(path: Path, version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that an older release made."""
+    older = [one for one in migrations() if one[0] <= version]
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "migrations", lambda: older)
+        assert _migrate(str(path)) == version
+
+
+def test_who_comes_while_another_migrates_waits_and_finds_it_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.db"
+    *_, (before, _), (newest, sql) = migrations()
+    _at_schema(path, before, monkeypatch)
+    first, second = connect(path), connect(path)
+    first.create_function("agentmesh_words", 1, ProtobufEvents().words)
+    first.execute("BEGIN IMMEDIATE")
+    looked = threading.Event()
+    second.set_trace_callback(lambda statement: "max(version)" in statement and looked.set())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(migrate, second, ProtobufEvents().words)
+        # Whoever looks before it holds the lock does so by now.
+        looked.wait(0.5)
+        for statement in database._statements(sql):
+            first.execute(statement)
+        first.execute("INSERT INTO schema_version VALUES (?)", (newest,))
+        first.execute("COMMIT")
+        assert waiting.result() == newest
+    versions = second.execute("SELECT version FROM schema_version").fetchall()
+    assert versions == [(version,) for version, _ in migrations()]
+    first.close()
+    second.close()
+
+
+def test_a_migration_that_fails_leaves_the_database_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.db"
+    known = migrations()
+    *_, (before, _), (newest, _) = known
+    _at_schema(path, before, monkeypatch)
+    connection = connect(path)
+    tables = "SELECT name, sql FROM sqlite_master ORDER BY name"
+    schema = connection.execute(tables).fetchall()
+    fails = "CREATE TABLE half (x);\nINSERT INTO nowhere VALUES (1);\n"
+    broken = [*known, (newest + 1, fails)]
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "migrations", lambda: broken)
+        with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+            migrate(connection, ProtobufEvents().words)
+    # Neither that one nor those before it, and others can have the database again.
+    assert not connection.in_transaction
+    assert connection.execute(tables).fetchall() == schema
+    assert connection.execute("SELECT max(version) FROM schema_version").fetchone() == (before,)
+    assert _migrate(str(path)) == newest
     connection.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,13 @@ from agentmesh_conversation_store.domain.model import (
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.steps import BeginStep, RecordStep
 from agentmesh_conversation_store.domain.turns import CommitTurn
+from agentmesh_conversation_store.storage.catalog import (
+    DocumentDeletion,
+    DocumentQuery,
+    DocumentWrite,
+    NewDocument,
+    StoredDocument,
+)
 from agentmesh_conversation_store.storage.interface import (
     ConversationQuery,
     Storage,
@@ -212,6 +220,25 @@ async def test_a_refused_request_may_be_tried_again(storage: Storage) -> None:
         await storage.execute_once(rejecting, request)
     await storage.execute(CancelConversation("acme", run.conversation_id, ""))
     assert await storage.execute_once(rejecting, request)
+
+
+async def test_a_write_that_is_refused_half_way_leaves_nothing(storage: Storage) -> None:
+    """Neither what it wrote before it was refused nor the id of its request."""
+    await storage.put_documents("acme", DocumentWrite([NewDocument(1, "b", b"1", "one")]), None)
+    write = DocumentWrite(
+        [NewDocument(1, "a", b"2", "two"), NewDocument(1, "b", b"2", "two")], must_be_new=True
+    )
+    request: Request[Sequence[StoredDocument]] = Request(
+        "acme", "r", b"digest", lambda documents: f"{len(documents)} written".encode()
+    )
+    with pytest.raises(Rejection) as refused:
+        await storage.put_documents("acme", write, request)
+    assert refused.value.reason is Reason.ALREADY_EXISTS
+    found = await storage.documents("acme", DocumentQuery(1), 10)
+    assert [document.name for document in found] == ["b"]
+    await storage.delete_document("acme", DocumentDeletion(1, "b", "agent"), None)
+    assert await storage.put_documents("acme", write, request) == b"2 written"
+    assert await storage.put_documents("acme", write, request) == b"2 written"
 
 
 async def test_leases_follow_the_storages_clock(storage: Storage, clock: ManualClock) -> None:
