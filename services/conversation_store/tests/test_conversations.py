@@ -272,13 +272,36 @@ async def test_an_update_compares_etags(store: RunningStore) -> None:
     assert refused.error.metadata["current_etag"] == changed.conversation.etag
 
 
-async def test_the_run_keeps_the_trace_it_was_started_under(store: RunningStore) -> None:
-    trace_id = "0af7651916cd43dd8448eb211c80319c"
+async def test_each_run_has_the_trace_of_the_call_that_began_it(store: RunningStore) -> None:
+    def traced(digit: str) -> Any:
+        """A call's metadata, in a trace of its own."""
+        return (*acting(ACME), ("traceparent", f"00-{digit * 32}-b7ad6b7169203331-01"))
+
+    def say(content: str) -> store_pb.SendMessageRequest:
+        return store_pb.SendMessageRequest(conversation_id=cid, content=content)
+
     request = store_pb.StartConversationRequest(task="t", definition=team(), max_rounds=1)
-    metadata = (*acting(ACME), ("traceparent", f"00-{trace_id}-b7ad6b7169203331-01"))
-    started = await store.conversations.StartConversation(request, metadata=metadata)
+    started = await store.conversations.StartConversation(request, metadata=traced("a"))
+    cid = started.conversation.conversation_id
     worker = await store.worker()
-    turn = await worker.granted()
-    assert turn.grant.run.traceparent.split("-")[1] == trace_id
-    log = await store.log(started.conversation.conversation_id)
-    assert log[1].run_started.traceparent == turn.grant.run.traceparent
+    first = await worker.granted()
+    # What the run leaves unread is taken up by a successor of the same trace.
+    await store.conversations.SendMessage(say("unread"), metadata=traced("b"))
+    await first.commit()
+    successor = await worker.granted()
+    await successor.commit()
+    # A message after the end begins a run, and so does going on after a failure.
+    await store.conversations.SendMessage(say("more"), metadata=traced("c"))
+    later = await worker.granted()
+    await later.commit("FAILED", detail="no")
+    resume = store_pb.ResumeConversationRequest(conversation_id=cid)
+    await store.conversations.ResumeConversation(resume, metadata=traced("d"))
+    resumed = await worker.granted()
+    turns = [first, successor, later, resumed]
+    assert len({turn.run_id for turn in turns}) == 4
+    traces = [turn.grant.run.traceparent.split("-")[1] for turn in turns]
+    assert traces == ["a" * 32, "a" * 32, "c" * 32, "d" * 32]
+    begun = [event for event in await store.log(cid) if event.HasField("run_started")]
+    assert [(event.run_id, event.run_started.traceparent) for event in begun] == [
+        (turn.run_id, turn.grant.run.traceparent) for turn in turns
+    ]
