@@ -119,18 +119,25 @@ async def test_bad_input_is_named(running: RunningStore) -> None:
         await upload(running, b"x", announced=20 * MIB + 1)
     assert caught.error.metadata["limit_bytes"] == str(20 * MIB)
 
-    async def too_long() -> AsyncIterator[pb.UploadBlobRequest]:
-        yield pb.UploadBlobRequest(size_bytes=MIB + 1, chunk=b"x" * (MIB + 1))
-
-    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="chunk"):
-        await stub(running).UploadBlob(too_long(), metadata=acting(ACME))
-
     async def nothing() -> AsyncIterator[pb.UploadBlobRequest]:
         return
         yield
 
     with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY"):
         await stub(running).UploadBlob(nothing(), metadata=acting(ACME))
+
+
+@pytest.mark.parametrize("before", [0, 1, 10])
+async def test_every_message_of_an_upload_is_checked(running: RunningStore, before: int) -> None:
+    async def chunks() -> AsyncIterator[pb.UploadBlobRequest]:
+        size = (before + 1) * MIB + 1
+        for _ in range(before):
+            yield pb.UploadBlobRequest(size_bytes=size, chunk=b"x" * MIB)
+        yield pb.UploadBlobRequest(size_bytes=size, chunk=b"x" * (MIB + 1))
+
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="chunk"):
+        await stub(running).UploadBlob(chunks(), metadata=acting(ACME))
+    assert files(folder_of(running)) == []
 
 
 async def test_a_caller_that_leaves_leaves_nothing_behind(running: RunningStore) -> None:

@@ -20,6 +20,8 @@ from agentmesh_conversation_store.domain.model import Strategy
 from agentmesh_conversation_store.fanout.in_process import InProcessFanout
 from agentmesh_conversation_store.storage.interface import EventFilter, Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
+from agentmesh_conversation_store.storage.sql.plan import Each
+from agentmesh_conversation_store.storage.sql.writing import ADD_EVENT
 from agentmesh_conversation_store.subscriptions.feed import TenantFeeds
 from meshkit.testkit import raises_rich
 
@@ -220,6 +222,43 @@ async def test_a_look_that_fails_is_not_the_last(
     assert caplog.text.count("a look at the feeds failed") == 2
     await responses.aclose()  # type: ignore[attr-defined]
     await feeds.stop()
+
+
+async def test_who_has_positions_already_commits_before_others_get_theirs(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's writer is alone: there is nobody who could come in between."""
+    replicas = [PostgresStorage(postgres_url, ProtobufEvents()) for _ in range(2)]
+    for storage in replicas:
+        await storage.open()
+    slow, other = replicas
+    first, second = [await other.execute(start_command()) for _ in range(2)]
+    carry_out = slow._driver._carry_out
+    has_positions, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def with_a_pause(connection: Any, operation: Any) -> Any:
+        if isinstance(operation, Each) and operation.sql == ADD_EVENT:
+            has_positions.set()
+            await may_go_on.wait()
+        return await carry_out(connection, operation)
+
+    monkeypatch.setattr(slow._driver, "_carry_out", with_a_pause)
+    begun = asyncio.create_task(slow.execute(_message(first.conversation.conversation_id)))
+    await has_positions.wait()
+    later = asyncio.create_task(other.execute(_message(second.conversation.conversation_id)))
+    # Long enough for a commit that need not wait.
+    await asyncio.wait({later}, timeout=0.5)
+    assert not later.done()
+    assert [one.position for one in await other.feed("acme", 0, 99, 10**6)] == [1, 2, 3, 4, 5, 6]
+    may_go_on.set()
+    await asyncio.gather(begun, later)
+    news = [(one.position, one.conversation_id) for one in await other.feed("acme", 6, 99, 10**6)]
+    assert news == [
+        (7, first.conversation.conversation_id),
+        (8, second.conversation.conversation_id),
+    ]
+    for storage in replicas:
+        await storage.close()
 
 
 async def test_late_committers_are_never_skipped(postgres_url: str) -> None:
