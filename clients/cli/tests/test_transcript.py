@@ -263,6 +263,24 @@ def test_unknown_kinds_of_events_are_passed_over() -> None:
     assert reader.transcript.last_sequence == 1
 
 
+def test_files_are_named_below_what_was_said() -> None:
+    reader = Reader(live=False)
+    blob = message_pb2.BlobPart(
+        digest="a" * 64, size_bytes=7, media_type="image/png", filename="cat\x1b[2J.png"
+    )
+    text = message_pb2.Part(text=message_pb2.TextPart(text="Look"))
+    said = message_pb2.Message(
+        message_id="m1",
+        role=message_pb2.MESSAGE_ROLE_USER,
+        agent="user",
+        content="Look",
+        parts=[text, message_pb2.Part(blob=blob)],
+    )
+    reader.event("user", message=said)
+    lines = [line.strip() for line in reader.page.splitlines()]
+    assert lines[-2:] == ["Look", "[cat.png: image/png, 7 bytes]"]
+
+
 def test_what_goes_wrong_is_said() -> None:
     reader = Reader(live=False)
     failed = event_pb2.AttemptFailed(attempt=1, detail="model server: 503\x1b[2J")

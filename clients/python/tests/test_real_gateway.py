@@ -126,6 +126,7 @@ async def test_files_come_with_a_task_and_with_a_message(real: RealMesh, tmp_pat
     task, again = (await mesh.get(started.id)).messages
     assert [p.blob.filename for p in task.raw.parts[1:]] == ["cat.png", "note.txt"]
     assert [p.blob.digest for p in again.raw.parts[1:]] == [image.digest]
+    assert task.data is None
     await mesh.cancel(started.id)
     missing = replace(image, digest="0" * 64)
     with pytest.raises(NotFoundError) as caught:

@@ -58,7 +58,7 @@ async def test_a_killed_runtime_shows_images_again(
     assert all(images(body) == [PICTURE] for body in model_server.requests)
     words = str(model_server.requests[0]["messages"])
     assert "[a file: application/pdf, 4 bytes]" in words
-    assert '{"kilograms": 4.0}' in words
+    assert '{"kilograms": 4}' in words
     # A message later the conversation still has its image, and another one.
     await mesh.send(conversation, "And now?", parts=[image])
     async with asyncio.timeout(60):

@@ -186,6 +186,7 @@ def test_what_does_not_fit_is_told_with_its_path(text: str, where: str, why: str
         ({"properties": {}}, "type"),
         ({"type": "object", "properties": {"a": {"type": "number?"}}}, "properties.a.type"),
         ({"type": "object", "required": "a"}, "required"),
+        ({"type": "object", "anyOf": [{"minLength": -1}]}, "anyOf[0].minLength"),
         (
             {"type": "object", "properties": {"a": {"$ref": "https://example.com/a"}}},
             "properties.a.$ref",
@@ -202,6 +203,12 @@ def test_a_schema_that_cannot_be_used_is_a_finding_at_its_path(
 ) -> None:
     findings = list(check_agent(agent(output_schema=schema), "agents[0]", lambda _: None))
     assert [f.path for f in findings] == [".".join(["agents[0].output_schema", path]).rstrip(".")]
+
+
+def test_agents_of_packages_answer_as_they_like() -> None:
+    spec = agent(output_schema=SCHEMA, component="poet")
+    paths = [finding.path for finding in check_agent(spec, "a", lambda _: None)]
+    assert "a.output_schema" in paths
 
 
 def test_names_of_properties_are_no_keywords() -> None:

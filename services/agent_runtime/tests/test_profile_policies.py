@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from agentmesh_agent_runtime.definitions.profiles import Profile
+from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
 from agentmesh_agent_runtime.models.fallbacks import Rests
 from agentmesh_agent_runtime.models.pace import Pace
-from agentmesh_agent_runtime.models.replies import ModelReply
-from agentmesh_agent_runtime.models.reply_cache import ReplyCache
+from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece
+from agentmesh_agent_runtime.models.reply_cache import CachedReplySource, ReplyCache
 from agentmesh_agent_runtime.turns.driver import TurnDriver
 from agentmesh_agent_runtime.turns.failures import (
     EndReason,
@@ -22,7 +24,9 @@ from agentmesh_agent_runtime.turns.failures import (
     ModelRefused,
     TurnFailure,
 )
+from agentmesh_agent_runtime.turns.images import ShownImage
 from agentmesh_agent_runtime.turns.ports import Consumption, ToolOutput, ToolRequest
+from autogen_core.models import SystemMessage, UserMessage
 
 from services.agent_runtime.tests.memory_world import (
     MemoryRun,
@@ -265,6 +269,87 @@ async def test_no_reply_is_kept_for_another_tenant(
         await turns.take(turns.open(grant, run.ports(grant)), None)
         run.steps.clear()
     assert len(model_server.requests) == 2
+
+
+class Counting:
+    """A model that says how often it was asked."""
+
+    provider = "openai"
+    model = "m"
+    info = DEFAULT_CAPABILITIES
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
+        self.asked += 1
+        yield ModelReply(f"reply {self.asked}")
+
+
+def request(**fields: Any) -> ModelRequest:
+    common: dict[str, Any] = {
+        "agent": "alice",
+        "role": "",
+        "stage": "",
+        "round": 0,
+        "messages": [UserMessage(content="hello", source="user")],
+        "tenant": "acme",
+    }
+    return ModelRequest(**(common | fields))
+
+
+def tool(name: str, description: str = "") -> Any:
+    return {"name": name, "description": description, "parameters": {}}
+
+
+def shown(data: bytes) -> list[UserMessage]:
+    return [UserMessage(content=["x", ShownImage("image/png", data)], source="user")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"messages": [UserMessage(content="hello!", source="user")]}),
+        ({}, {"messages": [SystemMessage(content="hello")]}),
+        ({"messages": shown(b"1")}, {"messages": shown(b"2")}),
+        ({}, {"tools": [tool("a")]}),
+        ({"tools": [tool("a")]}, {"tools": [tool("a", "Does it.")]}),
+        ({"tools": [tool("a")]}, {"tools": [tool("a")], "tool_choice": "none"}),
+        ({}, {"json_output": True}),
+        ({}, {"output_schema": {"type": "object"}}),
+        ({"output_schema": {"type": "object"}}, {"output_schema": {"type": "object", "a": 1}}),
+        ({}, {"tenant": "other"}),
+    ],
+)
+async def test_a_request_that_differs_in_anything_is_another(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    model = Counting()
+    source = CachedReplySource(model, Endpoint("m"), ReplyCache())
+    said = []
+    for fields in (one, other, one, other):
+        *_, last = [item async for item in source.stream(request(**fields))]
+        assert isinstance(last, ModelReply)
+        said.append(last.text)
+    assert said == ["reply 1", "reply 2", "reply 1", "reply 2"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model": "n"},
+        {"base_url": "http://elsewhere"},
+        {"temperature": 0.5},
+        {"max_tokens": 5},
+        {"extra": {"seed": 1}},
+    ],
+)
+async def test_a_model_that_is_asked_in_another_way_is_another(other: dict[str, Any]) -> None:
+    model, cache = Counting(), ReplyCache()
+    for endpoint in (Endpoint("m"), replace(Endpoint("m"), **other), Endpoint("m")):
+        async for _ in CachedReplySource(model, endpoint, cache).stream(request()):
+            pass
+    assert model.asked == 2
 
 
 async def test_kept_tool_calls_are_carried_out_again(model_server: ModelServer) -> None:

@@ -11,6 +11,7 @@ from agentmesh.common.v1.options_pb2 import Role
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import approval_store_service_pb2, identity_service_pb2
 from agentmesh.gateway.v1 import agent_service_pb2, conversation_service_pb2
+from google.protobuf.json_format import MessageToDict
 
 
 def _time(message: Any, name: str) -> datetime | None:
@@ -41,6 +42,12 @@ class Message:
     content: str
     timestamp: datetime | None
     raw: message_pb2.Message = field(repr=False)
+
+    @property
+    def data(self) -> Any:
+        """The object that a structured answer is; None if the message has none."""
+        data = (part.data.data for part in self.raw.parts if part.HasField("data"))
+        return next(map(MessageToDict, data), None)
 
     @classmethod
     def of(cls, raw: message_pb2.Message) -> Message:

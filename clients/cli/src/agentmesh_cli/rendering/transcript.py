@@ -147,6 +147,8 @@ class Transcript:
         for part in message.parts:
             if part.HasField("tool_call"):
                 self._show_call(message.agent, part.tool_call)
+            elif part.HasField("blob"):
+                self._page.line((f"{_BODY}{_describe_blob(part.blob)}", "dim"))
 
     def _show_call(self, agent: str, call: message_pb2.ToolCallPart) -> None:
         self._calls[call.tool_call_id] = call
@@ -313,3 +315,9 @@ def _speaker_of(message: message_pb2.Message) -> str:
 def _text_of(message: message_pb2.Message) -> str:
     texts = [part.text.text for part in message.parts if part.HasField("text")]
     return "\n".join(texts) if message.parts else message.content
+
+
+def _describe_blob(blob: message_pb2.BlobPart) -> str:
+    name = one_line(blob.filename, 120) or "a file"
+    kind = one_line(blob.media_type, 80) or "of an unknown type"
+    return f"[{name}: {kind}, {blob.size_bytes} bytes]"

@@ -61,7 +61,9 @@ def check_agent(
         agent.component_config,
         path,
     )
-    if agent.output_schema:
+    if agent.output_schema and agent.component:
+        yield Finding(f"{path}.output_schema", "is for agents without a component; remove it")
+    elif agent.output_schema:
         yield from output_schemas.problems(agent.output_schema, f"{path}.output_schema")
     yield from _check_context(agent, f"{path}.context", tool_tokens)
     yield from check_agent_approvals(agent, path)

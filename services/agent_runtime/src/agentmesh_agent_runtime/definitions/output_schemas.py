@@ -39,8 +39,8 @@ def problems(schema: Schema, path: str) -> Iterator[Finding]:
     try:
         Draft202012Validator.check_schema(dict(schema))
     except SchemaError as error:
-        where = ".".join([path, *map(str, error.absolute_path)])
-        yield Finding(where, f"is no JSON Schema: {_short(error.message)}")
+        steps = (f"[{s}]" if isinstance(s, int) else f".{s}" for s in error.absolute_path)
+        yield Finding(f"{path}{''.join(steps)}", f"is no JSON Schema: {_short(error.message)}")
         return
     found = list(_unusable(schema, path, schema))
     yield from found
