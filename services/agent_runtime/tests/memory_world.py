@@ -17,6 +17,7 @@ from agentmesh_agent_runtime.turns.failures import (
     LeaseLost,
     ReplayDiverged,
     Suspended,
+    TurnFailure,
 )
 from agentmesh_agent_runtime.turns.grant import (
     Grant,
@@ -24,6 +25,7 @@ from agentmesh_agent_runtime.turns.grant import (
     KnownStep,
     PersonsWord,
     SavedCheckpoint,
+    StartedRun,
     StepKind,
     TurnId,
     Verdict,
@@ -41,6 +43,7 @@ from agentmesh_agent_runtime.turns.ports import (
     ToolRequest,
     ToolSchema,
 )
+from agentmesh_agent_runtime.turns.runs import RunNeeded, rounds_within
 from agentmesh_agent_runtime.turns.scope import TurnScope
 from agentmesh_agent_runtime.turns.teams import LiveTeam
 
@@ -79,13 +82,17 @@ class MemoryRun:
     words: dict[str, PersonsWord] = field(default_factory=dict)
     asked: list[PersonNeeded] = field(default_factory=list)
     suspensions: int = 0
+    run_id: str = "run_1"
+    path: str = ""
+    started: dict[str, StartedRun] = field(default_factory=dict)
+    children: list[tuple[RunNeeded, MemoryRun]] = field(default_factory=list)
     images: dict[str, bytes] = field(default_factory=dict)
 
     def grant(self) -> Grant:
         """The next turn, under a new fence."""
         self.fence += 1
         return Grant(
-            id=TurnId("run_1", "conv_1", "default", self.turn, self.fence),
+            id=TurnId(self.run_id, "conv_1", "default", self.turn, self.fence),
             capability=f"capability-{self.fence}",
             team=self.team,
             checkpoint=self._bare(self.checkpoint) if self.checkpoint else None,
@@ -97,13 +104,27 @@ class MemoryRun:
             human_input=self.human_input,
             head_sequence=len(self.said),
             heard=tuple(self.words.values()),
+            started=tuple(self.started.values()),
+            path=self.path,
         )
 
     def _bare(self, saved: SavedCheckpoint) -> SavedCheckpoint:
         return replace(saved, data=b"") if self.withhold_chain else saved
 
     def suspend(self, suspended: Suspended) -> None:
-        """Keeps the turn, and what it asks of people."""
+        """Keeps the turn, and what it asks of people and other runs."""
+        for wanted in suspended.runs:
+            assert wanted.path not in self.started, "started twice"
+            self.started[wanted.path] = StartedRun(wanted.path, has_ended=False)
+            child = MemoryRun(
+                wanted.team,
+                [asked(wanted.task)],
+                max_rounds=rounds_within(wanted.team),
+                tools=self.tools,
+                run_id=f"{self.run_id}/{self.turn}/{wanted.path}",
+                path=wanted.path,
+            )
+            self.children.append((wanted, child))
         self.suspensions += 1
         self.asked += suspended.needed
         for needed in suspended.needed:
@@ -151,6 +172,7 @@ class MemoryRun:
         self.rounds += 1
         self.steps.clear()
         self.words.clear()
+        self.started.clear()
 
     def texts(self) -> list[tuple[str, str]]:
         """What was said aloud, with who said it."""
@@ -317,9 +339,12 @@ async def take_all(
     for _ in range(100):
         try:
             result, warm = await take_turn(run, turns, warm if keep_warm else None)
-        except Suspended:
-            assert person is not None, "nobody is there to decide"
-            for needed in run.pending:
+        except Suspended as suspended:
+            if suspended.awaits_runs:
+                await end_children(run, turns)
+            else:
+                assert person is not None, "nobody is there to decide"
+            for needed in run.pending if person is not None else ():
                 person(run, needed)
             warm = None
             continue
@@ -327,6 +352,20 @@ async def take_all(
             return result.end_reason
         assert not result.waits_for_input, "waits for a person"
     raise AssertionError("the run never ended")
+
+
+async def end_children(run: MemoryRun, turns: TurnDriver) -> None:
+    """Carries out the runs that a turn waits for, the newest first."""
+    for wanted, child in reversed(run.children):
+        if run.started.get(wanted.path) != StartedRun(wanted.path, has_ended=False):
+            continue
+        ended = StartedRun(wanted.path, has_ended=True)
+        try:
+            await take_all(child, turns)
+            ended = replace(ended, answer=child.results[-1].summary)
+        except TurnFailure as failure:
+            ended = replace(ended, reason=failure.reason.value, detail=failure.detail)
+        run.started[wanted.path] = ended
 
 
 def timeless(value: Any) -> Any:

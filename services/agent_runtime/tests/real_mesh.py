@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
+from agentmesh.agent_runtime.v1.agent_runtime_service_pb2_grpc import AgentRuntimeServiceStub
 from agentmesh.common.v1 import options_pb2, usage_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import blob_service_pb2 as blobs_pb2
@@ -112,6 +114,17 @@ class RealMesh:
         with principal_scope(SOMEBODY):
             response = await self.stub.StartConversation(request)
         return str(response.conversation.conversation_id)
+
+    async def active_turns(self, runtime: MeshProcess) -> Sequence[runtime_pb2.ActiveTurn]:
+        """What a replica is at."""
+        assert self._channels is not None
+        stub: Any = AgentRuntimeServiceStub(
+            self._channels.channel(runtime.grpc_address, "agent_runtime")
+        )
+        with principal_scope(replace(SOMEBODY, role=options_pb2.ROLE_ADMIN)):
+            response = await stub.ListActiveTurns(runtime_pb2.ListActiveTurnsRequest())
+        turns: Sequence[runtime_pb2.ActiveTurn] = response.turns
+        return turns
 
     async def upload(self, data: bytes) -> str:
         """Stores bytes; their digest."""

@@ -17,12 +17,16 @@ from agentmesh.conversation_store.v1.approval_store_service_pb2_grpc import (
 )
 from agentmesh.conversation_store.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
+from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
+    ConversationStoreServiceStub,
+)
 from agentmesh.conversation_store.v1.turn_service_pb2_grpc import TurnServiceStub
 from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
 from meshkit.ids import new_id
 from meshkit.server import ServiceHost
 from meshkit.tasks import stop
 
+from agentmesh_agent_runtime.adapters.children import OmittedAnswers
 from agentmesh_agent_runtime.adapters.deltas import DeltaStream
 from agentmesh_agent_runtime.adapters.input_blobs import InputBlobs
 from agentmesh_agent_runtime.adapters.people import OmittedWords
@@ -103,6 +107,7 @@ class Runtime:
         self._images = StoredImages(self._blobs)
         self._inputs = InputBlobs(self._blobs)
         self._words = OmittedWords(ApprovalStoreServiceStub(store))
+        self._answers = OmittedAnswers(ConversationStoreServiceStub(store))
         self._catalog = CatalogServiceStub(store)
         self._tool_directory = ToolDirectory(self._catalog)
         self._tools = ToolRunnerServiceStub(tools)
@@ -139,6 +144,7 @@ class Runtime:
     async def _complete(self, grant: turns_pb2.TurnGrant) -> None:
         await self._inputs.complete(grant)
         await self._words.complete(grant)
+        await self._answers.complete(grant)
 
     def _open_ports(self, grant: Grant) -> TurnPorts:
         head = Head(grant.head_sequence)

@@ -100,6 +100,7 @@ def team_to_spec(team: team_pb2.TeamDefinition) -> TeamSpec:
         ),
         graph=_graph_to_spec(team.graph),
         orchestrator=_llm_to_settings(team.orchestrator),
+        own_run=team.own_run,
         summarizer=(_llm_to_settings(team.summarizer) if team.HasField("summarizer") else None),
         approvals=policies_to_specs(team.approvals),
         component=team.component,
@@ -150,6 +151,7 @@ def team_to_proto(team: TeamSpec) -> team_pb2.TeamDefinition:
         approvals=specs_to_policies(team.approvals),
         component=team.component,
     )
+    definition.own_run = team.own_run
     if team.summarizer is not None:
         definition.summarizer.CopyFrom(_settings_to_llm(team.summarizer))
     _write_config(definition, team.component_config)

@@ -19,6 +19,7 @@ from agentmesh_agent_runtime.turns.grant import (
     KnownStep,
     PersonsWord,
     SavedCheckpoint,
+    StartedRun,
     StepKind,
     TurnId,
     Verdict,
@@ -48,6 +49,14 @@ _VERDICTS = {
     event_pb2.APPROVAL_STATUS_EXPIRED: Verdict.EXPIRED,
     event_pb2.APPROVAL_STATUS_CANCELLED: Verdict.CANCELLED,
 }
+_ENDED = frozenset(
+    {
+        conversation_pb2.RUN_STATUS_COMPLETED,
+        conversation_pb2.RUN_STATUS_FAILED,
+        conversation_pb2.RUN_STATUS_CANCELLED,
+        conversation_pb2.RUN_STATUS_DEAD_LETTER,
+    }
+)
 _ROLES = {
     Speaker.AGENT: message_pb2.MESSAGE_ROLE_AGENT,
     Speaker.TOOL: message_pb2.MESSAGE_ROLE_TOOL,
@@ -86,6 +95,8 @@ def grant_to_domain(grant: turns_pb2.TurnGrant) -> Grant:
         deadline=run.deadline.ToDatetime(tzinfo=UTC) if run.HasField("deadline") else None,
         traceparent=run.traceparent,
         heard=tuple(map(_word, grant.approvals)),
+        started=tuple(map(_started, grant.children)),
+        path=run.agent_path,
     )
 
 
@@ -183,6 +194,20 @@ def _seen(message: message_pb2.Message) -> tuple[str | StoredImage, ...]:
 
 def _texts(message: message_pb2.Message) -> str:
     return "\n".join(p.text.text for p in message.parts if p.WhichOneof("kind") == "text")
+
+
+def _started(child: turns_pb2.TurnChild) -> StartedRun:
+    if child.status not in _ENDED:
+        return StartedRun(child.agent_path, has_ended=False)
+    if child.status == conversation_pb2.RUN_STATUS_COMPLETED:
+        return StartedRun(child.agent_path, has_ended=True, answer=child.summary)
+    reason = conversation_pb2.RunEndReason.Name(child.end_reason)
+    return StartedRun(
+        child.agent_path,
+        has_ended=True,
+        reason=reason.removeprefix("RUN_END_REASON_").lower(),
+        detail=child.detail,
+    )
 
 
 def _word(asked: turns_pb2.TurnApproval) -> PersonsWord:

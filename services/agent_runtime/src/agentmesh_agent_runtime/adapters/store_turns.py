@@ -11,6 +11,7 @@ from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from agentmesh_agent_runtime.adapters.calls import capability_metadata, insist
+from agentmesh_agent_runtime.adapters.children import child_run
 from agentmesh_agent_runtime.adapters.grants import (
     end_reason_to_proto,
     saved_checkpoint,
@@ -174,12 +175,16 @@ class StoreTurns:
         )
 
     async def suspend(self, turn: TurnId, capability: str, suspended: Suspended) -> None:
-        """Gives the turn back until people have decided. Raises as `commit` does."""
+        """Gives the turn back until people have decided, or runs that it starts have ended. Raises
+        as `commit` does."""
         request = turns_pb2.SuspendTurnRequest(
             run_id=turn.run_id,
             turn=turn.turn,
-            waiting_for=conversation_pb2.WAIT_KIND_APPROVAL,
+            waiting_for=conversation_pb2.WAIT_KIND_CHILDREN
+            if suspended.awaits_runs
+            else conversation_pb2.WAIT_KIND_APPROVAL,
             events=request_events(suspended.needed),
+            children=map(child_run, suspended.runs),
         )
         metadata = capability_metadata(capability)
         await insist(lambda: self._stub.SuspendTurn(request, metadata=metadata))

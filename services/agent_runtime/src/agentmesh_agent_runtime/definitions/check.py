@@ -122,7 +122,7 @@ def check_team(
                 f"{stage.agent!r} is no member of the team; add it to participants",
             )
     yield from _check_instructions(team, path)
-    members = [*names, *(agent.id for agent in team.agents())]
+    members = [*names, *team.speakers()]
     yield from _check_termination(team.termination, f"{path}.termination", members)
     yield from check_conditions(team.termination, f"{path}.termination", components)
     yield from check_team_approvals(team, path, names=not pinned)

@@ -19,6 +19,7 @@ from agentmesh_agent_runtime.definitions.specs import (
 )
 
 _HOLDS_TEAMS = (TeamKind.ROUND_ROBIN, TeamKind.SELECTOR, TeamKind.COMPONENT)
+_HOLDS_OWN_RUNS = (*_HOLDS_TEAMS, TeamKind.GRAPH, TeamKind.MAGENTIC_ONE)
 _IN_PROMPT = frozenset({"roles", "participants", "history"})
 _OPTIONS = {
     "selector": ((TeamKind.SELECTOR,), SelectorSpec()),
@@ -55,14 +56,21 @@ def check_kind(
 
 def check_nested(outer: TeamSpec, inner: TeamSpec, path: str) -> Iterator[Finding]:
     """What a team within a team must not be."""
-    if outer.kind not in _HOLDS_TEAMS:
-        kinds = ", ".join(_HOLDS_TEAMS)
-        yield Finding(path, f"teams may be members of teams of kind {kinds}, not {outer.kind}")
+    kinds = _HOLDS_OWN_RUNS if inner.own_run else _HOLDS_TEAMS
+    if outer.kind not in kinds:
+        which = "teams with own_run" if inner.own_run else "teams"
+        named = ", ".join(kinds)
+        yield Finding(path, f"{which} may be members of teams of kind {named}, not {outer.kind}")
+    if inner.own_run:
+        return
     if inner.stages:
-        yield Finding(f"{path}.stages", "a team within a team has no stages; use a graph")
+        yield Finding(
+            f"{path}.stages", "a team within a team has no stages; set own_run or use a graph"
+        )
     if inner.summarizer is not None:
         yield Finding(
-            f"{path}.summarizer", "a team within a team has no summary; set it on the outer team"
+            f"{path}.summarizer",
+            "a team within a team has no summary; set own_run, or the outer team's summarizer",
         )
 
 

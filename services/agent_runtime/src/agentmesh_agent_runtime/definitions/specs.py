@@ -283,7 +283,8 @@ class TeamSpec(Spec):
 
     `selector`, `graph` and `orchestrator` are for teams of those kinds, and the latter also for the
     model that a `component` may ask. `summarizer` writes the summary of a run, which is its last
-    message otherwise. `approvals` bind its members beside their own ones.
+    message otherwise. `approvals` bind its members beside their own ones. A team with `own_run`
+    works, as a member of another, in a run of its own.
     """
 
     id: Identifier
@@ -301,14 +302,26 @@ class TeamSpec(Spec):
     approvals: tuple[ApprovalPolicySpec, ...] = ()
     component: str = ""
     component_config: Configuration = Field(default_factory=dict)
+    own_run: bool = False
 
-    def located(self, path: str = "") -> Iterator[tuple[str, AgentSpec]]:
-        """The agents written in place with their paths through the teams within this one."""
+    def located(self, path: str = "", *, in_run: bool = False) -> Iterator[tuple[str, AgentSpec]]:
+        """The agents written in place with their paths through the teams within this one; with
+        `in_run` without those of teams that have runs of their own."""
         for member in self.participants:
             if isinstance(member, AgentSpec):
                 yield f"{path}{member.id}", member
-            elif isinstance(member, TeamSpec):
-                yield from member.located(f"{path}{member.id}/")
+            elif isinstance(member, TeamSpec) and not (in_run and member.own_run):
+                yield from member.located(f"{path}{member.id}/", in_run=in_run)
+
+    def speakers(self) -> tuple[str, ...]:
+        """Ids of all that speak in its run: agents, and teams that have runs of their own."""
+        found: list[str] = []
+        for member in self.participants:
+            if isinstance(member, TeamSpec) and not member.own_run:
+                found += member.speakers()
+            else:
+                found.append(member if isinstance(member, str) else member.id)
+        return tuple(found)
 
     def is_resolved(self) -> bool:
         """True if no member, in this team or below, is an id that still needs resolving."""
@@ -320,6 +333,10 @@ class TeamSpec(Spec):
     def agents(self) -> tuple[AgentSpec, ...]:
         """All agents written in place, those of the teams within it included, in order."""
         return tuple(agent for _, agent in self.located())
+
+    def agents_in_run(self) -> tuple[AgentSpec, ...]:
+        """As `agents`, without those of teams that have runs of their own."""
+        return tuple(agent for _, agent in self.located(in_run=True))
 
     def models(self) -> tuple[LlmSettings, ...]:
         """The settings of every model that it asks: of agents, and of what chooses or sums up."""

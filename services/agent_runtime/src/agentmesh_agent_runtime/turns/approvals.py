@@ -16,23 +16,28 @@ LONGEST_ARGUMENTS: Final = 1024 * 1024 - 4096
 """Bytes that a person can be shown: a limit of the store, less what else the call takes."""
 
 
-def policy_over(team: TeamSpec, path: str, call: Call) -> ApprovalPolicySpec | None:
-    """The first policy that a call of the agent at `path` falls under, from the outside inwards."""
+def policy_over(team: TeamSpec, prefix: str, path: str, call: Call) -> ApprovalPolicySpec | None:
+    """The first policy that a call of the agent at `path` falls under, from the outside inwards.
+
+    `prefix` is where the members of the run appear, if it works for another one.
+    """
     return next(
         (
             policy
-            for policy in _policies(team, path)
+            for policy in _policies(team, prefix, path)
             if policy.covers_tool(call.tool) and policy.covers_arguments(call.arguments_json)
         ),
         None,
     )
 
 
-def _policies(team: TeamSpec, path: str) -> Iterator[ApprovalPolicySpec]:
-    steps = path.split("/")
-    for depth, step in enumerate(steps):
-        within = "/".join(steps[depth:])
-        yield from (policy for policy in team.approvals if policy.covers_agent(steps[-1], within))
+def _policies(team: TeamSpec, prefix: str, path: str) -> Iterator[ApprovalPolicySpec]:
+    """Policies of the teams around the run's own bind it too: they know its members by longer
+    paths."""
+    whole = path.split("/")
+    names = ["/".join(whole[depth:]) for depth in range(len(whole))]
+    for step in path.removeprefix(f"{prefix}/").split("/"):
+        yield from (policy for policy in team.approvals if policy.covers_agent(*names))
         member = next(m for m in team.participants if not isinstance(m, str) and m.id == step)
         if isinstance(member, AgentSpec):
             yield from member.approvals

@@ -31,7 +31,7 @@ MakeCondition = Callable[[TerminationSpec, Sequence[str]], TerminationCondition]
 def conditions_of(team: TeamSpec, of_package: MakeCondition) -> TerminationCondition:
     """When a team within a team is done."""
     spec = DEFAULT if team.termination.is_empty() else team.termination
-    members = [agent.id for agent in team.agents()]
+    members = team.speakers()
     return reduce(or_, _alternatives(spec, members, of_package))
 
 

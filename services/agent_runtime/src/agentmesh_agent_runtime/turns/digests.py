@@ -57,6 +57,11 @@ def _image(image: Image) -> dict[str, str]:
     return {"pixels": pixels.hexdigest(), "size": str(image.image.size)}
 
 
+def run_request(team_id: str, task: str) -> bytes:
+    """SHA-256 over the request for a run of a team's own."""
+    return hashlib.sha256(f"run/1\0{team_id}\0{task}".encode()).digest()
+
+
 def own_answer(tool: str, arguments_json: str) -> bytes:
     """SHA-256 over a tool call that is answered here: refused, or a handoff."""
     return hashlib.sha256(f"refusal/1\0{tool}\0{arguments_json}".encode()).digest()

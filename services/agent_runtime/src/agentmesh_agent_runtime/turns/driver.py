@@ -212,7 +212,7 @@ class TurnDriver:
 
     async def _build(self, scope: TurnScope) -> LiveTeam:
         grant = scope.grant
-        wanted = {name for agent in grant.team.agents() for name in agent.usable_tools()}
+        wanted = {name for agent in grant.team.agents_in_run() for name in agent.usable_tools()}
         names = wanted - BUILTIN_TOOLS
         found = await scope.guarded(_fetch(self._fetch_schemas, grant.id.tenant, names))
         schemas = dict(found)
@@ -231,7 +231,7 @@ class TurnDriver:
             schemas,
             self._components,
         )
-        return builder.build(grant.team)
+        return builder.build(grant.team, f"{grant.path}/" if grant.path else "")
 
     async def _run(self, scope: TurnScope, team: LiveTeam, inputs: list[Input]) -> str:
         """Lets the team act once; why AutoGen says that it stopped."""

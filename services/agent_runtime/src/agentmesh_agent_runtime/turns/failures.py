@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from agentmesh_agent_runtime.turns.people import PersonNeeded
+from agentmesh_agent_runtime.turns.runs import RunNeeded
 
 
 class EndReason(StrEnum):
@@ -96,6 +97,14 @@ class DayUsedUp(TurnFailure):
     counts = False
 
 
+class RunFailed(TurnFailure):
+    """A run that works for this one failed, and so does this one, for the same reason."""
+
+    def __init__(self, detail: str, reason: EndReason) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 class DeadlinePassed(TurnFailure):
     """The run's deadline passed."""
 
@@ -143,14 +152,22 @@ class HandedOver(Exception):  # noqa: N818  an instruction to stop, no defect
 
 
 class Suspended(Exception):  # noqa: N818  an instruction to stop, no defect
-    """All that is left of the turn waits for people: give it back until they have decided.
+    """All that is left of the turn waits for people or for runs: give it back until then.
 
-    `needed` is what they have not been asked yet.
+    `needed` is what people have not been asked yet, `runs` what has not been started yet.
     """
 
-    def __init__(self, needed: Sequence[PersonNeeded]) -> None:
-        super().__init__("the turn waits for people")
+    def __init__(
+        self,
+        needed: Sequence[PersonNeeded],
+        runs: Sequence[RunNeeded] = (),
+        *,
+        awaits_runs: bool = False,
+    ) -> None:
+        super().__init__(f"the turn waits for {'runs' if awaits_runs else 'people'}")
         self.needed = tuple(needed)
+        self.runs = tuple(runs)
+        self.awaits_runs = awaits_runs
 
 
 class TurnStopped(Exception):  # noqa: N818  an instruction to stop, no defect

@@ -92,11 +92,24 @@ class PersonsWord:
 
 
 @dataclass(frozen=True)
+class StartedRun:
+    """A run that this turn started when it was suspended. `answer` is what it said in the end;
+    one that failed has a `reason`, as the contract names it, and a `detail` for people."""
+
+    path: str
+    has_ended: bool
+    answer: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Grant:
     """A turn to take. `rounds` counts committed turns of the run, discarded ones left out.
 
-    `base_checkpoints` are those that `checkpoint` follows, oldest first. `heard` is what this turn
-    was suspended for.
+    `base_checkpoints` are those that `checkpoint` follows, oldest first. `heard` and `started` are
+    what this turn was suspended for. `path` is where the members of a run appear that works for
+    another one; empty for a root.
     """
 
     id: TurnId
@@ -114,3 +127,5 @@ class Grant:
     traceparent: str = ""
     base_checkpoints: tuple[SavedCheckpoint, ...] = ()
     heard: tuple[PersonsWord, ...] = ()
+    started: tuple[StartedRun, ...] = ()
+    path: str = ""

@@ -53,17 +53,18 @@ def what_next(
     """Whether and why the run ends, whether it waits for a person, and a word about it."""
     if said_goodbye:
         return EndReason.TERMINATED, False, "a person ended the conversation"
-    modes = {agent.id: agent.human_input_mode for agent in grant.team.agents()}
+    asks_people = _asks_people(grant)
+    modes = {agent.id: agent.human_input_mode for agent in grant.team.agents_in_run()}
     rounds_left = grant.max_rounds <= 0 or grant.rounds + 1 < grant.max_rounds
     if done is not None:
         asks = bool({HumanInputMode.TERMINATE, HumanInputMode.ALWAYS} & set(modes.values()))
         asks = asks or handed_out(grant.team, said) is not None
-        if grant.human_input and asks and rounds_left:
+        if asks_people and asks and rounds_left:
             return None, True, f"{done}; answer to go on, or say 'exit'"
         return EndReason.TERMINATED, False, done
     if not rounds_left:
         return EndReason.MAX_ROUNDS, False, f"{grant.max_rounds} rounds were taken"
-    if grant.human_input and modes.get(speaker) is HumanInputMode.ALWAYS:
+    if asks_people and modes.get(speaker) is HumanInputMode.ALWAYS:
         return None, True, f"{speaker} waits for an answer; say 'exit' to end"
     return None, False, ""
 
@@ -71,8 +72,13 @@ def what_next(
 def says_goodbye(grant: Grant, inputs: Sequence[Input]) -> bool:
     """Whether a person has just said a word that ends the run."""
     return (
-        grant.human_input
+        _asks_people(grant)
         and grant.rounds > 0
         and bool(inputs)
         and inputs[-1].text.strip().lower() in _GOODBYES
     )
+
+
+def _asks_people(grant: Grant) -> bool:
+    """A run that works for another one is not spoken to: it answers that one instead."""
+    return grant.human_input and not grant.path

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agentmesh_agent_runtime.definitions.approval_policies import DEFAULT_WAIT, ApproverRole
+from agentmesh_agent_runtime.turns.runs import RunNeeded
 
 _QUIET_ROUNDS = 100
 """Of the event loop. AutoGen hands a message on within a few of them."""
@@ -45,7 +46,7 @@ class PersonNeeded:
 
 
 class Standstill:
-    """Knows when all that a turn could do without people is done.
+    """Knows when all that a turn could do without people and other runs is done.
 
     An effect is at work between `begin` and `end`. A call of a reply is open until it is carried
     out, or waits for a person.
@@ -53,6 +54,8 @@ class Standstill:
 
     def __init__(self) -> None:
         self.needed: list[PersonNeeded] = []
+        self.runs: list[RunNeeded] = []
+        self.awaits_runs = False
         self._working = 0
         self._open: set[str] = set()
         self._changes = 0
@@ -83,6 +86,13 @@ class Standstill:
         if needed is not None:
             self.needed.append(needed)
         self.close(call_id)
+
+    def need_run(self, needed: RunNeeded | None) -> None:
+        """A member waits for a run; None if that was started before."""
+        self.awaits_runs = True
+        if needed is not None:
+            self.runs.append(needed)
+        self._note()
 
     async def reached(self) -> None:
         """Returns when nothing is at work and nothing will be."""

@@ -10,17 +10,20 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from agentmesh_agent_runtime.definitions.specs import StageSpec
+from agentmesh_agent_runtime.definitions.specs import StageSpec, TeamSpec
 from agentmesh_agent_runtime.models.replies import Call, ModelReply
+from agentmesh_agent_runtime.turns import digests
 from agentmesh_agent_runtime.turns.allowance import Allowance
 from agentmesh_agent_runtime.turns.failures import (
     BudgetExhausted,
+    EndReason,
     HandedOver,
     LeaseLost,
+    RunFailed,
     Suspended,
     TurnFailure,
 )
-from agentmesh_agent_runtime.turns.grant import Grant, PersonsWord, StepKind, Verdict
+from agentmesh_agent_runtime.turns.grant import Grant, PersonsWord, StartedRun, StepKind, Verdict
 from agentmesh_agent_runtime.turns.ids import AttemptId, approval_id, message_id
 from agentmesh_agent_runtime.turns.line import Line
 from agentmesh_agent_runtime.turns.people import PersonNeeded, Standstill
@@ -35,6 +38,7 @@ from agentmesh_agent_runtime.turns.ports import (
     StepResult,
     ToolCaller,
 )
+from agentmesh_agent_runtime.turns.runs import RunNeeded
 
 T = TypeVar("T")
 
@@ -87,6 +91,7 @@ class TurnScope:
         self._waits: set[asyncio.Task[Any]] = set()
         self._standstill = Standstill()
         self._heard = {word.approval_id: word for word in grant.heard}
+        self._started = {run.path: run for run in grant.started}
         self._taken_ids = _recorded_ids(grant)
 
     @property
@@ -163,9 +168,28 @@ class TurnScope:
         await self._guarded(self._stand_by())
         raise AssertionError("unreachable")  # pragma: no cover
 
+    async def delegate(self, path: str, team: TeamSpec, task: str) -> str:
+        """What a team answers from a run of its own. Where that has not ended yet, the turn is
+        suspended as soon as nothing else of it is at work. Raises RunFailed."""
+        self._ordinals[f"{path}/"] += 1
+        nth = self._ordinals[f"{path}/"]
+        name = path if nth == 1 else f"{path}~{nth}"
+        # A step, so that every attempt reads the same inputs and asks for the same run.
+        key, digest = f"{name}~run", digests.run_request(team.id, task)
+        if await self.begin_other(key, digest) is None:
+            await self.record(StepResult(key, digest, b"", "", ()))
+        started = self._started.get(name)
+        if started is not None and started.has_ended:
+            return await self._guarded(_answer_of(started))
+        self._standstill.need_run(RunNeeded(name, team, task) if started is None else None)
+        self.progress(f"{path} works in a run of its own")
+        await self._guarded(self._stand_by())
+        raise AssertionError("unreachable")  # pragma: no cover
+
     async def _stand_by(self) -> None:
-        await self._standstill.reached()
-        self.stop(Suspended(self._standstill.needed))
+        still = self._standstill
+        await still.reached()
+        self.stop(Suspended(still.needed, still.runs, awaits_runs=still.awaits_runs))
         await asyncio.sleep(0)
 
     def next_key(self, path: str) -> str:
@@ -279,6 +303,14 @@ class Seat:
     def leave(self) -> None:
         """Ends the turn."""
         self._scope = None
+
+
+async def _answer_of(run: StartedRun) -> str:
+    if not run.reason:
+        return run.answer
+    known = {reason.value for reason in EndReason}
+    reason = EndReason(run.reason) if run.reason in known else EndReason.INTERNAL
+    raise RunFailed(f"{run.path}: {run.detail or run.reason}", reason)
 
 
 def _recorded_ids(grant: Grant) -> set[str]:

@@ -20,19 +20,19 @@ from agentmesh_agent_runtime.models.replies import ReplySource
 from agentmesh_agent_runtime.turns.checkpoints import Chain
 from agentmesh_agent_runtime.turns.conditions import OneAnswer, conditions_of
 from agentmesh_agent_runtime.turns.contexts import build_context
+from agentmesh_agent_runtime.turns.delegation import DelegatedTeam
 from agentmesh_agent_runtime.turns.effects import CallableTools, CurrentTurnOf, RecordedOnce
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
 from agentmesh_agent_runtime.turns.groups import MeshGraphFlow, MeshMagenticOne, StagedGroupChat
 from agentmesh_agent_runtime.turns.hosting import Host
 from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.ports import ToolSchema
+from agentmesh_agent_runtime.turns.runs import rounds_within
 from agentmesh_agent_runtime.turns.scope import Seat
 from agentmesh_agent_runtime.turns.telling import Telling
 from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
 DEFAULT_TOOL_ITERATIONS = 16
-INNER_ROUNDS = 20
-"""Of a team within a team that sets none."""
 
 ResolveModel = Callable[[AgentSpec], tuple[ReplySource, ReplyBound]]
 
@@ -78,10 +78,11 @@ class TeamBuilder:
         self._seat = Seat()
         self.host = Host(components, self._seat)
 
-    def build(self, spec: TeamSpec) -> LiveTeam:
-        """A fresh team that takes one turn at a time."""
+    def build(self, spec: TeamSpec, path: str = "") -> LiveTeam:
+        """A fresh team that takes one turn at a time. Its members appear at `path`, which ends with
+        a slash unless it is empty."""
         try:
-            return LiveTeam(self._group(spec, ""), self._seat, self._summarizer(spec))
+            return LiveTeam(self._group(spec, path), self._seat, self._summarizer(spec, path))
         except ValueError as error:
             raise InvalidDefinition(f"team {spec.id}: {error}") from error
 
@@ -89,21 +90,19 @@ class TeamBuilder:
         """An agent by itself. Raises ComponentError."""
         return self._agent(spec, (), "")
 
-    def _summarizer(self, spec: TeamSpec) -> RecordedModel | None:
+    def _summarizer(self, spec: TeamSpec, path: str) -> RecordedModel | None:
         if spec.summarizer is None:
             return None
         writer = AgentSpec(id="summarizer", llm_config=spec.summarizer)
-        return self._model(":summarizer", writer, Telling.NOT_AT_ALL)
+        return self._model(f"{path}:summarizer", writer, Telling.NOT_AT_ALL)
 
-    def _group(self, spec: TeamSpec, path: str) -> BaseGroupChat:
-        """`path` is where its members appear, with a slash at its end; that of a team within a
-        team, which runs until it is done, is not empty."""
-        members = [self._member(member, spec.kind, path) for member in spec.participants]
+    def _group(self, spec: TeamSpec, path: str, *, inner: bool = False) -> BaseGroupChat:
+        """`path` is where its members appear. An `inner` team runs until it is done."""
+        members = [self._member(member, spec, path) for member in spec.participants]
         limits: dict[str, Any] = {"max_turns": 1}
-        if path:
-            rounds = 1 if spec.kind is TeamKind.SINGLE else spec.max_rounds or INNER_ROUNDS
+        if inner:
             conditions = conditions_of(spec, self.host.condition)
-            limits = {"max_turns": rounds, "termination_condition": conditions}
+            limits = {"max_turns": rounds_within(spec), "termination_condition": conditions}
         return self._of_kind(spec, path, members, {"name": spec.id, **limits})
 
     def _of_kind(
@@ -149,7 +148,7 @@ class TeamBuilder:
         self, spec: TeamSpec, path: str, members: list[Any], common: dict[str, Any]
     ) -> BaseGroupChat:
         chooser = AgentSpec(id="orchestrator", llm_config=spec.orchestrator)
-        if not path:
+        if "termination_condition" not in common:
             # Its own count is of rounds after which it gives its final answer.
             common = common | {"max_turns": None, "termination_condition": OneAnswer()}
         team = MeshMagenticOne(
@@ -178,12 +177,17 @@ class TeamBuilder:
         return self.host.team(spec.component, setup)
 
     def _member(
-        self, member: AgentSpec | TeamSpec | str, kind: TeamKind, path: str
+        self, member: AgentSpec | TeamSpec | str, team: TeamSpec, path: str
     ) -> ChatAgent | Team:
         if isinstance(member, AgentSpec):
-            return self._agent(member, member.handoffs if kind is TeamKind.SWARM else (), path)
+            handoffs = member.handoffs if team.kind is TeamKind.SWARM else ()
+            return self._agent(member, handoffs, path)
         if isinstance(member, TeamSpec):
-            return self._group(member, f"{path}{member.id}/")
+            # The policies of the team around it bind it too.
+            bound = member.model_copy(update={"approvals": team.approvals + member.approvals})
+            if member.own_run:
+                return DelegatedTeam(bound, f"{path}{member.id}", self._seat)
+            return self._group(bound, f"{path}{member.id}/", inner=True)
         raise InvalidDefinition(f"{path}{member} is not resolved")
 
     def _model(self, path: str, spec: AgentSpec, telling: Telling) -> RecordedModel:

@@ -36,7 +36,7 @@ def why_done(
     A single agent is done when it has answered; any other team without conditions when one of its
     agents says TERMINATE.
     """
-    members = frozenset(agent.id for agent in team.agents())
+    members = frozenset(team.speakers())
     if handed_out(team, said) is not None:
         return f"{said[-1].source} handed over to {said[-1].target}"
     if team.termination.is_empty():
@@ -50,7 +50,7 @@ def handed_out(team: TeamSpec, said: Sequence[Utterance]) -> str | None:
     """The member of a swarm that has handed over to somebody who is none, or None."""
     if team.kind is not TeamKind.SWARM:
         return None
-    members = {agent.id for agent in team.agents()}
+    members = team.speakers()
     latest = next((u for u in reversed(said) if u.target), None)
     return latest.source if latest is not None and latest.target not in members else None
 

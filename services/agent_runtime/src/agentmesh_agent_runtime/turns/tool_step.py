@@ -109,7 +109,7 @@ class RecordedTools(StaticStreamWorkbench):
             return await self._refuse(scope, call, why)
         if name == ASK_HUMAN:
             return await self._ask(scope, call)
-        policy = approvals.policy_over(scope.grant.team, self._path, call)
+        policy = approvals.policy_over(scope.grant.team, scope.grant.path, self._path, call)
         if policy is None:
             return await self._run(scope, call, call.arguments_json)
         if len(call.arguments_json.encode("utf-8", "replace")) > approvals.LONGEST_ARGUMENTS:

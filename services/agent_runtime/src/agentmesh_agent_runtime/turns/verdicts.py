@@ -25,7 +25,7 @@ async def verdicts(team: TeamSpec, thread: Iterable[Mapping[str, Any]], host: Ho
     if not conditions:
         return no_verdict
     messages = [_message(kept) for kept in thread]
-    agents = [agent.id for agent in team.agents()]
+    agents = team.speakers()
     found: list[tuple[TerminationSpec, str]] = []
     for spec in conditions:
         try:

@@ -88,6 +88,7 @@ class TeamDefinition(google.protobuf.message.Message):
     COMPONENT_FIELD_NUMBER: builtins.int
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     APPROVALS_FIELD_NUMBER: builtins.int
+    OWN_RUN_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     name: builtins.str
@@ -102,6 +103,10 @@ class TeamDefinition(google.protobuf.message.Message):
     """The version of the catalog document; output only."""
     component: builtins.str
     """For TEAM_KIND_COMPONENT: the component's name."""
+    own_run: builtins.bool
+    """As a member of another team: works in a run of its own, on whatever replica has room for it,
+    begins afresh with each task, and the others hear its answer only.
+    """
     @property
     def participants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Participant]:
         """Its members, in order."""
@@ -159,9 +164,10 @@ class TeamDefinition(google.protobuf.message.Message):
         component: builtins.str = ...,
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
         approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
+        own_run: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "component_config", b"component_config", "graph", b"graph", "max_rounds", b"max_rounds", "orchestrator", b"orchestrator", "selector", b"selector", "summarizer", b"summarizer", "termination", b"termination"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "approvals", b"approvals", "component", b"component", "component_config", b"component_config", "description", b"description", "graph", b"graph", "id", b"id", "kind", b"kind", "max_rounds", b"max_rounds", "name", b"name", "orchestrator", b"orchestrator", "participants", b"participants", "selector", b"selector", "stages", b"stages", "summarizer", b"summarizer", "termination", b"termination", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "approvals", b"approvals", "component", b"component", "component_config", b"component_config", "description", b"description", "graph", b"graph", "id", b"id", "kind", b"kind", "max_rounds", b"max_rounds", "name", b"name", "orchestrator", b"orchestrator", "own_run", b"own_run", "participants", b"participants", "selector", b"selector", "stages", b"stages", "summarizer", b"summarizer", "termination", b"termination", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_rounds", b"_max_rounds"]) -> typing.Literal["max_rounds"] | None: ...
 
 Global___TeamDefinition: typing_extensions.TypeAlias = TeamDefinition
