@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -111,6 +113,52 @@ async def test_signs_of_life_alone_are_no_progress(wire: Wire, after: int) -> No
     error = await failure(wire, stall_seconds=0.5)
     assert type(error) is TurnStalled
     assert "alice asks claude-x" in error.detail
+
+
+@asynccontextmanager
+async def speaking(*said: bytes, again: bytes = b"") -> AsyncIterator[str]:
+    """The address of a server that says this to whoever connects, and `again` for ever after."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for piece in said:
+            writer.write(piece)
+        with suppress(ConnectionError):
+            while again:
+                writer.write(again)
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"220 smtp.example.com ESMTP\r\n",
+        b"\x00\xff\xfe\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n",
+        OK + b"Content-Length: 1000\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        OK + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnone",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 500 \xff\xfe\r\nContent-Length: 3\r\n\r\n\xff\xfe\xfd",
+    ],
+)
+async def test_what_is_no_http_or_half_of_it_is_a_failure(wire: Wire, said: bytes) -> None:
+    async with speaking(said) as wire.server.base_url:
+        assert type(await failure(wire)) is ModelFailed
+
+
+async def test_headers_that_never_end_are_no_progress(wire: Wire) -> None:
+    async with speaking(OK, again=b"X-More: 1\r\n") as wire.server.base_url:
+        assert type(await failure(wire, stall_seconds=0.5)) is TurnStalled
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from agentmesh_agent_runtime.turns.digests import model_request
 from agentmesh_agent_runtime.turns.failures import EndReason, InvalidDefinition, LeaseLost
 from agentmesh_agent_runtime.turns.grant import Input
 from agentmesh_agent_runtime.turns.images import StoredImage
+from agentmesh_agent_runtime.turns.outcome import utterances
+from agentmesh_agent_runtime.turns.termination import Utterance
 from autogen_core import Image
 from autogen_core.models import LLMMessage, UserMessage
 from PIL import Image as Picture
@@ -148,6 +150,12 @@ async def test_a_replay_shows_nothing_again(model_server: ModelServer) -> None:
     run.inputs = [showing(JPEG)]
     with pytest.raises(Exception, match="asks for something else"):
         await take_turn(run, turns)
+
+
+def test_a_message_with_images_is_heard_by_its_words() -> None:
+    content = ["Look:", {"data": "…"}, "STOP"]
+    message = {"type": "MultiModalMessage", "source": "user", "content": content}
+    assert utterances([message]) == [Utterance("user", "Look:\nSTOP", "")]
 
 
 async def given(*data: bytes | None, sees: bool = True, size: int | None = None) -> list[Any]:

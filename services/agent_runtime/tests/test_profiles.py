@@ -56,6 +56,8 @@ fast:
   fallbacks: [played]
   requests_per_minute: 600
   cache_replies: true
+  vision: true
+  structured_output: false
 played:
   provider: scripted
 """
@@ -83,6 +85,9 @@ def test_a_file_of_profiles_is_read_and_survives_the_catalog(tmp_path: Path) -> 
     assert kept.key_ref == "MY_KEY"
     assert kept.timeout.ToMilliseconds() == 7500
     assert (kept.temperature, kept.max_tokens) == (0.2, 99)
+    assert (kept.HasField("vision"), kept.vision) == (True, True)
+    assert (kept.HasField("structured_output"), kept.structured_output) == (True, False)
+    assert not kept.HasField("function_calling")
     assert (kept.input_price_micros, kept.output_price_micros) == (150_000, 600_000)
     assert list(kept.fallbacks) == ["played"]
     assert kept.requests_per_minute == 600
