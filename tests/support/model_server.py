@@ -103,6 +103,9 @@ class ModelServer:
         self.headers: list[Mapping[str, str]] = []
         self.urls: list[str] = []
         self.open_streams = 0
+        self.held = 0
+        self._gate = asyncio.Event()
+        self._gate.set()
         self.gate = asyncio.Event()
         """Requests are answered while it is set; others wait for it."""
         self.gate.set()
@@ -150,6 +153,14 @@ class ModelServer:
         """The next requests fail so, in order; None lets one pass."""
         self._faults.extend(faults)
 
+    def hold(self) -> None:
+        """Requests are answered no more until `release`; `held` counts those that wait."""
+        self._gate.clear()
+
+    def release(self) -> None:
+        """Answers them."""
+        self._gate.set()
+
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 << 20)
         for path in self.PATHS:
@@ -177,6 +188,11 @@ class ModelServer:
         self.urls.append(request.path_qs)
         number = len(self.requests)
         fault = self._faults.popleft() if self._faults else None
+        self.held += 1
+        try:
+            await self._gate.wait()
+        finally:
+            self.held -= 1
         if self.delay:
             await asyncio.sleep(self.delay)
         await self.gate.wait()

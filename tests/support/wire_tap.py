@@ -46,6 +46,7 @@ class WireTap(grpc.GenericRpcHandler):
         self.answered: Counter[str] = Counter()
         self.open: Counter[str] = Counter()
         self._points: list[Point] = []
+        self._muted: dict[str, asyncio.Event] = {}
         self._actions: list[asyncio.Future[None]] = []
         self._upstream = upstream
         options = [
@@ -63,6 +64,15 @@ class WireTap(grpc.GenericRpcHandler):
         """Counts from here."""
         self.calls.clear()
         self.answered.clear()
+
+    def mute(self, method: str) -> None:
+        """Replies to calls of the method are held back from now on, those of open streams too."""
+        self._muted.setdefault(method, asyncio.Event())
+
+    def unmute(self, method: str) -> None:
+        """Lets them through, those held back first."""
+        if (held := self._muted.pop(method, None)) is not None:
+            held.set()
 
     @property
     def address(self) -> str:
@@ -116,6 +126,8 @@ class WireTap(grpc.GenericRpcHandler):
             async for reply in call:
                 self.answered[name] += 1
                 await self._fire(Side.AFTER, name, self.answered[name])
+                if name in self._muted:
+                    await self._muted[name].wait()
                 yield reply
             context.set_trailing_metadata(tuple(await call.trailing_metadata() or ()))
         except grpc.aio.AioRpcError as error:

@@ -77,6 +77,29 @@ def test_an_expired_lease_is_told_to_the_worker_that_still_listens() -> None:
     assert (lost.run_id, lost.reason) == (run.run_id, "expired")  # type: ignore[union-attr]  # a LostLease
 
 
+def test_a_worker_that_let_a_lease_run_out_gets_nothing_until_it_speaks() -> None:
+    workers, worker = _connected()
+    run = _leased()
+    _hear(workers, run)
+    _hear(workers, runnable(run, NOW))
+    assert workers.demand() == {}
+    workers.heard(worker)
+    assert workers.demand() == {"w": 2}
+
+
+def test_a_worker_that_is_silent_gets_nothing_until_it_speaks() -> None:
+    now = 100.0
+    workers = Workers(silence=2.5, clock=lambda: now)
+    worker = Worker("w", 2, heard_at=now)
+    workers.add(worker)
+    now = 102.0
+    assert workers.demand() == {"w": 2}
+    now = 103.0
+    assert workers.demand() == {}
+    workers.heard(worker)
+    assert workers.demand() == {"w": 2}
+
+
 def test_a_newer_stream_of_the_same_worker_replaces_the_older() -> None:
     workers, older = _connected()
     newer = Worker("w", 1)

@@ -31,6 +31,8 @@ Mint = Callable[[Run], str]
 GRANTS_AT_ONCE = 64
 TICKS_AT_ONCE = 500
 PRUNE_SECONDS = 300.0
+SILENT_RENEWALS = 2.5
+"""So many renewals that did not come make a worker one that stands still."""
 _SLOW_SECONDS = 0.25
 GRANTED_CHAIN_BYTES = 1 << 20
 """A longer chain of checkpoints is left to the worker to read: many grants are made at once."""
@@ -62,7 +64,7 @@ class Dispatcher:
         self._storage = storage
         self._mint = mint
         self._retries = retries
-        self._workers = Workers()
+        self._workers = Workers(SILENT_RENEWALS * times.renew_every / SECOND)
         self._grace = Grace(times.lease / SECOND, times.sweep + _slow(times.lease / SECOND))
         self._owed: dict[str, Run] = {}
         self._work = asyncio.Event()
@@ -98,6 +100,7 @@ class Dispatcher:
 
     def resize(self, worker: Worker, max_turns: int) -> None:
         """The runtime can take another number of turns."""
+        self._workers.heard(worker)
         worker.max_turns = max_turns
         self._work.set()
 
@@ -107,6 +110,7 @@ class Dispatcher:
         While the database is away nothing is said: the leases are as they were, nobody can take
         them, and the worker's next renewal finds the grace that follows.
         """
+        self._workers.heard(worker)
         worker.renewing()
         try:
             if not worker.announced:

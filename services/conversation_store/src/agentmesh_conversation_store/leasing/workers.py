@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from meshkit.ids import new_id
@@ -39,12 +41,13 @@ Message = Granted | Renewed | LostLease | Replaced
 @dataclass(eq=False)
 class Worker:
     """One runtime on its stream. `held` maps runs to the fences of their leases; `announced` says
-    whether the storage knows of the stream."""
+    whether the storage knows of the stream, `heard_at` when it last said anything."""
 
     worker_id: str
     max_turns: int
     stream_id: str = field(default_factory=lambda: new_id("stream"))
     announced: bool = False
+    heard_at: float = field(default_factory=time.monotonic)
     held: dict[str, int] = field(default_factory=dict)
     outbox: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     _fresh: set[str] = field(default_factory=set)
@@ -84,9 +87,14 @@ class Worker:
 
 
 class Workers:
-    """Runtimes by their id."""
+    """Runtimes by their id. One that says nothing for `silence` seconds, or that let a lease run
+    out, gets no more turns until it speaks: it may stand still while its stream is open."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, silence: float = math.inf, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._silence = silence
+        self._clock = clock
         self._by_id: dict[str, Worker] = {}
 
     def add(self, worker: Worker) -> None:
@@ -114,9 +122,18 @@ class Workers:
                 return worker
         return None
 
+    def heard(self, worker: Worker) -> None:
+        """It said something."""
+        worker.heard_at = self._clock()
+
     def demand(self) -> dict[str, int]:
         """Free places by worker."""
-        return {w.worker_id: w.free for w in self._by_id.values() if w.free}
+        since = self._clock() - self._silence
+        return {
+            worker.worker_id: worker.free
+            for worker in self._by_id.values()
+            if worker.free and worker.heard_at > since
+        }
 
     def hear_runs(self, runs: Sequence[ChangedRun]) -> bool:
         """Keeps up with what was committed; true if there may be something to grant."""
@@ -141,6 +158,7 @@ class Workers:
             freed = True
             if run.lease_worker == worker.worker_id and fence == run.fence:
                 worker.push(LostLease(run.run_id, fence + 1, "expired"))
+                worker.heard_at = -math.inf
         return freed or run.status is RunStatus.RUNNABLE
 
     def hear_fences(self, fences: Sequence[RaisedFence]) -> None:
