@@ -289,3 +289,37 @@ Find = Callable[[TeamSpec], tuple[str, ...]]
 )
 def test_who_belongs_to_the_run_of_the_team(find: Find, found: tuple[str, ...]) -> None:
     assert find(desk(research(), member("carol"))) == found
+
+
+async def test_policies_of_its_own_agents_hold(model_server: ModelServer) -> None:
+    model_server.reply_with(_calls)
+    guarded = agent("alice", tools=("echo",), approvals=(ApprovalPolicySpec(tools=("echo",)),))
+    run = MemoryRun(
+        desk(team(guarded, id="research", own_run=True, max_rounds=1)),
+        [asked()],
+        max_rounds=1,
+        tools={"echo": _echo},
+    )
+    turns = driver(run, model_server.base_url)
+    with pytest.raises(Suspended):
+        await take_turn(run, turns)
+    ((_, child),) = run.children
+    with pytest.raises(Suspended):
+        await take_turn(child, turns)
+    assert [needed.agent for needed in child.pending] == ["research/alice"]
+
+
+async def test_an_answer_waits_for_those_who_speak_before(model_server: ModelServer) -> None:
+    """carol takes several steps of her own, also when they are replayed."""
+
+    def answer(body: Body, number: int) -> Reply:
+        return _calls(body, number) if body.get("tools") else say(body, number)
+
+    model_server.reply_with(answer)
+    members = (member("carol", tools=("echo",)), research(), member("end"))
+    edges = (EdgeSpec(source="carol", target="end"), EdgeSpec(source="research", target="end"))
+    spec = desk(*members, kind=TeamKind.GRAPH, graph=GraphSpec(edges=edges))
+    run = MemoryRun(spec, [asked("begin")], max_rounds=5, tools={"echo": _echo})
+    await take_all(run, driver(run, model_server.base_url))
+    heard = [m["content"] for m in model_server.requests[-1]["messages"][2:]]
+    assert heard == ["done", run.children[0][1].results[-1].summary]
