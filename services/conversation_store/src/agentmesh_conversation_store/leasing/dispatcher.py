@@ -34,6 +34,7 @@ PRUNE_SECONDS = 300.0
 SILENT_RENEWALS = 2.5
 """So many renewals that did not come make a worker one that stands still."""
 _SLOW_SECONDS = 0.25
+_STANDSTILLS = (Reason.DATABASE_UNAVAILABLE, Reason.STORAGE_FULL)
 GRANTED_CHAIN_BYTES = 1 << 20
 """A longer chain of checkpoints is left to the worker to read: many grants are made at once."""
 
@@ -107,7 +108,7 @@ class Dispatcher:
     async def renew(self, worker: Worker, held: list[tuple[str, int]]) -> None:
         """Prolongs leases, and tells the worker of those it lost.
 
-        While the database is away nothing is said: the leases are as they were, nobody can take
+        While nobody can write nothing is said: the leases are as they were, nobody can take
         them, and the worker's next renewal finds the grace that follows.
         """
         self._workers.heard(worker)
@@ -118,7 +119,7 @@ class Dispatcher:
                 worker.announced = True
             renewal = await self._storage.renew(worker.worker_id, held, self.times.lease)
         except Rejection as rejection:
-            if not _is_away(rejection):
+            if not _stands_still(rejection):
                 raise
             self._grace.lost()
             _log.warning("the leases of %s are not renewed: %s", worker.worker_id, rejection)
@@ -205,7 +206,7 @@ class Dispatcher:
         try:
             turns = await self._storage.granted_turns(runs, GRANTED_CHAIN_BYTES)
         except Exception as error:
-            if not _is_away(error):
+            if not _stands_still(error):
                 self._owed.clear()  # what cannot be read must not stand in the way of the others
             raise
         for turn in turns:
@@ -250,7 +251,7 @@ class Dispatcher:
         try:
             due = await self._storage.due(expired=expired, limit=TICKS_AT_ONCE)
         except Rejection as rejection:
-            if _is_away(rejection):
+            if _stands_still(rejection):
                 self._grace.lost()
             raise
         self._grace.answered()
@@ -286,8 +287,9 @@ def _slow(lease: float) -> float:
     return max(_SLOW_SECONDS, lease / 4)
 
 
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, Rejection) and error.reason is Reason.DATABASE_UNAVAILABLE
+def _stands_still(error: Exception) -> bool:
+    """True if nobody can write: the database is away or its disk is full."""
+    return isinstance(error, Rejection) and error.reason in _STANDSTILLS
 
 
 def _bounded(demand: dict[str, int], limit: int) -> dict[str, int]:
