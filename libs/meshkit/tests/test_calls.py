@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from agentmesh.common.v1 import errors_pb2
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turn
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as tool
@@ -237,6 +238,34 @@ async def test_a_defect_is_internal_with_a_reference_and_one_log_line(
     assert len(lines) == 1
     assert expected.error.metadata["reference"] in lines[0].getMessage()
     assert lines[0].exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"),
+    [
+        (errors_pb2.ERROR_REASON_STORAGE_FULL, logging.ERROR),
+        (errors_pb2.ERROR_REASON_BUDGET_EXHAUSTED, logging.INFO),
+    ],
+)
+async def test_what_only_an_operator_can_mend_is_logged_as_such(
+    mesh: Any,
+    operator: Principal,
+    caplog: pytest.LogCaptureFixture,
+    reason: errors_pb2.ErrorReason.ValueType,
+    level: int,
+) -> None:
+    async def get(request: Any, context: Any) -> Any:
+        raise MeshError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, "no more")
+
+    host = await mesh.serve(GetDocument=get)
+    with (
+        caplog.at_level(logging.DEBUG),
+        principal_scope(operator),
+        pytest.raises(grpc.aio.AioRpcError),
+    ):
+        await mesh.catalog(host).GetDocument(GET)
+    lines = [r for r in caplog.records if r.name == "meshkit.server_calls"]
+    assert [(r.levelno, r.exc_info) for r in lines] == [(level, None)]
 
 
 async def test_an_error_from_downstream_passes_unchanged(mesh: Any, operator: Principal) -> None:

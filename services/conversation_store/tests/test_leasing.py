@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from meshkit.identity import Principal
 from meshkit.testkit import raises_rich
 
 from services.conversation_store.tests.driver import Database, LeasedWorker, RunningStore
-from services.conversation_store.tests.support import PATIENCE, turn_pb
+from services.conversation_store.tests.support import ACME, PATIENCE, acting, store_pb, turn_pb
 
 
 async def test_a_broken_stream_hands_its_turns_over(tmp_path: Path, database: Database) -> None:
@@ -234,3 +235,41 @@ async def test_many_runs_are_each_granted_once_per_turn(store: RunningStore, wor
                 await asyncio.sleep(0.05)
     for task in tasks:
         task.cancel()
+
+
+async def test_failed_attempts_back_off_and_end_as_a_dead_letter_that_can_be_requeued(
+    store: RunningStore,
+) -> None:
+    worker = await store.worker()
+    conversation = await store.start_conversation()
+    await (await worker.granted()).take(checkpoint=turn_pb.Checkpoint(data=b"good"))
+    for attempt in range(1, store.settings.max_turn_failures + 1):
+        turn = await worker.granted()
+        assert turn.grant.run.attempt == attempt
+        released = await turn.release(
+            failed=True,
+            detail="the model is down",
+            reason=conversation_pb2.RUN_END_REASON_MODEL_ERROR,
+        )
+    assert released.status == conversation_pb2.RUN_STATUS_DEAD_LETTER
+    log = await store.log(conversation.conversation_id)
+    failures = [event.attempt_failed for event in log if event.HasField("attempt_failed")]
+    assert [failure.attempt for failure in failures] == [1, 2, 3, 4]
+    delays = [failure.retry_after.ToMicroseconds() for failure in failures]
+    assert all(later == 2 * sooner for sooner, later in itertools.pairwise(delays))
+    shown = await store.get(conversation.conversation_id)
+    assert shown.status == conversation_pb2.CONVERSATION_STATUS_FAILED
+    assert shown.run.end_reason == conversation_pb2.RUN_END_REASON_ATTEMPTS_EXHAUSTED
+    failed = store_pb.ListConversationsRequest(
+        statuses=[conversation_pb2.CONVERSATION_STATUS_FAILED]
+    )
+    found = await store.conversations.ListConversations(failed, metadata=acting(ACME))
+    assert [one.run.status for one in found.conversations] == [released.status]
+    resume = store_pb.ResumeConversationRequest(conversation_id=conversation.conversation_id)
+    await store.conversations.ResumeConversation(resume, metadata=acting(ACME))
+    again = await worker.granted()
+    assert again.run_id != turn.run_id
+    assert (again.grant.run.attempt, again.grant.checkpoint.data) == (1, b"good")
+    await again.take("COMPLETED")
+    shown = await store.get(conversation.conversation_id)
+    assert shown.status == conversation_pb2.CONVERSATION_STATUS_COMPLETED

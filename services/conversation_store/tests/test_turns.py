@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 
 import grpc
 import pytest
@@ -303,28 +302,6 @@ async def test_usage_adds_up_and_a_budget_holds(store: RunningStore) -> None:
     assert shown.usage.estimated
     committed = (await store.log(conversation.conversation_id))[-2].turn_committed
     assert (committed.usage.input_tokens, committed.steps) == (80, 1)
-
-
-async def test_failed_attempts_back_off_and_end_as_a_dead_letter(store: RunningStore) -> None:
-    worker = await store.worker()
-    conversation = await store.start_conversation()
-    for attempt in range(1, store.settings.max_turn_failures + 1):
-        turn = await worker.granted()
-        assert turn.grant.run.attempt == attempt
-        released = await turn.release(
-            failed=True,
-            detail="the model is down",
-            reason=conversation_pb2.RUN_END_REASON_MODEL_ERROR,
-        )
-    assert released.status == conversation_pb2.RUN_STATUS_DEAD_LETTER
-    log = await store.log(conversation.conversation_id)
-    failures = [event.attempt_failed for event in log if event.HasField("attempt_failed")]
-    assert [failure.attempt for failure in failures] == [1, 2, 3, 4]
-    delays = [failure.retry_after.ToMicroseconds() for failure in failures]
-    assert all(later == 2 * sooner for sooner, later in itertools.pairwise(delays))
-    shown = await store.get(conversation.conversation_id)
-    assert shown.status == conversation_pb2.CONVERSATION_STATUS_FAILED
-    assert shown.run.end_reason == conversation_pb2.RUN_END_REASON_ATTEMPTS_EXHAUSTED
 
 
 async def test_giving_back_is_no_failed_attempt(store: RunningStore) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
+from agentmesh.common.v1 import errors_pb2
 from google.protobuf.message import Message
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -45,6 +46,8 @@ _LOG_LEVELS = {
     grpc.StatusCode.UNAVAILABLE: logging.WARNING,
     grpc.StatusCode.CANCELLED: logging.DEBUG,
 }
+# Callers are told; it is the operator who must do something.
+_LOG_LEVELS_OF_REASONS = {errors_pb2.ERROR_REASON_STORAGE_FULL: logging.ERROR}
 
 
 class _Call:
@@ -318,7 +321,7 @@ def _log(call: _Call, failure: MeshError) -> None:
     """The one line of a failed call; with a traceback if it is a defect."""
     principal = call.principal
     logger.log(
-        _LOG_LEVELS.get(failure.code, logging.INFO),
+        _LOG_LEVELS_OF_REASONS.get(failure.reason) or _LOG_LEVELS.get(failure.code, logging.INFO),
         "%s failed: %s",
         call.rules.full_name,
         failure,
