@@ -222,6 +222,22 @@ def cleaner(body: dict[str, Any], number: int) -> Reply:
     return Reply(tool_calls=(remove("r", path), look("l")))
 
 
+async def test_a_worker_that_dies_before_it_asks_is_followed_by_one_that_asks_the_same(
+    model_server: ModelServer,
+) -> None:
+    run = guarded_run()
+    model_server.reply_with([Reply(tool_calls=(remove(), look())), Reply("done TERMINATE")])
+    turns = driver(run, model_server.base_url)
+    grant = run.grant()
+    with pytest.raises(Suspended) as unheard:
+        await turns.take(turns.open(grant, run.ports(grant)), None)
+    ended = await take_all(run, turns, person=answering(Verdict.APPROVED))
+    assert ended is EndReason.TERMINATED
+    assert tuple(run.asked) == unheard.value.needed
+    assert [c.tool_call_id for c in run.tool_calls] == ["l1", "r1"]
+    assert len(model_server.requests) == 2
+
+
 def two_cleaners() -> MemoryRun:
     policies = (ApprovalPolicySpec(tools=("remove",)),)
     members = [

@@ -382,3 +382,20 @@ async def test_a_turn_that_is_committed_anyway_takes_its_requests_back(
     following = await worker.granted()
     assert not following.grant.inputs
     assert not following.grant.children
+
+
+async def test_a_turn_that_was_suspended_leaves_nothing_to_the_next_one(
+    store: RunningStore,
+) -> None:
+    worker = await store.worker()
+    turn, (approval_id,) = await suspended(store, worker)
+    cid = turn.grant.run.conversation_id
+    await resolve(store, approval_id)
+    await (await worker.granted()).commit("WAITING")
+    # The next turn has not begun: there is nothing to interrupt.
+    await store.send(cid, "go on", strategy="DELIVERY_STRATEGY_INTERRUPT")
+    following = await worker.granted()
+    assert following.grant.turn == turn.grant.turn + 1
+    assert not [e for e in await store.log(cid) if e.HasField("turn_discarded")]
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
+        await suspend(following)
