@@ -31,6 +31,7 @@ EVERYTHING: AgentSettings = {
         {"on_expiry": "reject", "expires_after": "60s"},
     ),
     "output_schema": {"type": "object"},
+    "budget": {"max_tokens": 50_000, "max_cost_micros": 7},
     "max_tool_iterations": 3,
     "component": "package.Thing",
     "component_config": {"a": [1]},
@@ -51,6 +52,7 @@ def test_every_setting_of_the_contract_can_be_said() -> None:
     assert config.human_input_mode == HUMAN_INPUT_MODE_ALWAYS
     assert config.tool_config["code_executor"].HasField("enabled")
     assert config.component_config["a"][0] == 1
+    assert (config.budget.max_tokens, config.budget.max_cost_micros) == (50_000, 7)
     assert config.approvals[0].role == ROLE_ADMIN
     assert config.approvals[0].arguments["code"] == "*"
     assert config.approvals[1].on_expiry == EXPIRY_ACTION_REJECT

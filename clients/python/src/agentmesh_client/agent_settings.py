@@ -42,6 +42,8 @@ class AgentSettings(TypedDict, total=False):
     """Tool calls that a person has to approve: [{"tools": ["code_*"], "role": "admin"}]."""
     output_schema: Mapping[str, Any] | None
     """A JSON Schema that its answers have to be valid under."""
+    budget: Mapping[str, Any] | None
+    """What it may consume in one run: {"max_tokens": 50_000, "max_cost_micros": 1_000_000}."""
     max_tool_iterations: int | None
     component: str | None
     """A component of an installed package in place of the built-in agent."""

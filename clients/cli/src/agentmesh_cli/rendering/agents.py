@@ -82,6 +82,8 @@ def _facts(agent: Agent) -> Iterator[tuple[str, str]]:
         yield "context", f"{kind}: " + _values(getattr(raw.context, kind))
     for policy in raw.approvals:
         yield "approval for", _values(policy)
+    if raw.HasField("budget"):
+        yield "budget of a run", _values(raw.budget)
     if raw.HasField("output_schema"):
         yield "output schema", str(to_json(raw.output_schema))
     if raw.HasField("max_tool_iterations"):

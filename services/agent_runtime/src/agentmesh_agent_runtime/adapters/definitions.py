@@ -12,6 +12,7 @@ from agentmesh_agent_runtime.adapters.policies import policies_to_specs, specs_t
 from agentmesh_agent_runtime.adapters.structs import plain
 from agentmesh_agent_runtime.components import OfferedComponent
 from agentmesh_agent_runtime.definitions.specs import (
+    AgentBudgetSpec,
     AgentSpec,
     ContextSpec,
     EdgeSpec,
@@ -74,6 +75,10 @@ def agent_to_spec(agent: agent_pb2.AgentDefinition) -> AgentSpec:
         component=agent.component,
         output_schema=plain(agent.output_schema),
         approvals=policies_to_specs(agent.approvals),
+        budget=AgentBudgetSpec(
+            max_tokens=_optional(agent.budget, "max_tokens"),
+            max_cost_micros=_optional(agent.budget, "max_cost_micros"),
+        ),
         component_config=plain(agent.component_config),
     )
 
@@ -123,6 +128,9 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
         component=agent.component,
         approvals=specs_to_policies(agent.approvals),
     )
+    if agent.budget != AgentBudgetSpec():
+        bounds = agent.budget.model_dump(exclude_none=True)
+        definition.budget.CopyFrom(agent_pb2.AgentBudget(**bounds))
     for name, tool in agent.tool_config.items():
         definition.tool_config[name].CopyFrom(
             agent_pb2.ToolConfig(enabled=tool.enabled, timeout=tool.timeout, retries=tool.retries)

@@ -177,6 +177,13 @@ class ContextSpec(Spec):
         return None
 
 
+class AgentBudgetSpec(Spec):
+    """What an agent may consume in one run: tokens, and millionths of a currency."""
+
+    max_tokens: int | None = Field(default=None, gt=0)
+    max_cost_micros: int | None = Field(default=None, gt=0)
+
+
 class AgentSpec(Spec):
     """An agent. `id` is the name that messages carry, `name` is for people.
 
@@ -197,6 +204,7 @@ class AgentSpec(Spec):
     component: str = ""
     output_schema: dict[str, Any] = Field(default_factory=dict)
     approvals: tuple[ApprovalPolicySpec, ...] = ()
+    budget: AgentBudgetSpec = AgentBudgetSpec()
     component_config: Configuration = Field(default_factory=dict)
 
     @field_validator("tools")

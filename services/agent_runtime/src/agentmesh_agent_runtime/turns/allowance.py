@@ -69,12 +69,22 @@ class Allowance:
             return None
         return replace(self, reply_tokens=left, cut=True)
 
+    def within_cost(self, micros: int) -> Allowance | None:
+        """With what may still be paid; None if that is too little."""
+        if self.reservation.cost_micros <= micros:
+            return self
+        for_reply = micros - self._priced(0).cost_micros
+        per_million = self.prices.output_micros
+        if for_reply < 0 or not per_million:
+            return None
+        return self.within(self.request_tokens + for_reply * 1_000_000 // per_million)
+
     def require(self, characters: int) -> None:
         """Raises BudgetExhausted if a reply that is cut has more characters than it may."""
         if self.cut and characters > self.reply_tokens * prompt_length.CHARACTERS_PER_TOKEN:
             raise BudgetExhausted(
                 f"the reply was stopped after about {self.reply_tokens} tokens:"
-                " the run's budget leaves no more"
+                " the budget leaves no more"
             )
 
 

@@ -49,11 +49,13 @@ class UnreadableCheckpoint(ValueError):  # noqa: N818  read as a sentence where 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is kept: AutoGen's state, and where in the thread the present run begins."""
+    """What is kept: AutoGen's state, where in the thread the present run begins, and what agents
+    have `spent` in it that have a budget, as tokens and cost."""
 
     run_id: str
     run_from: int
     state: Mapping[str, Any] = field(default_factory=dict)
+    spent: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ def _whole(document: Mapping[str, Any], now: Outline) -> EncodedCheckpoint:
 
 
 def _document(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {name: getattr(checkpoint, name) for name in ("run_id", "run_from", "state")}
+    document = {name: getattr(checkpoint, name) for name in ("run_id", "run_from", "state")}
+    return document | ({"spent": checkpoint.spent} if checkpoint.spent else {})
 
 
 def _text(value: Any) -> bytes:

@@ -49,6 +49,7 @@ from agentmesh_agent_runtime.turns.ports import (
 from agentmesh_agent_runtime.turns.questions import QUESTION_SCHEMA
 from agentmesh_agent_runtime.turns.run_summary import summary_of
 from agentmesh_agent_runtime.turns.scope import TurnScope
+from agentmesh_agent_runtime.turns.spending import Spending
 from agentmesh_agent_runtime.turns.teams import LiveTeam, TeamBuilder
 from agentmesh_agent_runtime.turns.termination import why_done
 from agentmesh_agent_runtime.turns.verdicts import verdicts
@@ -140,6 +141,8 @@ class TurnDriver:
         if team.run_id != grant.id.run_id:
             team.run_id = grant.id.run_id
             team.run_from = len(team.thread(await team.group.save_state()))
+            team.spending = Spending()
+        scope.spending = team.spending
         team.seat.take(scope)
         try:
             if says_goodbye(grant, inputs):
@@ -208,6 +211,7 @@ class TurnDriver:
                 f"checkpoint {saved.checkpoint_id} does not fit the definition: {error}"
             ) from error
         team.run_id, team.run_from = checkpoint.run_id, checkpoint.run_from
+        team.spending = Spending(checkpoint.spent)
         return team
 
     async def _build(self, scope: TurnScope) -> LiveTeam:
@@ -302,7 +306,7 @@ class TurnDriver:
             # Should the run go on, by an answer or a late message, this ends nothing after it.
             team.run_from = len(thread)
         encoded = checkpoints.encode(
-            checkpoints.Checkpoint(team.run_id, team.run_from, state),
+            checkpoints.Checkpoint(team.run_id, team.run_from, state, team.spending.kept()),
             team.chain,
             grant.checkpoint.checkpoint_id if grant.checkpoint else "",
             largest_whole=self._largest_whole,

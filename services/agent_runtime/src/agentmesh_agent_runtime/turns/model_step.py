@@ -42,15 +42,12 @@ from agentmesh_agent_runtime.turns.failures import (
 )
 from agentmesh_agent_runtime.turns.ports import (
     DeltaKind,
-    MessagePart,
-    PartKind,
     SaidMessage,
     SaidSummary,
-    Speaker,
     StepResult,
 )
 from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
-from agentmesh_agent_runtime.turns.telling import Telling, messages_of
+from agentmesh_agent_runtime.turns.telling import Telling, messages_of, notice_of
 
 tracer = trace.get_tracer("agentmesh.agent_runtime")
 
@@ -147,13 +144,14 @@ class RecordedModel(ChatCompletionClient):
         key = scope.next_key(f"{self._path}{summaries.KEY_SUFFIX}")
         digest = self._digest(request)
         scope.progress(f"{self._path} has {self._source.model} summarise its context")
-        recorded, allowance = await self._begin(scope, key, digest, request)
-        if recorded is not None:
-            return _decode(recorded)
+        known, allowance = await self._begin(scope, key, digest, request)
+        if known is not None:
+            return known
         meter = Meter(allowance)
         reply = await self._answer(scope, key, digest, request, meter, Telling.NOT_AT_ALL)
         summary = SaidSummary(self._path, *stands_for, summaries.text_of(reply))
-        await scope.record(
+        await self._record(
+            scope,
             StepResult(
                 key,
                 digest,
@@ -163,7 +161,7 @@ class RecordedModel(ChatCompletionClient):
                 usage=reply.usage,
                 model=self._source.model,
                 summary=summary,
-            )
+            ),
         )
         return reply
 
@@ -215,22 +213,22 @@ class RecordedModel(ChatCompletionClient):
         key = scope.next_key(self._path)
         digest = self._digest(request)
         scope.progress(f"{self._path} asks {self._source.model}")
-        recorded, allowance = await self._begin(scope, key, digest, request)
-        if recorded is not None:
-            reply = _decode(recorded)
-            verdict = await answers.judge(reply, request.output_schema)
-            scope.remember(self._messages(scope, key, reply, verdict))
+        known, allowance = await self._begin(scope, key, digest, request)
+        if known is not None:
+            verdict = await answers.judge(known, request.output_schema)
+            scope.remember(self._messages(scope, key, known, verdict))
             # It was said with the first reply of the turn, whichever attempt recorded that.
             scope.notice = ""
-            return reply, verdict
+            return known, verdict
         fresh = await self._answer(scope, key, digest, request, Meter(allowance), self.telling)
         reply = scope.name_calls(_keep_to(request, fresh))
         verdict = await scope.guarded(answers.judge(reply, request.output_schema))
         messages = self._messages(scope, key, reply, verdict)
         if scope.notice:
-            messages.insert(0, _notice(scope))
+            messages.insert(0, notice_of(scope.message_id("notice"), scope.notice))
             scope.notice = ""
-        await scope.record(
+        await self._record(
+            scope,
             StepResult(
                 key,
                 digest,
@@ -239,7 +237,7 @@ class RecordedModel(ChatCompletionClient):
                 tuple(messages),
                 usage=reply.usage,
                 model=reply.requested_model or self._source.model,
-            )
+            ),
         )
         return reply, verdict
 
@@ -250,9 +248,20 @@ class RecordedModel(ChatCompletionClient):
 
     async def _begin(
         self, scope: TurnScope, key: str, digest: bytes, request: ModelRequest
-    ) -> tuple[bytes | None, Allowance]:
-        allowance = Allowance.of(request.messages, request.tools, self._bound)
-        return await scope.begin(key, digest, allowance)
+    ) -> tuple[ModelReply | None, Allowance]:
+        """The reply that was recorded before, or None; and what a new one may consume."""
+        wanted = Allowance.of(request.messages, request.tools, self._bound)
+        allowance = scope.spending.allow(self._path, self._agent.budget, wanted)
+        recorded, allowance = await scope.begin(key, digest, allowance)
+        if recorded is None:
+            return None, allowance
+        reply = _decode(recorded)
+        scope.spending.add(self._path, self._agent.budget, reply.usage)
+        return reply, allowance
+
+    async def _record(self, scope: TurnScope, result: StepResult) -> None:
+        await scope.record(result)
+        scope.spending.add(self._path, self._agent.budget, result.usage)
 
     async def _answer(
         self,
@@ -375,11 +384,6 @@ def _decode(recorded: bytes) -> ModelReply:
         return ModelReply.decode(recorded)
     except ValueError as error:
         raise ReplayDiverged(f"a recorded reply cannot be read: {error}") from error
-
-
-def _notice(scope: TurnScope) -> SaidMessage:
-    part = MessagePart(PartKind.TEXT, scope.notice)
-    return SaidMessage(scope.message_id("notice"), Speaker.SYSTEM, "agentmesh", (part,))
 
 
 def _describe(span: trace.Span, reply: ModelReply) -> None:

@@ -39,6 +39,7 @@ from agentmesh_agent_runtime.turns.ports import (
     ToolCaller,
 )
 from agentmesh_agent_runtime.turns.runs import RunNeeded
+from agentmesh_agent_runtime.turns.spending import Spending
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class TurnScope:
         self.activity = "rebuilding the team"
         self.notice = notice
         self.line = Line()
+        self.spending = Spending()
         self.inputs_through = inputs_through
         self._steps = steps
         self._attempt = str(AttemptId(worker_id, grant.id.fence, inputs_through))

@@ -29,6 +29,7 @@ from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.ports import ToolSchema
 from agentmesh_agent_runtime.turns.runs import rounds_within
 from agentmesh_agent_runtime.turns.scope import Seat
+from agentmesh_agent_runtime.turns.spending import Spending
 from agentmesh_agent_runtime.turns.telling import Telling
 from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
@@ -54,6 +55,7 @@ class LiveTeam:
         self.chain: Chain | None = None
         self.run_id = ""
         self.run_from = 0
+        self.spending = Spending()
 
     def thread(self, state: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """The messages that the team's manager keeps, within a saved state."""

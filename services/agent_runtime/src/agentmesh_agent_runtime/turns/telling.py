@@ -40,3 +40,9 @@ def messages_of(
         for call in reply.calls
     ]
     return [SaidMessage(message_id, Speaker.AGENT, path, tuple(parts))]
+
+
+def notice_of(message_id: str, text: str) -> SaidMessage:
+    """What the mesh itself says."""
+    part = MessagePart(PartKind.TEXT, text)
+    return SaidMessage(message_id, Speaker.SYSTEM, "agentmesh", (part,))

@@ -172,6 +172,7 @@ class AgentDefinition(google.protobuf.message.Message):
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
     APPROVALS_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id, an identifier of letters, digits and underscores: the key in YAML."""
     name: builtins.str
@@ -222,6 +223,10 @@ class AgentDefinition(google.protobuf.message.Message):
     def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy]:
         """Tool calls of the agent that a person has to approve."""
 
+    @property
+    def budget(self) -> Global___AgentBudget:
+        """What the agent may consume in one run, within what the run may."""
+
     def __init__(
         self,
         *,
@@ -241,12 +246,40 @@ class AgentDefinition(google.protobuf.message.Message):
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
         output_schema: google.protobuf.struct_pb2.Struct | None = ...,
         approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
+        budget: Global___AgentBudget | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "budget", b"budget", "component_config", b"component_config", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "budget", b"budget", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___AgentDefinition: typing_extensions.TypeAlias = AgentDefinition
+
+@typing.final
+class AgentBudget(google.protobuf.message.Message):
+    """What an agent may consume in one run. Without a field nothing bounds that."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MAX_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_COST_MICROS_FIELD_NUMBER: builtins.int
+    max_tokens: builtins.int
+    """Tokens, of requests and replies together."""
+    max_cost_micros: builtins.int
+    """Money in millionths of a currency, where its model has prices."""
+    def __init__(
+        self,
+        *,
+        max_tokens: builtins.int | None = ...,
+        max_cost_micros: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_cost_micros", b"_max_cost_micros", "_max_tokens", b"_max_tokens", "max_cost_micros", b"max_cost_micros", "max_tokens", b"max_tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_cost_micros", b"_max_cost_micros", "_max_tokens", b"_max_tokens", "max_cost_micros", b"max_cost_micros", "max_tokens", b"max_tokens"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_cost_micros", b"_max_cost_micros"]) -> typing.Literal["max_cost_micros"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
+
+Global___AgentBudget: typing_extensions.TypeAlias = AgentBudget
 
 @typing.final
 class ContextPolicy(google.protobuf.message.Message):

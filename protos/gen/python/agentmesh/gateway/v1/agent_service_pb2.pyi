@@ -68,6 +68,7 @@ class Agent(google.protobuf.message.Message):
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
     APPROVALS_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     name: builtins.str
@@ -128,6 +129,10 @@ class Agent(google.protobuf.message.Message):
     def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy]:
         """Tool calls of the agent that a person has to approve."""
 
+    @property
+    def budget(self) -> agentmesh.catalog.v1.agent_pb2.AgentBudget:
+        """What the agent may consume in one run."""
+
     def __init__(
         self,
         *,
@@ -151,9 +156,10 @@ class Agent(google.protobuf.message.Message):
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
         output_schema: google.protobuf.struct_pb2.Struct | None = ...,
         approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
+        budget: agentmesh.catalog.v1.agent_pb2.AgentBudget | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "built_in", b"built_in", "component", b"component", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "etag", b"etag", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "budget", b"budget", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "budget", b"budget", "built_in", b"built_in", "component", b"component", "component_config", b"component_config", "context", b"context", "created_at", b"created_at", "etag", b"etag", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "id", b"id", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools", "unresolved_tools", b"unresolved_tools", "version", b"version"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___Agent: typing_extensions.TypeAlias = Agent
@@ -370,6 +376,7 @@ class AgentConfig(google.protobuf.message.Message):
     COMPONENT_CONFIG_FIELD_NUMBER: builtins.int
     OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
     APPROVALS_FIELD_NUMBER: builtins.int
+    BUDGET_FIELD_NUMBER: builtins.int
     name: builtins.str
     """A name for people; the id if empty."""
     role: builtins.str
@@ -414,6 +421,10 @@ class AgentConfig(google.protobuf.message.Message):
     def approvals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy]:
         """Tool calls of the agent that a person has to approve."""
 
+    @property
+    def budget(self) -> agentmesh.catalog.v1.agent_pb2.AgentBudget:
+        """What the agent may consume in one run, within what the run may."""
+
     def __init__(
         self,
         *,
@@ -431,9 +442,10 @@ class AgentConfig(google.protobuf.message.Message):
         component_config: google.protobuf.struct_pb2.Struct | None = ...,
         output_schema: google.protobuf.struct_pb2.Struct | None = ...,
         approvals: collections.abc.Iterable[agentmesh.catalog.v1.approval_policy_pb2.ApprovalPolicy] | None = ...,
+        budget: agentmesh.catalog.v1.agent_pb2.AgentBudget | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "component_config", b"component_config", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "budget", b"budget", "component_config", b"component_config", "context", b"context", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "output_schema", b"output_schema"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tool_iterations", b"_max_tool_iterations", "approvals", b"approvals", "budget", b"budget", "component", b"component", "component_config", b"component_config", "context", b"context", "handoffs", b"handoffs", "human_input_mode", b"human_input_mode", "llm_config", b"llm_config", "max_tool_iterations", b"max_tool_iterations", "name", b"name", "output_schema", b"output_schema", "role", b"role", "system_message", b"system_message", "tool_config", b"tool_config", "tools", b"tools"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_tool_iterations", b"_max_tool_iterations"]) -> typing.Literal["max_tool_iterations"] | None: ...
 
 Global___AgentConfig: typing_extensions.TypeAlias = AgentConfig
