@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, TypeVar
 
-import asyncpg
 import hypothesis.strategies as st
 import pytest
 from agentmesh.conversation.v1 import event_pb2
-from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.model import SECOND, RunStatus
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.storage.interface import ConversationQuery, Storage
-from agentmesh_conversation_store.storage.postgres import PostgresStorage
-from agentmesh_conversation_store.storage.sqlite import SqliteStorage
+from agentmesh_conversation_store.storage.interface import ConversationQuery
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -31,9 +21,8 @@ from hypothesis.stateful import (
 )
 
 from services.conversation_store.tests.histories import World
-from services.conversation_store.tests.support import ManualClock
+from services.conversation_store.tests.machines import OnPostgres, StorageMachine
 
-T = TypeVar("T")
 MOST = 6
 
 
@@ -46,36 +35,19 @@ class Log:
     held: bool = False
 
 
-class HistoryMachine(RuleBasedStateMachine):
+class HistoryMachine(StorageMachine):
     """People, workers, time and the removal at work on a few conversations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.runner = asyncio.Runner()
-        self.clock = ManualClock()
         self.logs: dict[str, Log] = {}
         self.settled = False  # what is shared or removed changed since all logs were read
         self.world: World
 
-    def go(self, work: Awaitable[T]) -> T:
-        """Runs it to its end."""
-
-        async def wrapped() -> T:
-            return await work
-
-        return self.runner.run(wrapped())
-
     @initialize()
     def open(self) -> None:
-        self.world = World(self.go(self.opened()), self.clock)
-
-    async def opened(self) -> Storage:
-        """An empty storage."""
-        path = Path(self.folder.name) / "s.db"
-        storage = SqliteStorage(path, ProtobufEvents(), readers=1, clock=self.clock)
-        await storage.open()
-        return storage
+        self.open_storage()
+        self.world = World(self.storage, self.clock)
 
     def teardown(self) -> None:
         self.settled = False
@@ -83,9 +55,7 @@ class HistoryMachine(RuleBasedStateMachine):
         try:
             self.delete_all()
         finally:
-            self.go(self.world.storage.close())
-            self.runner.close()
-            self.folder.cleanup()
+            super().teardown()
 
     def delete_all(self) -> None:
         """However it came to be: once all are gone, nothing is left."""
@@ -253,24 +223,8 @@ def _told_as(data: bytes, suffix: bytes) -> bytes:
     return data.removesuffix(added) + suffix
 
 
-class PostgresHistoryMachine(HistoryMachine):
-    """The same on Postgres, in one database that is emptied for each example."""
-
-    url: ClassVar[str]
-
-    async def opened(self) -> Storage:
-        """An empty storage."""
-        storage = PostgresStorage(self.url, ProtobufEvents(), clock=self.clock)
-        await storage.open()
-        connection = await asyncpg.connect(self.url)
-        tables = await connection.fetch(
-            "SELECT tablename FROM pg_tables"
-            " WHERE schemaname = 'public' AND tablename <> 'schema_version'"
-        )
-        names = ", ".join(row["tablename"] for row in tables)
-        await connection.execute(f"TRUNCATE {names}")
-        await connection.close()
-        return storage
+class PostgresHistoryMachine(OnPostgres, HistoryMachine):
+    """The same on Postgres."""
 
 
 def test_histories_on_sqlite_are_as_the_model_says() -> None:

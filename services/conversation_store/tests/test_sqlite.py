@@ -107,7 +107,12 @@ def test_who_comes_while_another_migrates_waits_and_finds_it_done(
     first.create_function("agentmesh_words", 1, ProtobufEvents().words)
     first.execute("BEGIN IMMEDIATE")
     looked = threading.Event()
-    second.set_trace_callback(lambda statement: "max(version)" in statement and looked.set())
+
+    def hear(statement: str) -> None:
+        if "max(version)" in statement:
+            looked.set()
+
+    second.set_trace_callback(hear)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(migrate, second, ProtobufEvents().words)
         # Whoever looks before it holds the lock does so by now.

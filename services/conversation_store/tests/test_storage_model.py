@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, TypeVar
 
 import hypothesis.strategies as st
 import pytest
 from agentmesh.conversation.v1 import event_pb2, message_pb2
-from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
 from agentmesh_conversation_store.domain.conversations import CancelConversation, SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage, WorkerEvent
@@ -28,13 +22,9 @@ from agentmesh_conversation_store.domain.model import (
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.steps import BeginStep, RecordStep
 from agentmesh_conversation_store.domain.turns import CommitTurn
-from agentmesh_conversation_store.storage.interface import Storage
-from agentmesh_conversation_store.storage.postgres import PostgresStorage
-from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     Bundle,
-    RuleBasedStateMachine,
     consumes,
     initialize,
     invariant,
@@ -43,15 +33,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from services.conversation_store.tests.machines import OnPostgres, StorageMachine
 from services.conversation_store.tests.support import (
     DIGEST,
-    ManualClock,
-    emptied,
     fresh,
     start_command,
 )
 
-T = TypeVar("T")
 LEASE = 5 * SECOND
 RETRIES = Retries(max_failures=3, max_losses=3)
 
@@ -69,7 +57,7 @@ class ModelRun:
     recorded: set[str] = field(default_factory=set)
 
 
-class StoreMachine(RuleBasedStateMachine):
+class StoreMachine(StorageMachine):
     """Operations of people, workers and time on one storage."""
 
     conversations = Bundle("conversations")
@@ -77,37 +65,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.runner = asyncio.Runner()
-        self.clock = ManualClock()
         self.runs: dict[str, ModelRun] = {}
         self.current: dict[str, str] = {}
         self.logs: dict[str, int] = {}
-        self.storage: Storage
-
-    def go(self, work: Awaitable[T]) -> T:
-        """Runs it to its end."""
-
-        async def wrapped() -> T:
-            return await work
-
-        return self.runner.run(wrapped())
 
     @initialize()
     def open(self) -> None:
-        self.storage = self.go(self.opened())
-
-    async def opened(self) -> Storage:
-        """An empty storage."""
-        path = Path(self.folder.name) / "s.db"
-        storage = SqliteStorage(path, ProtobufEvents(), readers=1, clock=self.clock)
-        await storage.open()
-        return storage
-
-    def teardown(self) -> None:
-        self.go(self.storage.close())
-        self.runner.close()
-        self.folder.cleanup()
+        self.open_storage()
 
     @rule(target=conversations, tenant=st.sampled_from(["acme", "other"]))
     def start(self, tenant: str) -> tuple[str, str]:
@@ -322,17 +286,8 @@ class StoreMachine(RuleBasedStateMachine):
         return bool(self.go(self.storage.heads([(tenant, cid)])))
 
 
-class PostgresStoreMachine(StoreMachine):
-    """The same on Postgres, in one database that is emptied for each example."""
-
-    url: ClassVar[str]
-
-    async def opened(self) -> Storage:
-        """An empty storage."""
-        storage = PostgresStorage(self.url, ProtobufEvents(), clock=self.clock)
-        await storage.open()
-        await emptied(self.url)
-        return storage
+class PostgresStoreMachine(OnPostgres, StoreMachine):
+    """The same on Postgres."""
 
 
 def test_sqlite_behaves_as_the_model_does() -> None:

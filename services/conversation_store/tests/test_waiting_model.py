@@ -6,16 +6,11 @@ agree after every step, and the log must tell the same story.
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from collections.abc import Awaitable
-from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import hypothesis.strategies as st
 import pytest
 from agentmesh.conversation.v1 import event_pb2
-from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.domain.approvals import ApprovalStatus
 from agentmesh_conversation_store.domain.approving import ResolveApproval
 from agentmesh_conversation_store.domain.attempts import Retries, Tick
@@ -32,12 +27,9 @@ from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.suspending import SuspendTurn
 from agentmesh_conversation_store.domain.turns import CommitTurn, TurnOutcome
 from agentmesh_conversation_store.domain.usage import Budget
-from agentmesh_conversation_store.storage.interface import ApprovalQuery, Storage
-from agentmesh_conversation_store.storage.postgres import PostgresStorage
-from agentmesh_conversation_store.storage.sqlite import SqliteStorage
+from agentmesh_conversation_store.storage.interface import ApprovalQuery
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -45,11 +37,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from services.conversation_store.tests.machines import OnPostgres, StorageMachine
 from services.conversation_store.tests.model_run import ModelRun
 from services.conversation_store.tests.support import (
-    ManualClock,
     asks_event,
-    emptied,
     fresh,
     start_command,
 )
@@ -61,43 +52,19 @@ LONG = 10_000 * SECOND
 COLOURS = st.integers(0, 5)
 
 
-class WaitingMachine(RuleBasedStateMachine):
+class WaitingMachine(StorageMachine):
     """One worker and one person on a few conversations."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.runner = asyncio.Runner()
-        self.clock = ManualClock()
         self.runs: dict[str, ModelRun] = {}
         self.roots: dict[str, ModelRun] = {}
-        self.storage: Storage
-
-    def go(self, work: Awaitable[T]) -> T:
-        """Runs it to its end."""
-
-        async def wrapped() -> T:
-            return await work
-
-        return self.runner.run(wrapped())
 
     @initialize()
     def open(self) -> None:
-        self.storage = self.go(self.opened())
+        self.open_storage()
         for _ in range(2):
             self.start()
-
-    async def opened(self) -> Storage:
-        """An empty storage."""
-        path = Path(self.folder.name) / "s.db"
-        storage = SqliteStorage(path, ProtobufEvents(), readers=1, clock=self.clock)
-        await storage.open()
-        return storage
-
-    def teardown(self) -> None:
-        self.go(self.storage.close())
-        self.runner.close()
-        self.folder.cleanup()
 
     def add(self, run_id: str, parent: ModelRun | None = None) -> ModelRun:
         """A run that came into being."""
@@ -370,17 +337,8 @@ def _child(agent_path: str) -> ChildRun:
     return ChildRun(agent_path, ("digest", b""), "work", fresh("msg"), 1000, Budget())
 
 
-class PostgresWaitingMachine(WaitingMachine):
-    """The same on Postgres, in one database that is emptied for each example."""
-
-    url: ClassVar[str]
-
-    async def opened(self) -> Storage:
-        """An empty storage."""
-        storage = PostgresStorage(self.url, ProtobufEvents(), clock=self.clock)
-        await storage.open()
-        await emptied(self.url)
-        return storage
+class PostgresWaitingMachine(OnPostgres, WaitingMachine):
+    """The same on Postgres."""
 
 
 def test_waiting_on_sqlite_is_as_the_model_says() -> None:
