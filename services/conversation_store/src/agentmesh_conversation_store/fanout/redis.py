@@ -25,7 +25,8 @@ from .interface import (
 )
 from .listeners import Listeners
 from .outbox import Outbox, Outgoing
-from .redis_channels import REDIS_FAILURES, Backoff, RedisChannels, client
+from .redis_channels import Backoff, RedisChannels, client
+from .redis_failures import REDIS_FAILURES, lost_connections
 from .seal import Seal
 
 _log = logging.getLogger(__name__)
@@ -159,10 +160,11 @@ class RedisFanout:
                 await self._outbox.filled()
                 entries = self._outbox.take(NOTICES_AT_ONCE, BYTES_AT_ONCE)
                 try:
-                    async with connection.pipeline(transaction=False) as pipeline:
-                        for channel, data in self._encoded(entries):
-                            pipeline.publish(channel, data)
-                        await pipeline.execute()
+                    with lost_connections():
+                        async with connection.pipeline(transaction=False) as pipeline:
+                            for channel, data in self._encoded(entries):
+                                pipeline.publish(channel, data)
+                            await pipeline.execute()
                 except REDIS_FAILURES as error:
                     # Twice heard is harmless, so all of it is said again.
                     self._outbox.put_back(entries)

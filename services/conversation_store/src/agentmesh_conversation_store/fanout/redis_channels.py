@@ -13,7 +13,8 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+
+from .redis_failures import REDIS_FAILURES, lost_connections
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ FIRST_DELAY = 0.05
 LAST_DELAY = 2.0
 _CHANNELS_AT_ONCE = 500
 _MESSAGES_IN_A_ROW = 64
-
-REDIS_FAILURES = (RedisError, OSError)
 
 
 class Reports(Protocol):
@@ -177,7 +176,8 @@ class RedisChannels:
                 silence = asyncio.get_running_loop().time() - self._heard_at
                 if silence > 3 * PING_SECONDS:
                     raise RedisConnectionError("no sign of life") from None
-                await pubsub.ping()
+                with lost_connections():
+                    await pubsub.ping()
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
@@ -188,8 +188,9 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
 
 
 async def _in_portions(command: Callable[..., Any], channels: Sequence[str]) -> None:
-    for portion in _portions(channels):
-        await command(*portion)
+    with lost_connections():
+        for portion in _portions(channels):
+            await command(*portion)
 
 
 def _portions(channels: Sequence[str]) -> Iterator[Sequence[str]]:
