@@ -277,7 +277,10 @@ class ResumeConversation:
         transition = Transition(loaded, self.scope, now)
         run = transition.run(transition.conversation.root_run_id)
         if run.status in (RunStatus.FAILED, RunStatus.DEAD_LETTER):
-            runs.succeed(transition, run, self.new_run_id, self.traceparent, Origin.API)
+            # The turn that failed is taken again, in the stage of the team that it belongs to.
+            runs.succeed(
+                transition, run, self.new_run_id, self.traceparent, Origin.API, rounds=run.rounds
+            )
         elif run.status.ended:
             raise already_ended("conversation", self.conversation_id, run.status.name)
         for live in _tree(transition, run):

@@ -200,9 +200,16 @@ def start(transition: Transition, run: Run, origin: Origin) -> Run:
 
 
 def succeed(
-    transition: Transition, ended: Run, run_id: str, traceparent: str, origin: Origin
+    transition: Transition,
+    ended: Run,
+    run_id: str,
+    traceparent: str,
+    origin: Origin,
+    *,
+    rounds: int = 0,
 ) -> Run:
-    """Starts a new root run that goes on from where an ended one left off."""
+    """Starts a new root run that goes on from where an ended one left off, with so many of its
+    rounds taken."""
     fresh = Run(
         tenant=ended.tenant,
         run_id=run_id,
@@ -211,6 +218,7 @@ def succeed(
         definition_digest=ended.definition_digest,
         started_at=transition.now,
         max_rounds=ended.max_rounds,
+        rounds=rounds,
         timeout=ended.timeout,
         deadline=deadline_of(transition.now, ended.timeout, ended.budget.max_wall_time),
         budget=ended.budget,

@@ -186,7 +186,9 @@ class CommitTurn:
 
     def _settle(self, transition: Transition, run: Run) -> Run:
         status, waiting_for = self.status, self.waiting_for
-        if status is RunStatus.COMPLETED and run.has_unread:
+        # The worker knows the limit that held when it was granted the turn.
+        more_rounds = self.end_reason is EndReason.MAX_ROUNDS and run.rounds < run.max_rounds
+        if status is RunStatus.COMPLETED and (run.has_unread or more_rounds):
             status = RunStatus.RUNNABLE
         if status is RunStatus.WAITING:
             if waiting_for is WaitKind.NONE:
