@@ -68,6 +68,16 @@ class EchoAgent(BaseChatAgent):
         self.heard = state["heard"]
 
 
+class Forgets(EchoAgent):
+    """Its answer is another one each time that it is asked for."""
+
+    asked = 0
+
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        type(self).asked += 1
+        return self.text(f"answer {type(self).asked}")
+
+
 class Caller(EchoAgent):
     async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
         first = await self.setup.tools.call_tool("echo", {"n": 1})

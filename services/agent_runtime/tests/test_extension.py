@@ -17,6 +17,7 @@ from agentmesh_agent_runtime.definitions.specs import (
     TeamSpec,
     TerminationSpec,
 )
+from agentmesh_agent_runtime.turns import driver as driving
 from agentmesh_agent_runtime.turns import hosting as hosted
 from agentmesh_agent_runtime.turns.driver import TurnDriver
 from agentmesh_agent_runtime.turns.failures import (
@@ -169,6 +170,37 @@ async def test_a_team_of_components_killed_after_any_step_goes_on_as_if_nothing_
         assert [c.arguments_json for c in run.tool_calls] == [
             c.arguments_json for c in calm.tool_calls
         ]
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+async def test_a_team_of_components_killed_before_any_record_says_the_same(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What was not recorded may happen again, so chance has to be none here."""
+    monkeypatch.setattr(random, "choice", lambda options: options[0])
+    model_server.reply_with(reply)
+    calm = run_of(kind)
+    await take_all(calm, hosting(calm, model_server))
+    for number in range(1, calm.records + 1):
+        run = run_of(kind)
+        run.die_before_record = number
+        with pytest.raises(LeaseLost):
+            await take_all(run, hosting(run, model_server))
+        await take_all(run, hosting(run, model_server, worker_id="worker-2"))
+        assert told(run) == told(calm), number
+        assert kept(run) == kept(calm), number
+
+
+async def test_an_answer_that_was_recorded_stands(model_server: ModelServer) -> None:
+    run = MemoryRun(team(agent("odd", component="Forgets"), member("bob")), [asked()], max_rounds=2)
+    run.die_after_record = 1
+    with pytest.raises(LeaseLost):
+        await take_all(run, hosting(run, model_server))
+    (first,) = [message.text for message in run.said]
+    await take_all(run, hosting(run, model_server))
+    assert run.texts()[0] == ("odd", first)
+    assert run.results[0].summary == first
+    assert first in str(model_server.requests[0]), "others heard something else than the log says"
 
 
 @pytest.mark.parametrize("kind", TEAMS)
@@ -409,7 +441,10 @@ async def test_a_condition_that_raises_fails_its_turn(model_server: ModelServer)
         await take_turn(run, hosting(run, model_server))
 
 
-async def test_a_stopped_turn_does_not_wait_for_a_component(model_server: ModelServer) -> None:
+async def test_a_stopped_turn_does_not_wait_for_a_component(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driving, "UNWIND_SECONDS", 1000.0)
     run = MemoryRun(team(agent("odd", component="WaitsForEver"), member("bob")), [asked()])
     turns = hosting(run, model_server)
     opened = []
