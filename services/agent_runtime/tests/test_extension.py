@@ -365,13 +365,13 @@ async def test_effects_of_once_are_steps_of_their_own_kind(model_server: ModelSe
 async def test_a_component_that_never_ends_is_given_up(
     model_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosted, "STATE_SECONDS", 0.1)
+    monkeypatch.setattr(hosted, "STATE_SECONDS", 0.5)
     run = MemoryRun(team(agent("odd", component="SavesForEver"), member("bob")), [asked()])
     with pytest.raises(ComponentFailed, match="SavesForEver' failed: TimeoutError"):
         await take_turn(run, hosting(run, model_server))
     run = MemoryRun(team(agent("odd", component="TalksForEver"), member("bob")), [asked()])
     with pytest.raises(TurnStalled, match="odd is at work"):
-        await take_turn(run, hosting(run, model_server, stall_seconds=0.5))
+        await take_turn(run, hosting(run, model_server, stall_seconds=3.0))
     (tmp_path / "slow").mkdir()
     points = {"agentmesh.agents": {"slow": "f"}}
     install(tmp_path / "slow", monkeypatch, "import time\ntime.sleep(2)", points, name="slow")

@@ -229,9 +229,7 @@ class TeamBuilder:
 
     def _hosted(self, spec: AgentSpec, where: str, setup: AgentSetup) -> ChatAgent:
         config = self.host.config(ComponentKind.AGENT, spec.component, spec.component_config)
-        # What it thinks need not be what its answers have to be.
-        thinking = spec.model_copy(update={"output_schema": {}})
-        private = self._model(where, thinking, Telling.AS_THOUGHT)
+        private = self._model(where, spec, Telling.AS_THOUGHT)
         return self.host.agent(
             where, spec.component, replace(setup, config=config, private_model=private)
         )
