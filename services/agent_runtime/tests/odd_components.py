@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -83,6 +84,15 @@ class Caller(EchoAgent):
         first = await self.setup.tools.call_tool("echo", {"n": 1})
         await self.setup.tools.call_tool("echo", {"n": 2})
         return self.text(first.to_text())
+
+
+class Writes(EchoAgent):
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        name = await self.setup.once("name", lambda: f"m_{uuid.uuid4().hex}")
+        module = {"path": f"{name}.py", "content": "x = 1\n"}
+        written = await self.setup.tools.call_tool("code_writer", module)
+        listed = await self.setup.tools.call_tool("code_writer", module | {"path": "other.py"})
+        return self.text(f"{written.to_text()} {listed.to_text()}")
 
 
 class Drafter(EchoAgent):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
 from agentmesh.agent_runtime.v1.agent_runtime_service_pb2_grpc import AgentRuntimeServiceStub
 from agentmesh.catalog.v1 import agent_pb2, team_pb2
 from agentmesh.common.v1 import options_pb2
+from agentmesh_agent_runtime.definitions.specs import AgentSpec
 from google.protobuf.struct_pb2 import Struct
 from meshkit.channels import MeshChannels
 from meshkit.identity import Principal, principal_scope
 from meshkit.testkit import test_settings
 
 from services.agent_runtime.tests.component_package import install
+from services.agent_runtime.tests.memory_world import team as round_robin
 from services.agent_runtime.tests.real_mesh import StartMesh
 from services.agent_runtime.tests.test_extension import NAMES, SOURCE
 from tests.support.example_package import install_example
@@ -138,6 +141,40 @@ async def test_definitions_are_tried_before_they_are_registered(runtime: Any) ->
     assert [finding.path for finding in response.findings] == [
         "teams[0].participants[0].agent.component",
         "teams[0].participants[1].team.component",
+    ]
+
+
+async def test_tools_that_code_calls_are_carried_out_once_by_real_services(
+    start_mesh: StartMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    install(packages, monkeypatch, SOURCE, {"agentmesh.agents": {"Writes": "Writes"}}, name="odd")
+    mesh = await start_mesh(
+        tools=True, PYTHONPATH=str(packages), AGENTMESH_COMPONENT_PACKAGES="odd"
+    )
+    writer = AgentSpec(id="writer", component="Writes", tools=("code_writer",))
+    conversation = await mesh.begin(round_robin(writer), "begin", max_rounds=2)
+    async with asyncio.timeout(60):
+        while not any(call for call, _ in _calls_and_results(await mesh.events(conversation))):
+            await asyncio.sleep(0.01)
+    await mesh.runtimes[0].restart()
+    ended = await mesh.settled(conversation)
+    events = await mesh.events(conversation)
+    assert ended.run.rounds == 2, mesh.runtimes[0].log()
+    pairs = _calls_and_results(events)
+    assert len([call for call, _ in pairs if call]) == 4
+    assert [call for call, _ in pairs if call] == [result for _, result in pairs if result]
+    texts = [e.message.content for e in events if e.HasField("message") and e.message.content]
+    assert texts[-1].count("wrote") == 2, texts
+
+
+def _calls_and_results(events: Any) -> list[tuple[str, str]]:
+    """Ids of the calls and of the results that parts of messages are."""
+    return [
+        (part.tool_call.tool_call_id, part.tool_result.tool_call_id)
+        for event in events
+        for part in event.message.parts
     ]
 
 
