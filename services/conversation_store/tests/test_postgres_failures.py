@@ -78,10 +78,18 @@ def test_a_database_that_fails_is_unavailable(error: Exception) -> None:
     assert told.retry_after is not None
 
 
-def test_a_full_disk_is_told_from_that() -> None:
-    rejection = as_rejection(asyncpg.DiskFullError())
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (asyncpg.DiskFullError(), Reason.STORAGE_FULL),
+        (asyncpg.DataCorruptedError(), Reason.CORRUPT),
+        (asyncpg.IndexCorruptedError(), Reason.CORRUPT),
+    ],
+)
+def test_a_full_disk_and_damage_are_told_from_that(error: Exception, reason: Reason) -> None:
+    rejection = as_rejection(error)
     assert rejection is not None
-    assert rejection.reason is Reason.STORAGE_FULL
+    assert rejection.reason is reason
 
 
 @pytest.mark.parametrize("error", DEFECTS, ids=lambda error: type(error).__name__)

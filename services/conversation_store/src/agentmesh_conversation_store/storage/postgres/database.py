@@ -18,6 +18,7 @@ from .driver import LOCKS, lock_number, tenants_setting
 _log = logging.getLogger(__name__)
 
 _FULL = (asyncpg.DiskFullError,)
+_DAMAGED = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
 _AWAY = (
     OSError,
     TimeoutError,
@@ -234,6 +235,8 @@ def as_rejection(error: BaseException, *, lost: bool = False) -> Rejection | Non
     comes over a connection that is `lost` comes of that: not all of it has a type of its own."""
     if isinstance(error, _FULL):
         return Rejection(Reason.STORAGE_FULL, "the disk of the store is full; nothing was written")
+    if isinstance(error, _DAMAGED):
+        return Rejection(Reason.CORRUPT, "the store's database is damaged")
     if lost or isinstance(error, _AWAY + TRY_AGAIN):
         return _unavailable(error)
     return None

@@ -14,7 +14,16 @@ BUSY_SECONDS = 10.0
 _BUSY_STEP = 0.005
 _CACHED_STATEMENTS = 512
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
-_AWAY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN}
+_AWAY = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,  # as file systems become when their disk fails
+}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -112,7 +121,9 @@ def as_rejection(error: sqlite3.Error) -> Rejection | None:
     code = getattr(error, "sqlite_errorcode", None)
     if code in _FULL:
         return Rejection(Reason.STORAGE_FULL, "the disk of the store is full; nothing was written")
-    if code is not None and (code & 0xFF) in _AWAY | {sqlite3.SQLITE_IOERR}:
+    if code is not None and (code & 0xFF) in _DAMAGED:
+        return Rejection(Reason.CORRUPT, f"the store's database is damaged: {error}")
+    if code is not None and (code & 0xFF) in _AWAY:
         return Rejection(
             Reason.DATABASE_UNAVAILABLE, f"the store's database does not answer: {error}"
         )

@@ -27,7 +27,7 @@ class Readers:
         self._clock = clock
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
-        self._pool = ThreadPoolExecutor(count, "sqlite-reader", self._open)
+        self._pool = ThreadPoolExecutor(count, "sqlite-reader")
         self._closed = False
 
     async def run(self, plan: Plan[T]) -> T:
@@ -43,19 +43,24 @@ class Readers:
         for connection in self._connections:
             connection.close()
 
-    def _open(self) -> None:
-        connection = connect(self._path, read_only=True)
-        self._local.connection = connection
-        self._connections.append(connection)
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's, from its first read on: not opened when the thread starts, since a pool
+        of which one thread could not start takes no more work."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = connect(self._path, read_only=True)
+            self._connections.append(connection)
+        return connection
 
     def _read(self, plan: Plan[T]) -> T:
-        connection: sqlite3.Connection = self._local.connection
         try:
+            connection = self._connection()
             connection.execute("BEGIN")
             try:
                 return drive(connection, plan, self._clock())
             finally:
-                connection.execute("COMMIT")
+                if connection.in_transaction:  # some errors end it
+                    connection.execute("COMMIT")
         except sqlite3.Error as error:
             rejection = as_rejection(error)
             raise rejection or error from error

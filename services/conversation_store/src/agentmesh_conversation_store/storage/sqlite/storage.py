@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from agentmesh_conversation_store.storage.sql.plan import Plan, Session
 from agentmesh_conversation_store.storage.sql.storage import SqlStorage, Tenants
 from agentmesh_conversation_store.storage.sql.unit import Item, Unit
 
-from .database import connect, migrate
+from .database import as_rejection, connect, migrate
 from .readers import Readers
 from .words import Fts5Words
 from .writer import Clock, Writer
@@ -52,7 +53,10 @@ class SqliteStorage(SqlStorage):
 
     async def open(self) -> None:
         """Creates the file if need be and brings its schema up to date."""
-        await asyncio.get_running_loop().run_in_executor(None, self._prepare)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._prepare)
+        except sqlite3.Error as error:
+            raise as_rejection(error) or error from error
         self._writer.start()
 
     def _words_of(self, data: bytes) -> str:
@@ -66,6 +70,7 @@ class SqliteStorage(SqlStorage):
             migrate(connection, self._words_of)
         finally:
             connection.close()
+        self._writer.connect()
 
     async def close(self) -> None:
         """Finishes what was begun."""

@@ -52,6 +52,12 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._connection: sqlite3.Connection
+
+    def connect(self) -> None:
+        """Opens the connection. Called before `start`: a thread that cannot leaves everybody
+        waiting."""
+        self._connection = connect(self._path)
 
     def start(self) -> None:
         """Begins to work for the running loop."""
@@ -79,7 +85,7 @@ class Writer:
         await self._loop.run_in_executor(None, self._thread.join)
 
     def _run(self) -> None:
-        connection = connect(self._path)
+        connection = self._connection
         try:
             while (group := self._next_group()) is not None:
                 self._write(connection, group)
