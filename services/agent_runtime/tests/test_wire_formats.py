@@ -14,6 +14,7 @@ from agentmesh_agent_runtime.models.anthropic_servers import Servers as Anthropi
 from agentmesh_agent_runtime.models.endpoints import Endpoint
 from agentmesh_agent_runtime.models.ollama_servers import Servers as OllamaServers
 from agentmesh_agent_runtime.models.openai_servers import HOME
+from agentmesh_agent_runtime.models.openai_servers import Servers as OpenAIServers
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, ReplySource
 from autogen_core import FunctionCall, Image
 from autogen_core.models import (
@@ -254,6 +255,24 @@ async def test_structured_output_is_asked_of_anthropic_and_ollama() -> None:
     asked_ = await to_ollama(wanted(user("How many?"), json_output=Answer))
     assert asked_["format"] == Answer.model_json_schema()
     assert (await to_ollama(wanted(user("How many?"), json_output=True)))["format"] == "json"
+
+
+@pytest.mark.parametrize("structured", [True, False])
+async def test_structured_output_is_asked_of_openai(
+    model_server: ModelServer, structured: bool
+) -> None:
+    servers = OpenAIServers()
+    endpoint = Endpoint("m", model_server.base_url, SecretStr("k"), structured_output=structured)
+    await reply_of(servers.source(endpoint), wanted(user("How many?"), json_output=Answer))
+    await servers.close()
+    (body,) = model_server.requests
+    if structured:
+        schema = body["response_format"]["json_schema"]
+        assert schema["strict"] is True
+        assert schema["schema"]["properties"].keys() == {"number"}
+    else:
+        assert body["response_format"] == {"type": "json_object"}
+        assert "number" in body["messages"][0]["content"]
 
 
 async def test_ollama_gets_calls_results_and_options() -> None:

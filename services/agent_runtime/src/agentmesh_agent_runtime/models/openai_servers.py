@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 import openai
 from autogen_core.models import ModelFamily, ModelInfo
 from autogen_ext.models.openai import BaseOpenAIChatCompletionClient, _model_info
+from openai.lib._parsing import type_to_response_format_param
+from pydantic import BaseModel
 
 from agentmesh_agent_runtime.definitions.specs import Provider
 from agentmesh_agent_runtime.models.assembly import ReplyAssembly, counted
@@ -112,11 +115,27 @@ class OpenAIReplySource:
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
         """See ReplySource."""
-        schema = request.output_schema
+        reader = _Reader(ReplyAssembly(self.model, self._max_reply_chars), self._failures)
+        create = self._connection.chat.completions.with_streaming_response.create
+        try:
+            async with create(**self._arguments(request)) as response:
+                async for event in events(response.iter_bytes()):
+                    for piece in self._failures.reading(reader.take, event):
+                        yield piece
+        except (openai.APIError, httpx2.HTTPError) as error:
+            raise _sorted(self._failures, error) from error
+        yield reader.reply.finish(reader.usage, prompt_chars=characters(request.messages))
+
+    def _arguments(self, request: ModelRequest) -> dict[str, Any]:
+        """What the server is asked with. What it is not held to it is told in words."""
+        schema, wanted = request.output_schema, request.json_output
         if not self.info["structured_output"]:
+            if isinstance(wanted, type) and issubclass(wanted, BaseModel):
+                request = replace(request, output_schema=wanted.model_json_schema())
+                wanted = self.info["json_output"] or None
             request = in_words(request)
         parameters = self._client._process_create_args(
-            request.messages, request.tools, request.tool_choice, request.json_output, {}
+            request.messages, request.tools, request.tool_choice, wanted, {}
         )
         arguments = {
             **parameters.create_args,
@@ -126,20 +145,13 @@ class OpenAIReplySource:
         }
         if parameters.tools:
             arguments["tools"] = parameters.tools
+        if parameters.response_format is not None:
+            arguments["response_format"] = type_to_response_format_param(parameters.response_format)
         if schema is not None and self.info["structured_output"]:
             arguments["response_format"] = response_format(schema)
         elif schema is not None and self.info["json_output"]:
             arguments["response_format"] = {"type": "json_object"}
-        reader = _Reader(ReplyAssembly(self.model, self._max_reply_chars), self._failures)
-        completions = self._connection.chat.completions
-        try:
-            async with completions.with_streaming_response.create(**arguments) as response:
-                async for event in events(response.iter_bytes()):
-                    for piece in self._failures.reading(reader.take, event):
-                        yield piece
-        except (openai.APIError, httpx2.HTTPError) as error:
-            raise _sorted(self._failures, error) from error
-        yield reader.reply.finish(reader.usage, prompt_chars=characters(request.messages))
+        return arguments
 
 
 class _Reader:
