@@ -212,6 +212,21 @@ async def test_calls_that_anthropic_answers_itself_are_no_calls() -> None:
     assert reply.calls == ()
 
 
+async def test_what_anthropic_says_as_it_begins_is_said() -> None:
+    class Hasty(AnthropicServer):
+        @override
+        def frames(self, reply: Reply, body: dict[str, Any], number: int) -> list[bytes]:
+            frames = super().frames(reply, body, number)
+            return [frame.replace(b'"text": ""', b'"text": "Well, "') for frame in frames]
+
+    servers = AnthropicServers()
+    async with Hasty() as server:
+        server.reply_with(Reply("found it."))
+        source = servers.source(Endpoint("claude-x", server.base_url))
+        assert (await reply_of(source, wanted(user("Search.")))).text == "Well, found it."
+        await servers.close()
+
+
 async def test_anthropics_turns_begin_and_end_with_the_user() -> None:
     said = AssistantMessage(content="I said. ", source="a")
     body, _ = await to_anthropic(wanted(said, user(" "), said))
