@@ -147,7 +147,7 @@ class MemoryRun:
         self, needed: PersonNeeded, verdict: Verdict, text: str = "", edited: str = ""
     ) -> None:
         """A person does."""
-        word = PersonsWord(needed.approval_id, verdict, text, edited, "olga")
+        word = PersonsWord(needed.approval_id, verdict, text, edited, "olga", needed.role)
         self.words[needed.approval_id] = word
 
     def ports(self, grant: Grant) -> TurnPorts:

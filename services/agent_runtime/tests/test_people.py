@@ -94,6 +94,26 @@ async def test_an_edited_call_runs_with_other_arguments(model_server: ModelServe
     assert told.endswith('remove got {"path": "/a/b"}')
 
 
+@pytest.mark.parametrize(("asked_of", "made"), [("operator", False), ("admin", True)])
+async def test_an_edit_leads_under_no_policy_of_a_higher_role(
+    model_server: ModelServer, asked_of: str, made: bool
+) -> None:
+    policies = (
+        ApprovalPolicySpec(arguments={"path": "/etc/*"}, role=ApproverRole.ADMIN),
+        ApprovalPolicySpec(role=asked_of),
+    )
+    alice = agent("alice", tools=("remove",), approvals=policies)
+    run = MemoryRun(team(alice), [asked()], tools={"remove": echo})
+    person = answering(Verdict.EDITED, "", '{"path": "/etc/x"}')
+    await take(model_server, run, [Reply(tool_calls=(remove(),))], person)
+    assert bool(run.tool_calls) is made
+    (said,) = [m for m in run.said if m.speaker is Speaker.TOOL] or [None]
+    if not made:
+        assert said is not None
+        assert said.parts[0].rejected
+        assert "only an admin" in results_told(model_server)[0]
+
+
 async def test_a_rejected_call_is_not_made_and_the_model_hears_why(
     model_server: ModelServer,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turn_pb
 from google.protobuf.duration_pb2 import Duration
@@ -95,6 +96,7 @@ async def test_the_same_turn_is_granted_again_with_its_steps_and_the_decision(
         comment="safer",
         edited_arguments_json='{"a":1}',
         principal="alice",
+        role=options_pb2.ROLE_OPERATOR,
     )
     committed = await again.commit("COMPLETED")
     assert committed.status == conversation_pb2.RUN_STATUS_COMPLETED, "one round too many"

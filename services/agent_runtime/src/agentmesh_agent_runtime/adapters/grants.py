@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from agentmesh_agent_runtime.adapters.definitions import team_to_spec
 from agentmesh_agent_runtime.adapters.input_blobs import stored_image
+from agentmesh_agent_runtime.adapters.policies import approver_role
 from agentmesh_agent_runtime.turns.failures import EndReason, InvalidDefinition
 from agentmesh_agent_runtime.turns.grant import (
     Grant,
@@ -217,6 +218,7 @@ def _word(asked: turns_pb2.TurnApproval) -> PersonsWord:
         asked.comment,
         asked.edited_arguments_json,
         asked.principal,
+        approver_role(asked.role),
     )
 
 

@@ -27,6 +27,11 @@ _ACTIONS: Final = {
 }
 
 
+def approver_role(role: options_pb2.Role.ValueType) -> ApproverRole:
+    """Operators, if the contract names nobody."""
+    return _ROLES_BACK.get(role, ApproverRole.OPERATOR)
+
+
 def policies_to_specs(policies: Iterable[pb.ApprovalPolicy]) -> tuple[ApprovalPolicySpec, ...]:
     """Raises pydantic.ValidationError if one of them breaks a rule of the spec."""
     return tuple(map(_policy_to_spec, policies))
@@ -44,7 +49,7 @@ def _policy_to_spec(policy: pb.ApprovalPolicy) -> ApprovalPolicySpec:
         agents=tuple(policy.agents),
         arguments=dict(policy.arguments),
         unless=dict(policy.unless),
-        role=_ROLES_BACK.get(policy.role, ApproverRole.OPERATOR),
+        role=approver_role(policy.role),
         expires_after=_seconds(policy.expires_after)
         if policy.HasField("expires_after")
         else DEFAULT_WAIT,

@@ -23,6 +23,10 @@ class ApproverRole(StrEnum):
     OPERATOR = "operator"
     ADMIN = "admin"
 
+    def includes(self, other: ApproverRole) -> bool:
+        """True if it may decide what `other` may."""
+        return self is ApproverRole.ADMIN or other is ApproverRole.OPERATOR
+
 
 class ExpiryAction(StrEnum):
     """What becomes of a call that nobody decides on."""

@@ -72,6 +72,19 @@ def refusal_to_model(word: PersonsWord) -> ToolOutput:
     return ToolOutput(text, is_error=True, rejected=True)
 
 
+EDIT_GOES_TOO_FAR: Final = ToolOutput(
+    "A person changed the arguments of this call to some that only an admin may approve; it was not"
+    " made.",
+    is_error=True,
+    rejected=True,
+)
+
+
+def goes_too_far(asked: ApprovalPolicySpec | None, word: PersonsWord) -> bool:
+    """True if the policy that an edited call falls under takes a higher role than the edit did."""
+    return asked is not None and not word.role.includes(asked.role)
+
+
 def remark_to_model(word: PersonsWord) -> str:
     """What the model is told before the result of a call that a person let pass; often nothing."""
     if word.verdict is Verdict.EDITED:

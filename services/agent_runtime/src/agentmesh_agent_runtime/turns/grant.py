@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from agentmesh_agent_runtime.definitions.approval_policies import ApproverRole
 from agentmesh_agent_runtime.definitions.specs import TeamSpec
 from agentmesh_agent_runtime.turns.images import StoredImage
 
@@ -82,13 +83,14 @@ class Verdict(StrEnum):
 @dataclass(frozen=True)
 class PersonsWord:
     """Where a request of this turn to a person stands. `text` is a reason or an answer, `person`
-    empty if nobody decided."""
+    empty if nobody decided, `role` the one that it took."""
 
     approval_id: str
     verdict: Verdict
     text: str = ""
     edited_arguments_json: str = ""
     person: str = ""
+    role: ApproverRole = ApproverRole.OPERATOR
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from autogen_core.tools import (
 from autogen_core.tools import ToolSchema as AutogenToolSchema
 from meshkit.builtin_tools import ASK_HUMAN
 
-from agentmesh_agent_runtime.definitions.approval_policies import DEFAULT_WAIT
+from agentmesh_agent_runtime.definitions.approval_policies import DEFAULT_WAIT, ApprovalPolicySpec
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, ToolSettings
 from agentmesh_agent_runtime.models.replies import Call
 from agentmesh_agent_runtime.turns import approvals, digests, questions
@@ -109,9 +109,9 @@ class RecordedTools(StaticStreamWorkbench):
             return await self._refuse(scope, call, why)
         if name == ASK_HUMAN:
             return await self._ask(scope, call)
-        policy = approvals.policy_over(scope.grant.team, scope.grant.path, self._path, call)
+        policy = self._policy(scope, call)
         if policy is None:
-            return await self._run(scope, call, call.arguments_json)
+            return await self._run(scope, call)
         if len(call.arguments_json.encode("utf-8", "replace")) > approvals.LONGEST_ARGUMENTS:
             why = "The arguments are too long to be shown to the person who must approve this call."
             return await self._refuse(scope, call, why)
@@ -120,20 +120,24 @@ class RecordedTools(StaticStreamWorkbench):
         word = await scope.hear(call.call_id, needed)
         if word.verdict not in (Verdict.APPROVED, Verdict.EDITED):
             return await self._answer(scope, call, approvals.refusal_to_model(word))
-        edited = word.verdict is Verdict.EDITED
-        arguments = word.edited_arguments_json if edited else call.arguments_json
-        return await self._run(scope, call, arguments, approvals.remark_to_model(word))
+        approved = call
+        if word.verdict is Verdict.EDITED:
+            approved = replace(call, arguments_json=word.edited_arguments_json)
+            if approvals.goes_too_far(self._policy(scope, approved), word):
+                return await self._answer(scope, call, approvals.EDIT_GOES_TOO_FAR)
+        return await self._run(scope, approved, approvals.remark_to_model(word))
 
-    async def _run(
-        self, scope: TurnScope, call: Call, arguments_json: str, remark: str = ""
-    ) -> ToolOutput:
+    def _policy(self, scope: TurnScope, call: Call) -> ApprovalPolicySpec | None:
+        return approvals.policy_over(scope.grant.team, scope.grant.path, self._path, call)
+
+    async def _run(self, scope: TurnScope, call: Call, remark: str = "") -> ToolOutput:
         """Carries out the call. The model reads the remark before what came of it."""
         scope.progress(f"{self._path} calls {call.tool}")
         settings = self._agent.tool_config.get(call.tool, ToolSettings())
         request = ToolRequest(
             tool_call_id=call.call_id,
             tool=call.tool,
-            arguments_json=arguments_json,
+            arguments_json=call.arguments_json,
             agent=self._path,
             message_id=scope.message_id(call.call_id),
             timeout=settings.timeout,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from agentmesh.catalog.v1 import team_pb2
+from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation.v1 import event_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2 as pb
 
@@ -58,6 +59,7 @@ def _add_asked(grant: pb.TurnGrant, granted: GrantedTurn, left: int) -> None:
             approval_id=approval.approval_id,
             status=event_pb2.ApprovalStatus.ValueType(approval.status),
             principal=approval.principal,
+            role=options_pb2.Role.ValueType(approval.role),
         )
         left -= len(approval.comment.encode()) + len(approval.edited_arguments_json.encode())
         if left >= 0:

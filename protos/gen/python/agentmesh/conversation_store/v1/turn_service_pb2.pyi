@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 import agentmesh.catalog.v1.team_pb2
+import agentmesh.common.v1.options_pb2
 import agentmesh.common.v1.usage_pb2
 import agentmesh.conversation.v1.conversation_pb2
 import agentmesh.conversation.v1.event_pb2
@@ -390,6 +391,7 @@ class TurnApproval(google.protobuf.message.Message):
     EDITED_ARGUMENTS_JSON_FIELD_NUMBER: builtins.int
     PRINCIPAL_FIELD_NUMBER: builtins.int
     TEXT_OMITTED_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
     approval_id: builtins.str
     """"appr_…"."""
     status: agentmesh.conversation.v1.event_pb2.ApprovalStatus.ValueType
@@ -402,6 +404,8 @@ class TurnApproval(google.protobuf.message.Message):
     """Who decided."""
     text_omitted: builtins.bool
     """True if `comment` and `edited_arguments_json` were left out for their size: GetApproval has them."""
+    role: agentmesh.common.v1.options_pb2.Role.ValueType
+    """The role that had to decide."""
     def __init__(
         self,
         *,
@@ -411,8 +415,9 @@ class TurnApproval(google.protobuf.message.Message):
         edited_arguments_json: builtins.str = ...,
         principal: builtins.str = ...,
         text_omitted: builtins.bool = ...,
+        role: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "comment", b"comment", "edited_arguments_json", b"edited_arguments_json", "principal", b"principal", "status", b"status", "text_omitted", b"text_omitted"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["approval_id", b"approval_id", "comment", b"comment", "edited_arguments_json", b"edited_arguments_json", "principal", b"principal", "role", b"role", "status", b"status", "text_omitted", b"text_omitted"]) -> None: ...
 
 Global___TurnApproval: typing_extensions.TypeAlias = TurnApproval
 
