@@ -34,13 +34,13 @@ from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.sql.plan import Each, Fetch
 from agentmesh_conversation_store.storage.transfer import Arrivals
 
-from services.conversation_store.tests.ledger import begin, commit, record
 from services.conversation_store.tests.support import (
     ManualClock,
     asks_event,
     message_event,
     start_command,
 )
+from services.conversation_store.tests.work import begin, commit, record
 
 LEASE = 3600 * SECOND
 DAY = 24 * 3600

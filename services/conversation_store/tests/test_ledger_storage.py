@@ -26,19 +26,17 @@ from agentmesh_conversation_store.storage.interface import (
 )
 from agentmesh_conversation_store.storage.requests import Request
 
-from services.conversation_store.tests.ledger import (
+from services.conversation_store.tests.ledger import agrees, allow, sums
+from services.conversation_store.tests.support import ManualClock, start_command
+from services.conversation_store.tests.work import (
     LEASE,
     RETRIES,
     SPENT,
-    agrees,
-    allow,
     begin,
     commit,
     leased,
     record,
-    sums,
 )
-from services.conversation_store.tests.support import ManualClock, start_command
 
 # --- usage -----------------------------------------------------------------------------------
 

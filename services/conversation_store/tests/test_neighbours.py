@@ -46,10 +46,10 @@ from agentmesh_conversation_store.storage.postgres.driver import tenants_setting
 from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.transfer import Arrivals
 
-from services.conversation_store.tests.ledger import begin
 from services.conversation_store.tests.neighbours import EVERYTHING as ALL
 from services.conversation_store.tests.neighbours import NAMES, Town
 from services.conversation_store.tests.support import PATIENCE, ManualClock, start_command
+from services.conversation_store.tests.work import begin
 
 Answer = Mapping[Any, Any]
 Question = Callable[[Storage, str], Awaitable[Answer]]

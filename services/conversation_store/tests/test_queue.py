@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from agentmesh_conversation_store.domain.attempts import ReleaseTurn, Retries, Tick
+from agentmesh_conversation_store.domain.attempts import Tick
 from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.ledger import TenantPolicy
-from agentmesh_conversation_store.domain.model import SECOND, Checkpoint, EndReason, Run, RunStatus
-from agentmesh_conversation_store.domain.turns import CommitTurn, NextTurn
+from agentmesh_conversation_store.domain.model import SECOND, Run, RunStatus
+from agentmesh_conversation_store.domain.turns import NextTurn
 from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.sql.plan import FetchEach
 
-from services.conversation_store.tests.support import ManualClock, fresh, start_command
-
-LEASE = 5 * SECOND
-RETRIES = Retries(3, 3)
+from services.conversation_store.tests.support import ManualClock, start_command
+from services.conversation_store.tests.work import LEASE, RETRIES, commit, release
 
 
 async def _start(storage: Storage, count: int, tenant: str = "acme", **changes: Any) -> None:
@@ -31,20 +28,6 @@ async def _start(storage: Storage, count: int, tenant: str = "acme", **changes: 
 
 async def _limit(storage: Storage, runs: int | None, tenant: str = "acme") -> None:
     await storage.put_tenant_policy(TenantPolicy(tenant, max_active_runs=runs), "")
-
-
-def _commit(run: Run, **changes: Any) -> CommitTurn:
-    commit = CommitTurn(
-        run.tenant,
-        run.conversation_id,
-        run.run_id,
-        run.fence,
-        run.turn + 1,
-        {},
-        RunStatus.RUNNABLE,
-        checkpoint=Checkpoint(fresh("ckpt"), run.run_id, run.turn + 1, b""),
-    )
-    return replace(commit, **changes)
 
 
 async def _grants(replicas: Sequence[Storage], rounds: int, places: int) -> list[Run]:
@@ -102,7 +85,7 @@ async def test_replicas_together_keep_the_limit_of_active_runs(replicas: list[St
         assert len(active) == 7
         done = [active.pop(run_id) for run_id in list(active)[:3]]
         commits = [
-            replicas[n % 2].execute(_commit(run, status=RunStatus.COMPLETED))
+            replicas[n % 2].execute(commit(run, status=RunStatus.COMPLETED))
             for n, run in enumerate(done)
         ]
         # While turns end, others are given out: never more than there is room for.
@@ -184,7 +167,7 @@ async def test_limits_that_a_next_turn_would_pass_by_send_the_run_to_the_queue(
     await _start(storage, 2)
     run, _ = await storage.grant({"w": 2}, LEASE)
     await storage.put_tenant_policy(policy, "")
-    outcome = await storage.execute(_commit(run, next_turn=NextTurn("w", LEASE)))
+    outcome = await storage.execute(commit(run, next_turn=NextTurn("w", LEASE)))
     assert (outcome.next is not None) is goes_on
 
 
@@ -196,11 +179,11 @@ async def test_who_waits_for_a_worker_comes_before_the_next_turn(
     await _start(storage, 1)
     (run,) = await storage.grant({"w": 1}, LEASE)
     await _start(storage, 1, rival)
-    outcome = await storage.execute(_commit(run, next_turn=NextTurn("w", LEASE)))
+    outcome = await storage.execute(commit(run, next_turn=NextTurn("w", LEASE)))
     assert outcome.next is not None, "it has hardly begun to wait"
     clock.advance(1)
     again = outcome.next
-    outcome = await storage.execute(_commit(again, next_turn=NextTurn("w", LEASE)))
+    outcome = await storage.execute(commit(again, next_turn=NextTurn("w", LEASE)))
     assert outcome.next is None
 
 
@@ -211,7 +194,7 @@ async def test_a_commit_after_its_lease_ran_out_goes_to_the_queue(
     (run,) = await storage.grant({"w": 1}, LEASE)
     clock.advance(6)
     await storage.execute(Tick("acme", run.conversation_id, run.run_id, RETRIES))
-    outcome = await storage.execute(_commit(run, next_turn=NextTurn("w", LEASE)))
+    outcome = await storage.execute(commit(run, next_turn=NextTurn("w", LEASE)))
     assert outcome.next is None
 
 
@@ -221,25 +204,14 @@ async def test_failed_turns_back_off_twice_as_long_each_time_and_end_as_dead_let
     await _start(storage, 1)
     for delay in (1, 2):
         (run,) = await storage.grant({"w": 1}, LEASE)
-        await storage.execute(_release(run))
+        await storage.execute(release(run, failed=True))
         clock.advance(delay - 0.001)
         assert not await storage.grant({"w": 1}, LEASE)
         clock.advance(0.001)
     (run,) = await storage.grant({"w": 1}, LEASE)
-    assert await storage.execute(_release(run)) is RunStatus.DEAD_LETTER
+    assert await storage.execute(release(run, failed=True)) is RunStatus.DEAD_LETTER
     clock.advance(3600)
     assert not await storage.grant({"w": 1}, LEASE)
-
-
-def _release(run: Run) -> ReleaseTurn:
-    return ReleaseTurn(
-        *(run.tenant, run.conversation_id, run.run_id, run.fence, run.turn + 1),
-        failed=True,
-        detail="no luck",
-        reason=EndReason.MODEL_ERROR,
-        retry_after=0,
-        retries=RETRIES,
-    )
 
 
 async def test_only_the_end_of_its_newest_stream_shortens_the_leases_of_a_worker(

@@ -12,10 +12,9 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from agentmesh_conversation_store.codec.events import ProtobufEvents
-from agentmesh_conversation_store.domain.attempts import ReleaseTurn
 from agentmesh_conversation_store.domain.changes import Changes, Decision, Loaded, Scope
 from agentmesh_conversation_store.domain.conversations import CancelConversation
-from agentmesh_conversation_store.domain.model import EndReason, Run
+from agentmesh_conversation_store.domain.model import Run
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.usage import Usage
 from agentmesh_conversation_store.storage.interface import Storage
@@ -23,16 +22,9 @@ from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.sql.plan import Plan, Session, fetch
 from agentmesh_conversation_store.storage.sql.unit import Item
 
-from services.conversation_store.tests.ledger import (
-    LEASE,
-    RETRIES,
-    allow,
-    begin,
-    commit,
-    leased,
-    record,
-)
+from services.conversation_store.tests.ledger import allow
 from services.conversation_store.tests.support import ManualClock, start_command
+from services.conversation_store.tests.work import LEASE, begin, commit, leased, record, release
 
 ANOTHER = b"another".ljust(32)
 
@@ -43,20 +35,7 @@ async def _log(storage: Storage, run: Run) -> Any:
 
 async def _next_attempt(storage: Storage, run: Run, clock: ManualClock) -> Run:
     """The lease is given back, and the run granted again."""
-    await storage.execute(
-        ReleaseTurn(
-            run.tenant,
-            run.conversation_id,
-            run.run_id,
-            run.fence,
-            run.turn + 1,
-            failed=False,
-            detail="",
-            reason=EndReason.NONE,
-            retry_after=0,
-            retries=RETRIES,
-        )
-    )
+    await storage.execute(release(run))
     clock.advance(60)
     (again,) = await storage.grant({"v": 1}, LEASE)
     assert again.run_id == run.run_id

@@ -8,27 +8,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from agentmesh.conversation.v1 import event_pb2, message_pb2
-from agentmesh_conversation_store.domain.attempts import Retries, Tick
+from agentmesh_conversation_store.domain.attempts import Tick
 from agentmesh_conversation_store.domain.changes import Changes, Decision, Loaded, Scope
 from agentmesh_conversation_store.domain.conversations import (
     CancelConversation,
     MessageSent,
     SendMessage,
 )
-from agentmesh_conversation_store.domain.events import UserMessage, WorkerEvent
+from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import (
     SECOND,
-    Checkpoint,
-    Origin,
     Run,
     RunStatus,
-    StepKind,
     Strategy,
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.domain.steps import BeginStep, RecordStep
-from agentmesh_conversation_store.domain.turns import CommitTurn
 from agentmesh_conversation_store.storage.catalog import (
     DocumentDeletion,
     DocumentQuery,
@@ -43,15 +37,12 @@ from agentmesh_conversation_store.storage.interface import (
 from agentmesh_conversation_store.storage.requests import Request
 
 from services.conversation_store.tests.support import (
-    DIGEST,
     ManualClock,
     Recorder,
     fresh,
     start_command,
 )
-
-LEASE = 5 * SECOND
-RETRIES = Retries(3, 3)
+from services.conversation_store.tests.work import LEASE, RETRIES, begin, commit, record
 
 
 def _message(conversation_id: str, content: str = "hi", tenant: str = "acme") -> SendMessage:
@@ -69,60 +60,6 @@ async def _started(storage: Storage, **changes: Any) -> Run:
 async def _leased(storage: Storage, worker: str = "w") -> Run:
     (run,) = await storage.grant({worker: 1}, LEASE)
     return run
-
-
-def _begin(run: Run, key: str = "a/1") -> BeginStep:
-    return BeginStep(
-        run.tenant,
-        run.conversation_id,
-        run.run_id,
-        run.fence,
-        run.turn + 1,
-        key,
-        StepKind.MODEL,
-        DIGEST,
-        "attempt",
-    )
-
-
-def _record(run: Run, key: str = "a/1", said: str = "words") -> RecordStep:
-    event = WorkerEvent(
-        "message",
-        event_pb2.Event(message=message_pb2.Message(message_id="m", content=said)),
-        "a",
-        "m",
-        speaks=True,
-    )
-    return RecordStep(
-        run.tenant,
-        run.conversation_id,
-        run.run_id,
-        run.fence,
-        run.turn + 1,
-        key,
-        DIGEST,
-        said.encode(),
-        "",
-        "",
-        {"result": said},
-        Origin.RUNTIME,
-        [event],
-    )
-
-
-def _commit(run: Run, status: RunStatus = RunStatus.RUNNABLE, **changes: Any) -> CommitTurn:
-    checkpoint = Checkpoint(fresh("ckpt"), run.run_id, run.turn + 1, b"x" * 100)
-    command = CommitTurn(
-        run.tenant,
-        run.conversation_id,
-        run.run_id,
-        run.fence,
-        run.turn + 1,
-        {"status": str(int(status))},
-        status,
-        checkpoint=checkpoint,
-    )
-    return replace(command, **changes)
 
 
 async def test_concurrent_writers_leave_no_holes(storage: Storage) -> None:
@@ -271,7 +208,7 @@ async def test_a_late_renewal_gets_a_lease_back_that_nobody_took(
     renewal = await storage.renew("w", [(run.run_id, run.fence)], LEASE)
     assert renewal.kept
     assert not await storage.grant({"v": 1}, LEASE)
-    await storage.execute(_commit(run))
+    await storage.execute(commit(run))
 
 
 async def test_lost_workers_end_as_a_dead_letter(storage: Storage, clock: ManualClock) -> None:
@@ -300,9 +237,9 @@ async def test_old_steps_go(storage: Storage) -> None:
     await _started(storage)
     for _ in range(6):
         run = await _leased(storage)
-        await storage.execute(_begin(run))
-        await storage.execute(_record(run))
-        await storage.execute(_commit(run))
+        await storage.execute(begin(run))
+        await storage.execute(record(run))
+        await storage.execute(commit(run))
     run = await _leased(storage)
     (old,) = await storage.granted_turns([replace(run, turn=run.turn - 3)], 0)
     assert not old.steps
@@ -311,7 +248,7 @@ async def test_old_steps_go(storage: Storage) -> None:
 async def test_a_grant_holds_every_unread_input_before_its_head(storage: Storage) -> None:
     run = await _started(storage)
     run = await _leased(storage)
-    await storage.execute(_commit(run, last_input_sequence=run.inbox_head))
+    await storage.execute(commit(run, last_input_sequence=run.inbox_head))
     run = await _leased(storage)
     assert not run.has_unread
     await storage.execute(_message(run.conversation_id, "just after the lease"))
@@ -361,7 +298,7 @@ async def test_tenants_never_meet(storage: Storage) -> None:
     assert not await storage.conversations("other", ConversationQuery(10))
     run = await _leased(storage)
     stolen = replace(run, tenant="other")
-    for command in (_begin(stolen), _record(stolen), _commit(stolen)):
+    for command in (begin(stolen), record(stolen), commit(stolen)):
         with pytest.raises(Rejection) as refused:
             await storage.execute(command)
         assert refused.value.reason is Reason.NOT_FOUND

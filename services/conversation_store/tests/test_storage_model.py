@@ -12,7 +12,6 @@ from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.events import UserMessage, WorkerEvent
 from agentmesh_conversation_store.domain.model import (
     SECOND,
-    EndReason,
     Origin,
     Run,
     RunStatus,
@@ -39,6 +38,7 @@ from services.conversation_store.tests.support import (
     fresh,
     start_command,
 )
+from services.conversation_store.tests.work import release
 
 LEASE = 5 * SECOND
 RETRIES = Retries(max_failures=3, max_losses=3)
@@ -237,18 +237,7 @@ class StoreMachine(StorageMachine):
     def release(self, run: Run | None) -> None:
         if run is None or not self.runs[run.run_id].leased:
             return
-        command = ReleaseTurn(
-            run.tenant,
-            run.conversation_id,
-            run.run_id,
-            run.fence,
-            run.turn + 1,
-            failed=False,
-            detail="",
-            reason=EndReason.NONE,
-            retry_after=0,
-            retries=RETRIES,
-        )
+        command = release(run, retries=RETRIES)
         if self._allowed(run, command):
             self.runs[run.run_id].leased = False
 

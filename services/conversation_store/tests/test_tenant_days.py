@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from agentmesh_conversation_store.domain.attempts import ReleaseTurn
 from agentmesh_conversation_store.domain.ledger import (
     DAY,
     Dimension,
@@ -20,18 +19,16 @@ from agentmesh_conversation_store.storage.interface import (
 )
 from agentmesh_conversation_store.storage.requests import Request
 
-from services.conversation_store.tests.ledger import (
+from services.conversation_store.tests.ledger import agrees, allow, sums
+from services.conversation_store.tests.support import ManualClock, start_command
+from services.conversation_store.tests.work import (
     LEASE,
-    RETRIES,
-    agrees,
-    allow,
     begin,
     commit,
     leased,
     record,
-    sums,
+    release,
 )
-from services.conversation_store.tests.support import ManualClock, start_command
 
 # --- policies --------------------------------------------------------------------------------
 
@@ -138,15 +135,10 @@ async def test_a_run_that_met_the_days_end_waits_and_shows_it(
 ) -> None:
     await allow(storage, max_tokens=10)
     run = await leased(storage)
-    release = ReleaseTurn(
-        *("acme", run.conversation_id, run.run_id, run.fence, run.turn + 1),
-        failed=False,
-        detail="the day is used up",
-        reason=EndReason.BUDGET,
-        retry_after=3600 * SECOND,
-        retries=RETRIES,
+    given_back = release(
+        run, detail="the day is used up", reason=EndReason.BUDGET, retry_after=3600 * SECOND
     )
-    await storage.execute(release)
+    await storage.execute(given_back)
     waiting = (await storage.conversation("acme", run.conversation_id)).run
     assert (waiting.status, waiting.detail) == (RunStatus.RUNNABLE, "the day is used up")
     assert not await storage.grant({"w": 1}, LEASE)
