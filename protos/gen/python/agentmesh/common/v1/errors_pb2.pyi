@@ -120,7 +120,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 81
     """INTERNAL. A defect of the mesh; the message carries nothing but a reference for its log."""
     ERROR_REASON_CORRUPT: _ErrorReason.ValueType  # 82
-    """DATA_LOSS. Stored bytes do not match their digest."""
+    """DATA_LOSS. Stored bytes do not match their digest, or the database of the store is damaged."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that every failed call carries, with the domain
@@ -226,5 +226,5 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 80
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 81
 """INTERNAL. A defect of the mesh; the message carries nothing but a reference for its log."""
 ERROR_REASON_CORRUPT: ErrorReason.ValueType  # 82
-"""DATA_LOSS. Stored bytes do not match their digest."""
+"""DATA_LOSS. Stored bytes do not match their digest, or the database of the store is damaged."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason
