@@ -155,7 +155,6 @@ class TalksForEver(EchoAgent):
         self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
     ) -> AsyncGenerator[BaseAgentEvent | BaseChatMessage | Response, None]:
         while True:
-            await asyncio.sleep(0.01)
             yield ModelClientStreamingChunkEvent(content="and", source=self.name)
 
 
@@ -189,6 +188,12 @@ class BadOnce(EchoAgent):
 class WrongName(EchoAgent):
     def __init__(self, setup: AgentSetup) -> None:
         BaseChatAgent.__init__(self, "other", setup.description)
+
+
+class NoName(EchoAgent):
+    @property
+    def name(self) -> str:
+        raise RuntimeError(SECRET)
 
 
 def MakesNothing(setup: AgentSetup) -> None:  # noqa: N802

@@ -21,6 +21,7 @@ from agentmesh_agent_runtime.turns.failures import (
     ModelFailed,
     ModelRefused,
     TurnFailure,
+    TurnStalled,
 )
 from agentmesh_agent_runtime.turns.ports import DeltaKind, PartKind
 from pydantic import SecretStr
@@ -86,6 +87,11 @@ class Raises(Client):
         yield "half"
         raise RuntimeError(f"the key is {self.setup.api_key.get_secret_value()}")
 
+class Exits(Client):
+    async def answer(self, messages):
+        raise SystemExit(self.setup.api_key.get_secret_value())
+        yield
+
 class Refuses(Client):
     async def answer(self, messages):
         raise ModelRefused("this model speaks of the weather only")
@@ -123,6 +129,14 @@ class NoStream(Client):
     def create_stream(self, messages, **_):
         return None
 
+class Mute(Client):
+    model_info = {"vision": True}
+
+class Hasty(Client):
+    async def answer(self, messages):
+        while True:
+            yield ""
+
 def no_client(setup): return "client"
 
 def cannot(setup): raise RuntimeError(setup.api_key.get_secret_value())
@@ -133,11 +147,14 @@ NAMES = [
     "Uncounted",
     "Raises",
     "Refuses",
+    "Exits",
     "Credentials",
     "BreaksOff",
     "Stalls",
     "Endless",
     "Nothing",
+    "Mute",
+    "Hasty",
     "Schemes",
     "NoStream",
     "no_client",
@@ -243,6 +260,7 @@ async def test_a_client_that_does_not_count_is_estimated(tmp_path: Path) -> None
     ("component", "failure", "says"),
     [
         ("Raises", ModelFailed, "'Raises' failed: RuntimeError"),
+        ("Exits", ModelFailed, "'Exits' failed: SystemExit"),
         ("Refuses", ModelRefused, "weather"),
         ("Credentials", ModelCredentialsRefused, "no longer valid"),
         ("BreaksOff", ModelFailed, "broke off"),
@@ -260,6 +278,16 @@ async def test_failures_of_a_client_are_the_models(
     with pytest.raises(failure, match=says) as failed:
         await take_turn(run, turns(run, *profiles))
     assert "gsk_hidden1" not in str(failed.value)
+
+
+async def test_a_client_that_waits_for_nothing_and_says_nothing_is_given_up(
+    tmp_path: Path,
+) -> None:
+    profiles = opened(tmp_path, document("Hasty"))
+    run = MemoryRun(one(), [asked()])
+    turns = TurnDriver(catalog(*profiles), run.schemas, worker_id="worker-1", stall_seconds=2)
+    with pytest.raises(TurnStalled):
+        await take_turn(run, turns)
 
 
 async def test_another_profile_stands_in_for_a_client(tmp_path: Path) -> None:
@@ -306,6 +334,11 @@ def test_a_profile_of_a_package_is_published_and_stands_for_its_model(tmp_path: 
         (document("parrot"), [], "models.yaml:3: ours.component: no allowed package"),
         (document("nowhere"), ALL, "models.yaml:3: ours.component: no allowed package"),
         (document("no_client"), ALL, "models.yaml:3: ours.component: 'no_client' makes a str"),
+        (
+            document("Mute"),
+            ALL,
+            "models.yaml:3: ours.component: 'Mute' does not say what its model",
+        ),
         (document("cannot"), ALL, "models.yaml:3: ours.component: 'cannot' cannot be made: Runt"),
         (
             document("parrot", "component_config: {word_seconds: 7}"),

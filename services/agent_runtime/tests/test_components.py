@@ -132,6 +132,7 @@ def test_only_allowed_packages_bring_components() -> None:
         assert components.load(kind, "only_bob")([]) == ["bob"]
         names = [(c.kind, c.name) for c in components.offered() if c.distribution == "choosers 1.2"]
         assert (kind, "only_bob") in names
+    assert Components(["*", "Choosers", "no-such"]).not_installed() == ["no-such"]
     for components in (Components(), Components(["other"])):
         assert not [c for c in components.offered() if c.distribution == "choosers 1.2"]
         with pytest.raises(ComponentError, match="AGENTMESH_COMPONENT_PACKAGES"):

@@ -111,6 +111,7 @@ async def test_definitions_are_tried_before_they_are_registered(runtime: Any) ->
             agent("SaysWhy"),
             agent("MakesNothing"),
             agent("mark"),
+            agent("NoName"),
         ]
     )
     teams = runtime_pb2.CheckDefinitionsRequest(
@@ -129,6 +130,7 @@ async def test_definitions_are_tried_before_they_are_registered(runtime: Any) ->
         "agents[3].component",
         "agents[4].component",
         "agents[5].component",
+        "agents[6].component",
         "teams[0].component",
         "teams[2].termination.all_of[0].component_config.max_words",
     ]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from typing import Any
 
 from jsonschema import Draft202012Validator, SchemaError
@@ -124,6 +124,11 @@ class Components:
     def knows(self, kind: ComponentKind, name: str) -> bool:
         """True if it needs no import any more."""
         return (kind, name) in self._loaded
+
+    def not_installed(self) -> list[str]:
+        """Which of the allowed packages are not there."""
+        installed = {_canonical(found.name) for found in distributions() if found.name}
+        return sorted(self._allowed - installed - {"*"})
 
     def offered(self) -> list[OfferedComponent]:
         """All that allowed packages bring, by kind and name. Imports every one of them."""

@@ -76,6 +76,8 @@ class Runtime:
         self._definitions = load_definitions(settings.agents_file)
         self._worker_id = new_id("wrk")
         self._components = Components(_names(settings.component_packages))
+        for package in self._components.not_installed():
+            log.warning("AGENTMESH_COMPONENT_PACKAGES names %s, which is not installed", package)
         check_components(self._definitions, settings.agents_file, self._components)
         self.models = _open_models(settings, self._components)
         self.host = ServiceHost(NAME, settings)

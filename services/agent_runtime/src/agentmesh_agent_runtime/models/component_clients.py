@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from autogen_core import CancellationToken
-from autogen_core.models import ChatCompletionClient, CreateResult
+from autogen_core.models import ChatCompletionClient, CreateResult, validate_model_info
 from pydantic import SecretStr
 
 from agentmesh_agent_runtime.components import (
@@ -64,6 +64,13 @@ def make_client(
     if not isinstance(client, ChatCompletionClient):
         made = type(client).__name__
         raise ComponentError(f"{spec.component!r} makes a {made}, which is no ChatCompletionClient")
+    try:
+        validate_model_info(client.model_info)
+    except Exception as error:
+        raise ComponentError(
+            f"{spec.component!r} does not say what its model can do; its model_info needs vision, "
+            "function_calling, json_output, family and structured_output"
+        ) from error
     return client
 
 
@@ -94,7 +101,7 @@ class ComponentReplySource:
                         yield said
         except (TurnFailure, asyncio.CancelledError, GeneratorExit):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.warning("the model client %s failed", self._name, exc_info=error)
             raise self._endpoint.failures.client(self._name, error) from error
         finally:
@@ -137,6 +144,8 @@ class ComponentReplySource:
                 except TimeoutError as error:
                     raise endpoint.failures.timeout() from error
                 yield piece
+                # A client that waits for nothing would keep everybody else from their turn.
+                await asyncio.sleep(0)
         finally:
             await _close(stream)
 

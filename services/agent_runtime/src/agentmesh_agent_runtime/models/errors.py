@@ -50,7 +50,7 @@ class ServerFailures:
         """What came is not what the protocol allows."""
         return ModelFailed(f"the model server's answer cannot be used: {self._plain(cause)}")
 
-    def client(self, name: str, error: Exception) -> TurnFailure:
+    def client(self, name: str, error: BaseException) -> TurnFailure:
         """The client of a package failed in a way of its own."""
         return ModelFailed(f"the model client {name!r} failed: {self._plain(plain(error))}")
 

@@ -95,7 +95,9 @@ class HostedAgent(BaseChatAgent):
     ) -> Response:
         response: Response | None = None
         async for item in self._agent.on_messages_stream(messages, cancellation_token):
-            # What it says on its way is no progress: an agent may go on for ever with it.
+            # What it says on its way is no progress, for it may go on for ever with that; and if it
+            # waits for nothing, others are to have their turn.
+            await asyncio.sleep(0)
             if isinstance(item, Response):
                 response = item
         if response is None:

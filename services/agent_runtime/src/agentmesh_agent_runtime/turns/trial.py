@@ -55,8 +55,8 @@ class Trial:
             return
         try:
             self._builder(agent).agent(agent)
-        except ComponentError as error:
-            yield Finding(f"{path}.component", str(error))
+        except Exception as error:
+            yield Finding(f"{path}.component", _words(error))
 
     async def of_team(self, team: TeamSpec, path: str) -> list[Finding]:
         """Whether its components, and those of its members, make what they are named for."""
@@ -90,8 +90,8 @@ class Trial:
         if termination.component:
             try:
                 self._builder().host.condition(termination, ())
-            except ComponentError as error:
-                yield Finding(f"{path}.component", str(error))
+            except Exception as error:
+                yield Finding(f"{path}.component", _words(error))
         for index, part in enumerate(termination.all_of):
             yield from self._of_conditions(part, f"{path}.all_of[{index}]")
 
@@ -107,6 +107,11 @@ class Trial:
             schemas,
             self._components,
         )
+
+
+def _words(error: Exception) -> str:
+    """Ours, else no more than may be told of an error in a package."""
+    return str(error) if isinstance(error, ComponentError | TurnFailure) else plain(error)
 
 
 def _with_stand_ins(team: TeamSpec) -> TeamSpec:
