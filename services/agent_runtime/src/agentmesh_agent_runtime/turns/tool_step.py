@@ -103,7 +103,7 @@ class RecordedTools(StaticStreamWorkbench):
 
     async def _decide(self, scope: TurnScope, name: str, call: Call) -> ToolOutput:
         """Runs the tool if the agent has it and nobody has to approve the call, or somebody did."""
-        if name not in self._names:
+        if name not in self._names or call.tool != name:
             have = ", ".join(sorted(self._names)) or "none"
             why = f"You have no tool {call.tool!r}. Your tools: {have}."
             return await self._refuse(scope, call, why)
