@@ -29,6 +29,14 @@ _JOIN_SECONDS: Final = 0.015
 _MAX_WAITING_PIECES: Final = 2000
 _MAX_DELTA_CHARACTERS: Final = 16 * 1024
 _MAX_MESSAGES: Final = 1000
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,  # a store whose disk is full is one that comes back
+        grpc.StatusCode.ABORTED,
+    }
+)
 _KINDS = {
     Stream.STDOUT: stream_pb2.DELTA_KIND_STDOUT,
     Stream.STDERR: stream_pb2.DELTA_KIND_STDERR,
@@ -89,11 +97,7 @@ async def publish_documents(
         try:
             await catalog.PublishDocuments(request)
         except grpc.aio.AioRpcError as error:
-            transient = error.code() in (
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-            )
-            if not transient:
+            if error.code() not in _PASSING:
                 logger.error("the tools could not be published: %s", error.details())
                 return
             await retry.pause()
