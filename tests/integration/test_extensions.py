@@ -16,7 +16,7 @@ from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from meshkit.testkit import MeshProcess, ProcessFailedError
 
-from tests.support.conversations import follow, run_end
+from tests.support.conversations import follow, run_end, tool_results
 from tests.support.example_package import EXAMPLE, NAME, install_example
 from tests.support.mesh import Mesh
 
@@ -110,6 +110,36 @@ async def test_agents_of_a_package_are_registered_checked_and_run(mesh: Mesh) ->
     started = await mesh.start_conversation("Is the SLA met?", ["mine"])
     messages = said(await follow(mesh.channel(), started.conversation_id))
     assert messages[-1][2] == "I heard: Is the SLA met? In this house: SLA: what we pay for"
+
+
+async def test_a_call_by_code_waits_for_its_approval_and_is_made_once(mesh: Mesh) -> None:
+    async with httpx.AsyncClient(base_url=mesh.rest_url, timeout=30) as http:
+        config = {
+            "component": "take_minutes",
+            "tools": ["code_writer"],
+            "approvals": [{"tools": ["code_writer"]}],
+        }
+        registered = await http.post("/agents/register", json={"name": "ours", "config": config})
+        assert registered.status_code == 200, registered.text
+        started = await mesh.start_conversation("We met.", ["ours"])
+        conversation_id = started.conversation_id
+        params = {"conversation_id": conversation_id, "status": "pending"}
+        async with asyncio.timeout(60):
+            while not (waiting := (await http.get("/approvals", params=params)).json())[
+                "approvals"
+            ]:
+                await asyncio.sleep(0.05)
+        (approval,) = waiting["approvals"]
+        assert "We met." in approval["tool_call"]["arguments_json"]
+        await mesh.kill("agent_runtime")
+        await mesh.restart("agent_runtime")
+        decision = {"decision": "approved"}
+        resolved = await http.post(f"/approvals/{approval['approval_id']}/resolve", json=decision)
+        assert resolved.status_code == 200, resolved.text
+    events = await follow(mesh.channel(), conversation_id)
+    (result,) = tool_results(events)
+    assert result.tool_call_id == approval["tool_call"]["tool_call_id"]
+    assert run_end(events).summary == result.output
 
 
 async def test_a_candidate_function_chooses_in_a_whole_mesh(mesh: Mesh) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from agentmesh_example.agents import (
     DatabaseAgentConfig,
     LotDrawer,
     LotDrawerConfig,
+    MinuteTaker,
 )
 from agentmesh_example.candidates import critic_after_writer
 from agentmesh_example.models import Parrot, ParrotConfig
@@ -32,7 +34,7 @@ from agentmesh_example.terminations import WordBudgetConfig, word_budget
 from autogen_agentchat.messages import TextMessage
 from autogen_core import CancellationToken
 from autogen_core.models import CreateResult, UserMessage
-from autogen_core.tools import StaticWorkbench
+from autogen_core.tools import FunctionTool, StaticWorkbench
 from pydantic import SecretStr, ValidationError
 
 
@@ -128,6 +130,26 @@ async def test_the_lot_drawer_remembers_what_it_drew() -> None:
     await other.load_state(await drawer.save_state())
     second = (await other.on_messages(heard, CancellationToken())).chat_message.to_text()
     assert first != second
+
+
+async def test_the_minute_taker_writes_what_it_heard() -> None:
+    written: list[str] = []
+
+    def code_writer(path: str, content: str) -> str:
+        written.append(content)
+        return f"wrote {path}"
+
+    tools = StaticWorkbench([FunctionTool(code_writer, description="writes")])
+    clerk = MinuteTaker(replace(setup("clerk", None), tools=tools))
+    said = [TextMessage(content="we met", source="chair")]
+    answer = (await clerk.on_messages(said, CancellationToken())).chat_message.to_text()
+    assert answer == "wrote minutes.md"
+    other = MinuteTaker(replace(setup("clerk", None), tools=tools))
+    await other.load_state(await clerk.save_state())
+    await other.on_messages(said, CancellationToken())
+    assert written[-1] == "# Minutes\n\n- chair: we met\n- chair: we met\n"
+    alone = await MinuteTaker(setup("clerk", None)).on_messages(said, CancellationToken())
+    assert alone.chat_message.to_text().startswith("The minutes are not written")
 
 
 async def test_the_chair_has_every_other_word_and_the_last() -> None:

@@ -78,12 +78,13 @@ async def test_a_runtime_says_what_packages_bring(runtime: Any) -> None:
         ("agent", "custom_agent"),
         ("agent", "database_agent"),
         ("agent", "draw_lots"),
+        ("agent", "take_minutes"),
         ("team", "chaired"),
         ("termination", "word_budget"),
         ("model_client", "parrot"),
         ("candidate_function", "critic_after_writer"),
     ]
-    schema = example[4].config_schema
+    schema = example[5].config_schema
     assert schema["properties"]["max_words"]["exclusiveMinimum"] == 0
     assert not any(c.problem for c in example)
 

@@ -137,3 +137,45 @@ class DatabaseAgent(MeshAssistant):
         with closing(sqlite3.connect(database, uri=True)) as connection:
             found = connection.execute(query, [*words, self._max_rows]).fetchall()
         return [f"{name}: {fact}" for name, fact in found]
+
+
+class MinuteTaker(BaseChatAgent):
+    """Writes down who said what, with a tool that it calls itself.
+
+    The call is a step like those that models ask for: recorded, told, bound by approvals.
+    """
+
+    def __init__(self, setup: AgentSetup) -> None:
+        super().__init__(setup.id, setup.description)
+        self._tools = setup.tools
+        self._minutes: list[str] = []
+
+    @property
+    def produced_message_types(self) -> Sequence[type[BaseChatMessage]]:
+        """Texts."""
+        return (TextMessage,)
+
+    async def on_messages(
+        self, messages: Sequence[BaseChatMessage], cancellation_token: CancellationToken
+    ) -> Response:
+        """What the tool answered."""
+        self._minutes += [f"- {message.source}: {message.to_text()}" for message in messages]
+        content = "\n".join(["# Minutes", "", *self._minutes, ""])
+        written = await self._tools.call_tool(
+            "code_writer", {"path": "minutes.md", "content": content}
+        )
+        said = written.to_text()
+        text = f"The minutes are not written: {said}" if written.is_error else said
+        return Response(chat_message=TextMessage(content=text, source=self.name))
+
+    async def on_reset(self, cancellation_token: CancellationToken) -> None:
+        """Begins at nothing."""
+        self._minutes = []
+
+    async def save_state(self) -> Mapping[str, Any]:
+        """What it wrote down."""
+        return {"minutes": list(self._minutes)}
+
+    async def load_state(self, state: Mapping[str, Any]) -> None:
+        """As it was saved."""
+        self._minutes = list(state["minutes"])
