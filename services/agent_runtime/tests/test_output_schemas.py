@@ -179,6 +179,13 @@ def test_what_does_not_fit_is_told_with_its_path(text: str, where: str, why: str
     assert len(str(flaw)) < 400
 
 
+def doubling(dialect: str = "") -> dict[str, Any]:
+    """A schema whose check takes twice as long with every definition that it has."""
+    links = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+    named = {"$schema": dialect} if dialect else {}
+    return {"type": "object", "$ref": "#/$defs/d0", "$defs": links | {"d40": {}}, **named}
+
+
 @pytest.mark.parametrize(
     ("schema", "path"),
     [
@@ -196,6 +203,9 @@ def test_what_does_not_fit_is_told_with_its_path(text: str, where: str, why: str
         ({"type": "object", "patternProperties": {"a": {}}}, "patternProperties"),
         ({"type": "object", "allOf": [{"$ref": "#"}]}, ""),
         ({"type": "object", "description": "x" * 70_000}, ""),
+        (doubling(), ""),
+        (doubling("https://json-schema.org/draft/2020-12/schema"), ""),
+        ({"type": "object", "not": {"$schema": "http://a.b"}}, "not.$schema"),
     ],
 )
 def test_a_schema_that_cannot_be_used_is_a_finding_at_its_path(
@@ -203,6 +213,18 @@ def test_a_schema_that_cannot_be_used_is_a_finding_at_its_path(
 ) -> None:
     findings = list(check_agent(agent(output_schema=schema), "agents[0]", lambda _: None))
     assert [f.path for f in findings] == [".".join(["agents[0].output_schema", path]).rstrip(".")]
+
+
+@pytest.mark.parametrize("dialect", ["", "https://json-schema.org/draft/2020-12/schema"])
+def test_an_answer_whose_check_has_no_end_is_the_schemas_fault(dialect: str) -> None:
+    schema = doubling(dialect)
+    link = {"$ref": schema.pop("$ref")}
+    schema |= {"properties": {"inner": {"$ref": "#"}}, "dependentSchemas": {"slow": link}}
+    assert fits({"inner": {}}, schema) is None
+    flaw = fits({"inner": {"slow": 1}}, schema)
+    assert flaw is not None
+    assert flaw.unchecked
+    assert "too many steps" in flaw.why
 
 
 def test_agents_of_packages_answer_as_they_like() -> None:

@@ -357,3 +357,28 @@ async def test_a_child_that_failed_too_often_is_an_input_of_its_parent(
     again = await worker.granted()
     assert again.run_id == turn.run_id
     assert ended(again.grant.inputs) == {"a": "DEAD_LETTER"}
+
+
+async def test_a_deadline_that_moves_takes_those_of_children_along(store: RunningStore) -> None:
+    def within(seconds: int) -> usage_pb2.Budget:
+        return usage_pb2.Budget(max_wall_time=Duration(seconds=seconds))
+
+    worker = await store.worker()
+    mine = child("mine", timeout=Duration(seconds=100))
+    turn = await parent_of(store, worker, child("a"), mine, budget=within(50))
+    turns = await granted(worker, 2)
+    both = [turns["a"].grant.run, turns["mine"].grant.run]
+    assert {run.deadline.seconds for run in both} == {turn.grant.run.deadline.seconds}
+    update = store_pb.UpdateConversationRequest(
+        conversation_id=turn.grant.run.conversation_id, budget=within(1000)
+    )
+    await store.conversations.UpdateConversation(update, metadata=acting(ACME))
+    for one in turns.values():
+        await one.take("RUNNABLE")
+    after = await granted(worker, 2)
+    spans = {
+        path: again.grant.run.deadline.seconds - again.grant.run.started_at.seconds
+        for path, again in after.items()
+    }
+    assert abs(spans["a"] - 1000) < 30
+    assert abs(spans["mine"] - 100) < 5

@@ -273,3 +273,15 @@ async def test_failed_attempts_back_off_and_end_as_a_dead_letter_that_can_be_req
     await again.take("COMPLETED")
     shown = await store.get(conversation.conversation_id)
     assert shown.status == conversation_pb2.CONVERSATION_STATUS_COMPLETED
+
+
+async def test_a_lost_worker_cannot_undo_a_pause(store: RunningStore) -> None:
+    silent = await store.worker(renews=False)
+    cid = (await store.start_conversation()).conversation_id
+    turn = await silent.granted()
+    pause = store_pb.PauseConversationRequest(conversation_id=cid)
+    await store.conversations.PauseConversation(pause, metadata=acting(ACME))
+    await silent.lost()
+    with raises_rich(grpc.StatusCode.ABORTED, "STALE_FENCE"):
+        await turn.take("RUNNABLE")
+    assert (await store.get(cid)).run.status == conversation_pb2.RUN_STATUS_PAUSED

@@ -146,7 +146,8 @@ class Tick:
         return Decision(transition.done(), run)
 
     def _expire(self, transition: Transition, run: Run) -> Run:
-        """The fence stays: until somebody else is granted the turn, its work is still welcome."""
+        """The fence stays: until somebody else is granted the turn, its work is still welcome;
+        unless the run is to be paused."""
         if run.attempt >= self.retries.max_losses:
             return runs.end_by_force(
                 transition,
@@ -162,5 +163,7 @@ class Tick:
             run.run_id,
             run.turn + 1,
         )
-        run = transition.put(runs.runnable(run, transition.now))
-        return runs.pause(transition, run, Origin.STORE) if run.pause_requested else run
+        if run.pause_requested:
+            # What the lost worker still says of the turn would let the run go on.
+            return runs.pause(transition, transition.raise_fence(run, "paused"), Origin.STORE)
+        return transition.put(runs.runnable(run, transition.now))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from . import runs
 from .changes import Transition
 from .events import UserMessage
-from .model import Micros, Origin, Run
+from .model import Instant, Micros, Origin, Run
 from .rejections import invalid
 from .usage import Budget
 
@@ -66,8 +66,7 @@ def start_children(
 
 
 def _fresh(transition: Transition, parent: Run, turn: int, child: ChildRun) -> Run:
-    deadline = runs.deadline_of(transition.now, child.timeout, child.budget.max_wall_time)
-    bounds = [limit for limit in (deadline, parent.deadline) if limit is not None]
+    own = runs.deadline_of(transition.now, child.timeout, child.budget.max_wall_time)
     return Run(
         tenant=parent.tenant,
         run_id=child_run_id(parent.run_id, turn, child.agent_path),
@@ -78,13 +77,25 @@ def _fresh(transition: Transition, parent: Run, turn: int, child: ChildRun) -> R
         definition_digest=child.definition[0],
         started_at=transition.now,
         max_rounds=child.max_rounds,
-        deadline=min(bounds, default=None),
+        deadline=_within(own, parent.deadline),
         timeout=child.timeout,
         budget=child.budget,
         traceparent=parent.traceparent,
         priority=parent.priority,
         human_input=parent.human_input,
     )
+
+
+def move_deadlines(transition: Transition, parent: Run) -> None:
+    """Lets the limits of live children follow that of their parent, which has changed."""
+    for child in runs.live_children(transition, parent):
+        own = runs.deadline_of(child.started_at, child.timeout, child.budget.max_wall_time)
+        moved = replace(child, deadline=_within(own, parent.deadline))
+        move_deadlines(transition, transition.put(moved))
+
+
+def _within(own: Instant | None, parents: Instant | None) -> Instant | None:
+    return min((limit for limit in (own, parents) if limit is not None), default=None)
 
 
 def _require_room(live: Mapping[str, Run], parent: Run, count: int) -> None:

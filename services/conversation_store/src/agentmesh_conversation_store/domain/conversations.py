@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from . import resolving, runs
 from .changes import Changes, Decision, Loaded, Scope, Transition
+from .children import move_deadlines
 from .events import ConversationStarted, ConversationUpdated, TurnDiscarded, UserMessage
 from .history import milestone
 from .model import (
@@ -337,6 +338,7 @@ class UpdateConversation:
             wall = self.budget.max_wall_time
             deadline = runs.deadline_of(run.started_at, run.timeout, wall)
             run = transition.put(replace(run, budget=self.budget, deadline=deadline))
+            move_deadlines(transition, run)
         facts = loaded.facts
         if facts is None:
             raise not_found("conversation", self.conversation_id)
