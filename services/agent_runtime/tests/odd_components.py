@@ -185,6 +185,35 @@ class BadOnce(EchoAgent):
         return self.text(str(await self.setup.once("thing", object)))
 
 
+class OnceRaises(EchoAgent):
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        def leak() -> NoReturn:
+            raise RuntimeError(SECRET)
+
+        return self.text(await self.setup.once("thing", leak))
+
+
+class EndlessOnce(EchoAgent):
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        return self.text(await self.setup.once("thing", lambda: "x" * (2 << 20)))
+
+
+class EndlessAnswer(EchoAgent):
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        return self.text("x" * (2 << 20))
+
+
+class EndlessCall(EchoAgent):
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        await self.setup.tools.call_tool("echo", {"n": "x" * (2 << 20)})
+        return self.text("called")
+
+
+class HalfLetters(EchoAgent):
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        return self.text("half \ud83d a letter")
+
+
 class WrongName(EchoAgent):
     def __init__(self, setup: AgentSetup) -> None:
         BaseChatAgent.__init__(self, "other", setup.description)

@@ -390,6 +390,10 @@ async def test_a_component_that_never_ends_is_given_up(
         ("BadState", "no JSON"),
         ("BadKey", "names no effect"),
         ("BadOnce", "no JSON"),
+        ("OnceRaises", "effect 'thing' of odd failed: RuntimeError"),
+        ("EndlessOnce", "longer than"),
+        ("EndlessAnswer", "longer than"),
+        ("EndlessCall", "longer than"),
     ],
 )
 async def test_an_agent_that_fails_ends_its_turn_and_is_not_quoted(
@@ -398,9 +402,15 @@ async def test_an_agent_that_fails_ends_its_turn_and_is_not_quoted(
     run = MemoryRun(team(agent("odd", component=component), member("bob")), [asked()])
     with pytest.raises(ComponentFailed, match=says) as failed:
         await take_turn(run, hosting(run, model_server))
-    assert component in str(failed.value)
+    assert component in str(failed.value) or "of odd" in str(failed.value)
     assert "hunter2" not in str(failed.value)
     assert failed.value.retryable
+
+
+async def test_halves_of_letters_are_replaced(model_server: ModelServer) -> None:
+    run = MemoryRun(team(agent("odd", component="HalfLetters"), member("bob")), [asked()])
+    await take_turn(run, hosting(run, model_server))
+    assert run.texts() == [("odd", "half \ufffd a letter")]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from importlib.metadata import EntryPoint, distributions, entry_points
-from typing import Any
+from typing import Any, Final
 
 from jsonschema import Draft202012Validator, SchemaError
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,9 @@ from pydantic_core import ErrorDetails
 log = logging.getLogger(__name__)
 
 Factory = Callable[..., Any]
+
+LONGEST_WORDS: Final = 1000
+"""Of an error that a component raises."""
 
 
 class ComponentKind(StrEnum):
@@ -180,7 +183,7 @@ class Components:
 def plain(error: BaseException) -> str:
     """What may be told of an error in a component: its own words if it meant them to be read."""
     if isinstance(error, ComponentError):
-        return str(error)
+        return str(error).encode("utf-8", "replace").decode()[:LONGEST_WORDS]
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"ModuleNotFoundError: there is no module {error.name}"
     return type(error).__name__

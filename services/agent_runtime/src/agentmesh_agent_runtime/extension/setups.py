@@ -47,8 +47,8 @@ class Once(Protocol):
 
         `key` names the effect within the turn: letters, digits and underscores. Asked for the same
         key again within the turn, it is the next effect of that name. A kill between the effect and
-        its record may repeat it, as with a model's reply. Models and tools need none, and are not
-        asked within one.
+        its record may repeat it, as with a model's reply; if it raises, the turn is attempted
+        again. Models and tools need none, and are not asked within one.
         """
         ...
 

@@ -16,6 +16,7 @@ from autogen_core.tools import ToolResult
 from agentmesh_agent_runtime.components import ComponentError
 from agentmesh_agent_runtime.extension.setups import TurnInfo
 from agentmesh_agent_runtime.models.replies import Call
+from agentmesh_agent_runtime.models.whole_text import valid
 from agentmesh_agent_runtime.turns.failures import ReplayDiverged
 from agentmesh_agent_runtime.turns.ports import (
     HandedOverTo,
@@ -25,10 +26,13 @@ from agentmesh_agent_runtime.turns.ports import (
     Speaker,
     StepResult,
 )
+from agentmesh_agent_runtime.turns.reporting import reported
 from agentmesh_agent_runtime.turns.scope import Seat, TurnScope
 from agentmesh_agent_runtime.turns.tool_step import RecordedTools
 
 ENCODING: Final = "application/json"
+LARGEST: Final = 1 << 20
+"""Bytes of an answer, of a call's arguments, and of what is done once."""
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
@@ -47,7 +51,10 @@ class RecordedOnce:
         digest = hashlib.sha256(b"once/1\0" + key.encode()).digest()
         recorded = await scope.begin_other(step_key, digest)
         if recorded is None:
-            recorded = _as_json(key, await scope.guarded(_made(make)))
+            # A turn that knew of a failure would have to remember it; so it is attempted again.
+            what = f"effect {key!r} of {self._path}"
+            made = await scope.guarded(reported(what, _made(make)))
+            recorded = _as_json(f"what {key!r} made", made)
             await scope.record(StepResult(step_key, digest, recorded, ENCODING, ()))
         return _read(recorded)
 
@@ -86,11 +93,10 @@ class CallableTools(RecordedTools):
         return await super().call_tool(name, arguments, cancellation_token, call_id)
 
     async def _make_call(self, name: str, arguments: Any) -> str:
+        written = _as_json(f"what it calls {name!r} with", arguments).decode()
         scope = self._seat.scope
         step_key = scope.next_key(f"{self._path}~call")
-        call = Call(
-            scope.message_id(step_key).replace("msg_", "call_"), name, json.dumps(arguments)
-        )
+        call = Call(scope.message_id(step_key).replace("msg_", "call_"), name, written)
         digest = hashlib.sha256(f"call/1\0{name}\0{call.arguments_json}".encode()).digest()
         part = MessagePart(PartKind.TOOL_CALL, call.arguments_json, name, call.call_id)
         message = SaidMessage(scope.message_id(step_key), Speaker.AGENT, self._path, (part,))
@@ -110,7 +116,9 @@ async def told(
     What a recorded model said is there already; anything else is a step of its own, and what an
     earlier attempt recorded of it stands.
     """
-    text = answer.to_text()
+    text = valid(answer.to_text())
+    if len(text.encode()) > LARGEST:
+        raise ComponentError(f"its answer is longer than {LARGEST} bytes")
     target = answer.target if isinstance(answer, HandoffMessage) else ""
     said = [m.text for m in scope.said if m.agent == path and m.speaker is Speaker.AGENT and m.text]
     if said and said[-1] == text and not target:
@@ -149,11 +157,14 @@ async def _made(make: Callable[[], Any]) -> Any:
     return await made if inspect.isawaitable(made) else made
 
 
-def _as_json(key: str, value: Any) -> bytes:
+def _as_json(what: str, value: Any) -> bytes:
     try:
-        return json.dumps(value, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise ComponentError(f"what {key!r} made is no JSON, so it cannot be recorded") from error
+        written = json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ComponentError(f"{what} is no JSON, so it cannot be recorded") from error
+    if len(written) > LARGEST:
+        raise ComponentError(f"{what} is longer than {LARGEST} bytes, so it cannot be recorded")
+    return written
 
 
 def _read(recorded: bytes) -> Any:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from autogen_agentchat.agents import BaseChatAgent
 from autogen_agentchat.base import ChatAgent, Response, Team, TerminationCondition
@@ -26,26 +26,16 @@ from agentmesh_agent_runtime.definitions.specs import TerminationSpec
 from agentmesh_agent_runtime.extension.setups import AgentSetup, TeamSetup, TerminationSetup
 from agentmesh_agent_runtime.mends import MendedAssistant
 from agentmesh_agent_runtime.turns.effects import told
-from agentmesh_agent_runtime.turns.failures import (
-    ComponentFailed,
-    HandedOver,
-    LeaseLost,
-    Suspended,
-    TurnFailure,
-    TurnStopped,
-)
+from agentmesh_agent_runtime.turns.failures import ComponentFailed
+from agentmesh_agent_runtime.turns.reporting import STATE_SECONDS, reported
 from agentmesh_agent_runtime.turns.scope import Seat
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-STATE_SECONDS: Final = 30.0
-"""For what is asked of a component between turns, where no watchdog looks."""
-
 _MESSAGES = MessageFactory()
 _KEPT_AS_THEY_ARE = (TextMessage, HandoffMessage, ToolCallSummaryMessage)
-_OURS = (TurnFailure, TurnStopped, LeaseLost, HandedOver, Suspended)
 
 
 class HostedAgent(BaseChatAgent):
@@ -79,7 +69,8 @@ class HostedAgent(BaseChatAgent):
         await scope.wait_in_line(self.name)
         answer = self._as_told(response.chat_message)
         if not (isinstance(answer, HandoffMessage) and isinstance(self._agent, MendedAssistant)):
-            answer = await told(scope, self._path, messages, answer)
+            told_so = told(scope, self._path, messages, answer)
+            answer = await scope.until_stopped(reported(self._component, told_so))
         inner = [m for m in response.inner_messages or () if _MESSAGES.is_registered(type(m))]
         return Response(chat_message=answer, inner_messages=inner)
 
@@ -224,19 +215,6 @@ class Host:
                 f"{name!r} makes a {type(made).__name__}, which is no {wanted.__name__}"
             )
         return made
-
-
-async def reported(what: str, work: Awaitable[T], within: float | None = None) -> T:
-    """Awaits what a component does, at most `within` seconds; its failures say whose they are and
-    quote nothing."""
-    try:
-        async with asyncio.timeout(within):
-            return await work
-    except _OURS:
-        raise
-    except (Exception, SystemExit) as error:
-        log.error("the %s failed", what, exc_info=error)
-        raise ComponentFailed(f"the {what} failed: {plain(error)}") from None
 
 
 def _speakers(chosen: Sequence[str], teams: Mapping[str, bool]) -> list[str]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from autogen_agentchat.messages import BaseAgentEvent, BaseChatMessage, MessageFactory, TextMessage
 
 from agentmesh_agent_runtime.components import ComponentError
 from agentmesh_agent_runtime.definitions.specs import TeamSpec, TerminationSpec
+from agentmesh_agent_runtime.models.whole_text import valid
 from agentmesh_agent_runtime.turns.failures import InvalidDefinition
-from agentmesh_agent_runtime.turns.hosting import STATE_SECONDS, Host, reported
+from agentmesh_agent_runtime.turns.hosting import Host
+from agentmesh_agent_runtime.turns.reporting import STATE_SECONDS, reported
 from agentmesh_agent_runtime.turns.termination import Verdict, no_verdict
+
+LONGEST_REASON: Final = 500
 
 _MESSAGES = MessageFactory()
 
@@ -35,7 +39,8 @@ async def verdicts(team: TeamSpec, thread: Iterable[Mapping[str, Any]], host: Ho
         what = f"termination component {spec.component!r}"
         stop = await reported(what, condition(messages), STATE_SECONDS)
         if stop is not None:
-            found.append((spec, stop.to_text() or f"{spec.component} holds"))
+            said = valid(stop.to_text())[:LONGEST_REASON]
+            found.append((spec, said or f"{spec.component} holds"))
     return lambda asked: next((why for spec, why in found if spec is asked), None)
 
 
