@@ -33,11 +33,13 @@ async def test_stop_returns_when_the_last_task_has_ended() -> None:
     stopping = asyncio.create_task(stop(*tasks))
     for _ in range(10):
         await asyncio.sleep(0)
-    assert not stopping.done()
-    # All of them were cancelled before the first was waited for.
-    assert [task.cancelling() for task in tasks] == [1, 1]
+    stopped_early = stopping.done()
+    cancelled = [task.cancelling() for task in tasks]
     may_end.set()
     await stopping
+    assert not stopped_early
+    # All of them were cancelled before the first was waited for.
+    assert cancelled == [1, 1]
     assert did == ["ended", "ended"]
     assert all(task.cancelled() for task in tasks)
 

@@ -237,6 +237,18 @@ async def test_many_runs_are_each_granted_once_per_turn(store: RunningStore, wor
         task.cancel()
 
 
+async def test_a_hello_comes_once(store: RunningStore) -> None:
+    hello = turn_pb.LeaseTurnsRequest(hello=turn_pb.LeaseHello(worker_id="w", max_turns=1))
+    call = store.turns.LeaseTurns()
+    await call.write(hello)
+    assert (await call.read()).HasField("accepted")
+    await call.write(hello)
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="hello"):
+        async with asyncio.timeout(PATIENCE):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+
+
 async def test_failed_attempts_back_off_and_end_as_a_dead_letter_that_can_be_requeued(
     store: RunningStore,
 ) -> None:
