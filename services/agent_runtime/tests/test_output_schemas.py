@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ from agentmesh_agent_runtime.definitions.check import check_agent
 from agentmesh_agent_runtime.definitions.output_schemas import fits, parsed
 from agentmesh_agent_runtime.definitions.yaml_source import load_agents_and_teams
 from agentmesh_agent_runtime.models.output_formats import is_strict
-from agentmesh_agent_runtime.turns.failures import EndReason, LeaseLost, ModelRefused
+from agentmesh_agent_runtime.turns.failures import (
+    EndReason,
+    InvalidDefinition,
+    LeaseLost,
+    ModelRefused,
+)
 from agentmesh_agent_runtime.turns.ports import PartKind, ToolOutput, ToolRequest
 
 from services.agent_runtime.tests.memory_world import (
@@ -41,6 +47,13 @@ SCHEMA: dict[str, Any] = {
 }
 GOOD = '{"name": "Ann", "age": 7, "tags": ["a"]}'
 WRONG = '{"name": "Ann", "age": "seven"}'
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
 
 
 def alice(*, tools: bool = False) -> MemoryRun:
@@ -201,7 +214,11 @@ def doubling(dialect: str = "") -> dict[str, Any]:
         ({"type": "object", "anyOf": [{"$ref": "#/$defs/none"}]}, "anyOf[0].$ref"),
         ({"type": "object", "properties": {"a": {"pattern": "(a+)+$"}}}, "properties.a.pattern"),
         ({"type": "object", "patternProperties": {"a": {}}}, "patternProperties"),
+        ({"type": "object", "unevaluatedProperties": False}, "unevaluatedProperties"),
         ({"type": "object", "allOf": [{"$ref": "#"}]}, ""),
+        ({"type": "object", "default": date(2026, 1, 1)}, ""),
+        ({"type": "object", "default": float("nan")}, ""),
+        ({"type": "object", "allOf": [nested(2000)]}, ""),
         ({"type": "object", "description": "x" * 70_000}, ""),
         (doubling(), ""),
         (doubling("https://json-schema.org/draft/2020-12/schema"), ""),
@@ -225,6 +242,49 @@ def test_an_answer_whose_check_has_no_end_is_the_schemas_fault(dialect: str) -> 
     assert flaw is not None
     assert flaw.unchecked
     assert "too many steps" in flaw.why
+
+
+async def test_an_answer_that_cannot_be_checked_in_time_ends_the_run_for_the_schema(
+    model_server: ModelServer,
+) -> None:
+    model_server.reply_with(Reply('{"a": "x"}'))
+    costly = {"type": "object", "properties": {"a": {"$ref": "#/$defs/d0"}}}
+    schema = costly | {"$defs": doubling()["$defs"]}
+    one = agent("alice", llm_config={"profile": "fast"}, output_schema=schema)
+    run = MemoryRun(team(one), [asked()], max_rounds=1)
+    with pytest.raises(InvalidDefinition, match="too many steps"):
+        await take_all(run, Wire("openai", model_server).turns(run))
+    assert len(model_server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("items", "unique"),
+    [
+        ([1, 2, "1", True, [1], {"a": 1}], True),
+        ([1, 1.0], False),
+        ([{"a": 1, "b": [2.0]}, {"b": [2], "a": 1}], False),
+        ([], True),
+        ([{"n": n} for n in range(20_000)], True),
+    ],
+)
+def test_items_are_compared_in_one_pass(items: list[Any], unique: bool) -> None:
+    schema = {"type": "object", "properties": {"a": {"uniqueItems": True}}}
+    flaw = fits({"a": items}, schema)
+    assert (flaw is None) is unique
+    assert flaw is None or flaw.where == "$.a"
+
+
+def test_a_large_answer_is_checked() -> None:
+    item = {"name": "Ann", "age": 7, "tags": ["a", "b"]}
+    schema = {
+        "type": "object",
+        "properties": {"all": {"type": "array", "items": {"$ref": "#/$defs/item"}}},
+        "$defs": {"item": {k: v for k, v in SCHEMA.items() if k != "$defs"}, **SCHEMA["$defs"]},
+    }
+    assert fits({"all": [item] * 5000}, schema) is None
+    flaw = fits({"all": [*[item] * 5000, {"name": 1, "age": 1}]}, schema)
+    assert flaw is not None
+    assert flaw.where == "$.all[5000].name"
 
 
 def test_agents_of_packages_answer_as_they_like() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 from jsonschema import Draft202012Validator, SchemaError
-from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.validators import extend
+from jsonschema.exceptions import best_match
 
+from agentmesh_agent_runtime.definitions.bounded_schemas import (
+    DIALECT,
+    MOST_STEPS,
+    TooCostly,
+    errors,
+)
 from agentmesh_agent_runtime.definitions.findings import Finding
 
 Schema = Mapping[str, Any]
-_Keyword = Callable[[Any, Any, Any, Any], Any]
 
 MOST_BYTES: Final = 64 * 1024
 """Of a schema, written as JSON."""
@@ -23,27 +27,47 @@ MOST_BYTES: Final = 64 * 1024
 DEEPEST: Final = 16
 """Objects and lists within each other, in an answer. A message of the log holds few more."""
 
-MOST_STEPS: Final = 100_000
-"""Keywords that one check may look at: a second or two. More than any sensible schema has for the
-longest answer; one whose references double again and again has no end."""
-
-_MOST_STEPS_OF_NOTHING: Final = 5_000
-"""As MOST_STEPS, for the check of an empty answer that a schema is registered with."""
-
 _LONGEST_EXPLANATION: Final = 300
-_NOT_CHECKED: Final = ("pattern", "patternProperties")
+_STEPS_OF_NOTHING: Final = 100_000
+"""To check an object without anything in it."""
+_NOT_CHECKED: Final = (
+    "pattern",
+    "patternProperties",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
 _NAMES_ARE_FREE: Final = ("properties", "$defs", "definitions", "dependentSchemas")
-_DIALECT: Final = "$schema"
 _REFERENCES: Final = ("$ref", "$dynamicRef")
 _DATA: Final = ("const", "enum", "default", "examples")
+_TOO_DEEP: Final = "is nested too deep"
 _FENCE: Final = "```"
 
 
 def problems(schema: Schema, path: str) -> Iterator[Finding]:
     """What keeps a schema from being used, at its path."""
-    if len(json.dumps(schema)) > MOST_BYTES:
-        yield Finding(path, f"is longer than {MOST_BYTES} bytes")
-        return
+    try:
+        written = json.dumps(schema, allow_nan=False)
+    except RecursionError:
+        yield Finding(path, _TOO_DEEP)
+    except (TypeError, ValueError) as error:
+        yield Finding(path, f"has a value that JSON has not: {_short(str(error))}")
+    else:
+        for found in _problems_of(written):
+            yield Finding(f"{path}{found.path}", found.description)
+
+
+@lru_cache(maxsize=256)
+def _problems_of(written: str) -> tuple[Finding, ...]:
+    """Of a schema as JSON; every turn of its agents asks for them."""
+    if len(written) > MOST_BYTES:
+        return (Finding("", f"is longer than {MOST_BYTES} bytes"),)
+    try:
+        return tuple(_problems(json.loads(written), ""))
+    except RecursionError:
+        return (Finding("", _TOO_DEEP),)
+
+
+def _problems(schema: Schema, path: str) -> Iterator[Finding]:
     if schema.get("type") != "object":
         yield Finding(f"{path}.type", "an answer is an object; write type: object")
         return
@@ -55,7 +79,7 @@ def problems(schema: Schema, path: str) -> Iterator[Finding]:
         return
     found = list(_unusable(schema, path, schema))
     yield from found
-    if not found and (flaw := fits({}, schema, _MOST_STEPS_OF_NOTHING)) and flaw.unchecked:
+    if not found and (flaw := fits({}, schema, steps=_STEPS_OF_NOTHING)) and flaw.unchecked:
         yield Finding(path, flaw.why)
 
 
@@ -69,8 +93,8 @@ def _unusable(value: Any, path: str, root: Schema, *, names: bool = False) -> It
     for key, inner in value.items():
         where = f"{path}.{key}"
         if not names and key in _NOT_CHECKED:
-            yield Finding(where, "is not served, for its cost has no bound; use enum or maxLength")
-        elif not names and key == _DIALECT and value is not root:
+            yield Finding(where, "is not served, for its cost has no bound")
+        elif not names and key == DIALECT and value is not root:
             yield Finding(where, "is for the top of the schema; remove it")
         elif not names and key in _REFERENCES:
             if not _leads_somewhere(str(inner), root):
@@ -125,36 +149,11 @@ def parsed(text: str) -> tuple[dict[str, Any], Flaw | None]:
     return value, None
 
 
-class _TooManyStepsError(Exception):
-    """The check takes too many steps."""
-
-
-def _counted(keyword: _Keyword) -> _Keyword:
-    def counting(validator: Any, value: Any, instance: Any, schema: Any) -> Any:
-        left = _STEPS_LEFT.get()
-        if left <= 0:
-            raise _TooManyStepsError
-        _STEPS_LEFT.set(left - 1)
-        return keyword(validator, value, instance, schema)
-
-    return counting
-
-
-_STEPS_LEFT: ContextVar[int] = ContextVar("steps_left", default=MOST_STEPS)
-_Bounded: Final = extend(
-    Draft202012Validator,
-    {name: _counted(keyword) for name, keyword in Draft202012Validator.VALIDATORS.items()},
-)
-
-
-def fits(value: Any, schema: Schema, most_steps: int = MOST_STEPS) -> Flaw | None:
-    """What keeps a value from being valid under the schema, or None. Alike on every machine."""
-    _STEPS_LEFT.set(most_steps)
-    # What names its dialect is checked by that one's validator, which counts nothing.
-    counted = {key: inner for key, inner in schema.items() if key != _DIALECT}
+def fits(value: Any, schema: Schema, *, steps: int = MOST_STEPS) -> Flaw | None:
+    """What keeps a value from being valid under the schema, or None. `steps` bound the check."""
     try:
-        error: ValidationError | None = best_match(_Bounded(counted).iter_errors(value))
-    except _TooManyStepsError:
+        error = best_match(errors(value, schema, steps=steps))
+    except TooCostly:
         return Flaw("$", "the schema takes too many steps to be checked", unchecked=True)
     except RecursionError:
         return Flaw("$", "the schema refers to itself without an end", unchecked=True)
