@@ -24,7 +24,7 @@ from bench.harness.rounds import Target, interleave, report
 
 TEAM = {"bench_speaker": "You speak."}
 TASK = "Speak at length."
-TARGET = Target("at least", 5.0)
+TARGET = Target("at least", 20.0)
 
 
 async def through_the_mesh(channel: grpc.aio.Channel, tokens: int) -> float:

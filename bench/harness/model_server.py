@@ -1,7 +1,8 @@
 """A model server that costs next to nothing: real HTTP, the OpenAI chat completions format.
 
 python -m bench.harness.model_server --tokens 40 --delay 0.05 prints its base URL. Every reply has
-the same text, or with --varied one of its own; a stream is sent as fast as the reader takes it, so
+the same text, or with --varied one of its own, and with --tool-first whoever has a tool is made to
+run a program before; a stream is sent as fast as the reader takes it, so
 that the reader is what is measured. It runs in a process of its own: mesh and reference read from
 the same one.
 """
@@ -14,11 +15,11 @@ import json
 import random
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
 MODEL = "bench-model"
 _WRITE_BYTES = 16 * 1024
@@ -79,9 +80,8 @@ class Replies:
         self._stream = b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events)
         self._usage = b"data: " + json.dumps({**chunk, "choices": [], "usage": usage}).encode()
 
-    async def complete(self, http: web.Request) -> web.StreamResponse:
+    async def complete(self, http: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         """Answers one request."""
-        body = await http.json()
         await asyncio.sleep(self._delay)
         if not body.get("stream"):
             return web.json_response(self._whole)
@@ -95,14 +95,40 @@ class Replies:
         return response
 
 
-async def serve(tokens: int, delay: float, *, varied: bool) -> None:
+def call_of_a_tool() -> bytes:
+    """A stream that calls the first tool of the agent that the measurements use."""
+    arguments = json.dumps({"language": "python", "code": "print(1)"})
+    call = {
+        "index": 0,
+        "id": "call_bench",
+        "type": "function",
+        "function": {"name": "code_executor", "arguments": arguments},
+    }
+    chunk = {"id": "bench", "created": 1, "model": MODEL, "object": "chat.completion.chunk"}
+    events = [
+        {
+            **chunk,
+            "choices": [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}],
+        },
+        {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]},
+    ]
+    return b"".join(b"data: " + json.dumps(e).encode() + b"\n\n" for e in events)
+
+
+async def serve(tokens: int, delay: float, *, varied: bool, tool_first: bool) -> None:
     """Serves until the process is told to stop."""
     prose = Prose()
     same = Replies(_words(tokens), delay)
+    call = call_of_a_tool()
 
     async def complete(http: web.Request) -> web.StreamResponse:
+        body = await http.json()
+        if tool_first and body.get("tools") and body["messages"][-1]["role"] != "tool":
+            return web.Response(body=call + b"data: [DONE]\n\n", content_type="text/event-stream")
         reply = Replies(prose.words(tokens), delay) if varied else same
-        return await reply.complete(http)
+        with suppress(ClientConnectionResetError):  # whoever asked was killed
+            return await reply.complete(http, body)
+        return web.Response()
 
     application = web.Application(client_max_size=64 << 20)
     application.router.add_post("/v1/chat/completions", complete)
@@ -115,13 +141,14 @@ async def serve(tokens: int, delay: float, *, varied: bool) -> None:
 
 @asynccontextmanager
 async def model_server(
-    tokens: int, delay_seconds: float = 0.0, *, varied: bool = False
+    tokens: int, delay_seconds: float = 0.0, *, varied: bool = False, tool_first: bool = False
 ) -> AsyncIterator[str]:
     """A server in a process of its own; its base URL."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench.harness.model_server"),
         *("--tokens", str(tokens), "--delay", str(delay_seconds)),
         *(["--varied"] if varied else []),
+        *(["--tool-first"] if tool_first else []),
         cwd=Path(__file__).parents[2],
         stdout=asyncio.subprocess.PIPE,
     )
@@ -139,8 +166,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--varied", action="store_true")
+    parser.add_argument("--tool-first", action="store_true")
     arguments = parser.parse_args()
-    asyncio.run(serve(arguments.tokens, arguments.delay, varied=arguments.varied))
+    asyncio.run(
+        serve(
+            arguments.tokens,
+            arguments.delay,
+            varied=arguments.varied,
+            tool_first=arguments.tool_first,
+        )
+    )
 
 
 if __name__ == "__main__":

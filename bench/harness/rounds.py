@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,9 +63,10 @@ def report(
     reference_name: str,
     target: Target,
     distribution: bool = False,
+    more: Mapping[str, object] | None = None,
 ) -> None:
     """Prints the result as one line of JSON. `distribution` gives p50, p95, p99 and max of both
-    sides instead of their medians alone."""
+    sides instead of their medians alone; `more` stands beside what every result has."""
     summary = _distribution if distribution else _median
     print(
         json.dumps(
@@ -79,6 +80,7 @@ def report(
                 "target": target.ratio,
                 "holds": target.holds(rounds.ratio),
                 "rounds": len(rounds.ours),
+                **(more or {}),
             }
         ),
         flush=True,

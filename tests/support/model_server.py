@@ -70,12 +70,15 @@ Stream = Literal[
     "cut",
     "bytes",
     "pings",
+    "linger",
 ]
 
 
 @dataclass(frozen=True)
 class Fault:
     """A way to fail: an HTTP status, or a stream that stalls, drops, ends early or turns bad.
+
+    "linger" says its last word and does not end.
 
     "reset" and "silent" come before any header, "page" and "nothing" in place of a stream. "cut"
     ends in the middle of a frame, "bytes" are no UTF-8, and "pings" keep the stream alive for ever.
@@ -87,6 +90,11 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: Stream = ""
     after_chunks: int = 0
+
+    @property
+    def breaks(self) -> bool:
+        """True if the stream does not get to its last word."""
+        return self.stream not in ("", "linger")
 
 
 Answer = Callable[[dict[str, Any], int], Reply]
@@ -102,6 +110,7 @@ class ModelServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.urls: list[str] = []
+        self.callers: set[tuple[str, int]] = set()
         self.open_streams = 0
         self.held = 0
         self._gate = asyncio.Event()
@@ -186,6 +195,8 @@ class ModelServer:
         self.requests.append(body)
         self.headers.append(dict(request.headers))
         self.urls.append(request.path_qs)
+        assert request.transport is not None
+        self.callers.add(request.transport.get_extra_info("peername"))
         number = len(self.requests)
         fault = self._faults.popleft() if self._faults else None
         self.held += 1
@@ -234,13 +245,15 @@ class ModelServer:
         self.open_streams += 1
         try:
             for index, frame in enumerate(self.frames(reply, body, number)):
-                if fault is not None and fault.stream and index >= fault.after_chunks:
+                if fault is not None and fault.breaks and index >= fault.after_chunks:
                     await self._break(request, response, fault, frame)
                     return response
                 await response.write(frame)
                 if self.chunk_delay:
                     await asyncio.sleep(self.chunk_delay)
             await response.write(self.LAST_FRAME)
+            if fault is not None and fault.stream == "linger":
+                await asyncio.sleep(3600)
             await response.write_eof()
         finally:
             self.open_streams -= 1

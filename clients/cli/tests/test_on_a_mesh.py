@@ -193,6 +193,19 @@ def test_a_message_after_the_end_starts_another_run(mesh: LocalMesh, told: str) 
     assert "Please also accept weeks" in mesh("show", conversation)
 
 
+def test_a_conversation_is_steered(mesh: LocalMesh, told: str) -> None:
+    fork = mesh("fork", mesh.conversation(), "--at", "3").strip()
+    assert fork.startswith("conv_")
+    assert mesh("update", fork, "--max-rounds", "1", "--max-tokens", "100000") == (
+        "--max-rounds, --max-tokens changed\n"
+    )
+    mesh("send", fork, "Another way", "--strategy", "reject_if_running")
+    mesh("watch", fork)
+    shown = json.loads(mesh("show", fork, "--json"))
+    assert shown["run"]["max_rounds"] == 1
+    assert shown["run"]["budget"]["max_tokens"] == 100000
+
+
 def test_an_image_comes_with_a_task_and_with_a_message(mesh: LocalMesh, tmp_path: Path) -> None:
     picture = tmp_path / "cat.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(2 << 20))

@@ -18,7 +18,9 @@ from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
 from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from agentmesh_client import (
     AgentMesh,
+    Budget,
     Event,
+    FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -98,6 +100,16 @@ async def test_a_conversation_from_start_to_cancel(real: RealMesh) -> None:
     assert started.running
     assert await mesh.send(started.id, "about leases") > 0
     assert started.id in [found.id async for found in mesh.list(statuses=["running"])]
+    assert await mesh.pause(started.id) == "paused"
+    assert await mesh.resume(started.id) == "running"
+    with pytest.raises(FailedPreconditionError):
+        await mesh.send(started.id, "only if it is free", strategy="reject_if_running")
+    budget = Budget(max_turns=3, max_tokens=1000, max_wall_time=timedelta(minutes=5))
+    changed = await mesh.update(started.id, max_rounds=7, budget=budget, labels={"a": "b"})
+    assert changed.raw.run.max_rounds == 7
+    assert changed.raw.run.budget == budget.to_proto()
+    forked = await mesh.fork(started.id, at_sequence=3)
+    assert forked.id != started.id
     assert await mesh.cancel(started.id) == "cancelled"
 
     kinds = [

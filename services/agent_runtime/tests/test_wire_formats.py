@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import re
@@ -39,7 +40,7 @@ from services.agent_runtime.tests.memory_world import (
 )
 from services.agent_runtime.tests.test_profiles import catalog, profile
 from tests.support.anthropic_server import CACHED, AnthropicServer
-from tests.support.model_server import ModelServer, Reply, ToolCall
+from tests.support.model_server import Fault, ModelServer, Reply, ToolCall
 from tests.support.ollama_server import OllamaServer
 
 CALL = FunctionCall(id="call_1", name="probe", arguments='{"n": 1}')
@@ -307,3 +308,18 @@ async def test_ollama_gets_calls_results_and_options() -> None:
     assert body["tools"][0]["function"]["parameters"]["type"] == "object"
     none = wanted(user("Do it."), tools=[TOOL], tool_choice="none")
     assert "tools" not in await to_ollama(none)
+
+
+async def test_a_connection_is_used_again(model_server: ModelServer) -> None:
+    run = MemoryRun(team(agent("alice"), agent("bob")), [asked("begin")], max_rounds=4)
+    await take_all(run, driver(run, model_server.base_url))
+    assert len(model_server.requests) == 4
+    assert len(model_server.callers) == 1
+
+
+async def test_a_stream_that_does_not_end_is_not_waited_for(model_server: ModelServer) -> None:
+    model_server.fail_next(*[Fault(stream="linger")] * 2)
+    run = MemoryRun(team(agent("alice"), agent("bob")), [asked("begin")], max_rounds=2)
+    await asyncio.wait_for(take_all(run, driver(run, model_server.base_url)), 30)
+    assert [m.text for m in run.said] == ["reply 1", "reply 2"]
+    assert len(model_server.callers) == 2

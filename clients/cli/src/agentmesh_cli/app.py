@@ -9,7 +9,16 @@ from rich.console import Console
 from rich.text import Text
 
 from agentmesh_cli import __version__
-from agentmesh_cli.commands import agents, approvals, conversations, health, keys, run, up
+from agentmesh_cli.commands import (
+    agents,
+    approvals,
+    conversations,
+    health,
+    keys,
+    run,
+    steering,
+    up,
+)
 from agentmesh_cli.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, CliError
 from agentmesh_cli.rendering.terminal_text import strip_controls
 
@@ -44,6 +53,7 @@ def build_app(console: Console, error_console: Console) -> App:
     up.register(app, console)
     run.register(app, console)
     conversations.register(app, console)
+    steering.register(app, console)
     agents.register(app, console)
     approvals.register(app, console)
     health.register(app, console)

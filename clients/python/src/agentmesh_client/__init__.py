@@ -18,6 +18,7 @@ from agentmesh_client.errors import (
     UnavailableError,
     Violation,
 )
+from agentmesh_client.limits import Budget
 from agentmesh_client.models import (
     Agent,
     ApiKey,
@@ -39,6 +40,7 @@ __all__ = [
     "ApiKey",
     "Approval",
     "Attachment",
+    "Budget",
     "Conversation",
     "Delta",
     "Event",

@@ -11,21 +11,27 @@ from typing import Any, Literal, Self
 from uuid import uuid4
 
 from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
-from agentmesh.conversation_store.v1.conversation_store_service_pb2 import EventFilter
+from agentmesh.conversation_store.v1.conversation_store_service_pb2 import (
+    DeliveryStrategy,
+    EventFilter,
+)
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.admin_service_pb2 import CheckHealthRequest
 from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
 from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from agentmesh_client.agents import Agents
 from agentmesh_client.approvals import Approvals
 from agentmesh_client.attachments import Attachment, Upload, described, parts_of
 from agentmesh_client.keys import Keys
+from agentmesh_client.limits import Budget
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
 from agentmesh_client.subscription import Subscription, TenantSubscription
 from agentmesh_client.transport import Caller, Tls, open_channel
 
+Strategy = Literal["after_turn", "interrupt", "replace_turn", "reject_if_running"]
 Until = Literal["forever", "head", "run_end"]
 _UNTIL: dict[str, stream_pb2.SubscribeUntil.ValueType] = {
     "forever": stream_pb2.SUBSCRIBE_UNTIL_FOREVER,
@@ -146,14 +152,21 @@ class AgentMesh:
         *,
         agent: str = "user",
         attachments: Sequence[Attachment] = (),
+        strategy: Strategy = "after_turn",
         request_id: str | None = None,
     ) -> int:
-        """Adds a message, and starts a run if none is under way; returns the event's sequence."""
+        """Adds a message, and starts a run if none is under way; returns the event's sequence.
+
+        `strategy` says what becomes of the turn under way: it goes on ("after_turn"), is given up
+        ("interrupt"), and the turn before with it ("replace_turn"), or the message is refused with
+        a FailedPreconditionError ("reject_if_running").
+        """
         request = pb2.SendMessageRequest(
             conversation_id=conversation_id,
             content=content,
             agent=agent,
             parts=parts_of(attachments),
+            strategy=DeliveryStrategy.Value(f"DELIVERY_STRATEGY_{strategy.upper()}"),
             request_id=request_id or uuid4().hex,
         )
         sent: pb2.SendMessageResponse = await self._call(self._conversations.SendMessage, request)
@@ -180,6 +193,60 @@ class AgentMesh:
         )
         answer = await self._call(self._conversations.CancelConversation, request)
         return status_name(answer.status)
+
+    async def pause(self, conversation_id: str) -> str:
+        """Stops the run after its present turn; returns the conversation's status, which is
+        "paused" at once if no turn is under way."""
+        request = pb2.PauseConversationRequest(
+            conversation_id=conversation_id, request_id=uuid4().hex
+        )
+        answer = await self._call(self._conversations.PauseConversation, request)
+        return status_name(answer.status)
+
+    async def resume(self, conversation_id: str) -> str:
+        """Lets a paused run go on, or starts one that takes the turn again in which the last one
+        failed; returns the conversation's status."""
+        request = pb2.ResumeConversationRequest(
+            conversation_id=conversation_id, request_id=uuid4().hex
+        )
+        answer = await self._call(self._conversations.ResumeConversation, request)
+        return status_name(answer.status)
+
+    async def update(
+        self,
+        conversation_id: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        max_rounds: int | None = None,
+        budget: Budget | None = None,
+        etag: str = "",
+    ) -> Conversation:
+        """Changes what is not None, also while a run is under way. A budget replaces the one
+        before. With an `etag` nobody else may have changed the conversation since it was read."""
+        patch = pb2.ConversationPatch(labels=labels, max_rounds=max_rounds or 0)
+        if budget is not None:
+            patch.budget.CopyFrom(budget.to_proto())
+        given = {"labels": labels, "max_rounds": max_rounds, "budget": budget}
+        request = pb2.UpdateConversationRequest(
+            conversation_id=conversation_id,
+            conversation=patch,
+            update_mask=FieldMask(
+                paths=[name for name, value in given.items() if value is not None]
+            ),
+            etag=etag,
+            request_id=uuid4().hex,
+        )
+        answer = await self._call(self._conversations.UpdateConversation, request)
+        return Conversation.of(answer.conversation)
+
+    async def fork(self, conversation_id: str, *, at_sequence: int = 0) -> Conversation:
+        """A new conversation that shares the history up to an event, or all of it. The next message
+        starts a run from the newest state at or before that event."""
+        request = pb2.ForkConversationRequest(
+            conversation_id=conversation_id, at_sequence=at_sequence, request_id=uuid4().hex
+        )
+        answer = await self._call(self._conversations.ForkConversation, request)
+        return Conversation.of(answer.conversation)
 
     def subscribe(
         self,

@@ -18,7 +18,7 @@ class RuntimeSettings(ServiceSettings):
     """See README.md for what each one does."""
 
     grpc_port: Port = 50053
-    max_turns: int = Field(default=64, gt=0, le=10_000)
+    max_turns: int = Field(default=256, gt=0, le=10_000)
     agents_file: Path | None = None
     component_packages: str = ""
     models_file: Path | None = None

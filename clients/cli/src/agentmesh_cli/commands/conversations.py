@@ -4,6 +4,7 @@ from typing import Annotated
 
 from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh_client import Conversation
+from agentmesh_client.client import Strategy
 from cyclopts import App, Parameter
 from rich.console import Console
 
@@ -142,6 +143,13 @@ def register(app: App, console: Console) -> None:
         /,
         *,
         image: Images = None,
+        strategy: Annotated[
+            Strategy,
+            Parameter(
+                help="What becomes of the turn under way: it goes on, is given up, is given up "
+                "with the one before, or the message is refused."
+            ),
+        ] = "after_turn",
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
@@ -159,7 +167,9 @@ def register(app: App, console: Console) -> None:
         images = await LocalImages.read(image)
         async with Gateway.open(connection) as gateway:
             attachments = await images.upload(gateway.mesh)
-            sequence = await gateway.mesh.send(conversation, text, attachments=attachments)
+            sequence = await gateway.mesh.send(
+                conversation, text, attachments=attachments, strategy=strategy
+            )
         if json:
             _print_json(console, {"conversation_id": conversation, "sequence": sequence})
         else:

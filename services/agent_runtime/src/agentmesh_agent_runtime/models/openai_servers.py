@@ -137,14 +137,17 @@ class OpenAIReplySource:
         parameters = self._client._process_create_args(
             request.messages, request.tools, request.tool_choice, wanted, {}
         )
+        # What is long goes as it stands: the library would look at every field of every message.
+        body = {**parameters.create_args.get("extra_body", {}), "messages": parameters.messages}
+        if parameters.tools:
+            body["tools"] = parameters.tools
         arguments = {
             **parameters.create_args,
-            "messages": parameters.messages,
+            "messages": [],
             "stream": True,
             "stream_options": {"include_usage": True},
+            "extra_body": body,
         }
-        if parameters.tools:
-            arguments["tools"] = parameters.tools
         if parameters.response_format is not None:
             arguments["response_format"] = type_to_response_format_param(parameters.response_format)
         if schema is not None and self.info["structured_output"]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from agentmesh_agent_runtime.turns.failures import ModelFailed, ModelRefused
 
 LONGEST_LINE = 8 * 1024 * 1024
 """Bytes. More than any chunk of a reply; a line without end is given up there."""
+
+END_SECONDS = 0.1
+"""How long the end of a stream is waited for behind its last word."""
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -38,8 +43,18 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any],
             continue
         data = line[5:].strip()
         if data == b"[DONE]":
+            await _read_to_the_end(chunks)
             return
         yield json_object(data)
+
+
+async def _read_to_the_end(chunks: AsyncIterator[bytes]) -> None:
+    """A connection can be used again only if its answer was read whole. All has been said, so a
+    server that does not end, or fails now, is no matter."""
+    with suppress(Exception):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in chunks:
+                pass
 
 
 async def objects(chunks: AsyncIterator[bytes]) -> AsyncGenerator[dict[str, Any], None]:

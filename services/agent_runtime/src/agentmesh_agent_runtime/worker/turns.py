@@ -227,7 +227,9 @@ class TurnWorker:
             1000 * (taken - began),
             1000 * (time.monotonic() - taken),
         )
-        if result.end_reason is None or committed.HasField("next"):
+        # Whoever waits for a person may wait for days: its team is built again when it goes on.
+        goes_on = result.end_reason is None and not result.waits_for_input
+        if goes_on or committed.HasField("next"):
             team.checkpoint_id = committed.checkpoint_id
             self._keep(grant.id.run_id, team)
         return committed.next if committed.HasField("next") else None
