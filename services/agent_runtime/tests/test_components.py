@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -142,7 +145,7 @@ def test_only_allowed_packages_bring_components() -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_what_is_not_allowed_is_not_even_imported(
+async def test_what_is_not_allowed_is_not_even_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = tmp_path / "imported"
@@ -151,11 +154,39 @@ def test_what_is_not_allowed_is_not_even_imported(
     points = {"agentmesh.agents": {"marks": "f"}}
     install(tmp_path / "other", monkeypatch, source, points, name="marking")
     components = Components(["choosers"])
-    components.prepare([(ComponentKind.AGENT, "marks")])
+    await components.prepare([(ComponentKind.AGENT, "marks")])
     components.offered()
     assert not mark.exists()
-    Components(["marking"]).prepare([(ComponentKind.AGENT, "marks")])
+    await Components(["marking"]).prepare([(ComponentKind.AGENT, "marks")])
     assert mark.exists()
+
+
+@pytest.mark.usefixtures("package")
+async def test_an_import_without_end_keeps_one_thread_and_nobody_else_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(sys, "gate_of_the_import", gate, raising=False)
+    (tmp_path / "slow").mkdir()
+    source = "import sys\nsys.gate_of_the_import.wait()\ndef f(setup): ..."
+    points = {"agentmesh.agents": {"slow": "f"}}
+    install(tmp_path / "slow", monkeypatch, source, points, name="slow")
+    components = Components(["*"])
+    before = threading.active_count()
+    try:
+        for _ in range(4):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await components.prepare([(ComponentKind.AGENT, "slow")])
+        hung = [thread for thread in threading.enumerate() if thread.name == "import of slow"]
+        assert [thread.daemon for thread in hung] == [True]
+        assert threading.active_count() == before + 1
+        await components.prepare([(ComponentKind.CANDIDATE_FUNCTION, "only_bob")])
+        assert components.knows(ComponentKind.CANDIDATE_FUNCTION, "only_bob")
+    finally:
+        gate.set()
+    await components.prepare([(ComponentKind.AGENT, "slow")])
+    assert components.knows(ComponentKind.AGENT, "slow")
 
 
 @pytest.mark.usefixtures("package")

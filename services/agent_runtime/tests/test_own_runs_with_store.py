@@ -125,3 +125,17 @@ async def test_a_budget_binds_all_runs_together(
     ended = await mesh.settled(conversation)
     assert ended.run.end_reason == conversation_pb2.RUN_END_REASON_BUDGET
     assert ended.usage.input_tokens + ended.usage.output_tokens <= 100
+
+
+async def test_a_run_that_the_store_will_not_start_ends_with_why(
+    start_mesh: StartMesh, model_server: ModelServer
+) -> None:
+    model_server.reply_with(say)
+    mesh = await start_mesh()
+    nested = research(id="depth_9")
+    for depth in range(8, 0, -1):
+        nested = desk(nested, id=f"depth_{depth}", own_run=True)
+    conversation = await mesh.begin(desk(nested), "begin")
+    ended = await mesh.settled(conversation)
+    assert ended.status == conversation_pb2.CONVERSATION_STATUS_FAILED
+    assert "nested 8 deep" in ended.run.detail

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import EntryPoint, distributions, entry_points
+from threading import Thread
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator, SchemaError
@@ -75,6 +78,7 @@ class Components:
     def __init__(self, allowed: Collection[str] = ()) -> None:
         self._allowed = frozenset(map(_canonical, allowed))
         self._loaded: dict[tuple[ComponentKind, str], Factory | ComponentError] = {}
+        self._imports: dict[tuple[ComponentKind, str], Future[None]] = {}
 
     def load(self, kind: ComponentKind, name: str) -> Factory:
         """The factory or function of that name. The first time it imports the package, which may
@@ -116,13 +120,32 @@ class Components:
                 f"the configuration of {name!r} cannot be checked: {plain(error)}"
             ) from error
 
-    def prepare(self, wanted: Iterable[tuple[ComponentKind, str]]) -> None:
-        """Imports what can be imported, so that nothing later waits for it. Raises nothing."""
+    async def prepare(self, wanted: Iterable[tuple[ComponentKind, str]]) -> None:
+        """Imports what can be imported, so that nothing later waits for it. Raises nothing.
+
+        Each import has a thread of its own: one that does not end keeps that thread, and not those
+        of all others, however often it is wanted.
+        """
         for kind, name in wanted:
-            try:
-                self.load(kind, name)
-            except ComponentError as error:
-                log.info("a component is not at hand: %s", error)
+            if not self.knows(kind, name):
+                await asyncio.wrap_future(self._import(kind, name))
+
+    def _import(self, kind: ComponentKind, name: str) -> Future[None]:
+        under_way = self._imports.get((kind, name))
+        if under_way is None:
+            under_way = self._imports[kind, name] = Future()
+            under_way.set_running_or_notify_cancel()  # whoever waits may leave; it goes on
+            run = partial(self._run_import, kind, name, under_way)
+            Thread(target=run, name=f"import of {name}", daemon=True).start()
+        return under_way
+
+    def _run_import(self, kind: ComponentKind, name: str, done: Future[None]) -> None:
+        try:
+            self.load(kind, name)
+        except ComponentError as error:
+            log.info("a component is not at hand: %s", error)
+        finally:
+            done.set_result(None)
 
     def knows(self, kind: ComponentKind, name: str) -> bool:
         """True if it needs no import any more."""
@@ -133,8 +156,12 @@ class Components:
         installed = {_canonical(found.name) for found in distributions() if found.name}
         return sorted(self._allowed - installed - {"*"})
 
+    def names(self) -> list[tuple[ComponentKind, str]]:
+        """Of all that allowed packages bring."""
+        return [(kind, entry.name) for kind in ComponentKind for entry in self._entries[kind]]
+
     def offered(self) -> list[OfferedComponent]:
-        """All that allowed packages bring, by kind and name. Imports every one of them."""
+        """All that allowed packages bring, by kind and name. Imports what is not prepared."""
         return [
             self._describe(kind, name, package)
             for kind in ComponentKind

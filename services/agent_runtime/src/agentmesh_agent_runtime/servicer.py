@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -70,7 +69,7 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         context: Context,
     ) -> runtime_pb2.CheckDefinitionsResponse:
         await self._models.prepare()
-        await asyncio.to_thread(self._components.prepare, _components_of(request))
+        await self._components.prepare(_components_of(request))
         sizes = await self._tool_tokens(request)
         return runtime_pb2.CheckDefinitionsResponse(
             findings=[
@@ -94,7 +93,8 @@ class AgentRuntimeServicer(runtime_grpc.AgentRuntimeServiceServicer):
         request: runtime_pb2.ListComponentsRequest,
         context: Context,
     ) -> runtime_pb2.ListComponentsResponse:
-        offered = await asyncio.to_thread(self._components.offered)
+        await self._components.prepare(self._components.names())
+        offered = self._components.offered()
         return runtime_pb2.ListComponentsResponse(components=map(component_to_proto, offered))
 
     @override

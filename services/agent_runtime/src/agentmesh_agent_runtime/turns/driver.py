@@ -161,7 +161,7 @@ class TurnDriver:
             return
         try:
             async with asyncio.timeout(self._stall_seconds):
-                await scope.guarded(asyncio.to_thread(self._components.prepare, fresh))
+                await scope.guarded(self._components.prepare(fresh))
         except TimeoutError as error:
             names = ", ".join(name for _, name in fresh)
             raise TurnStalled(f"the import of {names} does not come to an end") from error

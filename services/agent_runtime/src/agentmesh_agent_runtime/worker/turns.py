@@ -191,7 +191,7 @@ class TurnWorker:
             except HandedOver:
                 await self._store.release(turn.id, granted.capability)
             except Suspended as suspended:
-                await self._store.suspend(turn.id, granted.capability, suspended)
+                await self._suspend(turn, granted.capability, suspended)
             except TurnFailure as failure:
                 # The detail may quote what was said; it is for the run's log, not for traces.
                 span.set_status(Status(StatusCode.ERROR, type(failure).__name__))
@@ -238,6 +238,13 @@ class TurnWorker:
         self._warm[run_id] = team
         while len(self._warm) > WARM_TEAMS:
             self._warm.popitem(last=False)
+
+    async def _suspend(self, turn: ActiveTurn, capability: str, suspended: Suspended) -> None:
+        try:
+            await self._store.suspend(turn.id, capability, suspended)
+        except TurnFailure as failure:
+            # Nobody would know why, did the lease just run out.
+            await self._give_up(turn, capability, failure)
 
     async def _give_up(self, turn: ActiveTurn, capability: str, failure: TurnFailure) -> None:
         if turn.revoked is not None:
