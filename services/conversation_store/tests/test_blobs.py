@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh_conversation_store.blobs import object_store
@@ -225,6 +226,44 @@ async def test_a_blob_that_goes_while_it_is_read_is_not_found(place: Location) -
     with refused(Reason.NOT_FOUND):
         async for _ in reading:
             pass
+
+
+async def test_only_what_is_old_enough_is_removed(place: Location) -> None:
+    blob = await place.blobs.put("acme", chunks(b"young"))
+    assert not await place.blobs.remove("acme", blob.digest, timedelta(minutes=1))
+    assert await place.blobs.find("acme", blob.digest)
+    assert await place.blobs.remove("acme", blob.digest)
+    assert not await place.blobs.remove("acme", blob.digest)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_what_is_wanted_again_while_it_is_removed_is_there_or_refused(
+    place: Location, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at its age and the removal; a success must not be followed by a loss."""
+    data = os.urandom(size)
+    blob = await place.blobs.put("acme", chunks(data))
+    head = place.blobs._head
+    looked, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def with_a_pause(key: str) -> Any:
+        found = await head(key)
+        looked.set()
+        await may_go_on.wait()
+        return found
+
+    monkeypatch.setattr(place.blobs, "_head", with_a_pause)
+    removing = asyncio.create_task(place.blobs.remove("acme", blob.digest))
+    await looked.wait()
+    renewing = asyncio.create_task(place.blobs.renew(blob))
+    putting = asyncio.create_task(place.blobs.put("acme", chunks(data)))
+    await asyncio.wait({renewing, putting}, timeout=0.3)
+    may_go_on.set()
+    assert await removing
+    with refused(Reason.NOT_FOUND):
+        await renewing
+    assert await putting
+    assert await content(place, await place.blobs.find("acme", blob.digest)) == data
 
 
 async def test_a_sweep_takes_what_is_old_and_belongs_to_nobody(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-
 from .interface import Blobs
 
 YOUNG = timedelta(hours=1)
@@ -38,7 +36,7 @@ class Collector:
         used = await self._references.referenced_blobs(tenant, digests)
         removed = 0
         for digest in sorted(set(digests) - used):
-            removed += await self._remove_if_old(tenant, digest)
+            removed += await self._blobs.remove(tenant, digest, self._young)
         return removed
 
     async def sweep(self) -> int:
@@ -55,18 +53,6 @@ class Collector:
         for tenant, digests in waiting.items():
             removed += await self.collect(tenant, digests)
         return removed
-
-    async def _remove_if_old(self, tenant: str, digest: str) -> bool:
-        try:
-            blob = await self._blobs.find(tenant, digest)
-        except Rejection as rejection:
-            if rejection.reason is Reason.NOT_FOUND:
-                return False
-            raise
-        if not self._old(blob.written_at):
-            return False
-        await self._blobs.remove(tenant, digest)
-        return True
 
     def _old(self, written_at: datetime) -> bool:
         return datetime.now(UTC) - written_at >= self._young

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 MAX_CHUNK = 1024 * 1024
@@ -48,8 +48,9 @@ class Blobs(Protocol):
         """Makes a blob young again, as an upload of the same bytes would."""
         ...
 
-    async def remove(self, tenant: str, digest: str) -> None:
-        """Forgets a blob, if it is there."""
+    async def remove(self, tenant: str, digest: str, older_than: timedelta = timedelta(0)) -> bool:
+        """Forgets a blob, if it is there and that old; says whether. Whoever puts or renews it in
+        this process at that moment comes before, and it is young, or after, and it is missing."""
         ...
 
     def everything(self) -> AsyncIterator[Blob]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import obstore
 from obstore.exceptions import BaseError
@@ -43,6 +44,7 @@ class ObjectStoreBlobs:
         self._store = place.store
         self._folder = place.folder
         self._leftovers: set[asyncio.Task[None]] = set()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def put(self, tenant: str, chunks: AsyncIterator[bytes]) -> Blob:
         """See Blobs."""
@@ -55,13 +57,17 @@ class ObjectStoreBlobs:
                 break
         if len(start) <= PART and self._folder is None:
             digest, size = hasher.hexdigest(), len(start)
-            with rejections():
-                await obstore.put_async(self._store, blob_key(tenant, digest), start)
+            key = blob_key(tenant, digest)
+            async with self._alone_with(key):
+                with rejections():
+                    await obstore.put_async(self._store, key, start)
         else:
             staged = staging_key()
             size = await self._stage(staged, start, chunks, hasher)
             digest = hasher.hexdigest()
-            await self._publish(staged, blob_key(tenant, digest))
+            key = blob_key(tenant, digest)
+            async with self._alone_with(key):
+                await self._publish(staged, key)
         return Blob(tenant, digest, size, datetime.now(UTC))
 
     async def find(self, tenant: str, digest: str) -> Blob:
@@ -95,21 +101,39 @@ class ObjectStoreBlobs:
         """See Blobs."""
         key = blob_key(blob.tenant, blob.digest)
         try:
-            if self._folder is not None:
-                await asyncio.to_thread(os.utime, self._folder / key)
-            else:  # object stores refuse to copy an object onto itself
-                staged = staging_key()
-                await obstore.copy_async(self._store, key, staged)
-                await self._publish(staged, key)
+            async with self._alone_with(key):
+                await self._renew(key)
         except FileNotFoundError:
             raise not_found("blob", blob.digest) from None
         except (BaseError, OSError):
             with rejections():
                 raise
 
-    async def remove(self, tenant: str, digest: str) -> None:
+    async def _renew(self, key: str) -> None:
+        if self._folder is not None:
+            await asyncio.to_thread(os.utime, self._folder / key)
+        else:  # object stores refuse to copy an object onto itself
+            staged = staging_key()
+            await obstore.copy_async(self._store, key, staged)
+            await self._publish(staged, key)
+
+    async def remove(self, tenant: str, digest: str, older_than: timedelta = timedelta(0)) -> bool:
         """See Blobs."""
-        await self._delete(blob_key(tenant, digest))
+        key = blob_key(tenant, digest)
+        async with self._alone_with(key):
+            with rejections():
+                found = await self._head(key)
+            if found is None or datetime.now(UTC) - found["last_modified"] < older_than:
+                return False
+            await self._delete(key)
+            return True
+
+    def _alone_with(self, key: str) -> asyncio.Lock:
+        """Kept as long as somebody holds it or waits for it."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
 
     async def everything(self) -> AsyncIterator[Blob]:
         """See Blobs."""
