@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh_agent_runtime.definitions.check import check_team
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import LlmSettings, StageSpec, TeamSpec
-from agentmesh_agent_runtime.turns.failures import EndReason, LeaseLost
+from agentmesh_agent_runtime.turns.failures import EndReason, LeaseLost, TurnStalled
 from agentmesh_agent_runtime.turns.run_summary import MOST_TOKENS
 
 from services.agent_runtime.tests.memory_world import (
@@ -22,7 +23,7 @@ from services.agent_runtime.tests.memory_world import (
     team,
 )
 from services.agent_runtime.tests.real_mesh import StartMesh
-from tests.support.model_server import ModelServer, Reply
+from tests.support.model_server import Fault, ModelServer, Reply
 
 WRITER = LlmSettings(model="writer-model")
 
@@ -68,6 +69,22 @@ async def test_a_recorded_summary_is_not_asked_for_again(
     assert await take_all(run, driver(run, model_server.base_url)) is EndReason.MAX_ROUNDS
     assert run.results[-1].summary == "Two poets met."
     assert len(requests_of_writer(model_server)) == (2 if die == "die_before" else 1)
+
+
+async def test_a_summary_that_does_not_come_is_a_stalled_turn(model_server: ModelServer) -> None:
+    def hold(body: dict[str, Any], number: int) -> Reply:
+        if body["model"] != "writer-model":
+            model_server.fail_next(Fault(stream="silent"))
+        return answer(body, number)
+
+    model_server.reply_with(hold)
+    run = MemoryRun(poets(), [asked()], max_rounds=1)
+    slow = driver(run, model_server.base_url, stall_seconds=0.5, reply_timeout=60.0)
+    with pytest.raises(TurnStalled, match="summarizer asks writer-model"):
+        async with asyncio.timeout(20):
+            await take_turn(run, slow)
+    assert await take_all(run, driver(run, model_server.base_url)) is EndReason.MAX_ROUNDS
+    assert run.results[-1].summary == "Two poets met."
 
 
 async def test_instructions_of_a_stage_are_not_for_the_summarizer(

@@ -36,6 +36,7 @@ from agentmesh_agent_runtime.turns.grant import Grant, Input, SavedCheckpoint
 from agentmesh_agent_runtime.turns.hosting import Host
 from agentmesh_agent_runtime.turns.ids import inputs_through
 from agentmesh_agent_runtime.turns.inputs import said_by_people
+from agentmesh_agent_runtime.turns.model_step import RecordedModel
 from agentmesh_agent_runtime.turns.outcome import finished as team_finished
 from agentmesh_agent_runtime.turns.outcome import says_goodbye, utterances, what_next
 from agentmesh_agent_runtime.turns.ports import (
@@ -51,7 +52,7 @@ from agentmesh_agent_runtime.turns.run_summary import summary_of
 from agentmesh_agent_runtime.turns.scope import TurnScope
 from agentmesh_agent_runtime.turns.spending import Spending
 from agentmesh_agent_runtime.turns.teams import LiveTeam, TeamBuilder
-from agentmesh_agent_runtime.turns.termination import why_done
+from agentmesh_agent_runtime.turns.termination import Utterance, why_done
 from agentmesh_agent_runtime.turns.verdicts import verdicts
 
 log = logging.getLogger(__name__)
@@ -259,6 +260,20 @@ class TurnDriver:
             raise TurnCrashed(f"AutoGen failed: {_first_line(error)}")
         return running.result()
 
+    async def _summary(
+        self, scope: TurnScope, writer: RecordedModel, said: Sequence[Utterance]
+    ) -> str:
+        """Its model is watched like those of the members."""
+        writing = asyncio.create_task(summary_of(scope, writer, said))
+        try:
+            await self._watch(scope, writing)
+        finally:
+            writing.cancel()
+            writing.add_done_callback(_forget)
+        if not writing.done():
+            raise _as_failure(scope.stopped or TurnCrashed("the summary does not come to an end"))
+        return writing.result()
+
     async def _watch(self, scope: TurnScope, running: asyncio.Task[str]) -> None:
         """Waits for the end, and stops a turn that stalls or outlives its run's deadline."""
         stopped_at: float | None = None
@@ -314,7 +329,7 @@ class TurnDriver:
         team.chain = encoded.chain
         summary = said[-1].text if said else ""
         if end is not None and team.summarizer is not None:
-            summary = await summary_of(scope, team.summarizer, said)
+            summary = await self._summary(scope, team.summarizer, said)
         return TurnResult(
             checkpoint=encoded,
             last_input_sequence=max((i.sequence for i in inputs), default=0),
