@@ -139,3 +139,17 @@ async def test_a_run_that_the_store_will_not_start_ends_with_why(
     ended = await mesh.settled(conversation)
     assert ended.status == conversation_pb2.CONVERSATION_STATUS_FAILED
     assert "nested 8 deep" in ended.run.detail
+
+
+async def test_runs_with_more_to_read_than_a_message_holds_are_started_in_turns(
+    start_mesh: StartMesh, model_server: ModelServer
+) -> None:
+    model_server.reply_with(Reply("read"))
+    mesh = await start_mesh()
+    readers = [research(id=f"reader_{number}", max_rounds=1) for number in range(17)]
+    edges = tuple(EdgeSpec(source=reader.id, target="end") for reader in readers)
+    spec = desk(*readers, member("end"), kind=TeamKind.GRAPH, graph=GraphSpec(edges=edges))
+    conversation = await mesh.begin(spec, "long " * 60_000)
+    ended = await mesh.settled(conversation)
+    assert ended.status == COMPLETED, ended.run.detail
+    assert ended.usage.model_calls == len(readers) + 1

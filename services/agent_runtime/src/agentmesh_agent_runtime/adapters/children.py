@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,23 @@ if TYPE_CHECKING:
     )
 
 
-def child_run(needed: RunNeeded) -> turns_pb2.ChildRun:
+MOST_BYTES = 1536 * 1024
+"""Of the runs that one suspension starts; what is more is started with the next one."""
+
+
+def child_runs(needed: Sequence[RunNeeded]) -> list[turns_pb2.ChildRun]:
+    """Runs to start, as many as fit into a message, at least one if there is one."""
+    runs: list[turns_pb2.ChildRun] = []
+    left = MOST_BYTES
+    for run in map(_child_run, needed):
+        left -= run.ByteSize()
+        if runs and left < 0:
+            break
+        runs.append(run)
+    return runs
+
+
+def _child_run(needed: RunNeeded) -> turns_pb2.ChildRun:
     """As the store starts it. The limits of the run above bind it too."""
     return turns_pb2.ChildRun(
         agent_path=needed.path,

@@ -11,7 +11,7 @@ from agentmesh.conversation_store.v1 import turn_service_pb2 as turns_pb2
 from google.protobuf.duration_pb2 import Duration
 
 from agentmesh_agent_runtime.adapters.calls import capability_metadata, insist
-from agentmesh_agent_runtime.adapters.children import child_run
+from agentmesh_agent_runtime.adapters.children import child_runs
 from agentmesh_agent_runtime.adapters.grants import (
     end_reason_to_proto,
     saved_checkpoint,
@@ -184,7 +184,7 @@ class StoreTurns:
             if suspended.awaits_runs
             else conversation_pb2.WAIT_KIND_APPROVAL,
             events=request_events(suspended.needed),
-            children=map(child_run, suspended.runs),
+            children=child_runs(suspended.runs),
         )
         metadata = capability_metadata(capability)
         await insist(lambda: self._stub.SuspendTurn(request, metadata=metadata))
