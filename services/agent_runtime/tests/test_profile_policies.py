@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from agentmesh_agent_runtime.definitions.profiles import Profile
 from agentmesh_agent_runtime.models.endpoints import DEFAULT_CAPABILITIES, Endpoint
-from agentmesh_agent_runtime.models.fallbacks import Rests
+from agentmesh_agent_runtime.models.fallbacks import Candidate, FallbackReplySource, Rests
 from agentmesh_agent_runtime.models.pace import Pace
 from agentmesh_agent_runtime.models.replies import ModelReply, ModelRequest, Piece
 from agentmesh_agent_runtime.models.reply_cache import CachedReplySource, ReplyCache
@@ -26,7 +26,7 @@ from agentmesh_agent_runtime.turns.failures import (
 )
 from agentmesh_agent_runtime.turns.images import ShownImage
 from agentmesh_agent_runtime.turns.ports import Consumption, ToolOutput, ToolRequest
-from autogen_core.models import SystemMessage, UserMessage
+from autogen_core.models import ModelInfo, SystemMessage, UserMessage
 
 from services.agent_runtime.tests.memory_world import (
     MemoryRun,
@@ -304,6 +304,22 @@ def tool(name: str, description: str = "") -> Any:
 
 def shown(data: bytes) -> list[UserMessage]:
     return [UserMessage(content=["x", ShownImage("image/png", data)], source="user")]
+
+
+async def test_a_fallback_that_answers_in_no_json_is_passed_over_where_it_is_wanted() -> None:
+    class Failing(Counting):
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[Piece | ModelReply, None]:
+            raise ModelRefused("no")
+            yield
+
+    plain, last = Counting(), Counting()
+    plain.info = ModelInfo(**{**DEFAULT_CAPABILITIES, "json_output": False})
+    sources = {"first": Failing(), "plain": plain, "last": last}
+    source = FallbackReplySource([Candidate(n, s) for n, s in sources.items()], Rests())
+    for wanted in (True, None):
+        async for _ in source.stream(request(json_output=wanted)):
+            pass
+    assert (plain.asked, last.asked) == (1, 1)
 
 
 @pytest.mark.parametrize(
