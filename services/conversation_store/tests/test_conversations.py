@@ -305,3 +305,22 @@ async def test_each_run_has_the_trace_of_the_call_that_began_it(store: RunningSt
     assert [(event.run_id, event.run_started.traceparent) for event in begun] == [
         (turn.run_id, turn.grant.run.traceparent) for turn in turns
     ]
+
+
+async def test_a_run_that_goes_on_waiting_after_a_pause_is_told_of(store: RunningStore) -> None:
+    worker = await store.worker()
+    cid = (await store.start_conversation()).conversation_id
+    waiting = conversation_pb2.WAIT_KIND_INPUT
+    await (await worker.granted()).take("WAITING", waiting_for=waiting, detail="your turn")
+    pause = store_pb.PauseConversationRequest(conversation_id=cid)
+    await store.conversations.PauseConversation(pause, metadata=acting(ACME))
+    resume = store_pb.ResumeConversationRequest(conversation_id=cid)
+    await store.conversations.ResumeConversation(resume, metadata=acting(ACME))
+    shown = (await store.get(cid)).run
+    told = (await store.log(cid))[-1].run_status_changed
+    assert (told.status, told.waiting_for, told.detail) == (
+        conversation_pb2.RUN_STATUS_WAITING,
+        waiting,
+        "your turn",
+    )
+    assert (shown.status, shown.waiting_for) == (told.status, told.waiting_for)

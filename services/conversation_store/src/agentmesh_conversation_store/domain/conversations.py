@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 from . import resolving, runs
 from .changes import Changes, Decision, Loaded, Scope, Transition
 from .children import move_deadlines
-from .events import ConversationStarted, ConversationUpdated, TurnDiscarded, UserMessage
+from .events import (
+    ConversationStarted,
+    ConversationUpdated,
+    RunStatusChanged,
+    TurnDiscarded,
+    UserMessage,
+)
 from .history import milestone
 from .model import (
     CommittedTurn,
@@ -295,6 +301,8 @@ class ResumeConversation:
     def _resume(self, transition: Transition, run: Run) -> None:
         if runs.still_waits(transition, run):
             transition.put(replace(run, status=RunStatus.WAITING))
+            still = RunStatusChanged(RunStatus.WAITING, run.waiting_for, run.detail)
+            transition.append(still, Origin.API, run.run_id, run.turn)
         else:
             runs.wake(transition, run, Origin.API)
 
