@@ -78,7 +78,7 @@ Stream = Literal[
 class Fault:
     """A way to fail: an HTTP status, or a stream that stalls, drops, ends early or turns bad.
 
-    "linger" says its last word and does not end.
+    "linger" says its last word and keeps the stream alive for ever.
 
     "reset" and "silent" come before any header, "page" and "nothing" in place of a stream. "cut"
     ends in the middle of a frame, "bytes" are no UTF-8, and "pings" keep the stream alive for ever.
@@ -252,8 +252,9 @@ class ModelServer:
                 if self.chunk_delay:
                     await asyncio.sleep(self.chunk_delay)
             await response.write(self.LAST_FRAME)
-            if fault is not None and fault.stream == "linger":
-                await asyncio.sleep(3600)
+            while fault is not None and fault.stream == "linger":
+                await response.write(b": ping\n\n")
+                await asyncio.sleep(0.02)
             await response.write_eof()
         finally:
             self.open_streams -= 1
