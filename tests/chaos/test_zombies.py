@@ -150,14 +150,14 @@ async def test_a_zombie_runs_no_tool(
 async def test_a_zombie_cannot_stream(
     model_mesh: Mesh, model_server: ModelServer, grave: Grave
 ) -> None:
-    """It is stopped in the middle of a reply, and reads on when the other is in the middle of its
+    """It is stopped in the middle of a reply, and streams on when the other is in the middle of its
     own."""
 
     def words(body: dict[str, Any], number: int) -> Reply:
-        return Reply(" ".join(f"{'old' if number == 1 else 'new'}{i}" for i in range(60)))
+        return Reply(" ".join(f"{'old' if number == 1 else 'new'}{i}" for i in range(300)))
 
     model_server.reply_with(words)
-    model_server.chunk_delay = 0.1
+    model_server.chunk_delay = 0.05
     started = await model_mesh.start_conversation("speak", ("reviewer",), max_rounds=1)
     watching = asyncio.create_task(_watch(model_mesh, started.conversation_id))
     seen = await _first_delta(model_mesh, started.conversation_id)
