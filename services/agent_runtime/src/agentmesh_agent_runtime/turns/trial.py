@@ -30,8 +30,8 @@ class Trial:
     async def of_all(
         self, agents: Iterable[AgentSpec], teams: Iterable[TeamSpec]
     ) -> AsyncIterator[Finding]:
-        """Of definitions by their ids. Those that have components and no model at all are left to
-        the conversations that start them."""
+        """Of definitions by their ids. What names a model that is not there cannot be made,
+        and says so in its first conversation."""
         definitions: list[AgentSpec | TeamSpec] = [*agents, *teams]
         made = [each for each in definitions if any(components_of(each))]
         if made:
