@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from . import resolving
 from .changes import Transition
@@ -22,13 +23,17 @@ _SHOWN = {
     RunStatus.CANCELLED: ConversationStatus.CANCELLED,
     RunStatus.DEAD_LETTER: ConversationStatus.FAILED,
 }
+_SHOWN_AT_WORK = ConversationStatus.RUNNING
 
 
-def shown_status(run: Run) -> ConversationStatus:
-    """What a conversation shows for its newest root run."""
-    if run.status is RunStatus.WAITING and run.waiting_for is WaitKind.CHILDREN:
-        return ConversationStatus.RUNNING
-    return _SHOWN[run.status]
+def shown_status(run: Run, live: Mapping[str, Run] = MappingProxyType({})) -> ConversationStatus:
+    """What a conversation shows for its newest root run. One that waits for others is at work
+    unless each of those waits, for people or for a time."""
+    if run.status is not RunStatus.WAITING or run.waiting_for is not WaitKind.CHILDREN:
+        return _SHOWN[run.status]
+    below = [one for one in live.values() if one.parent_run_id == run.run_id]
+    shown = {shown_status(one, live) for one in below if not one.status.ended}
+    return ConversationStatus.WAITING if shown == {ConversationStatus.WAITING} else _SHOWN_AT_WORK
 
 
 def reflect(transition: Transition) -> None:
@@ -39,7 +44,7 @@ def reflect(transition: Transition) -> None:
         return
     reflected = replace(
         conversation,
-        status=shown_status(run),
+        status=shown_status(run, transition.runs),
         completed_at=run.ended_at,
         summary=run.summary if run.status.ended else conversation.summary,
     )
