@@ -177,6 +177,10 @@ def test_teams_within_teams_have_their_rules() -> None:
         ("a:\n  context:\n    token_limited: {max_tokens: 0}", r":3: .*token_limited\.max_tokens"),
         ("a:\n  context:\n    summarizing: {keep: 3}", r":3: .*summarizing\.max_tokens: field"),
         ("a:\n  context: {summarising: {}}", r":2: .*did you mean 'summarizing'"),
+        (
+            "a:\n  tools: [ask_human]\n  tool_config:\n    ask_human: {timeout: 1.0e+12}",
+            r":4: a\.tool_config\.ask_human\.timeout: .*less than or equal to 31622400",
+        ),
         ("a: 3", r":1: a: expected fields, found int"),
     ],
 )

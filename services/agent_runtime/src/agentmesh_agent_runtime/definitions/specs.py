@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from agentmesh_agent_runtime.definitions.approval_policies import ApprovalPolicySpec
+from agentmesh_agent_runtime.definitions.approval_policies import LONGEST_WAIT, ApprovalPolicySpec
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
@@ -119,7 +119,7 @@ class ToolSettings(Spec):
     """How an agent uses one tool; `timeout` is in seconds for one call."""
 
     enabled: bool = True
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, le=LONGEST_WAIT)
     retries: int | None = Field(default=None, ge=0, le=10)
 
 
