@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from services.agent_runtime.tests.component_package import install
+from services.agent_runtime.tests.extension_world import NAMES, SOURCE
 from services.agent_runtime.tests.real_mesh import RealMesh, StartMesh
 from services.agent_runtime.tests.wires import SERVERS, Wire
+from tests.support.example_package import install_example
 from tests.support.model_server import ModelServer
 
 
@@ -42,3 +45,18 @@ async def start_mesh(tmp_path: Path, model_server: ModelServer) -> AsyncIterator
     yield start
     for mesh in meshes:
         await mesh.close()
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, built once."""
+    return install_example(tmp_path_factory.mktemp("example"))
+
+
+@pytest.fixture
+def packages(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example package, and one that does everything wrong."""
+    monkeypatch.syspath_prepend(str(example))
+    groups = ("agents", "teams", "terminations", "candidate_functions")
+    points = {f"agentmesh.{group}": {name: name for name in NAMES} for group in groups}
+    install(tmp_path, monkeypatch, SOURCE, points, name="odd")

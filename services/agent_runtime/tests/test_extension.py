@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from pathlib import Path
-from typing import Any
 
 import pytest
-from agentmesh_agent_runtime.components import Components
 from agentmesh_agent_runtime.definitions.approval_policies import ApprovalPolicySpec
 from agentmesh_agent_runtime.definitions.specs import (
-    LlmSettings,
     SelectorSpec,
-    TeamKind,
-    TeamSpec,
     TerminationSpec,
 )
-from agentmesh_agent_runtime.turns import driver as driving
-from agentmesh_agent_runtime.turns import hosting as hosted
-from agentmesh_agent_runtime.turns.driver import TurnDriver
 from agentmesh_agent_runtime.turns.failures import (
-    ComponentFailed,
     EndReason,
-    InvalidDefinition,
     LeaseLost,
-    TurnStalled,
 )
 from agentmesh_agent_runtime.turns.grant import StepKind, Verdict
 from agentmesh_agent_runtime.turns.people import PersonNeeded
 from agentmesh_agent_runtime.turns.ports import PartKind
 
-from services.agent_runtime.tests.component_package import install
+from services.agent_runtime.tests.extension_world import (
+    TEAMS,
+    custom,
+    hosting,
+    lots,
+    run_of,
+)
 from services.agent_runtime.tests.memory_world import (
     MemoryRun,
     agent,
     asked,
-    driver,
     take_all,
     take_turn,
     team,
@@ -51,84 +43,9 @@ from services.agent_runtime.tests.test_team_kinds import (
     told,
     with_tool,
 )
-from tests.support.example_package import install_example
 from tests.support.model_server import ModelServer, Reply
 
-OPTIONS = ["one", "two", "three", "four"]
-SOURCE = (Path(__file__).parent / "odd_components.py").read_text()
-NAMES = [
-    line.split("(")[0].removeprefix("class ").removeprefix("def ")
-    for line in SOURCE.splitlines()
-    if line.startswith(("class ", "def "))
-]
-
-
-@pytest.fixture(scope="session")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example package, built once."""
-    return install_example(tmp_path_factory.mktemp("example"))
-
-
-@pytest.fixture(autouse=True)
-def packages(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example package, and one that does everything wrong."""
-    monkeypatch.syspath_prepend(str(example))
-    groups = ("agents", "teams", "terminations", "candidate_functions")
-    points = {f"agentmesh.{group}": {name: name for name in NAMES} for group in groups}
-    install(tmp_path, monkeypatch, SOURCE, points, name="odd")
-
-
-def custom(name: str, **fields: Any) -> Any:
-    """An agent of the example package."""
-    return member(name, component="custom_agent", **fields)
-
-
-def lots(name: str = "chair", **fields: Any) -> Any:
-    return agent(name, component="draw_lots", component_config={"options": OPTIONS}, **fields)
-
-
-def chaired(*others: Any, **fields: Any) -> TeamSpec:
-    """A team of the example package."""
-    return team(
-        lots(),
-        *others,
-        kind=TeamKind.COMPONENT,
-        component="chaired",
-        component_config={"chair": "chair"},
-        **fields,
-    )
-
-
-MEETING = chaired(
-    custom("writer", component_config={"glossary": {"lot": "what chance says"}}, tools=("echo",)),
-    member("critic"),
-)
-TEAMS = {
-    "chaired": MEETING,
-    "nested": team(
-        member("carol"),
-        chaired(custom("writer"), id="inner", max_rounds=4),
-        termination=TerminationSpec(max_messages=30),
-    ),
-    "wave": team(
-        custom("bob"),
-        member("alice", component="EchoAgent"),
-        kind=TeamKind.COMPONENT,
-        component="AllAtOnce",
-    ),
-    "calls by itself": team(agent("caller", component="Caller", tools=("echo",)), member("bob")),
-    "drafts": team(member("drafter", component="Drafter"), member("bob")),
-    "plain assistant": team(member("plain", component="Plain", tools=("echo",)), member("bob")),
-}
-
-
-def hosting(run: MemoryRun, server: ModelServer, **fields: Any) -> TurnDriver:
-    """A driver to which all packages are allowed."""
-    return driver(run, server.base_url, components=Components(["*"]), **fields)
-
-
-def run_of(kind: str) -> MemoryRun:
-    return MemoryRun(TEAMS[kind], [asked("begin")], max_rounds=4, tools={"echo": echo})
+pytestmark = pytest.mark.usefixtures("packages")
 
 
 @pytest.fixture
@@ -360,127 +277,3 @@ async def test_effects_of_once_are_steps_of_their_own_kind(model_server: ModelSe
     )[1]
     await take_turn(run, hosting(run, model_server))
     assert seen == [StepKind.OTHER, StepKind.OTHER]
-
-
-async def test_a_component_that_never_ends_is_given_up(
-    model_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hosted, "STATE_SECONDS", 0.5)
-    run = MemoryRun(team(agent("odd", component="SavesForEver"), member("bob")), [asked()])
-    with pytest.raises(ComponentFailed, match="SavesForEver' failed: TimeoutError"):
-        await take_turn(run, hosting(run, model_server))
-    run = MemoryRun(team(agent("odd", component="TalksForEver"), member("bob")), [asked()])
-    with pytest.raises(TurnStalled, match="odd is at work"):
-        await take_turn(run, hosting(run, model_server, stall_seconds=3.0))
-    (tmp_path / "slow").mkdir()
-    points = {"agentmesh.agents": {"slow": "f"}}
-    install(tmp_path / "slow", monkeypatch, "import time\ntime.sleep(2)", points, name="slow")
-    run = MemoryRun(team(agent("odd", component="slow"), member("bob")), [asked()])
-    with pytest.raises(TurnStalled, match="the import of slow"):
-        await take_turn(run, hosting(run, model_server, stall_seconds=0.2))
-
-
-@pytest.mark.parametrize(
-    ("component", "says"),
-    [
-        ("Raises", "RuntimeError"),
-        ("Exits", "SystemExit"),
-        ("SaysNothing", "answered with nothing"),
-        ("NeverAnswers", "without an answer"),
-        ("BadState", "no JSON"),
-        ("BadKey", "names no effect"),
-        ("BadOnce", "no JSON"),
-        ("OnceRaises", "effect 'thing' of odd failed: RuntimeError"),
-        ("EndlessOnce", "longer than"),
-        ("EndlessAnswer", "longer than"),
-        ("EndlessCall", "longer than"),
-    ],
-)
-async def test_an_agent_that_fails_ends_its_turn_and_is_not_quoted(
-    model_server: ModelServer, component: str, says: str
-) -> None:
-    run = MemoryRun(team(agent("odd", component=component), member("bob")), [asked()])
-    with pytest.raises(ComponentFailed, match=says) as failed:
-        await take_turn(run, hosting(run, model_server))
-    assert component in str(failed.value) or "of odd" in str(failed.value)
-    assert "hunter2" not in str(failed.value)
-    assert failed.value.retryable
-
-
-async def test_halves_of_letters_are_replaced(model_server: ModelServer) -> None:
-    run = MemoryRun(team(agent("odd", component="HalfLetters"), member("bob")), [asked()])
-    await take_turn(run, hosting(run, model_server))
-    assert run.texts() == [("odd", "half \ufffd a letter")]
-
-
-@pytest.mark.parametrize(
-    ("spec", "says"),
-    [
-        (team(agent("a", component="WrongName"), member("b")), "named 'other'"),
-        (team(agent("a", component="MakesNothing"), member("b")), "no ChatAgent"),
-        (team(agent("a", component="CannotBeMade"), member("b")), "RuntimeError"),
-        (team(agent("a", component="SaysWhy"), member("b")), "there is no region eu"),
-        (chaired(member("b")).model_copy(update={"component": "EndlessTeam"}), "max_turns None"),
-        (chaired(member("b")).model_copy(update={"component": "OtherMembers"}), "other members"),
-    ],
-)
-async def test_what_a_factory_makes_must_fit(
-    model_server: ModelServer, spec: TeamSpec, says: str
-) -> None:
-    spec = spec.model_copy(update={"component_config": {}})
-    run = MemoryRun(spec, [asked()])
-    with pytest.raises(InvalidDefinition, match=says) as failed:
-        await take_turn(run, hosting(run, model_server))
-    assert "hunter2" not in str(failed.value)
-
-
-@pytest.mark.parametrize("name", ["ChoosesStranger", "ChoosesTwice", "ChoiceRaises"])
-async def test_a_team_that_chooses_badly_fails_its_turn(
-    model_server: ModelServer, name: str
-) -> None:
-    spec = team(member("a"), member("b"), kind="component", component=name)
-    run = MemoryRun(spec, [asked()])
-    with pytest.raises(ComponentFailed, match=name):
-        await take_turn(run, hosting(run, model_server))
-
-
-async def test_a_condition_that_raises_fails_its_turn(model_server: ModelServer) -> None:
-    spec = team(member("a"), member("b"), termination=TerminationSpec(component="RaisesWhenAsked"))
-    run = MemoryRun(spec, [asked()])
-    with pytest.raises(ComponentFailed, match="RaisesWhenAsked"):
-        await take_turn(run, hosting(run, model_server))
-
-
-async def test_a_stopped_turn_does_not_wait_for_a_component(
-    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driving, "UNWIND_SECONDS", 1000.0)
-    run = MemoryRun(team(agent("odd", component="WaitsForEver"), member("bob")), [asked()])
-    turns = hosting(run, model_server)
-    opened = []
-
-    def stop_soon(scope: Any) -> None:
-        opened.append(scope)
-        asyncio.get_running_loop().call_later(0.3, scope.stop, LeaseLost("cancelled"))
-
-    with pytest.raises(LeaseLost):
-        await take_turn(run, turns, opened=stop_soon)
-    assert opened[0].activity == "odd is at work"
-
-
-async def test_a_team_may_ask_a_model_that_nobody_hears(model_server: ModelServer) -> None:
-    model_server.reply_with(
-        lambda body, number: Reply("b" if "who?" in str(body) else context(body))
-    )
-    spec = team(
-        member("a"),
-        member("b"),
-        kind="component",
-        component="AsksAModel",
-        orchestrator=LlmSettings(model="test-model"),
-    )
-    run = MemoryRun(spec, [asked()], max_rounds=2)
-    await take_all(run, hosting(run, model_server))
-    assert [result.speaker for result in run.results] == ["b", "b"]
-    assert {m.agent for m in run.said} == {"b"}
-    assert {result.step_key for result in run.recorded} >= {":team#1", "b#1"}
