@@ -153,6 +153,16 @@ def test_a_team_within_itself_is_refused(tmp_path: Path) -> None:
         load_definitions(file)
 
 
+@pytest.mark.parametrize("depth", [8, 9])
+def test_runs_of_their_own_are_nested_so_deep(depth: int) -> None:
+    nested = TeamSpec(id="t0", participants=(agent("a"),))
+    for level in range(depth):
+        within = nested.model_copy(update={"own_run": True})
+        nested = TeamSpec(id=f"t{level + 1}", participants=(within,))
+    findings = list(check_team(nested, "t", catalog(base_url="http://x/v1").problem))
+    assert [finding.path for finding in findings] == ["t"] * (depth - 8)
+
+
 def test_teams_within_teams_have_their_rules() -> None:
     inner = TeamSpec(id="inner", participants=(agent("a"),), stages=({"name": "s", "agent": "a"},))  # type: ignore[arg-type]
     outer = TeamSpec(id="outer", kind=TeamKind.MAGENTIC_ONE, participants=(inner,))

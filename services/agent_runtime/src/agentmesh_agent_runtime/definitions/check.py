@@ -17,7 +17,7 @@ from agentmesh_agent_runtime.definitions.check_components import (
     check_conditions,
     check_team_component,
 )
-from agentmesh_agent_runtime.definitions.check_kinds import check_kind, check_nested
+from agentmesh_agent_runtime.definitions.check_kinds import check_depth, check_kind, check_nested
 from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
@@ -128,6 +128,8 @@ def check_team(
     yield from check_team_approvals(team, path, names=not pinned)
     yield from check_team_component(team, path, components)
     yield from check_kind(team, path, names, model_problem, components)
+    if not pinned:
+        yield from check_depth(team, path)
 
 
 def _check_termination(

@@ -20,6 +20,7 @@ from agentmesh_agent_runtime.definitions.specs import (
 
 _HOLDS_TEAMS = (TeamKind.ROUND_ROBIN, TeamKind.SELECTOR, TeamKind.COMPONENT)
 _HOLDS_OWN_RUNS = (*_HOLDS_TEAMS, TeamKind.GRAPH, TeamKind.MAGENTIC_ONE)
+_DEEPEST_RUNS = 8
 _IN_PROMPT = frozenset({"roles", "participants", "history"})
 _OPTIONS = {
     "selector": ((TeamKind.SELECTOR,), SelectorSpec()),
@@ -52,6 +53,19 @@ def check_kind(
     if team.summarizer is not None:
         yield from _check_model(team.summarizer, f"{path}.summarizer", model_problem)
     yield from _check_handoffs(team, path, members)
+
+
+def check_depth(team: TeamSpec, path: str) -> Iterator[Finding]:
+    """The store starts no runs that are nested deeper."""
+    depth = _runs_below(team)
+    if depth > _DEEPEST_RUNS:
+        which = f"teams with own_run are nested {depth} deep"
+        yield Finding(path, f"{which}; {_DEEPEST_RUNS} are possible, let others do without")
+
+
+def _runs_below(team: TeamSpec) -> int:
+    teams = (member for member in team.participants if isinstance(member, TeamSpec))
+    return max((inner.own_run + _runs_below(inner) for inner in teams), default=0)
 
 
 def check_nested(outer: TeamSpec, inner: TeamSpec, path: str) -> Iterator[Finding]:
