@@ -20,9 +20,9 @@ from meshkit.identity import Principal, principal_scope
 from meshkit.testkit import test_settings
 
 from services.agent_runtime.tests.component_package import install
+from services.agent_runtime.tests.extension_world import NAMES, SOURCE
 from services.agent_runtime.tests.memory_world import team as round_robin
 from services.agent_runtime.tests.real_mesh import StartMesh
-from services.agent_runtime.tests.test_extension import NAMES, SOURCE
 from tests.support.example_package import install_example
 
 VIEWER = Principal("viewer", "acme", options_pb2.ROLE_VIEWER, "gateway")
