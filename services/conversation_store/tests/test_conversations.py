@@ -218,6 +218,7 @@ async def test_a_failed_run_resumes_as_a_new_one_from_its_last_good_turn(
     again = await worker.granted()
     assert again.run_id != turn.run_id
     assert again.grant.checkpoint.data == b"state"
+    assert again.grant.run.rounds == turn.grant.run.rounds == 1
     with raises_rich(PRECONDITION, "ALREADY_ENDED"):
         await again.commit("COMPLETED")
         await store.conversations.ResumeConversation(resume, metadata=acting(ACME))
@@ -270,6 +271,22 @@ async def test_an_update_compares_etags(store: RunningStore) -> None:
     with raises_rich(grpc.StatusCode.ABORTED, "ETAG_MISMATCH") as refused:
         await store.conversations.UpdateConversation(update, metadata=acting(ACME))
     assert refused.error.metadata["current_etag"] == changed.conversation.etag
+
+
+async def test_a_limit_that_is_raised_holds_for_the_turn_under_way(store: RunningStore) -> None:
+    """The worker ends the run by the limit that it was granted the turn under."""
+    worker = await store.worker()
+    cid = (await store.start_conversation(max_rounds=1)).conversation_id
+    turn = await worker.granted()
+    update = store_pb.UpdateConversationRequest(conversation_id=cid, max_rounds=2)
+    await store.conversations.UpdateConversation(update, metadata=acting(ACME))
+    max_rounds = conversation_pb2.RUN_END_REASON_MAX_ROUNDS
+    response = await turn.commit("COMPLETED", end_reason=max_rounds)
+    assert response.status == conversation_pb2.RUN_STATUS_RUNNABLE
+    last = await worker.granted()
+    assert last.run_id == turn.run_id
+    response = await last.commit("COMPLETED", end_reason=max_rounds)
+    assert response.status == conversation_pb2.RUN_STATUS_COMPLETED
 
 
 async def test_each_run_has_the_trace_of_the_call_that_began_it(store: RunningStore) -> None:
