@@ -6,6 +6,7 @@ import asyncio
 import sys
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from agentmesh_agent_runtime.extension import (
@@ -162,6 +163,14 @@ class WaitsForEver(EchoAgent):
     async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
         await asyncio.Event().wait()
         return self.text("never")
+
+
+class AsksAgain(EchoAgent):
+    async def answer(self, messages: Sequence[BaseChatMessage]) -> BaseChatMessage:
+        while True:
+            with suppress(Exception):
+                asked = UserMessage(content="well?", source="user")
+                return self.text(str((await self.setup.model.create([asked])).content))
 
 
 class BadState(EchoAgent):

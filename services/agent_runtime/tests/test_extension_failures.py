@@ -18,6 +18,7 @@ from agentmesh_agent_runtime.turns.failures import (
     ComponentFailed,
     InvalidDefinition,
     LeaseLost,
+    ModelRefused,
     TurnStalled,
 )
 
@@ -38,7 +39,7 @@ from services.agent_runtime.tests.test_team_kinds import (
     context,
     member,
 )
-from tests.support.model_server import ModelServer, Reply
+from tests.support.model_server import Fault, ModelServer, Reply
 
 pytestmark = pytest.mark.usefixtures("packages")
 
@@ -59,6 +60,15 @@ async def test_a_component_that_never_ends_is_given_up(
     run = MemoryRun(team(agent("odd", component="slow"), member("bob")), [asked()])
     with pytest.raises(TurnStalled, match="the import of slow"):
         await take_turn(run, hosting(run, model_server, stall_seconds=0.2))
+
+
+async def test_a_component_that_asks_again_and_again_holds_up_nobody(
+    model_server: ModelServer,
+) -> None:
+    model_server.fail_next(Fault(status=400, message="no such thing"))
+    run = MemoryRun(team(agent("odd", component="AsksAgain"), member("bob")), [asked()])
+    with pytest.raises(ModelRefused, match="no such thing"):
+        await take_turn(run, hosting(run, model_server))
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ class TurnScope:
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
         if self._stop is not None:
             work.close()
+            # Who catches it and asks again and again must let others run, and can be cancelled.
+            await asyncio.sleep(0)
             raise self._stop
         task = asyncio.ensure_future(work)
         self._waits.add(task)
