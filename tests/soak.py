@@ -38,11 +38,13 @@ async def soak_store(folder: Path, seconds: float, seed: int) -> None:
 async def soak_runtime(folder: Path, seconds: float, seed: int) -> None:
     """Kills, stops and wakes runtimes in the middle of conversations."""
     began = time.monotonic()
+    took = 0.0
     async with runtime_storm.RuntimeStorm(folder, seed) as storm:
-        while time.monotonic() - began < seconds:
+        while not storm.tally.conversations or took < seconds:
             courses = await storm.blow(CONVERSATIONS_AT_A_TIME)
             runtime_storm.check(storm, courses)
-            print(f"{time.monotonic() - began:4.0f} s  {storm.tally}", flush=True)
+            took = time.monotonic() - began
+            print(f"{took:4.0f} s  {storm.tally}", flush=True)
     print("every conversation is as if nothing had been; no recorded step was repeated")
 
 
