@@ -235,7 +235,9 @@ def check(storm: RuntimeStorm, courses: Iterable[Course]) -> None:
         assert_dense(events)
         end = run_end(events)
         assert end.status == conversation_pb2.RUN_STATUS_COMPLETED, (course.team, end, storm.tally)
-        assert sum(event.HasField("run_ended") for event in events) == 1, course.mark
+        ended = Counter(event.run_id for event in events if event.HasField("run_ended"))
+        began = {event.run_id for event in events if event.HasField("run_started")}
+        assert ended == dict.fromkeys(began, 1), course.mark
         _check_words(storm, course)
         _check_effects(course)
         _check_deltas(course)

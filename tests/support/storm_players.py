@@ -26,6 +26,7 @@ TEAMS = (
     "storm_cycle",
     "storm_ledger",
     "storm_nested",
+    "storm_halves",
 )
 _MARK = re.compile(r"\[c\d+\]")
 _FILLER = " and so on and so forth until it is said"
