@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import agentmesh_tool_runner
+import meshkit
 import pytest
 
 UID = 54_321
@@ -68,8 +69,9 @@ def folder() -> Iterator[Path]:
         folder = Path(name)
         folder.chmod(0o755)
         source = folder / "source"
-        package = Path(agentmesh_tool_runner.__file__).parent
-        shutil.copytree(package, source / package.name)
+        for module in (agentmesh_tool_runner, meshkit):
+            package = Path(str(module.__file__)).parent
+            shutil.copytree(package, source / package.name)
         shutil.copytree(Path(__file__).parent, folder / "tests/sandbox")
         for name in NEEDED:
             copy_distribution(name, source)
