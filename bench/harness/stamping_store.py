@@ -19,6 +19,7 @@ from agentmesh_conversation_store.storage.interface import Committed
 from bench.harness.subscribers import stamped_at
 
 STAMPS_VARIABLE = "AGENTMESH_BENCH_STAMPS"
+_LATER = 0.002
 
 
 class CommitTimes:
@@ -46,14 +47,18 @@ def main() -> None:
     file = Path(os.environ[STAMPS_VARIABLE]).open("a", buffering=1)  # noqa: SIM115  the process's
     announce = Announcer.__call__
 
-    def stamped(self: Announcer, group: Sequence[Committed]) -> None:
-        committed_at = time.monotonic_ns()
-        announce(self, group)
+    def note(group: Sequence[Committed], committed_at: int) -> None:
         for one in group:
             for event in one.events:
                 sent = stamped_at(event.data)
                 if sent is not None:
                     file.write(f"{committed_at - sent}\n")
+
+    def stamped(self: Announcer, group: Sequence[Committed]) -> None:
+        committed_at = time.monotonic_ns()
+        announce(self, group)
+        # Written when the subscribers have been served, so that it is no part of what is measured.
+        asyncio.get_running_loop().call_later(_LATER, note, group, committed_at)
 
     Announcer.__call__ = stamped  # type: ignore[method-assign]  # a measuring point
     store.main()

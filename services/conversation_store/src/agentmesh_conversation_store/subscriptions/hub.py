@@ -149,7 +149,8 @@ class ConversationHub:
         if the ring does not have it."""
         shared = self._shared.get(position)
         if shared is None:
-            events = self.after(position)
+            kept_up = self._ring and self._ring[-1].sequence == position + 1
+            events = self._ring[-1:] if kept_up else self.after(position)
             if not events:
                 return None
             last = events[-1].sequence

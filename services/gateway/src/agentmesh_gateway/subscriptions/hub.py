@@ -144,8 +144,11 @@ class Hub:
         self._ring_bytes += len(batch.data)
         self.head, self.token = batch.last, batch.token
         self._places[batch.token] = batch.last
-        self._portions.clear()
-        self._trim()
+        # What everybody needs who has kept up.
+        newest = Portion(batch.last, batch.token, batch.message_ids, batch.data)
+        self._portions = {batch.first - 1: newest}
+        if self._ring_events > RING_EVENTS or self._ring_bytes > RING_BYTES:
+            self._trim()
         self.run_ended_at = batch.run_ended_at or self.run_ended_at
         self.live.finish(batch.message_ids)
         self._wake()

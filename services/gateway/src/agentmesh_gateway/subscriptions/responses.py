@@ -68,13 +68,15 @@ class Batch:
         self.first = events[0].sequence
         self.last = events[-1].sequence
         self.count = len(events)
-        self.message_ids = tuple(
-            event.message.message_id for event in events if event.HasField("message")
-        )
-        self.run_ended_at = max(
-            (event.sequence for event in events if event.HasField("run_ended")), default=0
-        )
+        self.run_ended_at = 0
         """The newest event that ends a run; 0 if there is none."""
+        message_ids = []
+        for event in events:
+            if event.HasField("message"):
+                message_ids.append(event.message.message_id)
+            elif event.HasField("run_ended"):
+                self.run_ended_at = event.sequence
+        self.message_ids = tuple(message_ids)
         self.token = token
         self.data = data
         self._events: tuple[SlicedEvent, ...] | None = None
