@@ -13,7 +13,7 @@ from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
 from google.protobuf.field_mask_pb2 import FieldMask
 from meshkit.testkit import HostFactory, raises_rich
 
-from .front import QUICK_START, START, Front, violations
+from .front import START, Front, violations
 from .tenants import caller
 
 CONFIG: dict[str, Any] = {
@@ -372,49 +372,3 @@ async def test_another_tenants_agent_is_not_found_by_any_method(
             await method(request, metadata=viewer.metadata)
     for method, request in reads + writes:
         await method(request, metadata=(viewer if (method, request) in reads else acme).metadata)
-
-
-async def test_pinned_agents_are_told_whatever_they_are_made_of(front: Front) -> None:
-    names = [f"wordy_{number}" for number in range(15)]
-    for name in names:
-        words = name[-1] * 260_000
-        await registered(front, name, system_message=words, tools=[])
-    task = "x" * 200_000
-    started = (await front.started(agents=names, workflow="", task=task))["conversation_id"]
-    debug = (await front.http.get(f"/conversations/{started}/debug")).json()
-    assert [one["agent_id"] for one in debug["pinned_agents"]] == names
-
-
-async def test_a_page_of_agents_is_as_long_as_a_response_may_be(own_front: Front) -> None:
-    names = [f"wordy_{number:02}" for number in range(18)]
-    for name in names:
-        await registered(own_front, name, system_message=name[-1] * 260_000)
-    listed: list[str] = []
-    params = {"built_in": "false"}
-    while True:
-        page = (await own_front.http.get("/agents", params=params)).json()
-        listed += [agent["id"] for agent in page["agents"]]
-        params["page_token"] = page["next_page_token"]
-        if not page["next_page_token"]:
-            break
-    assert listed == names
-
-
-async def test_a_conversation_says_which_versions_it_pinned(own_front: Front) -> None:
-    front = own_front
-    before = (await front.started())["conversation_id"]
-    nested = (await front.started(workflow="outer", agents=[]))["conversation_id"]
-    await patched(front, "developer", role="changed")
-    after = (await front.started())["conversation_id"]
-
-    async def pinned(conversation: str) -> list[tuple[str, int, str]]:
-        debug = (await front.http.get(f"/conversations/{conversation}/debug")).json()
-        return [(one["agent_id"], one["version"], one["team"]) for one in debug["pinned_agents"]]
-
-    team = [(name, 1, "") for name in QUICK_START["agents"]]
-    assert await pinned(before) == team
-    assert await pinned(after) == [
-        ("developer", 2, "") if n == "developer" else (n, v, t) for n, v, t in team
-    ]
-    inner = [(name, 1, "software_development") for name in QUICK_START["agents"]]
-    assert await pinned(nested) == [*inner, ("developer", 1, "")]

@@ -186,8 +186,6 @@ def _rest_of(batch: Batch, position: int) -> Batch:
 
 def _portion(batches: Sequence[Batch], position: int, accepted: Filter) -> Portion:
     last, token = batches[-1].last, batches[-1].token
-    if len(batches) == 1 and accepted.passes_all and batches[0].first > position:
-        return Portion(last, token, batches[0].message_ids, batches[0].data)
     events = list(_events_after(batches, position))
     message_ids = tuple(event.message_id for event in events if event.message_id)
     passing = [event for event in events if accepted.passes(event.kind, event.run_id, event.agent)]
