@@ -61,12 +61,12 @@ def _add_asked(grant: pb.TurnGrant, granted: GrantedTurn, left: int) -> None:
             principal=approval.principal,
             role=options_pb2.Role.ValueType(approval.role),
         )
-        left -= len(approval.comment.encode()) + len(approval.edited_arguments_json.encode())
-        if left >= 0:
+        size = len(approval.comment.encode()) + len(approval.edited_arguments_json.encode())
+        if size <= left:
+            left -= size
             message.comment = approval.comment
             message.edited_arguments_json = approval.edited_arguments_json
         else:
-            left += len(approval.comment.encode()) + len(approval.edited_arguments_json.encode())
             message.text_omitted = True
         grant.approvals.append(message)
     for child in granted.children:
