@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 import grpc
@@ -52,3 +54,36 @@ async def test_what_a_server_says_stays(mesh: Any, operator: Principal, rich: bo
     with principal_scope(operator), pytest.raises(grpc.aio.AioRpcError) as caught:
         await mesh.catalog(host).GetDocument(GET)
     assert caught.value.code() is grpc.StatusCode.INTERNAL
+
+
+async def test_a_caller_that_leaves_while_it_is_written_to_is_no_defect(
+    mesh: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed: list[BaseException] = []
+    over = asyncio.Event()
+
+    async def watch(request: Any, context: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        await context.write(turns.WatchFencesResponse())
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            # As if the write were under way before the server hears that the caller has left.
+            task.uncancel()
+        try:
+            await context.write(turns.WatchFencesResponse())
+        except BaseException as error:
+            failed.append(error)
+            raise
+        finally:
+            over.set()
+
+    host = await mesh.serve(WatchFences=watch)
+    call = mesh.turns(host).WatchFences(turns.WatchFencesRequest(worker_id="w"))
+    await call.read()
+    call.cancel()
+    await over.wait()
+    await host.stop()
+    assert isinstance(failed[0], grpc.aio.InternalError)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

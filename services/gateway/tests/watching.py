@@ -81,9 +81,10 @@ class Watched:
             if not token:
                 return events
 
-    def subscribe(self, **fields: Any) -> Any:
-        """A subscription's call."""
-        return self.stub.SubscribeConversation(
+    def subscribe(self, channel: grpc.aio.Channel | None = None, **fields: Any) -> Any:
+        """A subscription's call, on the connection that all share if none is given."""
+        stub: Any = ConversationServiceStub(channel or self.gateway.channel)
+        return stub.SubscribeConversation(
             pb2.SubscribeConversationRequest(conversation_id=self.conversation_id, **fields),
             timeout=2 * PATIENCE,
         )

@@ -217,6 +217,10 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         if isinstance(error, grpc.aio.AbortError):
             _mark(call.span, context.code(), "")
             raise error
+        if isinstance(error, grpc.aio.InternalError):
+            # The transport took no response: the caller has left, which is about to be known.
+            _mark(call.span, grpc.StatusCode.CANCELLED, "CANCELLED")
+            raise asyncio.CancelledError from error
         if isinstance(error, asyncio.CancelledError):
             if self._calls.ended_by_drain(call.task):
                 failure = MeshError.draining()
