@@ -14,10 +14,15 @@ from meshkit.ids import new_id
 from meshkit.server import ServiceHost
 from meshkit.tasks import stop
 
-from . import servicer, translate
+from . import translate
 from .calls import CallRules, ToolCalls
 from .runs import CodeRuns
 from .sandboxes import Sandboxes
+from .servicers.capabilities import CapabilityMethods
+from .servicers.composed import FULL_NAME, ToolRunnerServicer
+from .servicers.executions import ExecutionMethods
+from .servicers.files import FileMethods
+from .servicers.tool_calls import ToolCallMethods
 from .settings import ToolRunnerSettings
 from .store import StoreLedger
 from .store_streams import DeltaPublisher, publish_documents, watch_fences
@@ -47,18 +52,20 @@ class ToolRunner:
         self._background: list[asyncio.Task[None]] = []
         self.host.add(
             tool_runner_service_pb2_grpc.add_ToolRunnerServiceServicer_to_server,
-            servicer.ToolRunnerServicer(
-                self.sandboxes,
-                self.calls,
-                self.runs,
-                list(TOOLS.values()),
-                default_limits=settings.default_limits,
-                maximum_limits=settings.maximum_limits,
-            ),
-            servicer.FULL_NAME,
+            self._servicer(),
+            FULL_NAME,
         )
         self.host.on_start.append(self._start)
         self.host.on_stop.append(self._stop)
+
+    def _servicer(self) -> ToolRunnerServicer:
+        defaults, maximum = self.settings.default_limits, self.settings.maximum_limits
+        return ToolRunnerServicer(
+            ToolCallMethods(self.calls, list(TOOLS.values()), default_limits=defaults),
+            ExecutionMethods(self.runs, default_limits=defaults),
+            CapabilityMethods(self.sandboxes, default_limits=defaults, maximum_limits=maximum),
+            FileMethods(self.sandboxes, maximum_bytes=maximum.workspace_bytes),
+        )
 
     async def _start(self) -> None:
         await self.sandboxes.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from agentmesh.catalog.v1 import tool_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
@@ -15,6 +15,7 @@ from .sandbox.backend import EndReason, FileEntry, Limits, Outcome, Output, Stre
 from .tools.tool import Tool
 
 PROVIDER = "tool_runner"
+KEEP_ALIVE_SECONDS: Final = 10.0
 LANGUAGES = {
     pb.EXECUTION_LANGUAGE_PYTHON: Language.PYTHON,
     pb.EXECUTION_LANGUAGE_SHELL: Language.SHELL,

@@ -1,0 +1,1 @@
+"""ToolRunnerService: protobuf in, plain calls, protobuf out. One module for each concern."""

@@ -1,0 +1,50 @@
+"""What this runner can do, and which isolation holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
+from google.protobuf import struct_pb2
+
+from agentmesh_tool_runner import translate
+from agentmesh_tool_runner.sandbox.backend import Limits
+from agentmesh_tool_runner.sandboxes import Sandboxes
+
+
+class CapabilityMethods:
+    """GetCapabilities."""
+
+    def __init__(
+        self, sandboxes: Sandboxes, *, default_limits: Limits, maximum_limits: Limits
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._default_limits = default_limits
+        self._maximum_limits = maximum_limits
+
+    async def GetCapabilities(  # noqa: N802 - as the contract names it
+        self, request: pb.GetCapabilitiesRequest, context: Any
+    ) -> pb.GetCapabilitiesResponse:
+        """What the self-test proved."""
+        report = self._sandboxes.report
+        seen = struct_pb2.Struct()
+        seen.update(dict(report.evidence))
+        capabilities = [
+            pb.Capability(
+                name=each.name,
+                enforced=each.enforced,
+                detail=each.detail,
+                evidence=seen if each.name == "isolation" else None,
+            )
+            for each in report.capabilities
+        ]
+        ready = self._sandboxes.ready
+        return pb.GetCapabilitiesResponse(
+            ready=ready,
+            backend=self._sandboxes.backend.name if ready else "",
+            languages=list(translate.LANGUAGES) if ready else [],
+            capabilities=capabilities,
+            remedy=report.remedy,
+            default_limits=translate.limits_message(self._default_limits),
+            maximum_limits=translate.limits_message(self._maximum_limits),
+        )

@@ -1,0 +1,43 @@
+"""What the domain raises, as the contract says it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import grpc
+from agentmesh.common.v1 import errors_pb2
+from meshkit.errors import MeshError, from_rpc_error
+
+from agentmesh_tool_runner.executions import OutputRemovedError, UnknownExecutionError
+from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+
+
+@contextlib.contextmanager
+def rich_errors() -> Iterator[None]:
+    """Turns each error that the domain raises while the block runs into a rich status."""
+    try:
+        yield
+    except SandboxUnavailableError as error:
+        reason = errors_pb2.ERROR_REASON_SANDBOX_UNAVAILABLE
+        message = f"no code can run: {error}"
+        raise MeshError.precondition(reason, message, remedy=str(error)) from None
+    except UnknownExecutionError as error:
+        raise MeshError.not_found("execution", str(error)) from None
+    except OutputRemovedError as error:
+        raise MeshError.out_of_range(errors_pb2.ERROR_REASON_OUTPUT_REMOVED, str(error)) from None
+    except UnsafePathError as error:
+        raise MeshError.invalid("path", str(error)) from None
+    except FileNotFoundError as error:
+        raise MeshError.not_found("file", str(error.filename)) from None
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        raise MeshError.invalid("path", f"{error.filename}: {error.strerror}") from None
+    except BrokenPipeError as error:
+        raise MeshError.precondition(errors_pb2.ERROR_REASON_ALREADY_ENDED, str(error)) from None
+    except WorkspaceFullError as error:
+        raise MeshError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, errors_pb2.ERROR_REASON_QUOTA_EXCEEDED, str(error)
+        ) from None
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from None
