@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -41,13 +40,21 @@ class _Log:
         return 0
 
 
-def _responses(
-    hub: ConversationHub, log: _Log, accepted: EventFilter, position: int = 0
-) -> AsyncIterator[bytes]:
+async def _serve(
+    written: list[bytes],
+    hub: ConversationHub,
+    log: _Log,
+    accepted: EventFilter,
+    position: int = 0,
+) -> None:
     wanted = Wanted(position, Until.HEAD, accepted, deltas=False)
     reads: Any = log
     # A sign of life is due after every event.
-    return Subscriber(hub, reads, wanted, 0.0, asyncio.Event()).responses()
+
+    async def write(response: bytes) -> None:
+        written.append(response)
+
+    await Subscriber(hub, reads, wanted, 0.0, asyncio.Event(), write).serve()
 
 
 def _item(response: bytes) -> stream_pb2.StreamItem:
@@ -60,8 +67,10 @@ async def test_a_sign_of_life_says_where_the_reader_is_and_where_the_log_ends(
 ) -> None:
     hub = ConversationHub("acme", "conv_1")
     hub.accept(Head(HEAD, 1, active=True), [])
-    log, told = _Log(range(1, HEAD + 1)), []
-    async for response in _responses(hub, log, accepted):
+    written: list[bytes] = []
+    await _serve(written, hub, _Log(range(1, HEAD + 1)), accepted)
+    told = []
+    for response in written:
         item = _item(response)
         if not item.HasField("heartbeat"):
             continue
@@ -77,8 +86,35 @@ async def test_a_sign_of_life_says_where_the_reader_is_and_where_the_log_ends(
 async def test_what_was_removed_is_never_passed_over(known: int) -> None:
     hub = ConversationHub("acme", "conv_1")
     hub.accept(Head(HEAD, known, active=True), [])
+    written: list[bytes] = []
     with pytest.raises(Rejection) as refused:
-        async with aclosing(_responses(hub, _Log(range(6, HEAD + 1)), EventFilter(), 3)) as stream:  # type: ignore[type-var]  # a generator
-            assert [response async for response in stream] == []
+        await _serve(written, hub, _Log(range(6, HEAD + 1)), EventFilter(), 3)
+    assert written == []
     assert refused.value.reason is Reason.HISTORY_REMOVED
     assert refused.value.metadata["oldest_sequence"] == "6"
+
+
+async def test_who_has_kept_up_is_written_to_before_the_news_is_passed_on() -> None:
+    hub = ConversationHub("acme", "conv_1")
+    hub.accept(Head(1, 1, active=True), [_event(1)])
+    written: list[bytes] = []
+
+    async def write(response: bytes) -> None:
+        written.append(response)
+
+    wanted = Wanted(1, Until.FOREVER, EventFilter(), deltas=False)
+    reads: Any = _Log([1, 2])
+    reader = Subscriber(hub, reads, wanted, 60.0, asyncio.Event(), write)
+    hub.subscribers.add(reader)
+    serving = asyncio.create_task(reader.serve())
+    await asyncio.sleep(0)
+    hub.accept(Head(2, 1, active=True), [_event(2)])
+    assert len(written) == 1
+    hub.accept(Head(3, 1, active=True), [_event(3)])
+    for _ in range(3):
+        await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.wait([serving])
+    assert [
+        resumed_sequence(_item(response).resume_token, hub.binding) for response in written
+    ] == [2, 3]

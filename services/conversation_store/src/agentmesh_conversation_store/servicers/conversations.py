@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as pb
@@ -285,18 +284,16 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         self, request: pb.SubscribeConversationRequest, context: ServicerContext
     ) -> None:
         """Writes serialized responses, by the shortest way; see `register`."""
-        responses = self._subscriptions.subscribe(
+        await self._subscriptions.subscribe(
             current_principal().tenant,
             request.conversation_id,
+            context.write,
             after_sequence=request.after_sequence,
             resume_token=request.resume_token,
             until=_UNTIL.get(request.until, Until.FOREVER),
             accepted=_filter(request.filter),
             deltas=not request.filter.without_deltas,
         )
-        async with aclosing(responses):
-            async for response in responses:
-                await context.write(response)
 
     @streams_rejections
     async def SubscribeTenant(  # type: ignore[override]  # yields them serialized

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from meshkit.tasks import stop
@@ -28,7 +28,7 @@ from agentmesh_conversation_store.storage.interface import EventFilter, Head, St
 
 from .database import PatientReads
 from .hub import ConversationHub
-from .subscriber import Subscriber, Until, Wanted, history_removed
+from .subscriber import Subscriber, Until, Wanted, Write, history_removed
 
 _log = logging.getLogger(__name__)
 
@@ -101,14 +101,18 @@ class Subscriptions:
         self,
         tenant: str,
         conversation_id: str,
+        write: Write,
         *,
         after_sequence: int = 0,
         resume_token: str = "",
         until: Until = Until.FOREVER,
         accepted: EventFilter | None = None,
         deltas: bool = True,
-    ) -> AsyncGenerator[bytes, None]:
-        """Serialized responses. OUT_OF_RANGE for a position that is removed or beyond the head."""
+    ) -> None:
+        """Writes serialized responses.
+
+        OUT_OF_RANGE for a position that is removed or beyond the head.
+        """
         hub = self._hub(tenant, conversation_id)
         placeholder = _Placeholder()
         hub.subscribers.add(placeholder)
@@ -120,14 +124,15 @@ class Subscriptions:
             )
             _require_in_range(conversation_id, position, hub.head)
             wanted = Wanted(position, until, accepted or EventFilter(), deltas)
-            subscriber = Subscriber(hub, self._reads, wanted, self._heartbeat, self._draining)
+            subscriber = Subscriber(
+                hub, self._reads, wanted, self._heartbeat, self._draining, write
+            )
             hub.subscribers.add(subscriber)
         finally:
             hub.subscribers.discard(placeholder)
             self._forget_if_idle(hub)
         try:
-            async for response in subscriber.responses():
-                yield response
+            await subscriber.serve()
         finally:
             hub.subscribers.discard(subscriber)
             self._forget_if_idle(hub)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeAlias
 
 from agentmesh.conversation.v1 import stream_pb2
+from meshkit.eager import Begun
 from meshkit.errors import MeshError
 
 from agentmesh_conversation_store.codec.stream_items import events_response, item_response
@@ -20,6 +22,9 @@ from agentmesh_conversation_store.storage.interface import EventFilter
 from .database import PatientReads
 from .hub import BATCH_BYTES, BATCH_EVENTS, ConversationHub
 from .live import LiveMessage
+
+Write: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Sends one response; waits while the reader is slow."""
 
 _KEPT_SERIALIZED = 8
 _FIRST_RETRY = 0.1
@@ -53,7 +58,7 @@ class _Sent:
 
 
 class Subscriber:
-    """Yields serialized responses."""
+    """Writes serialized responses."""
 
     def __init__(
         self,
@@ -62,12 +67,14 @@ class Subscriber:
         wanted: Wanted,
         heartbeat: float,
         draining: asyncio.Event,
+        write: Write,
     ) -> None:
         self._hub = hub
         self._reads = reads
         self._wanted = wanted
         self._heartbeat = heartbeat
         self._draining = draining
+        self._write = write
         self._loop = asyncio.get_running_loop()
         self._position = wanted.position
         self._last_event = hub.head.sequence if wanted.until is Until.HEAD else 0
@@ -77,16 +84,29 @@ class Subscriber:
         self._retry_at = 0.0
         self._retry_delay = _FIRST_RETRY
         self._news = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Begun | None] | None = None
 
     def wake(self) -> None:
         """There is news."""
         self._news = True
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(self._begin_writing())
 
-    async def responses(self) -> AsyncIterator[bytes]:
-        """The stream. Ends when `until` is reached; raises when the server drains."""
+    def _begin_writing(self) -> Begun | None:
+        """What has come goes out at once: a reader would feel another round of the loop."""
+        hub = self._hub
+        over = self._draining.is_set() or hub.removed or self._position < hub.head.oldest - 1
+        if over or self._position >= hub.head.sequence:
+            return None
+        return Begun(self._write_on())
+
+    async def _write_on(self) -> None:
+        events = self._from_ring()
+        if events:
+            await self._write(events)
+
+    async def serve(self) -> None:
+        """Writes the stream. Returns when `until` is reached; raises when the server drains."""
         while True:
             self._news = False
             if self._draining.is_set():
@@ -97,20 +117,20 @@ class Subscriber:
                 raise history_removed(self._hub.conversation_id, self._hub.head.oldest)
             if self._finished():
                 if self._told < self._position:
-                    yield await self._beat()
+                    await self._beat()
                 return
             behind = self._position < self._hub.head.sequence
             if behind and self._loop.time() >= self._retry_at:
                 events = self._from_ring() or await self._from_log()
                 if events:
-                    yield events
+                    await self._write(events)
             elif not behind and (preview := self._next_preview()) is not None:
-                yield preview
+                await self._write(preview)
             elif not self._news and not await self._wait(retrying=behind):
-                yield await self._beat()
+                await self._beat()
                 continue
             if self._loop.time() >= self._next_heartbeat:
-                yield await self._beat()
+                await self._beat()
 
     def _finished(self) -> bool:
         if self._wanted.until is Until.HEAD:
@@ -222,7 +242,7 @@ class Subscriber:
             message.serialized[start, end] = data
         return data
 
-    async def _beat(self) -> bytes:
+    async def _beat(self) -> None:
         now = await self._reads.now()
         self._advance(self._position)
         heartbeat = stream_pb2.Heartbeat(
@@ -231,7 +251,8 @@ class Subscriber:
             time=timestamp(now),
         )
         token = self._hub.token(self._position)
-        return item_response(stream_pb2.StreamItem(heartbeat=heartbeat, resume_token=token))
+        item = stream_pb2.StreamItem(heartbeat=heartbeat, resume_token=token)
+        await self._write(item_response(item))
 
     async def _wait(self, *, retrying: bool) -> bool:
         """True if there is something to do, False if it is time for a sign of life."""
@@ -241,10 +262,12 @@ class Subscriber:
         waiter = self._waiter = self._loop.create_future()
         timer = self._loop.call_at(until, _resolve, waiter)
         try:
-            await waiter
+            begun = await waiter
         finally:
             timer.cancel()
             self._waiter = None
+        if begun is not None:
+            await begun
         return self._news or self._draining.is_set() or until < self._next_heartbeat
 
 
@@ -257,7 +280,7 @@ def history_removed(conversation_id: str, oldest: int) -> Rejection:
     )
 
 
-def _resolve(waiter: asyncio.Future[None]) -> None:
+def _resolve(waiter: asyncio.Future[Begun | None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import grpc
 from agentmesh.conversation.v1 import stream_pb2
+from meshkit.eager import Begun
 from meshkit.errors import MeshError, from_rpc_error
 
 from agentmesh_gateway.upstream import STORE
@@ -61,7 +62,8 @@ class Subscriber:
         self._sent: dict[str, _Sent] = {}
         self._run_check = RunCheck(wanted)
         self._news = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._hub: Hub | None = None
+        self._waiter: asyncio.Future[Begun | None] | None = None
         self._catching_up: ByteCall | None = None
         self._failure: MeshError | None = None
 
@@ -70,7 +72,19 @@ class Subscriber:
         self._news = True
         waiter = self._waiter
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            waiter.set_result(self._begin_writing())
+
+    def _begin_writing(self) -> Begun | None:
+        """What has come goes out at once: a reader would feel another round of the loop."""
+        hub = self._hub
+        if hub is None or self._failure is not None or self._position >= hub.head:
+            return None
+        return Begun(self._write_on(hub))
+
+    async def _write_on(self, hub: Hub) -> None:
+        portion = hub.after(self._position, self._wanted.filter)
+        if portion is not None:
+            await self._take(portion)
 
     def tick(self, now: float) -> None:
         """Time passes, by the loop's clock: wakes the subscriber if a sign of life is due."""
@@ -98,11 +112,13 @@ class Subscriber:
                     return
                 served = self._hubs.join(self._wanted, self._place)
             if served is not None:
-                served.hub.subscribers.add(self)
+                self._hub = served.hub
+                self._hub.subscribers.add(self)
                 try:
                     if await self._follow(served):
                         return
                 finally:
+                    self._hub = None
                     self._hubs.leave(served, self)
                 self._place, served = Place(self._position, self._token), None
 
@@ -232,6 +248,8 @@ class Subscriber:
         ticks that all subscribers share."""
         waiter = self._waiter = self._loop.create_future()
         try:
-            await waiter
+            begun = await waiter
         finally:
             self._waiter = None
+        if begun is not None:
+            await begun
