@@ -13,7 +13,7 @@ from agentmesh.conversation.v1 import message_pb2, stream_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox import sandlock
 from agentmesh_tool_runner.server import ToolRunner
-from agentmesh_tool_runner.tools import TOOLS
+from agentmesh_tool_runner.tools.builtin import TOOLS
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, raises_rich
 

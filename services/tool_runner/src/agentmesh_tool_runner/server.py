@@ -15,8 +15,9 @@ from meshkit.server import ServiceHost
 from meshkit.tasks import stop
 
 from . import translate
-from .calls import CallRules, ToolCalls
+from .calls import EffectRules, Effects, ToolCalls
 from .runs import CodeRuns
+from .sandbox.backend import MIB
 from .sandboxes import Sandboxes
 from .servicers.capabilities import CapabilityMethods
 from .servicers.composed import FULL_NAME, ToolRunnerServicer
@@ -26,7 +27,8 @@ from .servicers.tool_calls import ToolCallMethods
 from .settings import ToolRunnerSettings
 from .store import StoreLedger
 from .store_streams import DeltaPublisher, publish_documents, watch_fences
-from .tools import TOOLS
+from .tools.builtin import BuiltInTools
+from .tools.provider import Toolbox
 
 NAME = "tool_runner"
 
@@ -44,10 +46,10 @@ class ToolRunner:
         self._process_id = new_id("runner")
         self._deltas = DeltaPublisher(turns)
         self.sandboxes = Sandboxes(settings)
-        rules = CallRules(settings.default_limits, self._process_id)
-        self.calls = ToolCalls(
-            dict(TOOLS), StoreLedger(turns), self._deltas, lambda: self.sandboxes.backend, rules
-        )
+        self._toolbox = Toolbox([BuiltInTools()])
+        rules = EffectRules(settings.default_limits, settings.tool_cache_mib * MIB)
+        effects = Effects(self._toolbox, self._deltas, lambda: self.sandboxes.backend, rules)
+        self.calls = ToolCalls(effects, StoreLedger(turns), self._process_id)
         self.runs = CodeRuns(lambda: self.sandboxes.backend)
         self._background: list[asyncio.Task[None]] = []
         self.host.add(
@@ -61,14 +63,14 @@ class ToolRunner:
     def _servicer(self) -> ToolRunnerServicer:
         defaults, maximum = self.settings.default_limits, self.settings.maximum_limits
         return ToolRunnerServicer(
-            ToolCallMethods(self.calls, list(TOOLS.values()), default_limits=defaults),
+            ToolCallMethods(self.calls, self._toolbox, default_limits=defaults),
             ExecutionMethods(self.runs, default_limits=defaults),
             CapabilityMethods(self.sandboxes, default_limits=defaults, maximum_limits=maximum),
             FileMethods(self.sandboxes, maximum_bytes=maximum.workspace_bytes),
         )
 
     async def _start(self) -> None:
-        await self.sandboxes.start()
+        await asyncio.gather(self.sandboxes.start(), self._toolbox.start())
         self._background = [
             asyncio.create_task(
                 watch_fences(self._turns, self._process_id, self.calls.fence_raised)
@@ -82,14 +84,15 @@ class ToolRunner:
         return [
             catalog_service_pb2.Document(
                 kind=catalog_service_pb2.DOCUMENT_KIND_TOOL,
-                name=tool.name,
-                tool=translate.tool_definition(tool, timeout),
+                name=spec.name,
+                tool=translate.tool_definition(spec, timeout),
             )
-            for tool in TOOLS.values()
+            for spec in self._toolbox.specs()
         ]
 
     async def _stop(self) -> None:
         await self.calls.close()
         await stop(*self._background)
+        await self._toolbox.close()
         await self.sandboxes.close()
         await self.runs.close()

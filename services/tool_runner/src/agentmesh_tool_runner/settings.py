@@ -59,6 +59,7 @@ class ToolRunnerSettings(ServiceSettings):
     execution_processes: int = Field(default=64, ge=4)
     max_execution_processes: int = Field(default=256, ge=4)
     execution_output_mib: int = Field(default=1, ge=1, le=16)
+    tool_cache_mib: int = Field(default=16, ge=0, le=1024)
 
     @property
     def default_limits(self) -> Limits:

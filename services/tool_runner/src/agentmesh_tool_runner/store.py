@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agentmesh.common.v1 import usage_pb2
 from agentmesh.conversation.v1 import event_pb2, message_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2, turn_service_pb2_grpc
 from google.protobuf import struct_pb2
+from google.protobuf.json_format import MessageToDict
 from meshkit.channels import call_metadata
 from meshkit.identity import SYSTEM
 
 from .calls import Authority, Claim, ClaimState, ToolCall
-from .tools.tool import ReplyOutcome, ToolReply
+from .tools.reply import Failure, ReplyOutcome, ToolReply
 
 ENCODING = "agentmesh.conversation.v1.ToolResultPart"
 OUTCOMES = {
@@ -19,6 +22,10 @@ OUTCOMES = {
     ReplyOutcome.UNKNOWN: message_pb2.TOOL_OUTCOME_UNKNOWN,
     ReplyOutcome.CANCELLED: message_pb2.TOOL_OUTCOME_CANCELLED,
 }
+_FAILURES = {
+    failure: message_pb2.ToolFailure.Value(f"TOOL_FAILURE_{failure.name}") for failure in Failure
+}
+_REPLY_FAILURES = {number: failure for failure, number in _FAILURES.items()}
 _REPLY_OUTCOMES = {number: outcome for outcome, number in OUTCOMES.items()}
 _STATES = {
     turn_service_pb2.STEP_STATE_CLAIMED: ClaimState.CLAIMED,
@@ -88,7 +95,7 @@ class StoreLedger:
 def result_part(tool_call_id: str, tool: str, reply: ToolReply) -> message_pb2.ToolResultPart:
     """A reply as part of a message."""
     detail = struct_pb2.Struct()
-    detail.update(dict(reply.detail))
+    detail.update({_valid_text(key): _valid(value) for key, value in reply.detail.items()})
     return message_pb2.ToolResultPart(
         tool_call_id=tool_call_id,
         tool=tool,
@@ -96,25 +103,36 @@ def result_part(tool_call_id: str, tool: str, reply: ToolReply) -> message_pb2.T
         output=_valid_text(reply.output),
         detail=detail if reply.detail else None,
         truncated=reply.truncated,
+        failure=_FAILURES[reply.failure] if reply.failure else message_pb2.TOOL_FAILURE_UNSPECIFIED,
+        attempts=reply.attempts,
+        cached=reply.cached,
     )
 
 
 def reply_of(part: message_pb2.ToolResultPart) -> ToolReply:
     """The reply that a part was made of."""
-    detail = _plain(part.detail)
+    detail = MessageToDict(part.detail)
     outcome = _REPLY_OUTCOMES.get(part.outcome, ReplyOutcome.ERROR)
-    return ToolReply(outcome, part.output, detail, part.truncated)
+    return ToolReply(
+        outcome,
+        part.output,
+        detail,
+        part.truncated,
+        failure=_REPLY_FAILURES.get(part.failure),
+        attempts=part.attempts,
+        cached=part.cached,
+    )
 
 
-def _plain(struct: struct_pb2.Struct) -> dict[str, object]:
-    plain: dict[str, object] = {}
-    for key, value in struct.fields.items():
-        kind = value.WhichOneof("kind")
-        if kind == "struct_value":
-            plain[key] = _plain(value.struct_value)
-        elif kind is not None:
-            plain[key] = getattr(value, kind)
-    return plain
+def _valid(value: Any) -> Any:
+    """JSON of valid texts only, keys included."""
+    if isinstance(value, str):
+        return _valid_text(value)
+    if isinstance(value, dict):
+        return {_valid_text(str(key)): _valid(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_valid(each) for each in value]
+    return value
 
 
 def _valid_text(text: str) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from agentmesh.catalog.v1 import tool_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
-from google.protobuf import duration_pb2, struct_pb2
+from google.protobuf import duration_pb2
 
 from . import executions
 from .languages import Language
 from .sandbox.backend import EndReason, FileEntry, Limits, Outcome, Output, Stream
-from .tools.tool import Tool
+from .tools.spec import ToolSpec
 
 PROVIDER = "tool_runner"
 KEEP_ALIVE_SECONDS: Final = 10.0
@@ -119,15 +119,21 @@ def file_info(entry: FileEntry) -> pb.FileInfo:
     return message
 
 
-def tool_definition(tool: Tool[Any], timeout_seconds: float) -> tool_pb2.ToolDefinition:
-    """A tool as the catalog holds it."""
-    parameters = struct_pb2.Struct()
-    parameters.update(tool.schema)
-    return tool_pb2.ToolDefinition(
-        name=tool.name,
-        description=tool.description,
-        parameters=parameters,
-        safe_to_repeat=tool.safe_to_repeat,
-        timeout=duration(timeout_seconds),
+def tool_definition(spec: ToolSpec, timeout_seconds: float) -> tool_pb2.ToolDefinition:
+    """A tool as the catalog holds it; `timeout_seconds` is that of tools without one."""
+    definition = tool_pb2.ToolDefinition(
+        name=spec.name,
+        description=spec.description,
+        safe_to_repeat=spec.safe_to_repeat,
+        timeout=duration(spec.timeout_seconds or timeout_seconds),
         provider=PROVIDER,
+        origin=spec.origin,
+        retries=spec.retries,
+        concurrency=spec.concurrency,
+        cacheable=spec.cacheable,
+        uses_workspace=spec.uses_workspace,
     )
+    definition.parameters.update(spec.parameters)
+    if spec.output_schema is not None:
+        definition.output_schema.update(spec.output_schema)
+    return definition

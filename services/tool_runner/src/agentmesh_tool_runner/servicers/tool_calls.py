@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
+from google.protobuf import duration_pb2
 from meshkit.context import current_capability
 from meshkit.telemetry import current_traceparent
 
@@ -15,7 +16,7 @@ from agentmesh_tool_runner import translate
 from agentmesh_tool_runner.calls import Authority, RunningCall, ToolCall, ToolCalls
 from agentmesh_tool_runner.sandbox.backend import Limits
 from agentmesh_tool_runner.store import result_part
-from agentmesh_tool_runner.tools.tool import Tool
+from agentmesh_tool_runner.tools.provider import Toolbox
 
 from .errors import rich_errors
 
@@ -23,7 +24,7 @@ from .errors import rich_errors
 class ToolCallMethods:
     """CallTool and ListTools."""
 
-    def __init__(self, calls: ToolCalls, tools: list[Tool[Any]], *, default_limits: Limits) -> None:
+    def __init__(self, calls: ToolCalls, tools: Toolbox, *, default_limits: Limits) -> None:
         self._calls = calls
         self._tools = tools
         self._default_limits = default_limits
@@ -57,12 +58,11 @@ class ToolCallMethods:
     ) -> pb.ListToolsResponse:
         """By name."""
         timeout = self._default_limits.wall_seconds
-        tools = [translate.tool_definition(tool, timeout) for tool in self._tools]
-        return pb.ListToolsResponse(tools=sorted(tools, key=lambda tool: tool.name))
+        specs = self._tools.specs()
+        return pb.ListToolsResponse(tools=[translate.tool_definition(s, timeout) for s in specs])
 
 
 def _tool_call(request: pb.CallToolRequest) -> ToolCall:
-    timeout = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else None
     return ToolCall(
         turn=request.turn,
         tool_call_id=request.tool_call_id,
@@ -70,9 +70,16 @@ def _tool_call(request: pb.CallToolRequest) -> ToolCall:
         arguments_json=request.arguments_json,
         agent=request.agent,
         message_id=request.message_id,
-        timeout_seconds=timeout,
+        timeout_seconds=_seconds(request.timeout) if request.HasField("timeout") else None,
+        retries=request.retries if request.HasField("retries") else None,
+        concurrency=request.concurrency,
+        cache_seconds=_seconds(request.cache_ttl),
         traceparent=current_traceparent(),
     )
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return duration.ToNanoseconds() / 1e9
 
 
 async def _call_items(

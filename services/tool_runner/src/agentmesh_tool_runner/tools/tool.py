@@ -1,16 +1,17 @@
-"""What a tool is: a name, a schema of its arguments, and what it does in a workspace."""
+"""A tool of this service: a name, a schema of its arguments, and what it does in a workspace."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, ClassVar, Generic, TypeVar
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentmesh_tool_runner.sandbox.backend import (
+    Execution,
     ExecutionSpec,
     Limits,
     Outcome,
@@ -19,7 +20,19 @@ from agentmesh_tool_runner.sandbox.backend import (
     Workspace,
 )
 
-_MAX_OUTPUT_CHARACTERS = 24_000
+from .reply import Failure, ReplyOutcome, ToolReply
+from .schemas import explain, schema_of, violations
+from .spec import ToolSpec
+
+__all__ = [
+    "Arguments",
+    "Finished",
+    "ReplyOutcome",
+    "Result",
+    "Tool",
+    "ToolContext",
+    "ToolReply",
+]
 
 
 class Arguments(BaseModel):
@@ -28,34 +41,10 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ReplyOutcome(Enum):
-    """How a call ended, as the model is told."""
+class Result(BaseModel):
+    """What a good reply holds for programs, as its `detail`."""
 
-    OK = "ok"
-    ERROR = "error"
-    UNKNOWN = "unknown"
-    CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True)
-class ToolReply:
-    """What the model is told; `detail` holds JSON values for programs."""
-
-    outcome: ReplyOutcome
-    output: str
-    detail: Mapping[str, Any] = field(default_factory=dict)
-    truncated: bool = False
-    cpu_seconds: float = 0.0
-
-    @classmethod
-    def ok(cls, output: str, **detail: Any) -> ToolReply:
-        """The tool did what it is for."""
-        return cls(ReplyOutcome.OK, output, detail)
-
-    @classmethod
-    def error(cls, output: str, **detail: Any) -> ToolReply:
-        """The tool could not, or was called wrongly."""
-        return cls(ReplyOutcome.ERROR, output, detail)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
 
 @dataclass
@@ -71,14 +60,24 @@ class Finished:
 class ToolContext:
     """Where a call acts: its workspace, the interpreter inside, its limits, its live audience.
 
-    `started` is told of every execution, so that whoever ends the call can end what runs for it.
+    `run` is told of every execution, so that whoever ends the call can end what runs for it.
     """
 
-    workspace: Workspace
+    opened: Workspace | None
     python: str
     limits: Limits
     emit: Callable[[Output], None]
-    run: Callable[[ExecutionSpec], Any]
+    run: Callable[[ExecutionSpec], Awaitable[Execution]]
+    agent: str = ""
+    tool_call_id: str = ""
+    traceparent: str = ""
+
+    @property
+    def workspace(self) -> Workspace:
+        """The files of the conversation, for a tool that uses them."""
+        if self.opened is None:
+            raise RuntimeError("the tool says that it uses no workspace")
+        return self.opened
 
     async def execute(self, spec: ExecutionSpec, *, live: bool = False) -> Finished:
         """Runs a program to its end; `live` shows its output while it runs."""
@@ -103,42 +102,29 @@ class Tool(ABC, Generic[ArgumentsType]):
     safe_to_repeat: ClassVar[bool]
     """True if a call whose outcome is unknown may be made again without harm."""
     arguments: type[ArgumentsType]
+    result: ClassVar[type[Result]] = Result
 
-    @property
-    def schema(self) -> dict[str, Any]:
-        """JSON Schema of the arguments."""
-        schema = self.arguments.model_json_schema()
-        schema.pop("title", None)
-        schema.pop("description", None)
-        return schema
+    @cached_property
+    def spec(self) -> ToolSpec:
+        """As the port has it."""
+        return ToolSpec(
+            name=self.name,
+            description=self.description,
+            parameters=schema_of(self.arguments),
+            safe_to_repeat=self.safe_to_repeat,
+            output_schema=schema_of(self.result),
+        )
 
     async def call(self, context: ToolContext, arguments_json: str) -> ToolReply:
         """Checks the arguments and acts. Wrong arguments are a reply that names the field."""
         try:
             arguments = self.arguments.model_validate_json(arguments_json or "{}")
         except ValidationError as error:
-            return ToolReply.error(_explain(self.name, error))
-        reply = await self.act(context, arguments)
-        return _shortened(reply)
+            found = violations(error)
+            text = explain(self.name, found)
+            return ToolReply.failed(Failure.ARGUMENTS, text, violations=found)
+        return await self.act(context, arguments)
 
     @abstractmethod
     async def act(self, context: ToolContext, arguments: ArgumentsType) -> ToolReply:
         """What the tool does."""
-
-
-def _explain(tool: str, error: ValidationError) -> str:
-    lines = [f"{tool} was called with wrong arguments:"]
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "arguments"
-        lines.append(f"- {where}: {problem['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
-
-
-def _shortened(reply: ToolReply) -> ToolReply:
-    """Long output keeps its beginning and its end, where errors stand."""
-    if len(reply.output) <= _MAX_OUTPUT_CHARACTERS:
-        return reply
-    half = _MAX_OUTPUT_CHARACTERS // 2
-    left_out = len(reply.output) - 2 * half
-    output = f"{reply.output[:half]}\n… {left_out} characters left out …\n{reply.output[-half:]}"
-    return ToolReply(reply.outcome, output, reply.detail, True, reply.cpu_seconds)

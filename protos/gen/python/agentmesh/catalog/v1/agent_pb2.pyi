@@ -108,21 +108,37 @@ class ToolConfig(google.protobuf.message.Message):
     ENABLED_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
     RETRIES_FIELD_NUMBER: builtins.int
+    CONCURRENCY_FIELD_NUMBER: builtins.int
+    CACHE_SECONDS_FIELD_NUMBER: builtins.int
     enabled: builtins.bool
     """False takes the tool away."""
     timeout: builtins.float
     """Seconds for one call."""
     retries: builtins.int
-    """Repetitions after a failure of a tool that is safe to repeat."""
+    """Repetitions, with growing pauses, after a failure that may pass. A tool that is not safe to
+    repeat is called again only after failures that say that nothing was done.
+    """
+    concurrency: builtins.int
+    """Most calls at once that one run makes of the tool for the agent; others wait."""
+    cache_seconds: builtins.float
+    """Seconds for which a good result answers equal calls of the tenant. Without it nothing is kept.
+    Has no effect on tools whose definition is not `cacheable`.
+    """
     def __init__(
         self,
         *,
         enabled: builtins.bool | None = ...,
         timeout: builtins.float | None = ...,
         retries: builtins.int | None = ...,
+        concurrency: builtins.int | None = ...,
+        cache_seconds: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "enabled", b"enabled", "retries", b"retries", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "enabled", b"enabled", "retries", b"retries", "timeout", b"timeout"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cache_seconds", b"_cache_seconds", "_concurrency", b"_concurrency", "_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "cache_seconds", b"cache_seconds", "concurrency", b"concurrency", "enabled", b"enabled", "retries", b"retries", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cache_seconds", b"_cache_seconds", "_concurrency", b"_concurrency", "_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "cache_seconds", b"cache_seconds", "concurrency", b"concurrency", "enabled", b"enabled", "retries", b"retries", "timeout", b"timeout"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cache_seconds", b"_cache_seconds"]) -> typing.Literal["cache_seconds"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_concurrency", b"_concurrency"]) -> typing.Literal["concurrency"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_enabled", b"_enabled"]) -> typing.Literal["enabled"] | None: ...
     @typing.overload

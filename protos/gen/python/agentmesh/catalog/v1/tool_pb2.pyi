@@ -31,6 +31,12 @@ class ToolDefinition(google.protobuf.message.Message):
     TIMEOUT_FIELD_NUMBER: builtins.int
     PROVIDER_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    OUTPUT_SCHEMA_FIELD_NUMBER: builtins.int
+    ORIGIN_FIELD_NUMBER: builtins.int
+    RETRIES_FIELD_NUMBER: builtins.int
+    CONCURRENCY_FIELD_NUMBER: builtins.int
+    CACHEABLE_FIELD_NUMBER: builtins.int
+    USES_WORKSPACE_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     description: builtins.str
@@ -41,6 +47,16 @@ class ToolDefinition(google.protobuf.message.Message):
     """The service that carries it out."""
     version: builtins.int
     """The version of the catalog document; output only."""
+    origin: builtins.str
+    """The package that brings it, and its version; empty for a tool of the service itself."""
+    retries: builtins.int
+    """Repetitions after a failure that may pass, for agents that set none."""
+    concurrency: builtins.int
+    """Most calls at once of one runner; not bounded if 0."""
+    cacheable: builtins.bool
+    """True if its result depends on nothing but its arguments, so that it may be kept and used again."""
+    uses_workspace: builtins.bool
+    """True if it reads or changes the files of the conversation."""
     @property
     def parameters(self) -> google.protobuf.struct_pb2.Struct:
         """JSON Schema of its arguments."""
@@ -48,6 +64,12 @@ class ToolDefinition(google.protobuf.message.Message):
     @property
     def timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Time for one call."""
+
+    @property
+    def output_schema(self) -> google.protobuf.struct_pb2.Struct:
+        """JSON Schema of the `detail` of a result whose outcome is OK. A tool whose result is not valid
+        under it has failed, with TOOL_FAILURE_OUTPUT. Unset if the tool promises nothing.
+        """
 
     def __init__(
         self,
@@ -59,8 +81,14 @@ class ToolDefinition(google.protobuf.message.Message):
         timeout: google.protobuf.duration_pb2.Duration | None = ...,
         provider: builtins.str = ...,
         version: builtins.int = ...,
+        output_schema: google.protobuf.struct_pb2.Struct | None = ...,
+        origin: builtins.str = ...,
+        retries: builtins.int = ...,
+        concurrency: builtins.int = ...,
+        cacheable: builtins.bool = ...,
+        uses_workspace: builtins.bool = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["parameters", b"parameters", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters", "provider", b"provider", "safe_to_repeat", b"safe_to_repeat", "timeout", b"timeout", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["output_schema", b"output_schema", "parameters", b"parameters", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cacheable", b"cacheable", "concurrency", b"concurrency", "description", b"description", "name", b"name", "origin", b"origin", "output_schema", b"output_schema", "parameters", b"parameters", "provider", b"provider", "retries", b"retries", "safe_to_repeat", b"safe_to_repeat", "timeout", b"timeout", "uses_workspace", b"uses_workspace", "version", b"version"]) -> None: ...
 
 Global___ToolDefinition: typing_extensions.TypeAlias = ToolDefinition

@@ -89,6 +89,50 @@ TOOL_OUTCOME_CANCELLED: ToolOutcome.ValueType  # 5
 """It was cancelled while it ran."""
 Global___ToolOutcome: typing_extensions.TypeAlias = ToolOutcome
 
+class _ToolFailure:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ToolFailureEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ToolFailure.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TOOL_FAILURE_UNSPECIFIED: _ToolFailure.ValueType  # 0
+    """Nothing, or the tool itself says what."""
+    TOOL_FAILURE_UNKNOWN_TOOL: _ToolFailure.ValueType  # 1
+    """There is no tool of that name."""
+    TOOL_FAILURE_ARGUMENTS: _ToolFailure.ValueType  # 2
+    """The arguments are no JSON, or not valid under the tool's schema; `detail.violations` says where."""
+    TOOL_FAILURE_RAISED: _ToolFailure.ValueType  # 3
+    """It raised an error."""
+    TOOL_FAILURE_TIMEOUT: _ToolFailure.ValueType  # 4
+    """Its time was up, and it was killed."""
+    TOOL_FAILURE_CRASHED: _ToolFailure.ValueType  # 5
+    """Its process, or the sandbox under it, died."""
+    TOOL_FAILURE_OUTPUT: _ToolFailure.ValueType  # 6
+    """Its result is no JSON, or not valid under its own schema."""
+    TOOL_FAILURE_UNAVAILABLE: _ToolFailure.ValueType  # 7
+    """It could not be started; nothing was done."""
+
+class ToolFailure(_ToolFailure, metaclass=_ToolFailureEnumTypeWrapper):
+    """What went wrong with a tool, as opposed to what a tool reports."""
+
+TOOL_FAILURE_UNSPECIFIED: ToolFailure.ValueType  # 0
+"""Nothing, or the tool itself says what."""
+TOOL_FAILURE_UNKNOWN_TOOL: ToolFailure.ValueType  # 1
+"""There is no tool of that name."""
+TOOL_FAILURE_ARGUMENTS: ToolFailure.ValueType  # 2
+"""The arguments are no JSON, or not valid under the tool's schema; `detail.violations` says where."""
+TOOL_FAILURE_RAISED: ToolFailure.ValueType  # 3
+"""It raised an error."""
+TOOL_FAILURE_TIMEOUT: ToolFailure.ValueType  # 4
+"""Its time was up, and it was killed."""
+TOOL_FAILURE_CRASHED: ToolFailure.ValueType  # 5
+"""Its process, or the sandbox under it, died."""
+TOOL_FAILURE_OUTPUT: ToolFailure.ValueType  # 6
+"""Its result is no JSON, or not valid under its own schema."""
+TOOL_FAILURE_UNAVAILABLE: ToolFailure.ValueType  # 7
+"""It could not be started; nothing was done."""
+Global___ToolFailure: typing_extensions.TypeAlias = ToolFailure
+
 @typing.final
 class Message(google.protobuf.message.Message):
     """One message of a conversation."""
@@ -333,6 +377,9 @@ class ToolResultPart(google.protobuf.message.Message):
     DETAIL_FIELD_NUMBER: builtins.int
     TRUNCATED_FIELD_NUMBER: builtins.int
     OUTPUT_BLOB_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    ATTEMPTS_FIELD_NUMBER: builtins.int
+    CACHED_FIELD_NUMBER: builtins.int
     tool_call_id: builtins.str
     """The call that it answers."""
     tool: builtins.str
@@ -343,6 +390,12 @@ class ToolResultPart(google.protobuf.message.Message):
     """What the model is told."""
     truncated: builtins.bool
     """True if `output` is shorter than what the tool wrote."""
+    failure: Global___ToolFailure.ValueType
+    """Why there is no good result, where the tool itself did not say."""
+    attempts: builtins.int
+    """How often the tool was called for it; 0 or 1 where it was called once."""
+    cached: builtins.bool
+    """True if the result is that of an equal call before."""
     @property
     def detail(self) -> google.protobuf.struct_pb2.Struct:
         """Structured detail: exit code, reason, usage, files."""
@@ -361,9 +414,12 @@ class ToolResultPart(google.protobuf.message.Message):
         detail: google.protobuf.struct_pb2.Struct | None = ...,
         truncated: builtins.bool = ...,
         output_blob: Global___BlobPart | None = ...,
+        failure: Global___ToolFailure.ValueType = ...,
+        attempts: builtins.int = ...,
+        cached: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["detail", b"detail", "output_blob", b"output_blob"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["detail", b"detail", "outcome", b"outcome", "output", b"output", "output_blob", b"output_blob", "tool", b"tool", "tool_call_id", b"tool_call_id", "truncated", b"truncated"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempts", b"attempts", "cached", b"cached", "detail", b"detail", "failure", b"failure", "outcome", b"outcome", "output", b"output", "output_blob", b"output_blob", "tool", b"tool", "tool_call_id", b"tool_call_id", "truncated", b"truncated"]) -> None: ...
 
 Global___ToolResultPart: typing_extensions.TypeAlias = ToolResultPart
 

@@ -165,6 +165,9 @@ class CallToolRequest(google.protobuf.message.Message):
     AGENT_FIELD_NUMBER: builtins.int
     TIMEOUT_FIELD_NUMBER: builtins.int
     MESSAGE_ID_FIELD_NUMBER: builtins.int
+    RETRIES_FIELD_NUMBER: builtins.int
+    CONCURRENCY_FIELD_NUMBER: builtins.int
+    CACHE_TTL_FIELD_NUMBER: builtins.int
     turn: builtins.int
     """The turn that the call belongs to."""
     tool_call_id: builtins.str
@@ -179,9 +182,17 @@ class CallToolRequest(google.protobuf.message.Message):
     """The agent that calls."""
     message_id: builtins.str
     """The message that the result becomes; the same on every attempt."""
+    retries: builtins.int
+    """Repetitions after a failure that may pass; the tool's own number if unset."""
+    concurrency: builtins.int
+    """Most calls of this tool at once by this agent in this run; not bounded if 0."""
     @property
     def timeout(self) -> google.protobuf.duration_pb2.Duration:
         """Time for the call; the tool's own if unset."""
+
+    @property
+    def cache_ttl(self) -> google.protobuf.duration_pb2.Duration:
+        """For how long a good result may answer equal calls of the tenant; not kept if unset."""
 
     def __init__(
         self,
@@ -193,9 +204,13 @@ class CallToolRequest(google.protobuf.message.Message):
         agent: builtins.str = ...,
         timeout: google.protobuf.duration_pb2.Duration | None = ...,
         message_id: builtins.str = ...,
+        retries: builtins.int | None = ...,
+        concurrency: builtins.int = ...,
+        cache_ttl: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "message_id", b"message_id", "timeout", b"timeout", "tool", b"tool", "tool_call_id", b"tool_call_id", "turn", b"turn"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_retries", b"_retries", "cache_ttl", b"cache_ttl", "retries", b"retries", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_retries", b"_retries", "agent", b"agent", "arguments_json", b"arguments_json", "cache_ttl", b"cache_ttl", "concurrency", b"concurrency", "message_id", b"message_id", "retries", b"retries", "timeout", b"timeout", "tool", b"tool", "tool_call_id", b"tool_call_id", "turn", b"turn"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_retries", b"_retries"]) -> typing.Literal["retries"] | None: ...
 
 Global___CallToolRequest: typing_extensions.TypeAlias = CallToolRequest
 

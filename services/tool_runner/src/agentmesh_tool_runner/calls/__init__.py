@@ -1,0 +1,20 @@
+"""Tool calls of runs: each is one recorded step, carried out at most once at a time."""
+
+from .effects import EffectRules, Effects
+from .recorded import ToolCalls
+from .running import RunningCall
+from .steps import Audience, Authority, CallEnd, Claim, ClaimState, Ledger, ToolCall
+
+__all__ = [
+    "Audience",
+    "Authority",
+    "CallEnd",
+    "Claim",
+    "ClaimState",
+    "EffectRules",
+    "Effects",
+    "Ledger",
+    "RunningCall",
+    "ToolCall",
+    "ToolCalls",
+]

@@ -1,0 +1,209 @@
+"""What a call does: finds its tool, keeps the rules that hold for it, and calls it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import stamina
+
+from agentmesh_tool_runner.sandbox.backend import (
+    Execution,
+    ExecutionSpec,
+    Limits,
+    Output,
+    SandboxBackend,
+    SandboxUnavailableError,
+    Workspace,
+    WorkspaceFullError,
+    WorkspaceKey,
+)
+from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.tools.output import OutputCheck
+from agentmesh_tool_runner.tools.provider import ProvidedTool, Toolbox
+from agentmesh_tool_runner.tools.reply import Failure, ReplyOutcome, ToolReply
+from agentmesh_tool_runner.tools.spec import ToolSpec
+from agentmesh_tool_runner.tools.tool import ToolContext
+
+from .kept import KeptResults
+from .rooms import Rooms
+from .running import RunningCall
+from .steps import Audience, ToolCall
+
+logger = logging.getLogger(__name__)
+
+CANCELLED: Final = ToolReply(ReplyOutcome.CANCELLED, "The call was cancelled.")
+_FIRST_PAUSE_SECONDS: Final = 0.2
+_LONGEST_PAUSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class EffectRules:
+    """What holds for all calls: the limits of one, and how much the kept results may take."""
+
+    limits: Limits
+    kept_bytes: int = 0
+
+
+class _AgainError(Exception):
+    """The tool failed in a way that may pass."""
+
+    def __init__(self, reply: ToolReply) -> None:
+        super().__init__(reply.output)
+        self.reply = reply
+
+
+class Effects:
+    """Carries out what calls ask for."""
+
+    def __init__(
+        self,
+        toolbox: Toolbox,
+        audience: Audience,
+        backend: Callable[[], SandboxBackend],
+        rules: EffectRules,
+    ) -> None:
+        self._toolbox = toolbox
+        self._audience = audience
+        self._backend = backend
+        self._rules = rules
+        self._rooms = Rooms()
+        self._kept = KeptResults(rules.kept_bytes)
+        self._check = OutputCheck()
+
+    def insist_on_sandbox(self, call: ToolCall) -> None:
+        """Raises SandboxUnavailableError if the call needs a sandbox and there is none."""
+        tool = self._toolbox.find(call.tool)
+        if tool is None or tool.spec.uses_workspace:
+            self._backend()
+
+    def is_safe_to_repeat(self, call: ToolCall) -> bool:
+        """True if a call whose outcome is not known may be made again."""
+        tool = self._toolbox.find(call.tool)
+        return tool is None or tool.spec.safe_to_repeat
+
+    async def act(self, running: RunningCall) -> ToolReply:
+        """Never raises but when it is cancelled: what goes wrong is a reply, too."""
+        call, tenant = running.call, running.authority.tenant
+        tool = self._toolbox.find(call.tool)
+        if tool is None:
+            known = ", ".join(spec.name for spec in self._toolbox.specs())
+            text = f"there is no tool {call.tool!r}; there are: {known}"
+            return ToolReply.failed(Failure.UNKNOWN_TOOL, text)
+        spec = tool.spec
+        of_the_agent = (tenant, running.authority.run_id, call.agent, spec.name)
+        async with (
+            self._rooms.place(of_the_agent, tenant, call.concurrency),
+            self._rooms.place(spec.name, tenant, spec.concurrency),
+        ):
+            kept = self._kept.find(tenant, spec, call)
+            if kept is not None:
+                return kept
+            reply = await self._insist(running, tool)
+        self._kept.keep(tenant, spec, call, reply)
+        return reply
+
+    async def _insist(self, running: RunningCall, tool: ProvidedTool) -> ToolReply:
+        """Calls the tool again after failures that may pass, with growing pauses."""
+        wanted = running.call.retries
+        retries = tool.spec.retries if wanted is None else wanted
+        attempts = 0
+        try:
+            async for attempt in stamina.retry_context(
+                on=_AgainError,
+                attempts=retries + 1,
+                timeout=None,
+                wait_initial=_FIRST_PAUSE_SECONDS,
+                wait_max=_LONGEST_PAUSE_SECONDS,
+            ):
+                with attempt:
+                    attempts += 1
+                    reply = await self._attempt(running, tool)
+                    if attempts <= retries and _may_be_repeated(tool.spec, reply):
+                        raise _AgainError(reply)
+        except _AgainError as error:
+            reply = error.reply
+        return replace(reply, attempts=attempts)
+
+    async def _attempt(self, running: RunningCall, tool: ProvidedTool) -> ToolReply:
+        call = running.call
+        try:
+            workspace = await self._workspace(running) if tool.spec.uses_workspace else None
+            context = self._context(running, tool.spec, workspace)
+            reply = await tool.call(context, call.arguments_json)
+            if running.killed:
+                return CANCELLED
+            reply = await self._check.checked(tool.spec, reply)
+            if workspace is not None:
+                await workspace.save()
+        except WorkspaceFullError as error:
+            reply = ToolReply.error(f"the workspace was not changed: {error}")
+        except UnsafePathError as error:
+            reply = ToolReply.error(f"path: {error}")
+        except OSError as error:
+            what = error.strerror or str(error)
+            reply = ToolReply.error(f"{error.filename or call.tool}: {what}")
+        except SandboxUnavailableError as error:
+            text = f"the sandbox died under the call: {error}"
+            reply = ToolReply.failed(Failure.CRASHED, text)
+        except Exception:
+            # Recorded all the same: a defect here must not keep the run from going on.
+            logger.exception("tool %s failed", call.tool)
+            text = f"{call.tool} failed for a reason of its own; see the log"
+            reply = ToolReply.failed(Failure.RAISED, text)
+        return reply.shortened()
+
+    async def _workspace(self, running: RunningCall) -> Workspace:
+        authority = running.authority
+        key = WorkspaceKey(authority.tenant, authority.conversation_id)
+        return await self._backend().workspace(key)
+
+    def _context(
+        self, running: RunningCall, spec: ToolSpec, workspace: Workspace | None
+    ) -> ToolContext:
+        async def run(wanted: ExecutionSpec) -> Execution:
+            return await self._run(running, context.workspace, wanted)
+
+        context = ToolContext(
+            opened=workspace,
+            python=self._backend().python if workspace is not None else "",
+            limits=self._limits(running.call, spec),
+            emit=lambda piece: self._emit(running, piece),
+            run=run,
+            agent=running.call.agent,
+            tool_call_id=running.call.tool_call_id,
+            traceparent=running.call.traceparent,
+        )
+        return context
+
+    def _limits(self, call: ToolCall, spec: ToolSpec) -> Limits:
+        limits = self._rules.limits
+        wanted = call.timeout_seconds or spec.timeout_seconds
+        if wanted is None:
+            return limits
+        return replace(limits, wall_seconds=min(limits.wall_seconds, wanted))
+
+    async def _run(
+        self, running: RunningCall, workspace: Workspace, spec: ExecutionSpec
+    ) -> Execution:
+        environment = dict(spec.environment)
+        if running.call.traceparent:
+            environment["TRACEPARENT"] = running.call.traceparent
+        execution = await workspace.execute(replace(spec, environment=environment))
+        running.executions.add(execution)
+        if running.killed:
+            execution.cancel()
+        return execution
+
+    def _emit(self, running: RunningCall, piece: Output) -> None:
+        running.output.append(piece)
+        running.tell()
+        self._audience.publish(running.authority, running.call, piece)
+
+
+def _may_be_repeated(spec: ToolSpec, reply: ToolReply) -> bool:
+    if reply.failure is None or not reply.failure.may_pass or reply.final:
+        return False
+    return spec.safe_to_repeat or reply.nothing_done

@@ -1,0 +1,78 @@
+"""Where tools come from: the port that every kind of tool stands behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .reply import ToolReply
+from .spec import ToolSpec
+from .tool import ToolContext
+
+
+class ProvidedTool(Protocol):
+    """A tool, whoever provides it."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def call(self, context: ToolContext, arguments_json: str) -> ToolReply:
+        """Checks the arguments and acts, within `context.limits.wall_seconds`.
+
+        Leaves nothing running when it is cancelled. What it raises is taken for its own defect.
+        """
+        ...
+
+
+class ToolProvider(Protocol):
+    """A source of tools: the service itself, packages, later other servers."""
+
+    async def start(self) -> None:
+        """Gets ready; tools that cannot be had are told in the log."""
+        ...
+
+    def tools(self) -> Sequence[ProvidedTool]:
+        """What there is now."""
+        ...
+
+    async def close(self) -> None:
+        """Leaves nothing running."""
+        ...
+
+
+@dataclass
+class Toolbox:
+    """The tools of all providers, by name. What an earlier provider has no later one replaces."""
+
+    providers: Sequence[ToolProvider]
+    _tools: dict[str, ProvidedTool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.gather()
+
+    def gather(self) -> None:
+        """Looks again at what the providers have."""
+        self._tools = {}
+        for provider in self.providers:
+            for tool in provider.tools():
+                self._tools.setdefault(tool.spec.name, tool)
+
+    def find(self, name: str) -> ProvidedTool | None:
+        """The tool of that name."""
+        return self._tools.get(name)
+
+    def specs(self) -> list[ToolSpec]:
+        """Of all tools, by name."""
+        return [self._tools[name].spec for name in sorted(self._tools)]
+
+    async def start(self) -> None:
+        """Starts the providers."""
+        for provider in self.providers:
+            await provider.start()
+        self.gather()
+
+    async def close(self) -> None:
+        """Closes the providers."""
+        for provider in self.providers:
+            await provider.close()
