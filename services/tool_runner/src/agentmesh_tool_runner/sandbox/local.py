@@ -29,11 +29,12 @@ from .backend import (
     WorkspaceKey,
 )
 from .descriptors import Descriptors
-from .execution import LocalExecution, Meter, is_full
+from .execution import LocalExecution, Meter
 from .family import FamilyBound, plan_family_bound
 from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequest
 from .meters import FamilyMeter, GroupMeter
 from .options import LocalOptions
+from .reach import LocalReach
 from .workspaces import Mounted, WorkspaceHandle, WorkspaceRules, Workspaces
 
 _IDLE_CHECK_SECONDS: Final = 30.0
@@ -213,12 +214,13 @@ class LocalBackend(SandboxBackend):
             self._launcher = launcher
             return launcher
 
-    async def mount(self, name: str, uid: int | None) -> int:
+    async def mount(self, name: str, uid: int | None) -> LocalReach:
         launcher = await self._live_launcher()
         maximum = self._options.maximum
-        return await launcher.mount(
+        root = await launcher.mount(
             name, size=maximum.workspace_bytes, files=maximum.workspace_files, uid=uid
         )
+        return LocalReach(root)
 
     async def unmount(self, name: str) -> None:
         if self._launcher is not None and self._launcher.alive:
@@ -267,7 +269,7 @@ class LocalBackend(SandboxBackend):
             spec,
             meter,
             kill=lambda: self._kill(launcher, name, group),
-            disk_is_full=lambda: mounted.root >= 0 and is_full(mounted.root),
+            disk_is_full=lambda: mounted.files.full,
         )
         family = self._family.for_limits(spec.limits) if self._family else None
         launch = self._compose(

@@ -11,13 +11,12 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
-import os
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 from urllib.parse import quote
 
 from . import snapshot, workspace_files
@@ -30,17 +29,17 @@ from .backend import (
     WorkspaceFullError,
     WorkspaceKey,
 )
+from .reach import Reach
 
-_Result = TypeVar("_Result")
 _LONGEST_NAME: Final = 120
 
 
 @dataclass
 class Mounted:
-    """An open workspace. `root` is a descriptor of its root directory; `uid` owns its files."""
+    """An open workspace. `files` reaches what is in it; `uid` owns it where the service says so."""
 
     name: str
-    root: int
+    files: Reach
     uid: int | None
     saved: list[snapshot.Entry] | None
     users: int = 0
@@ -49,16 +48,15 @@ class Mounted:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def close_when_unused(self) -> None:
-        """A descriptor that somebody still works with must not be closed, and its number reused."""
-        if self.dropped and not self.users and self.root >= 0:
-            os.close(self.root)
-            self.root = -1
+        """What somebody still works with must not be closed."""
+        if self.dropped and not self.users:
+            self.files.close()
 
 
 class Mounter(Protocol):
     """Gives empty, size-bounded directories; the backend's part."""
 
-    async def mount(self, name: str, uid: int | None) -> int: ...
+    async def mount(self, name: str, uid: int | None) -> Reach: ...
 
     async def unmount(self, name: str) -> None: ...
 
@@ -120,14 +118,14 @@ class Workspaces:
         first = self._rules.first_uid
         uid = None if first is None else self._free_uid(first)
         name = f"workspace-{number}"
-        root = await self._mounter.mount(name, uid)
+        files = await self._mounter.mount(name, uid)
         try:
-            saved = await asyncio.to_thread(snapshot.restore, root, self.archive(key), uid=uid)
+            saved = await files.restore(self.archive(key), uid=uid)
         except BaseException:
-            os.close(root)
+            files.close()
             await self._mounter.unmount(name)
             raise
-        return Mounted(name, root, uid, saved)
+        return Mounted(name, files, uid, saved)
 
     def _free_uid(self, first: int) -> int:
         taken = {mounted.uid for mounted in self._open.values()}
@@ -143,12 +141,8 @@ class Workspaces:
                 raise
 
     async def _save(self, key: WorkspaceKey, mounted: Mounted) -> None:
-        mounted.saved = await asyncio.to_thread(
-            snapshot.save,
-            mounted.root,
-            self.archive(key),
-            max_bytes=self._rules.bytes_each,
-            before=mounted.saved,
+        mounted.saved = await mounted.files.save(
+            self.archive(key), max_bytes=self._rules.bytes_each, before=mounted.saved
         )
 
     async def close_idle(self) -> None:
@@ -233,22 +227,20 @@ class WorkspaceHandle(Workspace):
 
     async def list_files(self, path: str = ".", *, limit: int = 1000) -> list[FileEntry]:
         async with self._workspaces.use(self._key) as at:
-            return await asyncio.to_thread(workspace_files.list_files, at.root, path, limit)
+            return await at.files.call(workspace_files.list_files, path, limit)
 
     async def read_file(self, path: str, *, offset: int = 0, limit: int = MIB) -> bytes:
         async with self._workspaces.use(self._key) as at:
-            return await asyncio.to_thread(workspace_files.read_file, at.root, path, offset, limit)
+            return await at.files.call(workspace_files.read_file, path, offset, limit)
 
     async def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
         async with self._workspaces.use(self._key) as at, at.lock:
-            await asyncio.to_thread(
-                workspace_files.write_file, at.root, path, data, append=append, uid=at.uid
-            )
+            await at.files.call(workspace_files.write_file, path, data, append=append, uid=at.uid)
 
     async def move(self, path: str, destination: str) -> None:
         async with self._workspaces.use(self._key) as at, at.lock:
-            await asyncio.to_thread(workspace_files.move, at.root, path, destination, uid=at.uid)
+            await at.files.call(workspace_files.move, path, destination, uid=at.uid)
 
     async def remove(self, path: str) -> None:
         async with self._workspaces.use(self._key) as at, at.lock:
-            await asyncio.to_thread(workspace_files.remove, at.root, path)
+            await at.files.call(workspace_files.remove, path)
