@@ -35,7 +35,7 @@ from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequ
 from .meters import FamilyMeter, GroupMeter
 from .options import LocalOptions
 from .reach import LocalReach
-from .workspaces import Mounted, WorkspaceHandle, WorkspaceRules, Workspaces
+from .workspaces import Mounted, Place, WorkspaceHandle, WorkspaceRules, Workspaces
 
 _IDLE_CHECK_SECONDS: Final = 30.0
 _SPARES: Final = 2
@@ -69,8 +69,8 @@ class LocalBackend(SandboxBackend):
             bytes_each=options.maximum.workspace_bytes,
             max_open=options.max_open_workspaces,
             idle_seconds=options.workspace_idle_seconds,
-            first_uid=self._uid,
         )
+        self._uids: set[int] = set()
         self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
 
     def _first_uid(self) -> int | None:
@@ -207,6 +207,7 @@ class LocalBackend(SandboxBackend):
             if self._launcher is not None:
                 await self._launcher.close()
                 self._workspaces.forget_all()
+                self._uids.clear()
                 await self._drop_spares()
             folder = self._options.python_folder
             launcher = LauncherClient(avoid=[folder] if folder else [], sandlock=self.sandlock)
@@ -214,18 +215,35 @@ class LocalBackend(SandboxBackend):
             self._launcher = launcher
             return launcher
 
-    async def mount(self, name: str, uid: int | None) -> LocalReach:
+    async def mount(self) -> Place:
         launcher = await self._live_launcher()
         maximum = self._options.maximum
-        root = await launcher.mount(
-            name, size=maximum.workspace_bytes, files=maximum.workspace_files, uid=uid
-        )
-        return LocalReach(root)
+        name, uid = f"workspace-{next(self._numbers)}", self._take_uid()
+        try:
+            root = await launcher.mount(
+                name, size=maximum.workspace_bytes, files=maximum.workspace_files, uid=uid
+            )
+        except BaseException:
+            self._give_back_uid(uid)
+            raise
+        return Place(name, LocalReach(root), uid)
 
-    async def unmount(self, name: str) -> None:
+    async def unmount(self, place: Place) -> None:
         if self._launcher is not None and self._launcher.alive:
             with contextlib.suppress(OSError, LauncherLostError):
-                await self._launcher.unmount(name)
+                await self._launcher.unmount(place.name)
+        self._give_back_uid(place.uid)
+
+    def _take_uid(self) -> int | None:
+        if self._uid is None:
+            return None
+        uid = next(uid for uid in itertools.count(self._uid) if uid not in self._uids)
+        self._uids.add(uid)
+        return uid
+
+    def _give_back_uid(self, uid: int | None) -> None:
+        if uid is not None:
+            self._uids.discard(uid)
 
     async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
         spec = replace(spec, limits=self._within_maximum(spec.limits))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,18 +33,39 @@ from .reach import Reach
 _LONGEST_NAME: Final = 120
 
 
-@dataclass
-class Mounted:
-    """An open workspace. `files` reaches what is in it; `uid` owns it where the service says so."""
+@dataclass(frozen=True)
+class Place:
+    """An empty, size-bounded directory. `files` reaches what is in it; `uid` owns it where the
+    service says so.
+    """
 
     name: str
     files: Reach
     uid: int | None
+
+
+@dataclass
+class Mounted:
+    """An open workspace and its place; `saved` is what was in it at the last save."""
+
+    place: Place
     saved: list[snapshot.Entry] | None
     users: int = 0
     dropped: bool = False
     used_at: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    @property
+    def files(self) -> Reach:
+        return self.place.files
+
+    @property
+    def uid(self) -> int | None:
+        return self.place.uid
 
     def close_when_unused(self) -> None:
         """What somebody still works with must not be closed."""
@@ -54,24 +74,20 @@ class Mounted:
 
 
 class Mounter(Protocol):
-    """Gives empty, size-bounded directories; the backend's part."""
+    """Gives places; the backend's part. No two that are mounted have the same uid."""
 
-    async def mount(self, name: str, uid: int | None) -> Reach: ...
+    async def mount(self) -> Place: ...
 
-    async def unmount(self, name: str) -> None: ...
+    async def unmount(self, place: Place) -> None: ...
 
 
 @dataclass(frozen=True)
 class WorkspaceRules:
-    """Bounds of all workspaces.
-
-    `first_uid` is None where files belong to the service's own user.
-    """
+    """Bounds of all workspaces."""
 
     bytes_each: int
     max_open: int
     idle_seconds: float
-    first_uid: int | None
 
 
 class Workspaces:
@@ -85,7 +101,6 @@ class Workspaces:
         self._locks: weakref.WeakValueDictionary[WorkspaceKey, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
-        self._numbers = itertools.count()
 
     def archive(self, key: WorkspaceKey) -> Path:
         return self._folder / _file_name(key.tenant) / f"{_file_name(key.conversation)}.tar"
@@ -114,22 +129,14 @@ class Workspaces:
         return lock
 
     async def _mount(self, key: WorkspaceKey) -> Mounted:
-        number = next(self._numbers)
-        first = self._rules.first_uid
-        uid = None if first is None else self._free_uid(first)
-        name = f"workspace-{number}"
-        files = await self._mounter.mount(name, uid)
+        place = await self._mounter.mount()
         try:
-            saved = await files.restore(self.archive(key), uid=uid)
+            saved = await place.files.restore(self.archive(key), uid=place.uid)
         except BaseException:
-            files.close()
-            await self._mounter.unmount(name)
+            place.files.close()
+            await self._mounter.unmount(place)
             raise
-        return Mounted(name, files, uid, saved)
-
-    def _free_uid(self, first: int) -> int:
-        taken = {mounted.uid for mounted in self._open.values()}
-        return next(uid for uid in itertools.count(first) if uid not in taken)
+        return Mounted(place, saved)
 
     async def save(self, key: WorkspaceKey) -> None:
         """Raises WorkspaceFullError after going back to the files of the last save."""
@@ -175,7 +182,7 @@ class Workspaces:
         self._open.pop(key, None)
         mounted.dropped = True
         mounted.close_when_unused()
-        await self._mounter.unmount(mounted.name)
+        await self._mounter.unmount(mounted.place)
 
     async def delete(self, key: WorkspaceKey) -> None:
         if mounted := self._open.get(key):
