@@ -32,6 +32,8 @@ class EndReason(Enum):
     rolled back.
     """
     OUTPUT_LIMIT = "output_limit"
+    COMPILE_ERROR = "compile_error"
+    """The compiler refused the program. No backend says so: whoever runs compilers does."""
     CANCELLED = "cancelled"
     SANDBOX_LOST = "sandbox_lost"
     """The sandbox itself died or could not be started; says nothing about the program."""
@@ -66,11 +68,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class TerminalSize:
+    """Size of a terminal in characters."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
 class ExecutionSpec:
     """One program to run.
 
     `stdin` is what it can read; with `keep_stdin_open` more may follow. `files` are laid read-only
-    at INPUT_DIRECTORY under their names (no slash). `environment` is added to the sandbox's own
+    and executable at INPUT_DIRECTORY under their names (no slash). With a `terminal` the program
+    has one in place of pipes, as its controlling terminal: what it writes all is output of STDOUT,
+    and the end of input is an end-of-file character. `environment` is added to the sandbox's own
     minimal one; nothing of the service's environment is inherited.
     """
 
@@ -80,6 +92,7 @@ class ExecutionSpec:
     files: Mapping[str, bytes] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    terminal: TerminalSize | None = None
 
 
 INPUT_DIRECTORY = "/run/input"
@@ -175,8 +188,11 @@ class Execution(Protocol):
         ...
 
     def output(self) -> AsyncIterator[Output]:
-        """Yields output as it comes and ends with the program. One reader; it may be slow, for what
-        waits is bounded by `Limits.output_bytes`."""
+        """Yields output as it comes and ends with the program.
+
+        One reader, whose pace is the program's: what waits for it is bounded, and a program that
+        is ahead of that blocks when it writes.
+        """
         ...
 
     async def outcome(self) -> Outcome:
@@ -188,7 +204,17 @@ class Execution(Protocol):
         ...
 
     def send_signal(self, number: int) -> None:
-        """Signals the program's first process. Does nothing once it has ended."""
+        """Signals the program's process group, with a terminal the one in the foreground.
+
+        Does nothing once the program has ended.
+        """
+        ...
+
+    def resize(self, size: TerminalSize) -> None:
+        """Changes the size of the terminal, of which the program is told by SIGWINCH.
+
+        Raises ValueError if the program has none.
+        """
         ...
 
     def cancel(self, reason: EndReason = EndReason.CANCELLED, detail: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 from .backend import ExecutionSpec
 
@@ -46,6 +47,12 @@ class Descriptors:
         descriptor = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._open.add(descriptor)
         return descriptor, None
+
+    def link(self) -> tuple[int, socket.socket]:
+        """A descriptor to speak to the service by, and the service's end, which is kept."""
+        ours, theirs = socket.socketpair()
+        self._open.add(theirs.fileno())
+        return theirs.detach(), ours
 
     def keep(self, *descriptors: int) -> None:
         self._open -= set(descriptors)

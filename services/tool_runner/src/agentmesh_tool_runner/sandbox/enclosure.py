@@ -293,7 +293,7 @@ def _set_flags(target: str, flags: int, *, recursive: bool = False) -> None:
 def _lay(name: str, descriptor: int) -> None:
     _make(str(Path(name).parent))
     Path(_NEW + name).write_bytes(_content(descriptor))
-    Path(_NEW + name).chmod(0o444)
+    Path(_NEW + name).chmod(0o555)
 
 
 def _content(descriptor: int) -> bytes:

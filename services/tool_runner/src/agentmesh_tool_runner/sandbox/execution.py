@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,10 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from .backend import EndReason, ExecutionSpec, Outcome, Output, ResourceUsage, Stream
+from .backend import (
+    EndReason,
+    ExecutionSpec,
+    Outcome,
+    Output,
+    ResourceUsage,
+    Stream,
+    TerminalSize,
+)
 from .launcher_client import Ended
+from .terminal import Terminal, is_hang_up
 
 _PIPE_READ_BYTES: Final = 64 * 1024
+# A program is held back where its reader has not taken so much yet, until half of it is gone.
+_WAITING_BYTES: Final = 1024 * 1024
 _TAIL_BYTES: Final = 4096
 _DRAIN_SECONDS: Final = 2.0
 _FULL_BYTES: Final = 16 * 1024
@@ -84,6 +96,8 @@ class LocalExecution:
         self._loop = asyncio.get_running_loop()
         self._started_at = time.monotonic()
         self._queue: deque[Output] = deque()
+        self._waiting_bytes = 0
+        self._held_back = False
         self._arrived = asyncio.Event()
         self._open_pipes: dict[int, Stream] = {}
         self._written = {Stream.STDOUT: 0, Stream.STDERR: 0}
@@ -96,6 +110,8 @@ class LocalExecution:
         self._timers: list[asyncio.TimerHandle] = []
         self._inner: int | None = None
         self._stdin: int | None = None
+        self._terminal: Terminal | None = None
+        self._writing = asyncio.Lock()
 
     @property
     def id(self) -> str:
@@ -108,13 +124,28 @@ class LocalExecution:
     def attach_pipes(self, stdout: int, stderr: int, stdin: int | None) -> None:
         """Takes over the service's ends of the pipes and the clock's limit."""
         self._stdin = stdin
-        for descriptor, stream in ((stdout, Stream.STDOUT), (stderr, Stream.STDERR)):
-            os.set_blocking(descriptor, False)
-            self._open_pipes[descriptor] = stream
-            self._loop.add_reader(descriptor, self._read, descriptor)
+        self._open_pipe(stdout, Stream.STDOUT)
+        self._open_pipe(stderr, Stream.STDERR)
         wall = self._spec.limits.wall_seconds
         self._timers.append(self._loop.call_later(wall, self.cancel, EndReason.WALL_TIMEOUT))
         self._check_later(Measured())
+
+    def attach_terminal(self, link: socket.socket) -> None:
+        """Takes over the socket by which the terminal's other end comes."""
+        self._terminal = Terminal(link, lambda end: self._open_pipe(end, Stream.STDOUT))
+        spec = self._spec
+        if spec.stdin or not spec.keep_stdin_open:
+            self._typing = self._loop.create_task(self._type(spec))
+
+    async def _type(self, spec: ExecutionSpec) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            await self.write_stdin(spec.stdin, close=not spec.keep_stdin_open)
+
+    def _open_pipe(self, descriptor: int, stream: Stream) -> None:
+        os.set_blocking(descriptor, False)
+        self._open_pipes[descriptor] = stream
+        if not self._held_back:
+            self._loop.add_reader(descriptor, self._read, descriptor)
 
     def inner_started(self, pid: int) -> None:
         self._inner = pid
@@ -123,7 +154,11 @@ class LocalExecution:
     async def output(self) -> AsyncIterator[Output]:
         while True:
             while self._queue:
-                yield self._queue.popleft()
+                piece = self._queue.popleft()
+                self._waiting_bytes -= len(piece.data)
+                if self._held_back and self._waiting_bytes < _WAITING_BYTES // 2:
+                    self._let_go()
+                yield piece
             if self._outcome.done():
                 return
             self._arrived.clear()
@@ -142,19 +177,37 @@ class LocalExecution:
             return
         with contextlib.suppress(OSError, IndexError):
             children = Path(f"/proc/{self._inner}/task/{self._inner}/children").read_text()
-            os.kill(int(children.split()[0]), number)
+            foreground = self._terminal.foreground if self._terminal else None
+            os.killpg(foreground or os.getpgid(int(children.split()[0])), number)
+
+    def resize(self, size: TerminalSize) -> None:
+        if self._terminal is None:
+            raise ValueError("the execution has no terminal")
+        self._terminal.resize(size)
 
     async def write_stdin(self, data: bytes, *, close: bool = False) -> None:
-        if self._stdin is None:
-            raise BrokenPipeError("standard input is closed")
+        async with self._writing:
+            if self._terminal is not None:
+                descriptor = await self._terminal.descriptor()
+                await self._write(descriptor, data)
+                if close:
+                    await self._write(descriptor, self._terminal.end_of_input(data))
+                return
+            if self._stdin is None:
+                raise BrokenPipeError("standard input is closed")
+            await self._write(self._stdin, data)
+            if close:
+                self._close_stdin()
+
+    async def _write(self, descriptor: int, data: bytes) -> None:
         view = memoryview(data)
         while view:
             try:
-                view = view[os.write(self._stdin, view) :]
+                view = view[os.write(descriptor, view) :]
             except BlockingIOError:
-                await self._until_writable(self._stdin)
-        if close:
-            self._close_stdin()
+                await self._until_writable(descriptor)
+            except OSError as error:
+                raise BrokenPipeError("nobody reads standard input") from error
 
     async def _until_writable(self, descriptor: int) -> None:
         ready = asyncio.Event()
@@ -166,7 +219,7 @@ class LocalExecution:
                 task.cancel()
         finally:
             self._loop.remove_writer(descriptor)
-        if self._stdin is None:
+        if self._ended is not None:
             raise BrokenPipeError("the program has ended")
 
     def _close_stdin(self) -> None:
@@ -179,6 +232,10 @@ class LocalExecution:
             data = os.read(descriptor, _PIPE_READ_BYTES)
         except BlockingIOError:
             return
+        except OSError as error:
+            if not is_hang_up(error):
+                raise
+            data = b""
         if not data:
             self._close_pipe(descriptor)
             self._finish_when_drained()
@@ -190,12 +247,25 @@ class LocalExecution:
         if kept:
             self._kept += len(kept)
             self._queue.append(Output(stream, kept))
+            self._waiting_bytes += len(kept)
             self._arrived.set()
+            if self._waiting_bytes > _WAITING_BYTES and self._ended is None:
+                self._hold_back()
             if stream is Stream.STDERR:
                 self._tail = (self._tail + kept)[-_TAIL_BYTES:]
         if len(kept) < len(data):
             self._truncated = True
             self.cancel(EndReason.OUTPUT_LIMIT)
+
+    def _hold_back(self) -> None:
+        self._held_back = True
+        for descriptor in self._open_pipes:
+            self._loop.remove_reader(descriptor)
+
+    def _let_go(self) -> None:
+        self._held_back = False
+        for descriptor in self._open_pipes:
+            self._loop.add_reader(descriptor, self._read, descriptor)
 
     def _close_pipe(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
@@ -224,6 +294,10 @@ class LocalExecution:
         for timer in self._timers:
             timer.cancel()
         self._close_stdin()
+        if self._terminal is not None:
+            self._terminal.close()
+        # What the pipes still hold is little, and nobody adds to it.
+        self._let_go()
         # All writers are dead; a pipe that stays open even so is not waited for.
         self._timers = [self._loop.call_later(_DRAIN_SECONDS, self._drop_pipes)]
         self._finish_when_drained()

@@ -18,7 +18,7 @@ from typing import Final
 
 from meshkit.tasks import ended, stop
 
-from . import cgroups, inside, seccomp
+from . import cgroups, inside, seccomp, terminal
 from .backend import (
     Execution,
     ExecutionSpec,
@@ -291,7 +291,7 @@ class LocalBackend(SandboxBackend):
         )
         family = self._family.for_limits(spec.limits) if self._family else None
         launch = self._compose(
-            spec,
+            terminal.within(spec, self.python),
             workspace=launcher.mount_path(mounted.name),
             processes=family.processes if family else None,
         )
@@ -359,6 +359,9 @@ class LocalBackend(SandboxBackend):
     ) -> None:
         with Descriptors() as descriptors:
             stdin, feed = descriptors.stdin(spec)
+            link = None
+            if spec.terminal is not None:
+                stdin, link = descriptors.link()
             stdout, stdout_end = descriptors.pipe()
             stderr, stderr_end = descriptors.pipe()
             contents = [descriptors.memory(data) for data in launch.contents]
@@ -374,6 +377,8 @@ class LocalBackend(SandboxBackend):
                 kill_files=[],
             )
             descriptors.keep(stdout, stderr, *(() if feed is None else (feed,)))
+            if link is not None:
+                execution.attach_terminal(link)
             execution.attach_pipes(stdout, stderr, feed)
             try:
                 await launcher.start_sandbox(

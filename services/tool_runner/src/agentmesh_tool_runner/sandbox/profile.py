@@ -58,7 +58,8 @@ def compose(
     options += ["--perms", "1777", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108 - inside
     options += ["--perms", "0755", "--dir", INPUT_DIRECTORY]
     for name, data in spec.files.items():
-        options += ["--ro-bind-data", descriptor_of(data), f"{INPUT_DIRECTORY}/{name}"]
+        target = f"{INPUT_DIRECTORY}/{name}"
+        options += ["--perms", "0555", "--ro-bind-data", descriptor_of(data), target]
     options += ["--bind", workspace, WORKSPACE_DIRECTORY, "--chdir", WORKSPACE_DIRECTORY]
     options += ["--remount-ro", "/", "--seccomp", str(FIRST_EXTRA_DESCRIPTOR + 1)]
     options += ["--json-status-fd", str(STATUS_DESCRIPTOR)]

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from agentmesh.catalog.v1 import approval_policy_pb2 as agentmesh_dot_catalog_dot_v1_dot_approval__policy__pb2
+from agentmesh.catalog.v1 import network_policy_pb2 as agentmesh_dot_catalog_dot_v1_dot_network__policy__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n agentmesh/catalog/v1/agent.proto\x12\x14\x61gentmesh.catalog.v1\x1a*agentmesh/catalog/v1/approval_policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfd\x01\n\tLlmConfig\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x31\n\x0btemperature\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12 \n\nmax_tokens\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01\x88\x01\x01\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05\x65xtra\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x0e\n\x0c_temperatureB\r\n\x0b_max_tokens\"\x8a\x02\n\nToolConfig\x12\x14\n\x07\x65nabled\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12$\n\x07timeout\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\x1f\n\x07retries\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x00H\x02\x88\x01\x01\x12$\n\x0b\x63oncurrency\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x03\x88\x01\x01\x12\x33\n\rcache_seconds\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00P(~A!\x00\x00\x00\x00\x00\x00\x00\x00H\x04\x88\x01\x01\x42\n\n\x08_enabledB\n\n\x08_timeoutB\n\n\x08_retriesB\x0e\n\x0c_concurrencyB\x10\n\x0e_cache_seconds\"\xd2\x06\n\x0f\x41gentDefinition\x12\x30\n\x02id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x04role\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12!\n\x0esystem_message\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x33\n\nllm_config\x18\x05 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x1a\n\x05tools\x18\x06 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x10\x80\x01\x18\x01\x12J\n\x0btool_config\x18\x07 \x03(\x0b\x32\x35.agentmesh.catalog.v1.AgentDefinition.ToolConfigEntry\x12>\n\x10human_input_mode\x18\x08 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputMode\x12\x10\n\x08handoffs\x18\t \x03(\t\x12+\n\x13max_tool_iterations\x18\n \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64 \x00H\x00\x88\x01\x01\x12\x34\n\x07\x63ontext\x18\x0b \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12\x0f\n\x07version\x18\x0c \x01(\x05\x12\x11\n\tcomponent\x18\r \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x0e \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x41\n\tapprovals\x18\x10 \x03(\x0b\x32$.agentmesh.catalog.v1.ApprovalPolicyB\x08\xbaH\x05\x92\x01\x02\x10 \x12\x31\n\x06\x62udget\x18\x11 \x01(\x0b\x32!.agentmesh.catalog.v1.AgentBudget\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"y\n\x0b\x41gentBudget\x12 \n\nmax_tokens\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x00\x88\x01\x01\x12%\n\x0fmax_cost_micros\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x42\r\n\x0b_max_tokensB\x12\n\x10_max_cost_micros\"\x9a\x02\n\rContextPolicy\x12\x39\n\x08\x62uffered\x18\x01 \x01(\x0b\x32%.agentmesh.catalog.v1.BufferedContextH\x00\x12\x41\n\rhead_and_tail\x18\x02 \x01(\x0b\x32(.agentmesh.catalog.v1.HeadAndTailContextH\x00\x12\x42\n\rtoken_limited\x18\x03 \x01(\x0b\x32).agentmesh.catalog.v1.TokenLimitedContextH\x00\x12?\n\x0bsummarizing\x18\x04 \x01(\x0b\x32(.agentmesh.catalog.v1.SummarizingContextH\x00\x42\x06\n\x04kind\"(\n\x0f\x42ufferedContext\x12\x15\n\x04size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\"B\n\x12HeadAndTailContext\x12\x15\n\x04head\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x15\n\x04tail\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\"2\n\x13TokenLimitedContext\x12\x1b\n\nmax_tokens\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\"H\n\x12SummarizingContext\x12\x1b\n\nmax_tokens\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\x12\x15\n\x04keep\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00*\x8b\x01\n\x0eHumanInputMode\x12 \n\x1cHUMAN_INPUT_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16HUMAN_INPUT_MODE_NEVER\x10\x01\x12\x1e\n\x1aHUMAN_INPUT_MODE_TERMINATE\x10\x02\x12\x1b\n\x17HUMAN_INPUT_MODE_ALWAYS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n agentmesh/catalog/v1/agent.proto\x12\x14\x61gentmesh.catalog.v1\x1a*agentmesh/catalog/v1/approval_policy.proto\x1a)agentmesh/catalog/v1/network_policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfd\x01\n\tLlmConfig\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x31\n\x0btemperature\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12 \n\nmax_tokens\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01\x88\x01\x01\x12\x0f\n\x07profile\x18\x04 \x01(\t\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05\x65xtra\x18\x06 \x01(\x0b\x32\x17.google.protobuf.StructB\x0e\n\x0c_temperatureB\r\n\x0b_max_tokens\"\xc0\x02\n\nToolConfig\x12\x14\n\x07\x65nabled\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12$\n\x07timeout\x18\x02 \x01(\x01\x42\x0e\xbaH\x0b\x12\t!\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x12\x1f\n\x07retries\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\n(\x00H\x02\x88\x01\x01\x12$\n\x0b\x63oncurrency\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x03\x88\x01\x01\x12\x33\n\rcache_seconds\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00P(~A!\x00\x00\x00\x00\x00\x00\x00\x00H\x04\x88\x01\x01\x12\x34\n\x07network\x18\x14 \x01(\x0b\x32#.agentmesh.catalog.v1.NetworkPolicyB\n\n\x08_enabledB\n\n\x08_timeoutB\n\n\x08_retriesB\x0e\n\x0c_concurrencyB\x10\n\x0e_cache_seconds\"\xd2\x06\n\x0f\x41gentDefinition\x12\x30\n\x02id\x18\x01 \x01(\tB$\xbaH!r\x1f\x32\x1d^[A-Za-z_][A-Za-z0-9_]{0,63}$\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x16\n\x04role\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12!\n\x0esystem_message\x18\x04 \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x10\x12\x33\n\nllm_config\x18\x05 \x01(\x0b\x32\x1f.agentmesh.catalog.v1.LlmConfig\x12\x1a\n\x05tools\x18\x06 \x03(\tB\x0b\xbaH\x08\x92\x01\x05\x10\x80\x01\x18\x01\x12J\n\x0btool_config\x18\x07 \x03(\x0b\x32\x35.agentmesh.catalog.v1.AgentDefinition.ToolConfigEntry\x12>\n\x10human_input_mode\x18\x08 \x01(\x0e\x32$.agentmesh.catalog.v1.HumanInputMode\x12\x10\n\x08handoffs\x18\t \x03(\t\x12+\n\x13max_tool_iterations\x18\n \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64 \x00H\x00\x88\x01\x01\x12\x34\n\x07\x63ontext\x18\x0b \x01(\x0b\x32#.agentmesh.catalog.v1.ContextPolicy\x12\x0f\n\x07version\x18\x0c \x01(\x05\x12\x11\n\tcomponent\x18\r \x01(\t\x12\x31\n\x10\x63omponent_config\x18\x0e \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x41\n\tapprovals\x18\x10 \x03(\x0b\x32$.agentmesh.catalog.v1.ApprovalPolicyB\x08\xbaH\x05\x92\x01\x02\x10 \x12\x31\n\x06\x62udget\x18\x11 \x01(\x0b\x32!.agentmesh.catalog.v1.AgentBudget\x1aS\n\x0fToolConfigEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .agentmesh.catalog.v1.ToolConfig:\x02\x38\x01\x42\x16\n\x14_max_tool_iterations\"y\n\x0b\x41gentBudget\x12 \n\nmax_tokens\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x00\x88\x01\x01\x12%\n\x0fmax_cost_micros\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x42\r\n\x0b_max_tokensB\x12\n\x10_max_cost_micros\"\x9a\x02\n\rContextPolicy\x12\x39\n\x08\x62uffered\x18\x01 \x01(\x0b\x32%.agentmesh.catalog.v1.BufferedContextH\x00\x12\x41\n\rhead_and_tail\x18\x02 \x01(\x0b\x32(.agentmesh.catalog.v1.HeadAndTailContextH\x00\x12\x42\n\rtoken_limited\x18\x03 \x01(\x0b\x32).agentmesh.catalog.v1.TokenLimitedContextH\x00\x12?\n\x0bsummarizing\x18\x04 \x01(\x0b\x32(.agentmesh.catalog.v1.SummarizingContextH\x00\x42\x06\n\x04kind\"(\n\x0f\x42ufferedContext\x12\x15\n\x04size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\"B\n\x12HeadAndTailContext\x12\x15\n\x04head\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x15\n\x04tail\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\"2\n\x13TokenLimitedContext\x12\x1b\n\nmax_tokens\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\"H\n\x12SummarizingContext\x12\x1b\n\nmax_tokens\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00\x12\x15\n\x04keep\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00*\x8b\x01\n\x0eHumanInputMode\x12 \n\x1cHUMAN_INPUT_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16HUMAN_INPUT_MODE_NEVER\x10\x01\x12\x1e\n\x1aHUMAN_INPUT_MODE_TERMINATE\x10\x02\x12\x1b\n\x17HUMAN_INPUT_MODE_ALWAYS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -81,26 +82,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUMMARIZINGCONTEXT'].fields_by_name['max_tokens']._serialized_options = b'\272H\004\032\002 \000'
   _globals['_SUMMARIZINGCONTEXT'].fields_by_name['keep']._loaded_options = None
   _globals['_SUMMARIZINGCONTEXT'].fields_by_name['keep']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_HUMANINPUTMODE']._serialized_start=2216
-  _globals['_HUMANINPUTMODE']._serialized_end=2355
-  _globals['_LLMCONFIG']._serialized_start=194
-  _globals['_LLMCONFIG']._serialized_end=447
-  _globals['_TOOLCONFIG']._serialized_start=450
-  _globals['_TOOLCONFIG']._serialized_end=716
-  _globals['_AGENTDEFINITION']._serialized_start=719
-  _globals['_AGENTDEFINITION']._serialized_end=1569
-  _globals['_AGENTDEFINITION_TOOLCONFIGENTRY']._serialized_start=1462
-  _globals['_AGENTDEFINITION_TOOLCONFIGENTRY']._serialized_end=1545
-  _globals['_AGENTBUDGET']._serialized_start=1571
-  _globals['_AGENTBUDGET']._serialized_end=1692
-  _globals['_CONTEXTPOLICY']._serialized_start=1695
-  _globals['_CONTEXTPOLICY']._serialized_end=1977
-  _globals['_BUFFEREDCONTEXT']._serialized_start=1979
-  _globals['_BUFFEREDCONTEXT']._serialized_end=2019
-  _globals['_HEADANDTAILCONTEXT']._serialized_start=2021
-  _globals['_HEADANDTAILCONTEXT']._serialized_end=2087
-  _globals['_TOKENLIMITEDCONTEXT']._serialized_start=2089
-  _globals['_TOKENLIMITEDCONTEXT']._serialized_end=2139
-  _globals['_SUMMARIZINGCONTEXT']._serialized_start=2141
-  _globals['_SUMMARIZINGCONTEXT']._serialized_end=2213
+  _globals['_HUMANINPUTMODE']._serialized_start=2313
+  _globals['_HUMANINPUTMODE']._serialized_end=2452
+  _globals['_LLMCONFIG']._serialized_start=237
+  _globals['_LLMCONFIG']._serialized_end=490
+  _globals['_TOOLCONFIG']._serialized_start=493
+  _globals['_TOOLCONFIG']._serialized_end=813
+  _globals['_AGENTDEFINITION']._serialized_start=816
+  _globals['_AGENTDEFINITION']._serialized_end=1666
+  _globals['_AGENTDEFINITION_TOOLCONFIGENTRY']._serialized_start=1559
+  _globals['_AGENTDEFINITION_TOOLCONFIGENTRY']._serialized_end=1642
+  _globals['_AGENTBUDGET']._serialized_start=1668
+  _globals['_AGENTBUDGET']._serialized_end=1789
+  _globals['_CONTEXTPOLICY']._serialized_start=1792
+  _globals['_CONTEXTPOLICY']._serialized_end=2074
+  _globals['_BUFFEREDCONTEXT']._serialized_start=2076
+  _globals['_BUFFEREDCONTEXT']._serialized_end=2116
+  _globals['_HEADANDTAILCONTEXT']._serialized_start=2118
+  _globals['_HEADANDTAILCONTEXT']._serialized_end=2184
+  _globals['_TOKENLIMITEDCONTEXT']._serialized_start=2186
+  _globals['_TOKENLIMITEDCONTEXT']._serialized_end=2236
+  _globals['_SUMMARIZINGCONTEXT']._serialized_start=2238
+  _globals['_SUMMARIZINGCONTEXT']._serialized_end=2310
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 Definitions that conversations are made of."""
 
 import agentmesh.catalog.v1.approval_policy_pb2
+import agentmesh.catalog.v1.network_policy_pb2
 import builtins
 import collections.abc
 import google.protobuf.descriptor
@@ -110,6 +111,7 @@ class ToolConfig(google.protobuf.message.Message):
     RETRIES_FIELD_NUMBER: builtins.int
     CONCURRENCY_FIELD_NUMBER: builtins.int
     CACHE_SECONDS_FIELD_NUMBER: builtins.int
+    NETWORK_FIELD_NUMBER: builtins.int
     enabled: builtins.bool
     """False takes the tool away."""
     timeout: builtins.float
@@ -124,6 +126,10 @@ class ToolConfig(google.protobuf.message.Message):
     """Seconds for which a good result answers equal calls of the tenant. Without it nothing is kept.
     Has no effect on tools whose definition is not `cacheable`.
     """
+    @property
+    def network(self) -> agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy:
+        """What its calls may reach; what the tool's definition says if unset."""
+
     def __init__(
         self,
         *,
@@ -132,9 +138,10 @@ class ToolConfig(google.protobuf.message.Message):
         retries: builtins.int | None = ...,
         concurrency: builtins.int | None = ...,
         cache_seconds: builtins.float | None = ...,
+        network: agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_cache_seconds", b"_cache_seconds", "_concurrency", b"_concurrency", "_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "cache_seconds", b"cache_seconds", "concurrency", b"concurrency", "enabled", b"enabled", "retries", b"retries", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_cache_seconds", b"_cache_seconds", "_concurrency", b"_concurrency", "_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "cache_seconds", b"cache_seconds", "concurrency", b"concurrency", "enabled", b"enabled", "retries", b"retries", "timeout", b"timeout"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cache_seconds", b"_cache_seconds", "_concurrency", b"_concurrency", "_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "cache_seconds", b"cache_seconds", "concurrency", b"concurrency", "enabled", b"enabled", "network", b"network", "retries", b"retries", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cache_seconds", b"_cache_seconds", "_concurrency", b"_concurrency", "_enabled", b"_enabled", "_retries", b"_retries", "_timeout", b"_timeout", "cache_seconds", b"cache_seconds", "concurrency", b"concurrency", "enabled", b"enabled", "network", b"network", "retries", b"retries", "timeout", b"timeout"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_cache_seconds", b"_cache_seconds"]) -> typing.Literal["cache_seconds"] | None: ...
     @typing.overload

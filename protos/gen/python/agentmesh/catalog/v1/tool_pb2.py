@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from agentmesh.catalog.v1 import network_policy_pb2 as agentmesh_dot_catalog_dot_v1_dot_network__policy__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentmesh/catalog/v1/tool.proto\x12\x14\x61gentmesh.catalog.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x88\x03\n\x0eToolDefinition\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_-]{0,63}$\x12\x1c\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0esafe_to_repeat\x18\x04 \x01(\x08\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\x05\x12.\n\routput_schema\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06origin\x18\t \x01(\t\x12\x0f\n\x07retries\x18\n \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x0b \x01(\x05\x12\x11\n\tcacheable\x18\x0c \x01(\x08\x12\x16\n\x0euses_workspace\x18\r \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentmesh/catalog/v1/tool.proto\x12\x14\x61gentmesh.catalog.v1\x1a)agentmesh/catalog/v1/network_policy.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xbe\x03\n\x0eToolDefinition\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r 2\x1e^[A-Za-z_][A-Za-z0-9_-]{0,63}$\x12\x1c\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x16\n\x0esafe_to_repeat\x18\x04 \x01(\x08\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\x05\x12.\n\routput_schema\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06origin\x18\t \x01(\t\x12\x0f\n\x07retries\x18\n \x01(\x05\x12\x13\n\x0b\x63oncurrency\x18\x0b \x01(\x05\x12\x11\n\tcacheable\x18\x0c \x01(\x08\x12\x16\n\x0euses_workspace\x18\r \x01(\x08\x12\x34\n\x07network\x18\x14 \x01(\x0b\x32#.agentmesh.catalog.v1.NetworkPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +39,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLDEFINITION'].fields_by_name['name']._serialized_options = b'\272H\"r 2\036^[A-Za-z_][A-Za-z0-9_-]{0,63}$'
   _globals['_TOOLDEFINITION'].fields_by_name['description']._loaded_options = None
   _globals['_TOOLDEFINITION'].fields_by_name['description']._serialized_options = b'\272H\004r\002\020\001'
-  _globals['_TOOLDEFINITION']._serialized_start=149
-  _globals['_TOOLDEFINITION']._serialized_end=541
+  _globals['_TOOLDEFINITION']._serialized_start=192
+  _globals['_TOOLDEFINITION']._serialized_end=638
 # @@protoc_insertion_point(module_scope)

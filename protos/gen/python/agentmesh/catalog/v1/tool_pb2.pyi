@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+import agentmesh.catalog.v1.network_policy_pb2
 import builtins
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
@@ -37,6 +38,7 @@ class ToolDefinition(google.protobuf.message.Message):
     CONCURRENCY_FIELD_NUMBER: builtins.int
     CACHEABLE_FIELD_NUMBER: builtins.int
     USES_WORKSPACE_FIELD_NUMBER: builtins.int
+    NETWORK_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name."""
     description: builtins.str
@@ -71,6 +73,10 @@ class ToolDefinition(google.protobuf.message.Message):
         under it has failed, with TOOL_FAILURE_OUTPUT. Unset if the tool promises nothing.
         """
 
+    @property
+    def network(self) -> agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy:
+        """What its calls may reach; nothing if unset."""
+
     def __init__(
         self,
         *,
@@ -87,8 +93,9 @@ class ToolDefinition(google.protobuf.message.Message):
         concurrency: builtins.int = ...,
         cacheable: builtins.bool = ...,
         uses_workspace: builtins.bool = ...,
+        network: agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["output_schema", b"output_schema", "parameters", b"parameters", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cacheable", b"cacheable", "concurrency", b"concurrency", "description", b"description", "name", b"name", "origin", b"origin", "output_schema", b"output_schema", "parameters", b"parameters", "provider", b"provider", "retries", b"retries", "safe_to_repeat", b"safe_to_repeat", "timeout", b"timeout", "uses_workspace", b"uses_workspace", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["network", b"network", "output_schema", b"output_schema", "parameters", b"parameters", "timeout", b"timeout"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cacheable", b"cacheable", "concurrency", b"concurrency", "description", b"description", "name", b"name", "network", b"network", "origin", b"origin", "output_schema", b"output_schema", "parameters", b"parameters", "provider", b"provider", "retries", b"retries", "safe_to_repeat", b"safe_to_repeat", "timeout", b"timeout", "uses_workspace", b"uses_workspace", "version", b"version"]) -> None: ...
 
 Global___ToolDefinition: typing_extensions.TypeAlias = ToolDefinition

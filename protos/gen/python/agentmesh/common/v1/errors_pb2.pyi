@@ -91,7 +91,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_BEYOND_HEAD: _ErrorReason.ValueType  # 51
     """OUT_OF_RANGE. The token or sequence lies beyond the newest event. metadata: `head_sequence`."""
     ERROR_REASON_OUTPUT_REMOVED: _ErrorReason.ValueType  # 52
-    """OUT_OF_RANGE. The output that was asked for has left the bounded buffer."""
+    """OUT_OF_RANGE. The output that was asked for has left the bounded buffer, or lies beyond the last
+    chunk there is. metadata: `oldest_chunk`, `next_chunk`.
+    """
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 60
     """RESOURCE_EXHAUSTED. A budget is used up. metadata: `budget`, for example "run.max_tokens". For
     "tenant_day", what the tenant may consume in one day, `google.rpc.RetryInfo` says when the next
@@ -121,6 +123,16 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """INTERNAL. A defect of the mesh; the message carries nothing but a reference for its log."""
     ERROR_REASON_CORRUPT: _ErrorReason.ValueType  # 82
     """DATA_LOSS. Stored bytes do not match their digest, or the database of the store is damaged."""
+    ERROR_REASON_LANGUAGE_NOT_INSTALLED: _ErrorReason.ValueType  # 120
+    """FAILED_PRECONDITION. Nothing in the sandboxes runs programs of this language. metadata:
+    `language`, `remedy`.
+    """
+    ERROR_REASON_NETWORK_POLICY_NOT_ENFORCED: _ErrorReason.ValueType  # 121
+    """FAILED_PRECONDITION. The network policy cannot be enforced here, so nothing was started.
+    metadata: `mode`, `remedy`.
+    """
+    ERROR_REASON_PACKAGES_NOT_ALLOWED: _ErrorReason.ValueType  # 122
+    """FAILED_PRECONDITION. Packages may not be installed, or not from this index. metadata: `remedy`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that every failed call carries, with the domain
@@ -197,7 +209,9 @@ ERROR_REASON_HISTORY_REMOVED: ErrorReason.ValueType  # 50
 ERROR_REASON_BEYOND_HEAD: ErrorReason.ValueType  # 51
 """OUT_OF_RANGE. The token or sequence lies beyond the newest event. metadata: `head_sequence`."""
 ERROR_REASON_OUTPUT_REMOVED: ErrorReason.ValueType  # 52
-"""OUT_OF_RANGE. The output that was asked for has left the bounded buffer."""
+"""OUT_OF_RANGE. The output that was asked for has left the bounded buffer, or lies beyond the last
+chunk there is. metadata: `oldest_chunk`, `next_chunk`.
+"""
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 60
 """RESOURCE_EXHAUSTED. A budget is used up. metadata: `budget`, for example "run.max_tokens". For
 "tenant_day", what the tenant may consume in one day, `google.rpc.RetryInfo` says when the next
@@ -227,4 +241,14 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 81
 """INTERNAL. A defect of the mesh; the message carries nothing but a reference for its log."""
 ERROR_REASON_CORRUPT: ErrorReason.ValueType  # 82
 """DATA_LOSS. Stored bytes do not match their digest, or the database of the store is damaged."""
+ERROR_REASON_LANGUAGE_NOT_INSTALLED: ErrorReason.ValueType  # 120
+"""FAILED_PRECONDITION. Nothing in the sandboxes runs programs of this language. metadata:
+`language`, `remedy`.
+"""
+ERROR_REASON_NETWORK_POLICY_NOT_ENFORCED: ErrorReason.ValueType  # 121
+"""FAILED_PRECONDITION. The network policy cannot be enforced here, so nothing was started.
+metadata: `mode`, `remedy`.
+"""
+ERROR_REASON_PACKAGES_NOT_ALLOWED: ErrorReason.ValueType  # 122
+"""FAILED_PRECONDITION. Packages may not be installed, or not from this index. metadata: `remedy`."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

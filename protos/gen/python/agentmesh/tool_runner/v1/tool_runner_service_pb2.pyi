@@ -3,6 +3,7 @@
 isort:skip_file
 Code and tools in sandboxes."""
 
+import agentmesh.catalog.v1.network_policy_pb2
 import agentmesh.catalog.v1.tool_pb2
 import agentmesh.conversation.v1.message_pb2
 import builtins
@@ -46,6 +47,10 @@ class _ExecutionLanguageEnumTypeWrapper(google.protobuf.internal.enum_type_wrapp
     """Go."""
     EXECUTION_LANGUAGE_RUST: _ExecutionLanguage.ValueType  # 7
     """Rust."""
+    EXECUTION_LANGUAGE_TYPESCRIPT: _ExecutionLanguage.ValueType  # 8
+    """TypeScript on Node.js. Types are taken away, not checked."""
+    EXECUTION_LANGUAGE_C: _ExecutionLanguage.ValueType  # 9
+    """C."""
 
 class ExecutionLanguage(_ExecutionLanguage, metaclass=_ExecutionLanguageEnumTypeWrapper):
     """In what to run."""
@@ -66,6 +71,10 @@ EXECUTION_LANGUAGE_GO: ExecutionLanguage.ValueType  # 6
 """Go."""
 EXECUTION_LANGUAGE_RUST: ExecutionLanguage.ValueType  # 7
 """Rust."""
+EXECUTION_LANGUAGE_TYPESCRIPT: ExecutionLanguage.ValueType  # 8
+"""TypeScript on Node.js. Types are taken away, not checked."""
+EXECUTION_LANGUAGE_C: ExecutionLanguage.ValueType  # 9
+"""C."""
 Global___ExecutionLanguage: typing_extensions.TypeAlias = ExecutionLanguage
 
 class _OutputStream:
@@ -117,7 +126,7 @@ class _ExecutionEndReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrap
     EXECUTION_END_REASON_OUTPUT_LIMIT: _ExecutionEndReason.ValueType  # 8
     """It wrote more than it may."""
     EXECUTION_END_REASON_COMPILE_ERROR: _ExecutionEndReason.ValueType  # 9
-    """The compiler refused the program."""
+    """The compiler refused the program; what it says is standard error."""
     EXECUTION_END_REASON_CANCELLED: _ExecutionEndReason.ValueType  # 10
     """It was cancelled."""
     EXECUTION_END_REASON_SANDBOX_LOST: _ExecutionEndReason.ValueType  # 11
@@ -145,7 +154,7 @@ EXECUTION_END_REASON_DISK_FULL: ExecutionEndReason.ValueType  # 7
 EXECUTION_END_REASON_OUTPUT_LIMIT: ExecutionEndReason.ValueType  # 8
 """It wrote more than it may."""
 EXECUTION_END_REASON_COMPILE_ERROR: ExecutionEndReason.ValueType  # 9
-"""The compiler refused the program."""
+"""The compiler refused the program; what it says is standard error."""
 EXECUTION_END_REASON_CANCELLED: ExecutionEndReason.ValueType  # 10
 """It was cancelled."""
 EXECUTION_END_REASON_SANDBOX_LOST: ExecutionEndReason.ValueType  # 11
@@ -368,7 +377,7 @@ Global___FileContent: typing_extensions.TypeAlias = FileContent
 
 @typing.final
 class ExecuteRequest(google.protobuf.message.Message):
-    """Code to run."""
+    """Code to run. A language that is not installed: FAILED_PRECONDITION with LANGUAGE_NOT_INSTALLED."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -400,12 +409,17 @@ class ExecuteRequest(google.protobuf.message.Message):
     ENVIRONMENT_FIELD_NUMBER: builtins.int
     DETACHED_FIELD_NUMBER: builtins.int
     TERMINAL_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    NETWORK_FIELD_NUMBER: builtins.int
+    PACKAGES_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
-    """Chosen by the caller; the same id attaches instead of running again."""
+    """Chosen by the caller; the same id attaches instead of running again. Another program under the
+    same id: ALREADY_EXISTS.
+    """
     language: Global___ExecutionLanguage.ValueType
     """In what."""
     code: builtins.str
-    """The program text."""
+    """The program text: one source file. Exactly one of `code` and `path` is given."""
     stdin: builtins.bytes
     """Standard input; more can follow by WriteInput if `keep_stdin_open`."""
     keep_stdin_open: builtins.bool
@@ -414,6 +428,10 @@ class ExecuteRequest(google.protobuf.message.Message):
     """Run in the workspace of this conversation of the tenant; in a fresh one if empty."""
     detached: builtins.bool
     """True lets it run on when the caller leaves."""
+    path: builtins.str
+    """A file of the workspace to run in place of `code`. What it includes or imports beside it is
+    found; of a compiled language nothing is cached then.
+    """
     @property
     def args(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Arguments of the program."""
@@ -432,7 +450,19 @@ class ExecuteRequest(google.protobuf.message.Message):
 
     @property
     def terminal(self) -> Global___Terminal:
-        """A terminal in place of pipes."""
+        """A terminal in place of pipes: what the program writes all comes as standard output, and its end
+        of input is the terminal's end-of-file character.
+        """
+
+    @property
+    def network(self) -> agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy:
+        """What it may reach; nothing if unset. A policy that cannot be enforced here: FAILED_PRECONDITION
+        with NETWORK_POLICY_NOT_ENFORCED.
+        """
+
+    @property
+    def packages(self) -> Global___PackageInstallation:
+        """Packages to install first."""
 
     def __init__(
         self,
@@ -449,11 +479,68 @@ class ExecuteRequest(google.protobuf.message.Message):
         environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         detached: builtins.bool = ...,
         terminal: Global___Terminal | None = ...,
+        path: builtins.str = ...,
+        network: agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy | None = ...,
+        packages: Global___PackageInstallation | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["limits", b"limits", "terminal", b"terminal"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "code", b"code", "conversation_id", b"conversation_id", "detached", b"detached", "environment", b"environment", "execution_id", b"execution_id", "files", b"files", "keep_stdin_open", b"keep_stdin_open", "language", b"language", "limits", b"limits", "stdin", b"stdin", "terminal", b"terminal"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["limits", b"limits", "network", b"network", "packages", b"packages", "terminal", b"terminal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "code", b"code", "conversation_id", b"conversation_id", "detached", b"detached", "environment", b"environment", "execution_id", b"execution_id", "files", b"files", "keep_stdin_open", b"keep_stdin_open", "language", b"language", "limits", b"limits", "network", b"network", "packages", b"packages", "path", b"path", "stdin", b"stdin", "terminal", b"terminal"]) -> None: ...
 
 Global___ExecuteRequest: typing_extensions.TypeAlias = ExecuteRequest
+
+@typing.final
+class PackageInstallation(google.protobuf.message.Message):
+    """Python packages that an execution needs. The runner fetches them, the sandbox has no network.
+    Where its settings do not allow it: FAILED_PRECONDITION with PACKAGES_NOT_ALLOWED.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_URL_FIELD_NUMBER: builtins.int
+    REQUIREMENTS_FIELD_NUMBER: builtins.int
+    index_url: builtins.str
+    """An index that the runner's settings list; their first one if empty."""
+    @property
+    def requirements(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PackageRequirement]:
+        """The packages, each with all that it depends on: nothing else is fetched."""
+
+    def __init__(
+        self,
+        *,
+        index_url: builtins.str = ...,
+        requirements: collections.abc.Iterable[Global___PackageRequirement] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["index_url", b"index_url", "requirements", b"requirements"]) -> None: ...
+
+Global___PackageInstallation: typing_extensions.TypeAlias = PackageInstallation
+
+@typing.final
+class PackageRequirement(google.protobuf.message.Message):
+    """One package."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name."""
+    version: builtins.str
+    """Exactly this version."""
+    @property
+    def sha256(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Hexadecimal SHA-256 digests of the files that may be used; what the index says if empty."""
+
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        version: builtins.str = ...,
+        sha256: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "sha256", b"sha256", "version", b"version"]) -> None: ...
+
+Global___PackageRequirement: typing_extensions.TypeAlias = PackageRequirement
 
 @typing.final
 class Terminal(google.protobuf.message.Message):
@@ -633,7 +720,7 @@ Global___KeepAlive: typing_extensions.TypeAlias = KeepAlive
 
 @typing.final
 class ExecutionUsage(google.protobuf.message.Message):
-    """What an execution used."""
+    """What an execution used, its compilation included."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -886,6 +973,7 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
     REMEDY_FIELD_NUMBER: builtins.int
     DEFAULT_LIMITS_FIELD_NUMBER: builtins.int
     MAXIMUM_LIMITS_FIELD_NUMBER: builtins.int
+    LANGUAGE_INFO_FIELD_NUMBER: builtins.int
     ready: builtins.bool
     """True if code can run."""
     backend: builtins.str
@@ -908,6 +996,10 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
     def maximum_limits(self) -> Global___ExecutionLimits:
         """What no execution exceeds."""
 
+    @property
+    def language_info(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___LanguageInfo]:
+        """Every language of the contract, and what there is for it here."""
+
     def __init__(
         self,
         *,
@@ -918,11 +1010,46 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
         remedy: builtins.str = ...,
         default_limits: Global___ExecutionLimits | None = ...,
         maximum_limits: Global___ExecutionLimits | None = ...,
+        language_info: collections.abc.Iterable[Global___LanguageInfo] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_limits", b"default_limits", "maximum_limits", b"maximum_limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "capabilities", b"capabilities", "default_limits", b"default_limits", "languages", b"languages", "maximum_limits", b"maximum_limits", "ready", b"ready", "remedy", b"remedy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "capabilities", b"capabilities", "default_limits", b"default_limits", "language_info", b"language_info", "languages", b"languages", "maximum_limits", b"maximum_limits", "ready", b"ready", "remedy", b"remedy"]) -> None: ...
 
 Global___GetCapabilitiesResponse: typing_extensions.TypeAlias = GetCapabilitiesResponse
+
+@typing.final
+class LanguageInfo(google.protobuf.message.Message):
+    """A language, and what there is for it in the sandboxes of this runner."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LANGUAGE_FIELD_NUMBER: builtins.int
+    INSTALLED_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    COMPILER_FIELD_NUMBER: builtins.int
+    REMEDY_FIELD_NUMBER: builtins.int
+    language: Global___ExecutionLanguage.ValueType
+    """It."""
+    installed: builtins.bool
+    """True if its programs can be executed."""
+    version: builtins.str
+    """The version of what runs its programs, or of its compiler, as that tells it."""
+    compiler: builtins.str
+    """What compiles its programs, for example "/usr/bin/gcc"; empty if nothing does."""
+    remedy: builtins.str
+    """What to do if `installed` is false."""
+    def __init__(
+        self,
+        *,
+        language: Global___ExecutionLanguage.ValueType = ...,
+        installed: builtins.bool = ...,
+        version: builtins.str = ...,
+        compiler: builtins.str = ...,
+        remedy: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compiler", b"compiler", "installed", b"installed", "language", b"language", "remedy", b"remedy", "version", b"version"]) -> None: ...
+
+Global___LanguageInfo: typing_extensions.TypeAlias = LanguageInfo
 
 @typing.final
 class Capability(google.protobuf.message.Message):

@@ -111,8 +111,10 @@ class ToolRunnerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Attach(self, request, context):
-        """Reads an execution's output again from a chunk on, and live after that. Output that has left the
-        buffer: OUT_OF_RANGE with OUTPUT_REMOVED.
+        """Reads an execution's output again from a chunk on, and live after that, also when it has ended.
+        The newest output is kept. What has left the buffer, and what lies beyond the last chunk there
+        is: OUT_OF_RANGE with OUTPUT_REMOVED. The reader that started an execution holds it back while
+        it does not read; one that attached may be left behind, and is told so the same way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +128,8 @@ class ToolRunnerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SignalExecution(self, request, context):
-        """Sends a signal to an execution, or kills its whole process tree.
+        """Sends a signal to an execution's process group (of a terminal, to the group in the foreground),
+        or kills its whole process tree.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -290,15 +290,19 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
     """
 
     Attach: _ToolRunnerServiceAttachType
-    """Reads an execution's output again from a chunk on, and live after that. Output that has left the
-    buffer: OUT_OF_RANGE with OUTPUT_REMOVED.
+    """Reads an execution's output again from a chunk on, and live after that, also when it has ended.
+    The newest output is kept. What has left the buffer, and what lies beyond the last chunk there
+    is: OUT_OF_RANGE with OUTPUT_REMOVED. The reader that started an execution holds it back while
+    it does not read; one that attached may be left behind, and is told so the same way.
     """
 
     WriteInput: _ToolRunnerServiceWriteInputType
     """Writes to an execution's standard input, closes it, or resizes its terminal."""
 
     SignalExecution: _ToolRunnerServiceSignalExecutionType
-    """Sends a signal to an execution, or kills its whole process tree."""
+    """Sends a signal to an execution's process group (of a terminal, to the group in the foreground),
+    or kills its whole process tree.
+    """
 
     ListTools: _ToolRunnerServiceListToolsType
     """The tools of this runner."""
@@ -390,8 +394,10 @@ class ToolRunnerServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.tool_runner.v1.tool_runner_service_pb2.AttachRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.tool_runner.v1.tool_runner_service_pb2.AttachResponse], collections.abc.AsyncIterator[agentmesh.tool_runner.v1.tool_runner_service_pb2.AttachResponse]]:
-        """Reads an execution's output again from a chunk on, and live after that. Output that has left the
-        buffer: OUT_OF_RANGE with OUTPUT_REMOVED.
+        """Reads an execution's output again from a chunk on, and live after that, also when it has ended.
+        The newest output is kept. What has left the buffer, and what lies beyond the last chunk there
+        is: OUT_OF_RANGE with OUTPUT_REMOVED. The reader that started an execution holds it back while
+        it does not read; one that attached may be left behind, and is told so the same way.
         """
 
     @abc.abstractmethod
@@ -408,7 +414,9 @@ class ToolRunnerServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.tool_runner.v1.tool_runner_service_pb2.SignalExecutionRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.SignalExecutionResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.SignalExecutionResponse]]:
-        """Sends a signal to an execution, or kills its whole process tree."""
+        """Sends a signal to an execution's process group (of a terminal, to the group in the foreground),
+        or kills its whole process tree.
+        """
 
     @abc.abstractmethod
     def ListTools(

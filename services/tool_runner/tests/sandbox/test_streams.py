@@ -1,0 +1,71 @@
+"""A program is held back by its reader, loses nothing by that, and is signalled with its family."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from agentmesh_tool_runner.sandbox.backend import MIB, EndReason, ExecutionSpec, Workspace
+
+from .conftest import LIMITS, Run, collect
+
+
+async def test_a_slow_reader_holds_the_program_back(workspace: Workspace) -> None:
+    """The program counts in a file what it could write; nobody takes it, so that stays bounded."""
+    code = (
+        "import os\nblock = bytes(1 << 16)\n"
+        "for number in range(1, 257):\n"
+        "    os.write(1, block)\n    open('count', 'w').write(str(number))"
+    )
+    limits = replace(LIMITS, output_bytes=16 * MIB)
+    spec = ExecutionSpec(["/usr/bin/python3", "-c", code], limits=limits)
+    execution = await workspace.execute(spec)
+    counts: list[bytes] = []
+    while len(counts) < 20 or len(set(counts[-20:])) > 1:
+        await asyncio.sleep(0.05)
+        counts.append(await _count(workspace))
+    assert 16 <= int(counts[-1]) <= 40
+    received = 0
+    async for piece in execution.output():
+        received += len(piece.data)
+    assert received == 16 * MIB
+    assert (await execution.outcome()).reason is EndReason.EXITED
+
+
+async def _count(workspace: Workspace) -> bytes:
+    try:
+        return await workspace.read_file("count")
+    except FileNotFoundError:
+        return b""
+
+
+async def test_what_nobody_reads_does_not_keep_a_killed_program(workspace: Workspace) -> None:
+    limits = replace(LIMITS, output_bytes=64 * MIB, wall_seconds=1)
+    spec = ExecutionSpec(["/bin/sh", "-c", "cat /dev/zero"], limits=limits)
+    execution = await workspace.execute(spec)
+    assert (await execution.outcome()).reason is EndReason.WALL_TIMEOUT
+
+
+async def test_a_signal_reaches_the_children_of_a_shell(workspace: Workspace) -> None:
+    """The shell has a trap, and waits for its child before it runs it."""
+    command = "trap 'echo shell; exit 5' USR1; (trap 'echo child; exit' USR1; echo ready; %s)"
+    loop = "while :; do sleep 0.05; done"
+    execution = await workspace.execute(
+        ExecutionSpec(["/bin/sh", "-c", command % loop], limits=LIMITS)
+    )
+    output = execution.output()
+    assert (await anext(output)).data == b"ready\n"
+    execution.send_signal(10)
+    said = b"".join([piece.data async for piece in output])
+    assert b"child\n" in said
+    assert said.endswith(b"shell\n")
+    assert (await execution.outcome()).exit_code == 5
+
+
+async def test_input_files_can_be_run_and_not_written(shell: Run, workspace: Workspace) -> None:
+    spec = ExecutionSpec(
+        ["/run/input/program"],
+        files={"program": b"#!/bin/sh\necho runs\necho x >> $0 || echo kept\n"},
+        limits=LIMITS,
+    )
+    assert (await collect(workspace, spec)).stdout == "runs\nkept\n"
