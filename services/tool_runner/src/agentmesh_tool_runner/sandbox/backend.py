@@ -7,10 +7,14 @@ gRPC.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 MIB = 1024 * 1024
 
@@ -141,12 +145,37 @@ class Outcome:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One entry of a workspace. `kind` is file, directory, link or other; `path` is relative."""
+    """One entry of a workspace. `kind` is file, directory, link or other; `path` is relative.
+
+    `etag` is another one after each change; `sha256` is there where it was asked for.
+    """
 
     path: str
     kind: str
     size: int
     modified_at: float
+    etag: str = ""
+    sha256: bytes = b""
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """What a file or folder was before it was overwritten or removed. `kept_at` is Unix time."""
+
+    id: str
+    path: str
+    kind: str
+    size: int
+    kept_at: float
+
+
+@dataclass(frozen=True)
+class FileRules:
+    """For what changes files: `uid` owns new ones (None: whoever makes them)."""
+
+    uid: int | None
+    version_bytes: int
+    """Bytes that kept versions may take together."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +251,32 @@ class Execution(Protocol):
         ...
 
 
+class Upload(Protocol):
+    """A file on its way into a workspace. It has no path, and nobody sees it, before `finish`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        ...
+
+    @property
+    def sha256(self) -> bytes:
+        """Of the bytes written so far."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Adds bytes. Raises WorkspaceFullError."""
+        ...
+
+    async def finish(self, *, replace_existing: bool = True, etag: str = "") -> FileEntry:
+        """Puts the file at its path, at once; what it replaces is kept as a version.
+
+        Raises FileExistsError unless it may replace a file; OSError with ESTALE if `etag` is given
+        and is not that of the file it replaces.
+        """
+        ...
+
+
 class Workspace(Protocol):
     """The files of a conversation.
 
@@ -239,6 +294,31 @@ class Workspace(Protocol):
         """Makes the present files durable.
 
         Raises WorkspaceFullError, after rolling back to the last save.
+        """
+        ...
+
+    async def look(
+        self,
+        operation: Callable[Concatenate[int, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        """Runs an operation of `files.reading` or `files.versions`. Raises what it raises."""
+        ...
+
+    async def change(
+        self,
+        operation: Callable[Concatenate[int, FileRules, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        """Runs an operation of `files.writing` or `files.organising`, one at a time."""
+        ...
+
+    def upload(self, path: str) -> AbstractAsyncContextManager[Upload]:
+        """A file that is written piece by piece; leaving the block unfinished leaves nothing.
+
+        Raises UnsafePathError, IsADirectoryError, NotADirectoryError.
         """
         ...
 

@@ -18,6 +18,12 @@ _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x01, 0x02, 0x04, 0x08
 _RESOLVE: Final = _NO_XDEV | _NO_MAGICLINKS | _NO_SYMLINKS | _BENEATH
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
+MAX_PATH_BYTES: Final = 3072
+_MAX_NAME_BYTES: Final = 255
+_LAST_BYTE: Final = 0xFF
+_SHOWN_BYTE: Final = 0xF000
+_FIRST_SURROGATE: Final = 0xDC00  # os.fsdecode makes U+DC80 to U+DCFF of undecodable bytes
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -42,10 +48,50 @@ def normalize(path: str) -> str:
         raise UnsafePathError("a path holds no NUL character")
     if path.startswith("/"):
         raise UnsafePathError(f"{path!r} is absolute; give a path relative to the workspace")
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise UnsafePathError(f"a path has at most {MAX_PATH_BYTES} bytes")
     plain = os.path.normpath(path or ".")
     if plain == ".." or plain.startswith("../"):
         raise UnsafePathError(f"{path!r} leaves the workspace")
+    if any(len(os.fsencode(part)) > _MAX_NAME_BYTES for part in plain.split("/")):
+        raise UnsafePathError(f"a name has at most {_MAX_NAME_BYTES} bytes")
     return plain
+
+
+def native(path: str) -> str:
+    """The path that `shown` made of a name, as the operating system's functions take it.
+
+    Raises UnsafePathError where it is no path of the workspace.
+    """
+    try:
+        found = bytearray()
+        for character in path:
+            code = ord(character)
+            byte = code - _SHOWN_BYTE
+            found += bytes((byte,)) if 0 <= byte <= _LAST_BYTE else character.encode()
+    except UnicodeEncodeError:
+        raise UnsafePathError("a path is text: half of a surrogate pair is none") from None
+    return normalize(os.fsdecode(bytes(found)))
+
+
+def shown(path: str) -> str:
+    """A name as text that every protocol can carry, and that `native` takes back.
+
+    A byte that is no UTF-8 becomes the private-use character U+F000 plus its value; so do the bytes
+    of a name's own characters of that range.
+    """
+    if path.isascii():
+        return path
+    text = []
+    for character in path:
+        code = ord(character)
+        if _FIRST_SURROGATE <= code <= _FIRST_SURROGATE + _LAST_BYTE:
+            text.append(chr(_SHOWN_BYTE + code - _FIRST_SURROGATE))
+        elif _SHOWN_BYTE <= code <= _SHOWN_BYTE + _LAST_BYTE:
+            text += [chr(_SHOWN_BYTE + byte) for byte in character.encode()]
+        else:
+            text.append(character)
+    return "".join(text)
 
 
 def open_beneath(root: int, path: str, flags: int, mode: int = 0) -> int:

@@ -35,7 +35,8 @@ from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequ
 from .meters import FamilyMeter, GroupMeter
 from .options import LocalOptions
 from .reach import LocalReach
-from .workspaces import Mounted, Place, WorkspaceHandle, WorkspaceRules, Workspaces
+from .workspace_handle import WorkspaceHandle
+from .workspaces import Mounted, Place, WorkspaceRules, Workspaces
 
 _IDLE_CHECK_SECONDS: Final = 30.0
 _SPARES: Final = 2

@@ -1,9 +1,10 @@
 """How the service reaches the files of an open workspace, wherever they are.
 
-Every operation on a workspace is a function of `snapshot` or `workspace_files`: standard library
-only, its first argument a descriptor of the workspace's root directory, its other arguments and
-its result plain data (text, bytes, numbers, lists, dataclasses of theirs). So the same code runs in
-a thread of the service where the workspace is mounted here, and inside the sandbox where it is not.
+Every operation on a workspace is a function of `snapshot` or of a module in `files`: standard
+library only, its first argument a descriptor of the workspace's root directory, its other arguments
+and its result plain data (text, bytes, numbers, lists, dataclasses of theirs). So the same code
+runs in a thread of the service where the workspace is mounted here, and inside the sandbox where it
+is not.
 """
 
 from __future__ import annotations

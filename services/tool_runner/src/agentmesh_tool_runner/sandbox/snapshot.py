@@ -12,14 +12,16 @@ import os
 import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 from . import beneath
-from .backend import FileEntry, WorkspaceFullError
+from .backend import WorkspaceFullError
 
+DRAFTS_FOLDER: Final = ".agentmesh-drafts"
+"""Where files are while they are uploaded, at the top of the workspace; never kept."""
 _MAX_DEPTH: Final = 64
 _BLOCK: Final = 256 * 1024
 
@@ -44,12 +46,18 @@ class Entry:
             return "directory"
         return "link" if stat.S_ISLNK(self.mode) else "other"
 
-    def as_file_entry(self) -> FileEntry:
-        return FileEntry(self.path, self.kind, self.size, self.modified_ns / 1e9)
 
-
-def walk(root: int, path: str = ".", depth: int = 0) -> Iterator[Entry]:
+def walk(
+    root: int,
+    path: str = ".",
+    depth: int = 0,
+    *,
+    recursive: bool = True,
+    leave_out: Container[str] = (),
+) -> Iterator[Entry]:
     """Everything below `path`, parents first, names sorted. What vanishes meanwhile is left out.
+
+    So are the paths in `leave_out`, with all below them.
 
     Raises WorkspaceFullError when folders nest deeper than can be kept.
     """
@@ -59,9 +67,11 @@ def walk(root: int, path: str = ".", depth: int = 0) -> Iterator[Entry]:
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a descriptor, not a path
             with contextlib.suppress(FileNotFoundError, beneath.UnsafePathError):
                 entry = _readable(folder, _look(folder, name, path), name)
+                if entry.path in leave_out:
+                    continue
                 yield entry
-                if entry.kind == "directory":
-                    yield from walk(root, entry.path, depth + 1)
+                if recursive and entry.kind == "directory":
+                    yield from walk(root, entry.path, depth + 1, leave_out=leave_out)
 
 
 def _readable(folder: int, entry: Entry, name: str) -> Entry:
@@ -98,7 +108,8 @@ def save(root: int, archive: Path, *, max_bytes: int, before: list[Entry] | None
     Nothing is written if nothing changed since. Raises WorkspaceFullError if the files, holes
     counted as bytes, exceed `max_bytes`.
     """
-    entries = [entry for entry in walk(root) if entry.kind != "other"]
+    kept = walk(root, leave_out={DRAFTS_FOLDER})
+    entries = [entry for entry in kept if entry.kind != "other"]
     if entries == before:
         return entries
     if sum({e.inode: e.size for e in entries if e.kind == "file"}.values()) > max_bytes:

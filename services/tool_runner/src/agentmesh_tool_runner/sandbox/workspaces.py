@@ -12,22 +12,14 @@ import contextlib
 import hashlib
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import quote
 
-from . import snapshot, workspace_files
-from .backend import (
-    MIB,
-    Execution,
-    ExecutionSpec,
-    FileEntry,
-    Workspace,
-    WorkspaceFullError,
-    WorkspaceKey,
-)
+from . import snapshot
+from .backend import WorkspaceFullError, WorkspaceKey
 from .reach import Reach
 
 _LONGEST_NAME: Final = 120
@@ -101,6 +93,11 @@ class Workspaces:
         self._locks: weakref.WeakValueDictionary[WorkspaceKey, asyncio.Lock] = (
             weakref.WeakValueDictionary()
         )
+
+    @property
+    def bytes_each(self) -> int:
+        """Size of a workspace."""
+        return self._rules.bytes_each
 
     def archive(self, key: WorkspaceKey) -> Path:
         return self._folder / _file_name(key.tenant) / f"{_file_name(key.conversation)}.tar"
@@ -207,47 +204,3 @@ def _file_name(name: str) -> str:
     if len(quoted) <= _LONGEST_NAME:
         return quoted
     return quoted[:40] + hashlib.sha256(name.encode()).hexdigest()
-
-
-class WorkspaceHandle(Workspace):
-    """What callers hold: a name, and the operations on what it names."""
-
-    def __init__(
-        self,
-        key: WorkspaceKey,
-        workspaces: Workspaces,
-        start: Callable[[WorkspaceKey, ExecutionSpec], Awaitable[Execution]],
-    ) -> None:
-        self._key = key
-        self._workspaces = workspaces
-        self._start = start
-
-    @property
-    def key(self) -> WorkspaceKey:
-        return self._key
-
-    async def execute(self, spec: ExecutionSpec) -> Execution:
-        return await self._start(self._key, spec)
-
-    async def save(self) -> None:
-        await self._workspaces.save(self._key)
-
-    async def list_files(self, path: str = ".", *, limit: int = 1000) -> list[FileEntry]:
-        async with self._workspaces.use(self._key) as at:
-            return await at.files.call(workspace_files.list_files, path, limit)
-
-    async def read_file(self, path: str, *, offset: int = 0, limit: int = MIB) -> bytes:
-        async with self._workspaces.use(self._key) as at:
-            return await at.files.call(workspace_files.read_file, path, offset, limit)
-
-    async def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
-        async with self._workspaces.use(self._key) as at, at.lock:
-            await at.files.call(workspace_files.write_file, path, data, append=append, uid=at.uid)
-
-    async def move(self, path: str, destination: str) -> None:
-        async with self._workspaces.use(self._key) as at, at.lock:
-            await at.files.call(workspace_files.move, path, destination, uid=at.uid)
-
-    async def remove(self, path: str) -> None:
-        async with self._workspaces.use(self._key) as at, at.lock:
-            await at.files.call(workspace_files.remove, path)

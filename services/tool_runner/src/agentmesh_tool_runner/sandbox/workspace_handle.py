@@ -1,0 +1,134 @@
+"""What callers hold of a workspace: a name, and the operations on what it names."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+from .backend import (
+    MIB,
+    Execution,
+    ExecutionSpec,
+    FileEntry,
+    FileRules,
+    SandboxUnavailableError,
+    Upload,
+    Workspace,
+    WorkspaceKey,
+)
+from .files import drafts, reading, writing
+from .workspaces import Mounted, Workspaces
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+# Kept versions must not crowd out the files themselves.
+_VERSIONS_SHARE: Final = 4
+
+
+class WorkspaceHandle(Workspace):
+    """Opens the workspace for each operation, and never holds it open between two."""
+
+    def __init__(
+        self,
+        key: WorkspaceKey,
+        workspaces: Workspaces,
+        start: Callable[[WorkspaceKey, ExecutionSpec], Awaitable[Execution]],
+    ) -> None:
+        self._key = key
+        self._workspaces = workspaces
+        self._start = start
+
+    @property
+    def key(self) -> WorkspaceKey:
+        return self._key
+
+    async def execute(self, spec: ExecutionSpec) -> Execution:
+        return await self._start(self._key, spec)
+
+    async def save(self) -> None:
+        await self._workspaces.save(self._key)
+
+    async def look(
+        self,
+        operation: Callable[Concatenate[int, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        async with self._workspaces.use(self._key) as at:
+            return await at.files.call(operation, *args, **kwargs)
+
+    async def change(
+        self,
+        operation: Callable[Concatenate[int, FileRules, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        async with self._workspaces.use(self._key) as at, at.lock:
+            return await at.files.call(operation, self._rules(at), *args, **kwargs)
+
+    def _rules(self, at: Mounted) -> FileRules:
+        return FileRules(at.uid, self._workspaces.bytes_each // _VERSIONS_SHARE)
+
+    @contextlib.asynccontextmanager
+    async def upload(self, path: str) -> AsyncIterator[Upload]:
+        async with self._workspaces.use(self._key) as at:
+            rules = self._rules(at)
+            draft = await at.files.call(drafts.open_draft, rules, path)
+            try:
+                yield _LocalUpload(at, rules, draft, path)
+            finally:
+                await at.files.call(drafts.drop_draft, draft)
+
+    async def list_files(self, path: str = ".", *, limit: int = 1000) -> list[FileEntry]:
+        return await self.look(reading.list_files, path, limit)
+
+    async def read_file(self, path: str, *, offset: int = 0, limit: int = MIB) -> bytes:
+        return await self.look(reading.read_file, path, offset, limit)
+
+    async def write_file(self, path: str, data: bytes, *, append: bool = False) -> None:
+        await self.change(writing.write_file, path, data, append=append)
+
+    async def move(self, path: str, destination: str) -> None:
+        await self.change(writing.move, path, destination)
+
+    async def remove(self, path: str) -> None:
+        await self.change(writing.remove, path)
+
+
+class _LocalUpload(Upload):
+    def __init__(self, at: Mounted, rules: FileRules, draft: str, path: str) -> None:
+        self._at = at
+        self._rules = rules
+        self._draft = draft
+        self._path = path
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sha256(self) -> bytes:
+        return self._hash.digest()
+
+    async def write(self, data: bytes) -> None:
+        await self._at.files.call(drafts.write_draft, self._rules, self._draft, self._size, data)
+        self._hash.update(data)
+        self._size += len(data)
+
+    async def finish(self, *, replace_existing: bool = True, etag: str = "") -> FileEntry:
+        async with self._at.lock:
+            entry = await self._at.files.call(
+                drafts.put_draft,
+                self._rules,
+                self._draft,
+                self._path,
+                replace_existing=replace_existing,
+                etag=etag,
+            )
+        if self._at.dropped:
+            raise SandboxUnavailableError("the workspace went while it was written to; try again")
+        return entry
