@@ -44,6 +44,7 @@ TABLES = (
     "checkpoints",
     "message_words",
     "blob_references",
+    "workspace_blobs",
     "approvals",
     "milestones",
     "shared_history",

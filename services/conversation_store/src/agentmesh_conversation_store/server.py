@@ -11,6 +11,7 @@ from agentmesh.conversation_store.v1 import conversation_store_service_pb2_grpc 
 from agentmesh.conversation_store.v1 import identity_service_pb2_grpc as identity
 from agentmesh.conversation_store.v1 import ledger_service_pb2_grpc as ledger
 from agentmesh.conversation_store.v1 import turn_service_pb2_grpc as turns
+from agentmesh.conversation_store.v1 import workspace_service_pb2_grpc as workspaces
 from meshkit.server import ServiceHost, StartupError
 
 from .blobs.collecting import Collector
@@ -36,10 +37,12 @@ from .servicers.catalog import CatalogServicer
 from .servicers.conversations import ConversationServicer
 from .servicers.identity import IdentityServicer
 from .servicers.intake import TransferLimits
+from .servicers.kept_files import KeptFiles
 from .servicers.ledger import LedgerServicer
 from .servicers.payloads import Payloads
 from .servicers.registration import bytes_through
 from .servicers.turns import TurnServicer
+from .servicers.workspaces import WorkspaceServicer
 from .settings import StoreSettings
 from .storage.chosen import chosen_storage
 from .storage.interface import Storage
@@ -86,6 +89,7 @@ def build(settings: StoreSettings) -> ServiceHost:
         poll_seconds=settings.removal_poll_seconds,
     )
     payloads = Payloads(kept)
+    kept_files = KeptFiles(storage, kept)
     turn_servicer = TurnServicer(
         storage,
         dispatcher,
@@ -97,6 +101,7 @@ def build(settings: StoreSettings) -> ServiceHost:
         # What the message around a grant needs fits into the rest.
         most_grant_bytes=settings.max_message_bytes * 15 // 16,
         payloads=payloads,
+        kept_files=kept_files,
     )
     _register(
         host,
@@ -114,7 +119,7 @@ def build(settings: StoreSettings) -> ServiceHost:
         turn_servicer,
         ApiKeys(storage, load_pepper(settings)),
     )
-    _register_blobs(host, kept, settings)
+    _register_blobs(host, kept, kept_files, storage, settings)
 
     async def drain() -> None:
         dispatcher.drain()
@@ -180,7 +185,18 @@ def _register(
         host.add(add_to_server, servicer, f"{_PACKAGE}.{name}")
 
 
-def _register_blobs(host: ServiceHost, kept: Blobs, settings: StoreSettings) -> None:
+def _register_blobs(
+    host: ServiceHost,
+    kept: Blobs,
+    kept_files: KeptFiles,
+    storage: Storage,
+    settings: StoreSettings,
+) -> None:
+    host.add(
+        workspaces.add_WorkspaceServiceServicer_to_server,
+        WorkspaceServicer(storage, kept_files),
+        f"{_PACKAGE}.WorkspaceService",
+    )
     host.add(
         blobs.add_BlobServiceServicer_to_server,
         BlobServicer(kept, settings.max_blob_bytes),

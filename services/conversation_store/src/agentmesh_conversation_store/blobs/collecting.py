@@ -17,7 +17,7 @@ class References(Protocol):
     """What is known of who refers to what."""
 
     async def referenced_blobs(self, tenant: str, digests: Sequence[str]) -> frozenset[str]:
-        """Which of these blobs any event of the tenant refers to."""
+        """Which of these blobs any event or workspace of the tenant refers to."""
         ...
 
 

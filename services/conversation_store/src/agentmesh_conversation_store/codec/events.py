@@ -58,7 +58,10 @@ def _turn_committed(body: domain.TurnCommitted) -> dict[str, Any]:
     return {
         "agent": body.speaker,
         "turn_committed": event_pb2.TurnCommitted(
-            usage=usage_message(body.usage), steps=body.steps, speaker=body.speaker
+            usage=usage_message(body.usage),
+            steps=body.steps,
+            speaker=body.speaker,
+            workspace_generation=body.workspace_generation,
         ),
     }
 
@@ -139,6 +142,17 @@ def _forked(body: domain.ConversationForked) -> dict[str, Any]:
     }
 
 
+def _workspace_restored(body: domain.WorkspaceRestored) -> dict[str, Any]:
+    return {
+        "workspace_restored": event_pb2.WorkspaceRestored(
+            generation=body.generation,
+            restored_generation=body.restored_generation,
+            previous_generation=body.previous_generation,
+            text=body.text,
+        )
+    }
+
+
 _KINDS: dict[type, Callable[[Any], dict[str, Any]]] = {
     domain.ConversationStarted: _started,
     domain.RunStarted: _run_started,
@@ -152,6 +166,7 @@ _KINDS: dict[type, Callable[[Any], dict[str, Any]]] = {
     domain.ConversationForked: _forked,
     domain.ApprovalResolved: _approval_resolved,
     domain.ApprovalEscalated: _approval_escalated,
+    domain.WorkspaceRestored: _workspace_restored,
 }
 
 

@@ -15,10 +15,12 @@ from agentmesh.conversation_store.v1 import turn_service_pb2 as pb
 
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import Checkpoint, Run, Step, StepKind
+from agentmesh_conversation_store.domain.workspaces import UNNAMED
 from agentmesh_conversation_store.storage.interface import LINK_BYTES, GrantedTurn
 
 from .resources import run_message, step_message
 from .values import optional_timestamp
+from .workspaces import workspace_message
 
 _ITEM_BYTES = 16  # tag and length of an item of a list
 
@@ -43,6 +45,10 @@ def grant_message(granted: GrantedTurn, capability: str, most_bytes: int) -> pb.
         human_input=run.human_input,
         message_count=granted.message_count,
     )
+    if granted.workspace.generation:
+        grant.workspace.CopyFrom(workspace_message(granted.workspace))
+    if granted.runner_address != UNNAMED:
+        grant.runner_address = granted.runner_address
     if run.checkpoint_id:
         grant.checkpoint.checkpoint_id = run.checkpoint_id
     _add_asked(grant, granted, most_bytes // 8)
@@ -133,4 +139,5 @@ def _checkpoint(checkpoint: Checkpoint, data: bytes) -> pb.Checkpoint:
         encoding=checkpoint.encoding,
         key_id=checkpoint.key_id,
         base_checkpoint_id=checkpoint.base_id,
+        workspace_generation=checkpoint.workspace_generation,
     )

@@ -87,8 +87,9 @@ class Changes:
     over. `pruned_steps` are (run, first turn to keep).
     `consumed` is usage that the conversation's has grown by. `admission` is what the operation
     would reserve of the tenant's day: it is refused if that does not fit.
-    `records` are further rows to write, `removed` further rows to delete. `deleted` if the
-    conversation is gone, `cut` if its log begins later.
+    `records` are further rows to write, `removed` further rows to delete. `replaced_manifests` are
+    those of states of files that gave way to others. `deleted` if the conversation is gone, `cut`
+    if its log begins later.
     """
 
     conversation: Conversation | None = None
@@ -107,6 +108,7 @@ class Changes:
     admission: Usage | None = None
     records: Sequence[object] = ()
     removed: Sequence[Lookup] = ()
+    replaced_manifests: Sequence[str] = ()
     deleted: bool = False
     cut: bool = False
 
@@ -162,6 +164,7 @@ class Transition:
         self.pruned_steps: tuple[str, int] | None = None
         self.records: list[object] = []
         self.removed: list[Lookup] = []
+        self.replaced_manifests: list[str] = []
         self._loaded = loaded
         self._events: list[NewEvent] = []
         self._inputs: list[tuple[str, int]] = []
@@ -320,6 +323,27 @@ class Transition:
         )
         return raised
 
+    def rest(self, run: Run) -> None:
+        """Tells whoever holds something for a conversation that waits, once."""
+        if not self.conversation.runner_address:
+            return
+        self.conversation = replace(self.conversation, runner_address="")
+        last = self._fences[-1] if self._fences else None
+        if last is not None and (last.run_id, last.fence) == (run.run_id, run.fence):
+            self._fences[-1] = replace(last, rests=True)
+            return
+        self._fences.append(
+            RaisedFence(
+                run.tenant,
+                run.conversation_id,
+                run.run_id,
+                run.fence,
+                "the conversation waits",
+                self.now,
+                rests=True,
+            )
+        )
+
     def last_words(self, run: Run) -> str:
         """What the run said last: its summary unless a summariser made one."""
         return self._loaded.last_messages.get(run.run_id, "")
@@ -354,4 +378,5 @@ class Transition:
             consumed=self._consumed,
             records=[*self.records, *approvals],
             removed=self.removed,
+            replaced_manifests=[name for name in self.replaced_manifests if name],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from . import resolving, runs
+from . import resolving, runs, workspaces
 from .changes import Changes, Decision, Loaded, Scope, Transition
 from .children import move_deadlines
 from .events import (
@@ -198,6 +198,9 @@ class SendMessage:
             last_message=committed.previous_message,
             committed_message=committed.previous_message,
             inbox_read=committed.previous_read,
+        )
+        run = workspaces.go_before(
+            transition, transition.put(run), workspaces.as_before_turn(committed.turn), Origin.API
         )
         transition.committed.append(replace(committed, discarded=True))
         transition.records.append(milestone(before, transition, run))

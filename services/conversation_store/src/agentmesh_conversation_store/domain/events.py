@@ -60,6 +60,7 @@ class TurnCommitted:
     usage: Usage
     steps: int
     speaker: str
+    workspace_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,17 @@ class ConversationForked:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkspaceRestored:
+    """The files were put back to an earlier state; `text` says so to the team."""
+
+    kind: ClassVar[str] = "workspace_restored"
+    generation: int
+    restored_generation: int
+    previous_generation: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerEvent:
     """What a worker recorded: a payload that only the adapters read.
 
@@ -181,6 +193,7 @@ EventBody = (
     | ConversationForked
     | ApprovalResolved
     | ApprovalEscalated
+    | WorkspaceRestored
     | WorkerEvent
 )
 _WITH_AGENT = (

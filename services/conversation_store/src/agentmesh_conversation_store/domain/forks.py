@@ -9,7 +9,17 @@ from . import runs
 from .changes import Decision, Loaded, Scope, Transition
 from .events import ConversationForked, TurnDiscarded
 from .history import Milestone, SharedHistory, SharedInput, milestone
-from .model import Conversation, ConversationView, EndReason, Instant, Origin, Run, RunStatus
+from .model import (
+    NO_FILES,
+    Conversation,
+    ConversationView,
+    EndReason,
+    Instant,
+    Origin,
+    Run,
+    RunStatus,
+    WorkspaceState,
+)
 from .rejections import Reason, Rejection
 
 
@@ -126,6 +136,7 @@ class ForkConversation:
 
     def _before(self, now: Instant) -> Conversation:
         source = self.source.conversation
+        files = self._files()
         return Conversation(
             self.fork.tenant,
             self.fork.conversation_id,
@@ -136,7 +147,20 @@ class ForkConversation:
             size_bytes=self.point.size_bytes,
             message_count=self.point.message_count,
             removed_bytes=source.removed_bytes,
+            workspace_generation=files.generation,
+            workspace_manifest=files.manifest,
+            kept_generation=files.generation,
+            kept_manifest=files.manifest,
         )
+
+    def _files(self) -> WorkspaceState:
+        """Those of the checkpoint; at the head with what people wrote since then."""
+        source, stands = self.source.conversation, self.point.milestone
+        if self.point.sequence == source.head_sequence:
+            return WorkspaceState(source.kept_generation, source.kept_manifest)
+        if stands is None:
+            return NO_FILES
+        return WorkspaceState(stands.workspace_generation, stands.workspace_manifest)
 
     def _run(self, now: Instant) -> Run:
         template, stands = self.source.run, self.point.milestone

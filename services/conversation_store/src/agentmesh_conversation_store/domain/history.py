@@ -27,7 +27,8 @@ FOREVER = 2**62
 class Milestone:
     """A place in a log where it and the state of its team agree.
 
-    After `sequence` the team stands at `checkpoint_id`, and has read its inputs up to `inbox_read`.
+    After `sequence` the team stands at `checkpoint_id`, and has read its inputs up to `inbox_read`;
+    the files are those of `workspace_manifest`.
     `before_bytes` and `before_messages` count the log up to `before_sequence`, what was removed
     since included.
     """
@@ -40,6 +41,8 @@ class Milestone:
     before_sequence: int = 0
     before_bytes: int = 0
     before_messages: int = 0
+    workspace_generation: int = 0
+    workspace_manifest: str = ""
 
 
 def milestone(before: Conversation, after: Transition, run: Run) -> Milestone:
@@ -53,6 +56,8 @@ def milestone(before: Conversation, after: Transition, run: Run) -> Milestone:
         before_sequence=before.head_sequence,
         before_bytes=before.size_bytes,
         before_messages=before.message_count,
+        workspace_generation=after.conversation.kept_generation,
+        workspace_manifest=after.conversation.kept_manifest,
     )
 
 

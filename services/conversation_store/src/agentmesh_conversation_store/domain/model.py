@@ -195,7 +195,8 @@ class Conversation:
     """The changing part of a conversation. `version` rises with every change.
 
     `size_bytes` and `message_count` count all that was ever in its log, what it shares with another
-    included; `removed_bytes` are no longer there.
+    included; `removed_bytes` are no longer there. The `workspace_…`, `kept_…` and `before_…` fields
+    are the states of its files (see `workspaces`), `runner_address` where they are open.
     """
 
     tenant: str
@@ -213,6 +214,13 @@ class Conversation:
     version: int = 0
     removed_bytes: int = 0
     last_event_at: Instant = 0
+    workspace_generation: int = 0
+    workspace_manifest: str = ""
+    kept_generation: int = 0
+    kept_manifest: str = ""
+    before_generation: int = 0
+    before_manifest: str = ""
+    runner_address: str = ""
 
     @property
     def etag(self) -> str:
@@ -309,11 +317,33 @@ class BlobReference:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkspaceState:
+    """The files of a conversation at one time. Without files `manifest` is empty."""
+
+    generation: int = 0
+    manifest: str = ""
+
+
+NO_FILES = WorkspaceState()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceBlob:
+    """A blob that files of a manifest lie in. The manifest was made in `conversation_id`, and is
+    kept as long as any conversation or milestone names it."""
+
+    manifest: str
+    digest: str
+    conversation_id: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The state of a team between two turns: opaque bytes, perhaps a difference to `base_id`.
 
     `sequence` is that of the event that says its turn was committed: what lies before it in the log
-    is in the state, or unread.
+    is in the state, or unread. `workspace_generation` is that of the files at that time.
     """
 
     checkpoint_id: str
@@ -325,12 +355,14 @@ class Checkpoint:
     base_id: str = ""
     conversation_id: str = ""
     sequence: int = 0
+    workspace_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RaisedFence:
     """A fence raised by a person or the store; work under a lower one must stop. `worker_id` held
-    the lease that it voids, if one did."""
+    the lease that it voids, if one did. With `rests` the conversation waits, and nothing need be
+    held for it."""
 
     tenant: str
     conversation_id: str
@@ -339,6 +371,7 @@ class RaisedFence:
     reason: str
     raised_at: Instant
     worker_id: str = ""
+    rests: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from . import resolving
+from . import resolving, workspaces
 from .changes import Transition
 from .events import RunEnded, RunStarted, RunStatusChanged, TurnDiscarded
 from .model import ConversationStatus, EndReason, Instant, Micros, Origin, Run, RunStatus, WaitKind
@@ -50,6 +50,8 @@ def reflect(transition: Transition) -> None:
     )
     if reflected != conversation:
         transition.conversation = reflected
+    if reflected.status in (ConversationStatus.WAITING, ConversationStatus.PAUSED):
+        transition.rest(run)
 
 
 def require_current(run: Run, fence: int) -> None:
@@ -186,6 +188,7 @@ def discard_turn(transition: Transition, run: Run, reason: str, origin: Origin) 
     transition.append(TurnDiscarded(reason, run.turn_messages), origin, run.run_id, turn)
     run = replace(turn_closed(run, turn), last_message=run.committed_message)
     run = transition.put(runnable(run, transition.now))
+    run = workspaces.go_back(transition, run, workspaces.as_before_turn(turn), origin)
     return pause(transition, run, origin) if run.pause_requested else run
 
 
@@ -235,7 +238,8 @@ def succeed(
     )
     started = start(transition, fresh, origin)
     transition.move_inputs(ended, run_id)
-    return transition.run(started.run_id)
+    started = transition.run(started.run_id)
+    return workspaces.go_back(transition, started, workspaces.AS_LAST_COMMITTED, origin)
 
 
 def deadline_of(

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from . import runs
+from . import runs, workspaces
 from .approvals import Approval, ApprovalStatus, approval_id_of
 from .budgets import remaining_tokens, require_budget
 from .changes import Changes, Decision, Loaded, Lookup, Scope, Transition, asked_for
 from .events import WorkerEvent
 from .ledger import Consumed
-from .model import Instant, Origin, Run, Step, StepKind, StepState
+from .model import NO_FILES, Instant, Origin, Run, Step, StepKind, StepState, WorkspaceState
 from .rejections import Reason, Rejection, not_found, turn_gap
 from .usage import NO_USAGE, Usage
+from .workspaces import UNNAMED, WorkspaceChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class StepClaim:
     step: Step
     state: StepState
     remaining_tokens: int | None
+    workspace: WorkspaceState = NO_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class BeginStep:
     take_over: bool = False
     reservation: Usage = NO_USAGE
     origin: Origin = Origin.RUNTIME
+    runner_address: str = ""
 
     @property
     def scope(self) -> Scope:
@@ -79,6 +82,23 @@ class BeginStep:
             )
         if step is not None and step.recorded:
             return _known(loaded, run, step, StepState.RECORDED)
+        return self._at_its_files(loaded, self._begin(loaded, run, step, now))
+
+    def _at_its_files(self, loaded: Loaded, decided: Decision[StepClaim]) -> Decision[StepClaim]:
+        """What a tool needs to act on the files, and where it acts."""
+        conversation = decided.changes.conversation or loaded.conversation
+        if not self._approval or conversation is None:
+            return decided
+        claim = replace(decided.result, workspace=workspaces.now_of(conversation))
+        address = self.runner_address or UNNAMED
+        if claim.state is StepState.ORPHANED or conversation.runner_address == address:
+            return Decision(decided.changes, claim)
+        opened = replace(conversation, runner_address=address)
+        return Decision(replace(decided.changes, conversation=opened), claim)
+
+    def _begin(
+        self, loaded: Loaded, run: Run, step: Step | None, now: Instant
+    ) -> Decision[StepClaim]:
         if step is not None:
             if step.fence == self.fence and step.attempt_id == self.attempt_id:
                 return self._give_back(loaded, run, step)
@@ -148,10 +168,12 @@ class BeginStep:
 
 @dataclass(frozen=True, slots=True)
 class StepRecorded:
-    """Where a step's events stand; `first_sequence` is 0 if it had none."""
+    """Where a step's events stand; `first_sequence` is 0 if it had none, and so is
+    `workspace_generation` if no file was changed now."""
 
     first_sequence: int
     last_sequence: int
+    workspace_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +199,7 @@ class RecordStep:
     events: Sequence[WorkerEvent] = ()
     usage: Usage = NO_USAGE
     model: str = ""
+    workspace: WorkspaceChange | None = None
 
     @property
     def scope(self) -> Scope:
@@ -245,7 +268,8 @@ class RecordStep:
                 reserved=run.reserved.minus(step.reservation),
             )
         )
-        recorded = StepRecorded(first, transition.conversation.head_sequence)
+        generation = workspaces.change(transition, self.workspace) if self.workspace else 0
+        recorded = StepRecorded(first, transition.conversation.head_sequence, generation)
         transition.step = replace(
             step,
             recorded=True,

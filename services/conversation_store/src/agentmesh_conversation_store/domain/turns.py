@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from . import resolving, runs
+from . import resolving, runs, workspaces
 from .changes import Changes, Decision, Loaded, Scope, Transition, asked_for
 from .children import ChildRun, child_run_id, start_children
 from .events import RunStatusChanged, TurnCommitted, TurnDiscarded, WorkerEvent
@@ -156,9 +156,16 @@ class CommitTurn:
                 TurnDiscarded(self.detail, message_ids), self.origin, run.run_id, self.turn
             )
             run = replace(run, last_message=run.committed_message)
+            if self.status is not RunStatus.FAILED:
+                # The files of a run that ends stay to be looked at, until the next one begins.
+                told = workspaces.as_before_turn(self.turn)
+                run = workspaces.go_back(transition, transition.put(run), told, self.origin)
         else:
+            if run.is_root:
+                workspaces.keep(transition)
+            generation = transition.conversation.workspace_generation
             sequence = transition.append(
-                TurnCommitted(run.turn_usage, run.turn_steps, self.speaker),
+                TurnCommitted(run.turn_usage, run.turn_steps, self.speaker, generation),
                 self.origin,
                 run.run_id,
                 self.turn,
@@ -180,7 +187,10 @@ class CommitTurn:
                 expected_checkpoint_id=run.checkpoint_id,
             )
         transition.checkpoint = replace(
-            self.checkpoint, conversation_id=run.conversation_id, sequence=sequence
+            self.checkpoint,
+            conversation_id=run.conversation_id,
+            sequence=sequence,
+            workspace_generation=transition.conversation.workspace_generation,
         )
         return replace(run, checkpoint_id=self.checkpoint.checkpoint_id)
 

@@ -227,6 +227,7 @@ def _noticed_fences(notice: FencesRaised) -> pb.NoticedFences:
                 reason=raised.reason,
                 raised_at=timestamp(raised.raised_at),
                 worker_id=raised.worker_id,
+                rests=raised.rests,
             )
             for raised in notice.fences
         ]
@@ -244,6 +245,7 @@ def _fences_raised(message: pb.NoticedFences) -> FencesRaised:
                 raised.reason,
                 instant(raised.raised_at),
                 raised.worker_id,
+                raised.rests,
             )
             for raised in message.fences
         ]

@@ -41,7 +41,7 @@ class FenceWatch:
         self._draining = draining
         self._check = check
         self._watchers: set[asyncio.Queue[Sequence[RaisedFence]]] = set()
-        self._told: OrderedDict[str, int] = OrderedDict()
+        self._told: OrderedDict[str, tuple[int, bool]] = OrderedDict()
         self._missed = asyncio.Event()
         self._away = False
         self._task: asyncio.Task[None] | None = None
@@ -84,10 +84,15 @@ class FenceWatch:
             self._missed.set()
 
     def _tell(self, fences: Sequence[RaisedFence]) -> None:
-        """Each fence once, and none that a higher one has overtaken."""
-        news = [raised for raised in fences if raised.fence > self._told.get(raised.run_id, 0)]
+        """Each fence once, and none that a higher one has overtaken. That a run rests under a
+        fence is told after the fence."""
+        news = [
+            raised
+            for raised in fences
+            if (raised.fence, raised.rests) > self._told.get(raised.run_id, (0, False))
+        ]
         for raised in news:
-            self._told[raised.run_id] = raised.fence
+            self._told[raised.run_id] = (raised.fence, raised.rests)
             self._told.move_to_end(raised.run_id)
         while len(self._told) > _TOLD_KEPT:
             self._told.popitem(last=False)

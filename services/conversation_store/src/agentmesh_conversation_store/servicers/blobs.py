@@ -14,7 +14,7 @@ from meshkit.admission import ServicerContext
 from meshkit.context import current_capability, current_principal
 from meshkit.errors import MeshError
 
-from agentmesh_conversation_store.blobs.interface import Blobs
+from agentmesh_conversation_store.blobs.interface import Blob, Blobs
 
 from .intake import UPLOADS_AT_ONCE, Slots, next_of
 from .rejections import answers_rejections, streams_rejections
@@ -22,6 +22,9 @@ from .rejections import answers_rejections, streams_rejections
 FULL_NAME = "agentmesh.conversation_store.v1.BlobService"
 PATIENCE_SECONDS = 60.0
 """How long an upload may say nothing."""
+
+
+_Upload = pb.UploadBlobRequest | pb.WriteBlobRequest
 
 
 class BlobServicer(pb_grpc.BlobServiceServicer):
@@ -36,17 +39,26 @@ class BlobServicer(pb_grpc.BlobServiceServicer):
     async def UploadBlob(
         self, requests: AsyncIterator[pb.UploadBlobRequest], _: ServicerContext
     ) -> pb.UploadBlobResponse:
-        first = await _next(requests)
+        blob = await self._upload(current_principal().tenant, requests)
+        return pb.UploadBlobResponse(digest=blob.digest, size_bytes=blob.size)
+
+    @answers_rejections
+    async def WriteBlob(
+        self, requests: AsyncIterator[pb.WriteBlobRequest], _: ServicerContext
+    ) -> pb.WriteBlobResponse:
+        blob = await self._upload(current_capability().tenant, requests)
+        return pb.WriteBlobResponse(digest=blob.digest, size_bytes=blob.size)
+
+    async def _upload(self, tenant: str, requests: AsyncIterator[_Upload]) -> Blob:
+        first = await next_of(requests, PATIENCE_SECONDS)
         if first is None:
             raise MeshError.malformed("an upload has at least one message, with its size")
         if first.size_bytes < 0:
             raise MeshError.invalid("size_bytes", "must not be negative")
         if first.size_bytes > self._max_bytes:
             raise _too_large(first.size_bytes, self._max_bytes)
-        chunks = _chunks(first, requests)
         with self._slots.taken():
-            blob = await self._blobs.put(current_principal().tenant, chunks)
-        return pb.UploadBlobResponse(digest=blob.digest, size_bytes=blob.size)
+            return await self._blobs.put(tenant, _chunks(first, requests))
 
     @streams_rejections
     async def DownloadBlob(
@@ -72,27 +84,21 @@ class BlobServicer(pb_grpc.BlobServiceServicer):
             yield chunk
 
 
-async def _chunks(
-    first: pb.UploadBlobRequest, requests: AsyncIterator[pb.UploadBlobRequest]
-) -> AsyncIterator[bytes]:
+async def _chunks(first: _Upload, requests: AsyncIterator[_Upload]) -> AsyncIterator[bytes]:
     """The bytes of an upload; raises unless they are as many as announced."""
     size, left = first.size_bytes, first.size_bytes
-    request: pb.UploadBlobRequest | None = first
+    request: _Upload | None = first
     while request is not None:
         left -= len(request.chunk)
         if left < 0:
             raise MeshError.invalid("size_bytes", f"more than the announced {size} bytes came")
         if request.chunk:
             yield request.chunk
-        request = await _next(requests)
+        request = await next_of(requests, PATIENCE_SECONDS)
     if left:
         raise MeshError.invalid(
             "size_bytes", f"{size - left} bytes came instead of the announced {size}"
         )
-
-
-async def _next(requests: AsyncIterator[pb.UploadBlobRequest]) -> pb.UploadBlobRequest | None:
-    return await next_of(requests, PATIENCE_SECONDS)
 
 
 def _too_large(size: int, limit: int) -> MeshError:

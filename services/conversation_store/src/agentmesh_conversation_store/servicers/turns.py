@@ -25,6 +25,7 @@ from agentmesh_conversation_store.codec.waiting import (
     require_a_wait_that_ends,
     suspended_for,
 )
+from agentmesh_conversation_store.codec.workspaces import workspace_change, workspace_message
 from agentmesh_conversation_store.domain import attempts, steps, suspending, turns
 from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.model import (
@@ -42,6 +43,7 @@ from agentmesh_conversation_store.leasing.fence_watch import FenceWatch
 from agentmesh_conversation_store.storage.interface import Storage
 
 from .checkpoints import read_checkpoints
+from .kept_files import KeptFiles
 from .lease_stream import LeaseStream
 from .payloads import Payloads
 from .rejections import answers_rejections, streams_rejections
@@ -64,6 +66,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
         draining: asyncio.Event,
         most_grant_bytes: int,
         payloads: Payloads,
+        kept_files: KeptFiles,
     ) -> None:
         self._storage = storage
         self._dispatcher = dispatcher
@@ -74,6 +77,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
         self._draining = draining
         self._most_grant_bytes = most_grant_bytes
         self._payloads = payloads
+        self._kept_files = kept_files
 
     @streams_rejections
     async def LeaseTurns(
@@ -106,10 +110,13 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
                 if request.HasField("reservation")
                 else NO_USAGE,
                 origin=_origin(),
+                runner_address=request.runner_address,
             )
         )
         return pb.BeginStepResponse(
-            step=step_message(claim.step, claim.state), remaining_tokens=claim.remaining_tokens
+            step=step_message(claim.step, claim.state),
+            remaining_tokens=claim.remaining_tokens,
+            workspace=workspace_message(claim.workspace) if claim.workspace.generation else None,
         )
 
     @answers_rejections
@@ -118,6 +125,10 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
     ) -> pb.RecordStepResponse:
         capability = _capability_for(request.run_id)
         events = await self._payloads.worker_events(capability.tenant, request.events)
+        changed = None
+        if request.HasField("workspace"):
+            await self._kept_files.require(capability, "workspace", request.workspace)
+            changed = workspace_change(request.workspace)
         recorded = await self._storage.execute(
             steps.RecordStep(
                 capability.tenant,
@@ -137,15 +148,19 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
                     "events": short_digest_of(request.events),
                     "usage": short_digest_of([request.usage]),
                     **({"model": request.model} if request.model else {}),
+                    **({"workspace": changed.manifest.digest} if changed else {}),
                 },
                 origin=_origin(),
                 events=events,
                 usage=values.usage(request.usage),
                 model=request.model,
+                workspace=changed,
             )
         )
         return pb.RecordStepResponse(
-            first_sequence=recorded.first_sequence, last_sequence=recorded.last_sequence
+            first_sequence=recorded.first_sequence,
+            last_sequence=recorded.last_sequence,
+            workspace_generation=recorded.workspace_generation,
         )
 
     @answers_rejections
@@ -296,6 +311,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
                         tenant=raised.tenant,
                         conversation_id=raised.conversation_id,
                         reason=raised.reason,
+                        rests=raised.rests,
                     )
                     for raised in fences
                 ]

@@ -10,6 +10,7 @@ from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStat
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.events import NewEvent, StoredEvent
 from agentmesh_conversation_store.domain.model import (
+    NO_FILES,
     BlobReference,
     Checkpoint,
     Conversation,
@@ -20,6 +21,7 @@ from agentmesh_conversation_store.domain.model import (
     RaisedFence,
     Run,
     Step,
+    WorkspaceState,
 )
 from agentmesh_conversation_store.domain.search import TextQuery
 
@@ -154,7 +156,8 @@ class GrantedTurn:
 
     `chain` holds the checkpoint that the run stands at after those that it follows, oldest first;
     it is empty if there is none, and if it was too large or not asked for. `approvals` and
-    `children` are what the turn was suspended for.
+    `children` are what the turn was suspended for; `workspace` is where the files stand and
+    `runner_address` where they are open.
     """
 
     run: Run
@@ -166,6 +169,8 @@ class GrantedTurn:
     message_count: int
     approvals: Sequence[Approval] = ()
     children: Sequence[Run] = ()
+    workspace: WorkspaceState = NO_FILES
+    runner_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +281,11 @@ class Storage(Catalog, Ledger, History, Transfer, Protocol):
         ...
 
     async def referenced_blobs(self, tenant: str, digests: Sequence[str]) -> frozenset[str]:
-        """Which of these blobs any event of the tenant refers to."""
+        """Which of these blobs any event or workspace of the tenant refers to."""
+        ...
+
+    async def manifest_blobs(self, tenant: str, manifest: str) -> frozenset[str]:
+        """The blobs that files of a manifest lie in; none if no workspace names it."""
         ...
 
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:

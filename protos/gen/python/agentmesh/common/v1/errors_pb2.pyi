@@ -62,6 +62,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """FAILED_PRECONDITION. The replayed request differs from the recorded one."""
     ERROR_REASON_STEP_NOT_CLAIMED: _ErrorReason.ValueType  # 33
     """FAILED_PRECONDITION. `RecordStep` without a claim by `BeginStep`."""
+    ERROR_REASON_WORKSPACE_MOVED: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION. The workspace changed since the files were read that a change was made of.
+    metadata: `generation`, `manifest_digest`, as they are now.
+    """
     ERROR_REASON_UNRESOLVED_TOOLS: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION. The definition names tools that do not exist. metadata: `tools`."""
     ERROR_REASON_INVALID_DEFINITION: _ErrorReason.ValueType  # 41
@@ -180,6 +184,10 @@ ERROR_REASON_REPLAY_DIVERGED: ErrorReason.ValueType  # 32
 """FAILED_PRECONDITION. The replayed request differs from the recorded one."""
 ERROR_REASON_STEP_NOT_CLAIMED: ErrorReason.ValueType  # 33
 """FAILED_PRECONDITION. `RecordStep` without a claim by `BeginStep`."""
+ERROR_REASON_WORKSPACE_MOVED: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION. The workspace changed since the files were read that a change was made of.
+metadata: `generation`, `manifest_digest`, as they are now.
+"""
 ERROR_REASON_UNRESOLVED_TOOLS: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. The definition names tools that do not exist. metadata: `tools`."""
 ERROR_REASON_INVALID_DEFINITION: ErrorReason.ValueType  # 41

@@ -134,6 +134,7 @@ class Event(google.protobuf.message.Message):
     STAGE_CHANGED_FIELD_NUMBER: builtins.int
     CONVERSATION_FORKED_FIELD_NUMBER: builtins.int
     APPROVAL_ESCALATED_FIELD_NUMBER: builtins.int
+    WORKSPACE_RESTORED_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """Its place in the conversation."""
     conversation_id: builtins.str
@@ -224,6 +225,12 @@ class Event(google.protobuf.message.Message):
     def approval_escalated(self) -> Global___ApprovalEscalated:
         """Nobody decided for a while: from now on another role may."""
 
+    @property
+    def workspace_restored(self) -> Global___WorkspaceRestored:
+        """The files of the conversation were put back to an earlier state. The run's next turn reads it
+        like a message.
+        """
+
     def __init__(
         self,
         *,
@@ -252,10 +259,11 @@ class Event(google.protobuf.message.Message):
         stage_changed: Global___StageChanged | None = ...,
         conversation_forked: Global___ConversationForked | None = ...,
         approval_escalated: Global___ApprovalEscalated | None = ...,
+        workspace_restored: Global___WorkspaceRestored | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["approval_escalated", b"approval_escalated", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "redacted", b"redacted", "run_ended", b"run_ended", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "stage_changed", b"stage_changed", "time", b"time", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_escalated", b"approval_escalated", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_id", b"conversation_id", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "origin", b"origin", "redacted", b"redacted", "run_ended", b"run_ended", "run_id", b"run_id", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "sequence", b"sequence", "stage_changed", b"stage_changed", "time", b"time", "turn", b"turn", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["conversation_started", "run_started", "message", "turn_committed", "turn_discarded", "run_status_changed", "run_ended", "approval_requested", "approval_resolved", "handoff", "attempt_failed", "context_summary", "conversation_updated", "redacted", "custom", "stage_changed", "conversation_forked", "approval_escalated"] | None: ...
+    def HasField(self, field_name: typing.Literal["approval_escalated", b"approval_escalated", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "redacted", b"redacted", "run_ended", b"run_ended", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "stage_changed", b"stage_changed", "time", b"time", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded", "workspace_restored", b"workspace_restored"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "approval_escalated", b"approval_escalated", "approval_requested", b"approval_requested", "approval_resolved", b"approval_resolved", "attempt_failed", b"attempt_failed", "context_summary", b"context_summary", "conversation_forked", b"conversation_forked", "conversation_id", b"conversation_id", "conversation_started", b"conversation_started", "conversation_updated", b"conversation_updated", "custom", b"custom", "handoff", b"handoff", "kind", b"kind", "message", b"message", "origin", b"origin", "redacted", b"redacted", "run_ended", b"run_ended", "run_id", b"run_id", "run_started", b"run_started", "run_status_changed", b"run_status_changed", "sequence", b"sequence", "stage_changed", b"stage_changed", "time", b"time", "turn", b"turn", "turn_committed", b"turn_committed", "turn_discarded", b"turn_discarded", "workspace_restored", b"workspace_restored"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["conversation_started", "run_started", "message", "turn_committed", "turn_discarded", "run_status_changed", "run_ended", "approval_requested", "approval_resolved", "handoff", "attempt_failed", "context_summary", "conversation_updated", "redacted", "custom", "stage_changed", "conversation_forked", "approval_escalated", "workspace_restored"] | None: ...
 
 Global___Event: typing_extensions.TypeAlias = Event
 
@@ -360,10 +368,13 @@ class TurnCommitted(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     STEPS_FIELD_NUMBER: builtins.int
     SPEAKER_FIELD_NUMBER: builtins.int
+    WORKSPACE_GENERATION_FIELD_NUMBER: builtins.int
     steps: builtins.int
     """Model and tool steps it recorded."""
     speaker: builtins.str
     """The agent that spoke."""
+    workspace_generation: builtins.int
+    """The generation of the workspace that the turn left; 0 if the conversation has no files."""
     @property
     def usage(self) -> agentmesh.common.v1.usage_pb2.Usage:
         """What it consumed."""
@@ -374,9 +385,10 @@ class TurnCommitted(google.protobuf.message.Message):
         usage: agentmesh.common.v1.usage_pb2.Usage | None = ...,
         steps: builtins.int = ...,
         speaker: builtins.str = ...,
+        workspace_generation: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["speaker", b"speaker", "steps", b"steps", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["speaker", b"speaker", "steps", b"steps", "usage", b"usage", "workspace_generation", b"workspace_generation"]) -> None: ...
 
 Global___TurnCommitted: typing_extensions.TypeAlias = TurnCommitted
 
@@ -403,6 +415,38 @@ class TurnDiscarded(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["message_ids", b"message_ids", "reason", b"reason"]) -> None: ...
 
 Global___TurnDiscarded: typing_extensions.TypeAlias = TurnDiscarded
+
+@typing.final
+class WorkspaceRestored(google.protobuf.message.Message):
+    """The files of the conversation were put back to an earlier state, for a turn that changed them no
+    longer counts.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: builtins.int
+    RESTORED_GENERATION_FIELD_NUMBER: builtins.int
+    PREVIOUS_GENERATION_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    generation: builtins.int
+    """The generation that they have now."""
+    restored_generation: builtins.int
+    """The generation whose files they are."""
+    previous_generation: builtins.int
+    """The generation that they had."""
+    text: builtins.str
+    """What the team is told, in words."""
+    def __init__(
+        self,
+        *,
+        generation: builtins.int = ...,
+        restored_generation: builtins.int = ...,
+        previous_generation: builtins.int = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["generation", b"generation", "previous_generation", b"previous_generation", "restored_generation", b"restored_generation", "text", b"text"]) -> None: ...
+
+Global___WorkspaceRestored: typing_extensions.TypeAlias = WorkspaceRestored
 
 @typing.final
 class RunStatusChanged(google.protobuf.message.Message):

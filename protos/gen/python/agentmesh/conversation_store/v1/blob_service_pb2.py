@@ -26,7 +26,7 @@ from agentmesh.common.v1 import options_pb2 as agentmesh_dot_common_dot_v1_dot_o
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2agentmesh/conversation_store/v1/blob_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\"U\n\x11UploadBlobRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"8\n\x12UploadBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"U\n\x13\x44ownloadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"%\n\x14\x44ownloadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"Q\n\x0fReadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"!\n\x10ReadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\x9a\x03\n\x0b\x42lobService\x12\x81\x01\n\nUploadBlob\x12\x32.agentmesh.conversation_store.v1.UploadBlobRequest\x1a\x33.agentmesh.conversation_store.v1.UploadBlobResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02(\x01\x12\x89\x01\n\x0c\x44ownloadBlob\x12\x34.agentmesh.conversation_store.v1.DownloadBlobRequest\x1a\x35.agentmesh.conversation_store.v1.DownloadBlobResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x30\x01\x12{\n\x08ReadBlob\x12\x30.agentmesh.conversation_store.v1.ReadBlobRequest\x1a\x31.agentmesh.conversation_store.v1.ReadBlobResponse\"\x08\xca\xf3\x18\x04\x08\x05\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2agentmesh/conversation_store/v1/blob_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\"U\n\x11UploadBlobRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"8\n\x12UploadBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"U\n\x13\x44ownloadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"%\n\x14\x44ownloadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"Q\n\x0fReadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"!\n\x10ReadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"@\n\x10WriteBlobRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"7\n\x11WriteBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x32\x98\x04\n\x0b\x42lobService\x12\x81\x01\n\nUploadBlob\x12\x32.agentmesh.conversation_store.v1.UploadBlobRequest\x1a\x33.agentmesh.conversation_store.v1.UploadBlobResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02(\x01\x12\x89\x01\n\x0c\x44ownloadBlob\x12\x34.agentmesh.conversation_store.v1.DownloadBlobRequest\x1a\x35.agentmesh.conversation_store.v1.DownloadBlobResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x30\x01\x12{\n\x08ReadBlob\x12\x30.agentmesh.conversation_store.v1.ReadBlobRequest\x1a\x31.agentmesh.conversation_store.v1.ReadBlobResponse\"\x08\xca\xf3\x18\x04\x08\x05\x18\x01\x30\x01\x12|\n\tWriteBlob\x12\x31.agentmesh.conversation_store.v1.WriteBlobRequest\x1a\x32.agentmesh.conversation_store.v1.WriteBlobResponse\"\x06\xca\xf3\x18\x02\x08\x05(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,12 +43,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READBLOBREQUEST'].fields_by_name['digest']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
   _globals['_READBLOBREQUEST'].fields_by_name['offset']._loaded_options = None
   _globals['_READBLOBREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_WRITEBLOBREQUEST'].fields_by_name['chunk']._loaded_options = None
+  _globals['_WRITEBLOBREQUEST'].fields_by_name['chunk']._serialized_options = b'\272H\006z\004\030\200\200@'
   _globals['_BLOBSERVICE'].methods_by_name['UploadBlob']._loaded_options = None
   _globals['_BLOBSERVICE'].methods_by_name['UploadBlob']._serialized_options = b'\312\363\030\004\010\003\020\002'
   _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._loaded_options = None
   _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._serialized_options = b'\312\363\030\006\010\003\020\001\030\001'
   _globals['_BLOBSERVICE'].methods_by_name['ReadBlob']._loaded_options = None
   _globals['_BLOBSERVICE'].methods_by_name['ReadBlob']._serialized_options = b'\312\363\030\004\010\005\030\001'
+  _globals['_BLOBSERVICE'].methods_by_name['WriteBlob']._loaded_options = None
+  _globals['_BLOBSERVICE'].methods_by_name['WriteBlob']._serialized_options = b'\312\363\030\002\010\005'
   _globals['_UPLOADBLOBREQUEST']._serialized_start=151
   _globals['_UPLOADBLOBREQUEST']._serialized_end=236
   _globals['_UPLOADBLOBRESPONSE']._serialized_start=238
@@ -61,6 +65,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READBLOBREQUEST']._serialized_end=503
   _globals['_READBLOBRESPONSE']._serialized_start=505
   _globals['_READBLOBRESPONSE']._serialized_end=538
-  _globals['_BLOBSERVICE']._serialized_start=541
-  _globals['_BLOBSERVICE']._serialized_end=951
+  _globals['_WRITEBLOBREQUEST']._serialized_start=540
+  _globals['_WRITEBLOBREQUEST']._serialized_end=604
+  _globals['_WRITEBLOBRESPONSE']._serialized_start=606
+  _globals['_WRITEBLOBRESPONSE']._serialized_end=661
+  _globals['_BLOBSERVICE']._serialized_start=664
+  _globals['_BLOBSERVICE']._serialized_end=1200
 # @@protoc_insertion_point(module_scope)

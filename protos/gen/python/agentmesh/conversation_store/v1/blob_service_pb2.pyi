@@ -145,3 +145,47 @@ class ReadBlobResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
 
 Global___ReadBlobResponse: typing_extensions.TypeAlias = ReadBlobResponse
+
+@typing.final
+class WriteBlobRequest(google.protobuf.message.Message):
+    """A chunk."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """Bytes, in order."""
+    size_bytes: builtins.int
+    """The whole size in bytes; read from the first message, and compared with what comes."""
+    def __init__(
+        self,
+        *,
+        chunk: builtins.bytes = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "size_bytes", b"size_bytes"]) -> None: ...
+
+Global___WriteBlobRequest: typing_extensions.TypeAlias = WriteBlobRequest
+
+@typing.final
+class WriteBlobResponse(google.protobuf.message.Message):
+    """What was stored."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    digest: builtins.str
+    """SHA-256, 64 hexadecimal digits."""
+    size_bytes: builtins.int
+    """Bytes."""
+    def __init__(
+        self,
+        *,
+        digest: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["digest", b"digest", "size_bytes", b"size_bytes"]) -> None: ...
+
+Global___WriteBlobResponse: typing_extensions.TypeAlias = WriteBlobResponse

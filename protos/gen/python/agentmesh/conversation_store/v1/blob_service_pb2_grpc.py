@@ -50,6 +50,11 @@ class BlobServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobResponse.FromString,
                 _registered_method=True)
+        self.WriteBlob = channel.stream_unary(
+                '/agentmesh.conversation_store.v1.BlobService/WriteBlob',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.WriteBlobRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.WriteBlobResponse.FromString,
+                _registered_method=True)
 
 
 class BlobServiceServicer(object):
@@ -77,6 +82,14 @@ class BlobServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WriteBlob(self, request_iterator, context):
+        """Uploads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB. The first
+        message carries the size.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_BlobServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +107,11 @@ def add_BlobServiceServicer_to_server(servicer, server):
                     servicer.ReadBlob,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobResponse.SerializeToString,
+            ),
+            'WriteBlob': grpc.stream_unary_rpc_method_handler(
+                    servicer.WriteBlob,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.WriteBlobRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.WriteBlobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +196,33 @@ class BlobService(object):
             '/agentmesh.conversation_store.v1.BlobService/ReadBlob',
             agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.ReadBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteBlob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/agentmesh.conversation_store.v1.BlobService/WriteBlob',
+            agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.WriteBlobRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_blob__service__pb2.WriteBlobResponse.FromString,
             options,
             channel_credentials,
             insecure,

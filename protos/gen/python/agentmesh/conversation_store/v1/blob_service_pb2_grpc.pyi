@@ -73,7 +73,23 @@ _BlobServiceReadBlobType = typing_extensions.TypeVar(
     ],
 )
 
-class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDownloadBlobType, _BlobServiceReadBlobType]):
+_BlobServiceWriteBlobType = typing_extensions.TypeVar(
+    '_BlobServiceWriteBlobType',
+    grpc.StreamUnaryMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse,
+    ],
+)
+
+class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDownloadBlobType, _BlobServiceReadBlobType, _BlobServiceWriteBlobType]):
     """Large payloads, by the digest of their bytes within the tenant."""
 
     @typing.overload
@@ -89,6 +105,10 @@ class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDow
         grpc.UnaryStreamMultiCallable[
             agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
             agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobRequest,
+            agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -106,6 +126,10 @@ class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDow
             agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
             agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
         ],
+        grpc.aio.StreamUnaryMultiCallable[
+            agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobRequest,
+            agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     UploadBlob: _BlobServiceUploadBlobType
@@ -116,6 +140,11 @@ class BlobServiceStub(typing.Generic[_BlobServiceUploadBlobType, _BlobServiceDow
 
     ReadBlob: _BlobServiceReadBlobType
     """Downloads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB."""
+
+    WriteBlob: _BlobServiceWriteBlobType
+    """Uploads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB. The first
+    message carries the size.
+    """
 
 BlobServiceAsyncStub: typing_extensions.TypeAlias = BlobServiceStub[
     grpc.aio.StreamUnaryMultiCallable[
@@ -129,6 +158,10 @@ BlobServiceAsyncStub: typing_extensions.TypeAlias = BlobServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobRequest,
         agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobRequest,
+        agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse,
     ],
 ]
 
@@ -158,5 +191,15 @@ class BlobServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse], collections.abc.AsyncIterator[agentmesh.conversation_store.v1.blob_service_pb2.ReadBlobResponse]]:
         """Downloads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB."""
+
+    @abc.abstractmethod
+    def WriteBlob(
+        self,
+        request_iterator: _MaybeAsyncIterator[agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.blob_service_pb2.WriteBlobResponse]]:
+        """Uploads bytes of the tenant whose run the caller works on, in chunks of at most 1 MiB. The first
+        message carries the size.
+        """
 
 def add_BlobServiceServicer_to_server(servicer: BlobServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

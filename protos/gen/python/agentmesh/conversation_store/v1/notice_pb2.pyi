@@ -410,6 +410,7 @@ class NoticedFence(google.protobuf.message.Message):
     REASON_FIELD_NUMBER: builtins.int
     RAISED_AT_FIELD_NUMBER: builtins.int
     WORKER_ID_FIELD_NUMBER: builtins.int
+    RESTS_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant."""
     conversation_id: builtins.str
@@ -422,6 +423,8 @@ class NoticedFence(google.protobuf.message.Message):
     """Why, for people."""
     worker_id: builtins.str
     """Who held the lease that it voids, if somebody did."""
+    rests: builtins.bool
+    """True if nothing was raised: the conversation waits."""
     @property
     def raised_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When."""
@@ -436,9 +439,10 @@ class NoticedFence(google.protobuf.message.Message):
         reason: builtins.str = ...,
         raised_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         worker_id: builtins.str = ...,
+        rests: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["raised_at", b"raised_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "fence", b"fence", "raised_at", b"raised_at", "reason", b"reason", "run_id", b"run_id", "tenant", b"tenant", "worker_id", b"worker_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "fence", b"fence", "raised_at", b"raised_at", "reason", b"reason", "rests", b"rests", "run_id", b"run_id", "tenant", b"tenant", "worker_id", b"worker_id"]) -> None: ...
 
 Global___NoticedFence: typing_extensions.TypeAlias = NoticedFence
 

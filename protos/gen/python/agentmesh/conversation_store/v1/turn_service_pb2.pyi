@@ -9,6 +9,7 @@ import agentmesh.common.v1.usage_pb2
 import agentmesh.conversation.v1.conversation_pb2
 import agentmesh.conversation.v1.event_pb2
 import agentmesh.conversation.v1.stream_pb2
+import agentmesh.conversation_store.v1.workspace_service_pb2
 import builtins
 import collections.abc
 import google.protobuf.descriptor
@@ -294,6 +295,8 @@ class TurnGrant(google.protobuf.message.Message):
     BASE_CHECKPOINTS_FIELD_NUMBER: builtins.int
     APPROVALS_FIELD_NUMBER: builtins.int
     CHILDREN_FIELD_NUMBER: builtins.int
+    WORKSPACE_FIELD_NUMBER: builtins.int
+    RUNNER_ADDRESS_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant."""
     fence: builtins.int
@@ -308,6 +311,10 @@ class TurnGrant(google.protobuf.message.Message):
     """True if people may be asked."""
     message_count: builtins.int
     """Messages that the run's conversation held before this turn: how many."""
+    runner_address: builtins.str
+    """The tool_runner that had the workspace open last, as "host:port": calls go there first. Empty if
+    none says where it is.
+    """
     @property
     def run(self) -> agentmesh.conversation.v1.conversation_pb2.Run:
         """The run."""
@@ -354,6 +361,10 @@ class TurnGrant(google.protobuf.message.Message):
         inputs.
         """
 
+    @property
+    def workspace(self) -> agentmesh.conversation_store.v1.workspace_service_pb2.WorkspaceState:
+        """Where the files of the conversation stand; unset if it has none."""
+
     def __init__(
         self,
         *,
@@ -373,9 +384,11 @@ class TurnGrant(google.protobuf.message.Message):
         base_checkpoints: collections.abc.Iterable[Global___Checkpoint] | None = ...,
         approvals: collections.abc.Iterable[Global___TurnApproval] | None = ...,
         children: collections.abc.Iterable[Global___TurnChild] | None = ...,
+        workspace: agentmesh.conversation_store.v1.workspace_service_pb2.WorkspaceState | None = ...,
+        runner_address: builtins.str = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "definition", b"definition", "lease_until", b"lease_until", "run", b"run"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["approvals", b"approvals", "base_checkpoints", b"base_checkpoints", "capability", b"capability", "checkpoint", b"checkpoint", "children", b"children", "definition", b"definition", "fence", b"fence", "head_sequence", b"head_sequence", "human_input", b"human_input", "inputs", b"inputs", "lease_until", b"lease_until", "message_count", b"message_count", "run", b"run", "steps", b"steps", "tenant", b"tenant", "turn", b"turn"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["checkpoint", b"checkpoint", "definition", b"definition", "lease_until", b"lease_until", "run", b"run", "workspace", b"workspace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["approvals", b"approvals", "base_checkpoints", b"base_checkpoints", "capability", b"capability", "checkpoint", b"checkpoint", "children", b"children", "definition", b"definition", "fence", b"fence", "head_sequence", b"head_sequence", "human_input", b"human_input", "inputs", b"inputs", "lease_until", b"lease_until", "message_count", b"message_count", "run", b"run", "runner_address", b"runner_address", "steps", b"steps", "tenant", b"tenant", "turn", b"turn", "workspace", b"workspace"]) -> None: ...
 
 Global___TurnGrant: typing_extensions.TypeAlias = TurnGrant
 
@@ -521,6 +534,7 @@ class Checkpoint(google.protobuf.message.Message):
     ENCODING_FIELD_NUMBER: builtins.int
     KEY_ID_FIELD_NUMBER: builtins.int
     BASE_CHECKPOINT_ID_FIELD_NUMBER: builtins.int
+    WORKSPACE_GENERATION_FIELD_NUMBER: builtins.int
     checkpoint_id: builtins.str
     """"ckpt_…", given by the store."""
     data: builtins.bytes
@@ -533,6 +547,10 @@ class Checkpoint(google.protobuf.message.Message):
     """The checkpoint that these bytes are a difference to, if they are one. In a commit it must be the
     one that the run stands at, else FAILED_PRECONDITION with CHECKPOINT_MISMATCH.
     """
+    workspace_generation: builtins.int
+    """The generation of the workspace that was committed with it, set by the store; 0 if the
+    conversation had no files.
+    """
     def __init__(
         self,
         *,
@@ -541,8 +559,9 @@ class Checkpoint(google.protobuf.message.Message):
         encoding: builtins.str = ...,
         key_id: builtins.str = ...,
         base_checkpoint_id: builtins.str = ...,
+        workspace_generation: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["base_checkpoint_id", b"base_checkpoint_id", "checkpoint_id", b"checkpoint_id", "data", b"data", "encoding", b"encoding", "key_id", b"key_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["base_checkpoint_id", b"base_checkpoint_id", "checkpoint_id", b"checkpoint_id", "data", b"data", "encoding", b"encoding", "key_id", b"key_id", "workspace_generation", b"workspace_generation"]) -> None: ...
 
 Global___Checkpoint: typing_extensions.TypeAlias = Checkpoint
 
@@ -614,6 +633,7 @@ class BeginStepRequest(google.protobuf.message.Message):
     ATTEMPT_ID_FIELD_NUMBER: builtins.int
     TAKE_OVER_FIELD_NUMBER: builtins.int
     RESERVATION_FIELD_NUMBER: builtins.int
+    RUNNER_ADDRESS_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """"run_…"."""
     turn: builtins.int
@@ -628,6 +648,10 @@ class BeginStepRequest(google.protobuf.message.Message):
     """Chosen by the worker, new for each attempt at the effect."""
     take_over: builtins.bool
     """True takes over an orphaned claim: the effect may be repeated."""
+    runner_address: builtins.str
+    """From a tool_runner: where it can be reached itself, as "host:port". It is remembered with the
+    workspace until another one claims a call or the run waits.
+    """
     @property
     def reservation(self) -> agentmesh.common.v1.usage_pb2.Usage:
         """What the effect may cost at most; held until it is recorded. The same claim again with a
@@ -646,9 +670,10 @@ class BeginStepRequest(google.protobuf.message.Message):
         attempt_id: builtins.str = ...,
         take_over: builtins.bool = ...,
         reservation: agentmesh.common.v1.usage_pb2.Usage | None = ...,
+        runner_address: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["reservation", b"reservation"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt_id", b"attempt_id", "kind", b"kind", "request_digest", b"request_digest", "reservation", b"reservation", "run_id", b"run_id", "step_key", b"step_key", "take_over", b"take_over", "turn", b"turn"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt_id", b"attempt_id", "kind", b"kind", "request_digest", b"request_digest", "reservation", b"reservation", "run_id", b"run_id", "runner_address", b"runner_address", "step_key", b"step_key", "take_over", b"take_over", "turn", b"turn"]) -> None: ...
 
 Global___BeginStepRequest: typing_extensions.TypeAlias = BeginStepRequest
 
@@ -660,6 +685,7 @@ class BeginStepResponse(google.protobuf.message.Message):
 
     STEP_FIELD_NUMBER: builtins.int
     REMAINING_TOKENS_FIELD_NUMBER: builtins.int
+    WORKSPACE_FIELD_NUMBER: builtins.int
     remaining_tokens: builtins.int
     """What is left of the tightest budget, in tokens; unset if there is none."""
     @property
@@ -668,14 +694,19 @@ class BeginStepResponse(google.protobuf.message.Message):
         nothing; claim again with `take_over`, or record that the outcome is unknown.
         """
 
+    @property
+    def workspace(self) -> agentmesh.conversation_store.v1.workspace_service_pb2.WorkspaceState:
+        """Where the files of the conversation stand, for a tool that acts on them; unset if it has none."""
+
     def __init__(
         self,
         *,
         step: Global___StepRecord | None = ...,
         remaining_tokens: builtins.int | None = ...,
+        workspace: agentmesh.conversation_store.v1.workspace_service_pb2.WorkspaceState | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_remaining_tokens", b"_remaining_tokens", "remaining_tokens", b"remaining_tokens", "step", b"step"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_remaining_tokens", b"_remaining_tokens", "remaining_tokens", b"remaining_tokens", "step", b"step"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_remaining_tokens", b"_remaining_tokens", "remaining_tokens", b"remaining_tokens", "step", b"step", "workspace", b"workspace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_remaining_tokens", b"_remaining_tokens", "remaining_tokens", b"remaining_tokens", "step", b"step", "workspace", b"workspace"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_remaining_tokens", b"_remaining_tokens"]) -> typing.Literal["remaining_tokens"] | None: ...
 
 Global___BeginStepResponse: typing_extensions.TypeAlias = BeginStepResponse
@@ -696,6 +727,7 @@ class RecordStepRequest(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     KEY_ID_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    WORKSPACE_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """"run_…"."""
     turn: builtins.int
@@ -720,6 +752,12 @@ class RecordStepRequest(google.protobuf.message.Message):
     def usage(self) -> agentmesh.common.v1.usage_pb2.Usage:
         """What it consumed; settles the reservation."""
 
+    @property
+    def workspace(self) -> agentmesh.conversation_store.v1.workspace_service_pb2.WorkspaceChange:
+        """What a tool call made of the workspace; unset if it changed no file. It counts if and only if the
+        record does. Another base than the present generation: FAILED_PRECONDITION with WORKSPACE_MOVED.
+        """
+
     def __init__(
         self,
         *,
@@ -733,9 +771,10 @@ class RecordStepRequest(google.protobuf.message.Message):
         usage: agentmesh.common.v1.usage_pb2.Usage | None = ...,
         key_id: builtins.str = ...,
         model: builtins.str = ...,
+        workspace: agentmesh.conversation_store.v1.workspace_service_pb2.WorkspaceChange | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "events", b"events", "key_id", b"key_id", "model", b"model", "request_digest", b"request_digest", "result", b"result", "run_id", b"run_id", "step_key", b"step_key", "turn", b"turn", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["usage", b"usage", "workspace", b"workspace"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["encoding", b"encoding", "events", b"events", "key_id", b"key_id", "model", b"model", "request_digest", b"request_digest", "result", b"result", "run_id", b"run_id", "step_key", b"step_key", "turn", b"turn", "usage", b"usage", "workspace", b"workspace"]) -> None: ...
 
 Global___RecordStepRequest: typing_extensions.TypeAlias = RecordStepRequest
 
@@ -747,17 +786,23 @@ class RecordStepResponse(google.protobuf.message.Message):
 
     FIRST_SEQUENCE_FIELD_NUMBER: builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: builtins.int
+    WORKSPACE_GENERATION_FIELD_NUMBER: builtins.int
     first_sequence: builtins.int
     """Sequence of the first event, if there were any."""
     last_sequence: builtins.int
     """Sequence of the newest event of the conversation after the record."""
+    workspace_generation: builtins.int
+    """The generation that the workspace was given with this record; 0 if it was not changed, and for a
+    record that was made before.
+    """
     def __init__(
         self,
         *,
         first_sequence: builtins.int = ...,
         last_sequence: builtins.int = ...,
+        workspace_generation: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["first_sequence", b"first_sequence", "last_sequence", b"last_sequence"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "workspace_generation", b"workspace_generation"]) -> None: ...
 
 Global___RecordStepResponse: typing_extensions.TypeAlias = RecordStepResponse
 
@@ -1215,6 +1260,7 @@ class RaisedFence(google.protobuf.message.Message):
     TENANT_FIELD_NUMBER: builtins.int
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    RESTS_FIELD_NUMBER: builtins.int
     run_id: builtins.str
     """"run_…"."""
     current_fence: builtins.int
@@ -1225,6 +1271,10 @@ class RaisedFence(google.protobuf.message.Message):
     """The conversation."""
     reason: builtins.str
     """Why, for people."""
+    rests: builtins.bool
+    """True if nothing was raised: the conversation waits, and what a tool_runner holds for it can be
+    given up.
+    """
     def __init__(
         self,
         *,
@@ -1233,7 +1283,8 @@ class RaisedFence(google.protobuf.message.Message):
         tenant: builtins.str = ...,
         conversation_id: builtins.str = ...,
         reason: builtins.str = ...,
+        rests: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "current_fence", b"current_fence", "reason", b"reason", "run_id", b"run_id", "tenant", b"tenant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "current_fence", b"current_fence", "reason", b"reason", "rests", b"rests", "run_id", b"run_id", "tenant", b"tenant"]) -> None: ...
 
 Global___RaisedFence: typing_extensions.TypeAlias = RaisedFence

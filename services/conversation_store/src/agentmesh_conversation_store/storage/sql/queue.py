@@ -18,6 +18,7 @@ from agentmesh_conversation_store.domain.model import (
     Run,
     RunStatus,
     Step,
+    WorkspaceState,
 )
 from agentmesh_conversation_store.domain.runs import granted
 from agentmesh_conversation_store.storage.interface import (
@@ -319,12 +320,14 @@ def granted_turns(runs: Sequence[Run], most_chain_bytes: int) -> Plan[Sequence[G
     asked = yield from approvals.of_turns(runs)
     started = yield from _started(runs)
     counts = yield from fetch_each(
-        "SELECT tenant, conversation_id, head_sequence, message_count FROM conversations"
+        "SELECT tenant, conversation_id, head_sequence, message_count, workspace_generation,"
+        " workspace_manifest, runner_address FROM conversations"
         " WHERE tenant = ? AND conversation_id = ?",
         sorted({(run.tenant, run.conversation_id) for run in runs}),
     )
     data_of = {(tenant, digest): data for tenant, digest, data in definitions}
     counts_of = {(row[0], row[1]): (row[2], row[3]) for row in counts}
+    files_of = {(row[0], row[1]): (WorkspaceState(row[4], row[5]), row[6]) for row in counts}
     steps_of: dict[str, list[Step]] = defaultdict(list)
     for step in map(STEPS.value, steps):
         steps_of[step.run_id].append(step)
@@ -341,6 +344,8 @@ def granted_turns(runs: Sequence[Run], most_chain_bytes: int) -> Plan[Sequence[G
             *counts_of[run.tenant, run.conversation_id],
             approvals=asked.get(run.run_id, ()),
             children=started.get(run.run_id, ()),
+            workspace=files_of[run.tenant, run.conversation_id][0],
+            runner_address=files_of[run.tenant, run.conversation_id][1],
         )
         for run in runs
         if (run.tenant, run.conversation_id) in counts_of

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from agentmesh_conversation_store.domain.history import FOREVER, gaps
 from agentmesh_conversation_store.storage.history import Removed
 
+from .blobs import NAMED_BY_NOBODY
 from .plan import Plan, Unhurried, each, fetch, fetch_each, first
 
 MOST_BYTES = 1024 * 1024
@@ -61,6 +62,11 @@ _FOLLOWERS = (
 )
 # The first two places of a range: if the turn of the first one was replaced, the second one stands
 # at the state before it, which lies outside of the range.
+_FORGET_MANIFESTS = (
+    "DELETE FROM workspace_blobs WHERE (tenant, manifest, digest) IN"
+    " (SELECT tenant, manifest, digest FROM workspace_blobs"
+    f" WHERE tenant = ? AND conversation_id = ? AND {NAMED_BY_NOBODY} LIMIT ?) RETURNING digest"
+)
 _STANDING = (
     "SELECT checkpoint_id FROM milestones WHERE tenant = ? AND conversation_id = ?"
     " AND sequence >= ? ORDER BY sequence LIMIT 2"
@@ -177,6 +183,12 @@ def _checkpoints(log: _Log, limit: int) -> Plan[Removed]:
     return Removed(log.tenant, 0)
 
 
+def _manifests(log: _Log, limit: int) -> Plan[Removed]:
+    """Of workspaces: made for this log, and named by nobody any more."""
+    rows = yield from fetch(_FORGET_MANIFESTS, log.tenant, log.log_id, limit)
+    return Removed(log.tenant, len(rows), sorted({digest for (digest,) in rows}))
+
+
 def _unfollowed(
     names: Sequence[str], followers: dict[str, set[str]], sizes: dict[str, int]
 ) -> list[str]:
@@ -241,6 +253,7 @@ def _of_log(table: str, key: str, *, unless_shared: bool = False) -> Stage:
 _LIVE_STAGES: Sequence[Stage] = (
     _events,
     _checkpoints,
+    _manifests,
     _of_runs("inputs", ("run_id", "sequence"), " AND t.sequence < ?"),
     _of_runs(
         "committed_turns",
@@ -249,9 +262,11 @@ _LIVE_STAGES: Sequence[Stage] = (
     ),
 )
 _DEAD_STAGES: Sequence[Stage] = (
-    _unshare,
     _events,
     _checkpoints,
+    _manifests,
+    # What it shared goes when nothing of its own names it any more.
+    _unshare,
     _of_runs("inputs", ("run_id", "sequence")),
     _of_runs("steps", ("run_id", "turn", "step_key"), weight=_HEAVY),
     _of_runs("committed_turns", ("run_id", "turn")),

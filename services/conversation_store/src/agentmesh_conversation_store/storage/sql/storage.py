@@ -157,6 +157,10 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         """See `Storage`."""
         return await self._read((tenant,), blobs.referenced(tenant, digests))
 
+    async def manifest_blobs(self, tenant: str, manifest: str) -> frozenset[str]:
+        """See Storage."""
+        return await self._read((tenant,), blobs.of_manifest(tenant, manifest))
+
     async def approval(self, tenant: str, approval_id: str) -> Approval | None:
         """See `Storage`."""
         return await self._read((tenant,), approvals.get(tenant, approval_id))

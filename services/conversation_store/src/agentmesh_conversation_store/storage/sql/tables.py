@@ -34,6 +34,7 @@ from agentmesh_conversation_store.domain.model import (
     Step,
     StepKind,
     WaitKind,
+    WorkspaceBlob,
 )
 from agentmesh_conversation_store.domain.usage import ADDITIVE, NO_USAGE, Budget, Usage
 
@@ -220,8 +221,11 @@ BLOB_REFERENCES = Table(
     ("tenant", "conversation_id", "sequence", "digest"),
     extra=("tenant",),
 )
+WORKSPACE_BLOBS = Table(
+    WorkspaceBlob, "workspace_blobs", ("tenant", "manifest", "digest"), extra=("tenant",)
+)
 CHECKPOINTS = Table(Checkpoint, "checkpoints", ("tenant", "checkpoint_id"), extra=("tenant",))
-FENCES = Table(RaisedFence, "raised_fences", ("tenant", "run_id", "fence"))
+FENCES = Table(RaisedFence, "raised_fences", ("tenant", "run_id", "fence"), {"rests": _flag})
 APPROVALS = Table(
     Approval,
     "approvals",
@@ -263,6 +267,7 @@ TABLES: dict[type[Any], Table[Any]] = {
         CHECKPOINTS,
         FENCES,
         BLOB_REFERENCES,
+        WORKSPACE_BLOBS,
         APPROVALS,
         SHARED,
         INPUTS,

@@ -12,6 +12,7 @@ from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import Conversation
 
 from . import usage
+from .blobs import FORGET_MANIFEST
 from .plan import Plan, Row, each, fetch_each
 from .tables import CHECKPOINTS, COMMITTED, CONVERSATIONS, FACTS, FENCES, RUNS, STEPS, TABLES
 
@@ -85,6 +86,7 @@ def _rows(written: Sequence[Written]) -> dict[str, list[Row]]:
         ]
         _add_turn_state(rows, tenant, changes)
         _add_records(rows, tenant, conversation_id, changes)
+    _forget_manifests(rows, written)
     return rows
 
 
@@ -105,6 +107,15 @@ def _add_records(
         rows[table.put].append((*extra, *table.row(record)))
     for lookup in changes.removed:
         rows[TABLES[lookup.kind].remove].append((tenant, *lookup.key))
+
+
+def _forget_manifests(rows: dict[str, list[Row]], written: Sequence[Written]) -> None:
+    """After all else, for what the rows say then decides who still needs them."""
+    rows[FORGET_MANIFEST] = [
+        (one.scope.tenant, manifest)
+        for one in written
+        for manifest in sorted(set(one.changes.replaced_manifests))
+    ]
 
 
 def add_events(written: Sequence[Written]) -> Plan[None]:
