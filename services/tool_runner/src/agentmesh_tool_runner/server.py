@@ -24,6 +24,7 @@ from .servicers.composed import FULL_NAME, ToolRunnerServicer
 from .servicers.executions import ExecutionMethods
 from .servicers.files import FileMethods
 from .servicers.tool_calls import ToolCallMethods
+from .servicers.transfers import TransferMethods
 from .settings import ToolRunnerSettings
 from .store import StoreLedger
 from .store_streams import DeltaPublisher, publish_documents, watch_fences
@@ -66,7 +67,12 @@ class ToolRunner:
             ToolCallMethods(self.calls, self._toolbox, default_limits=defaults),
             ExecutionMethods(self.runs, default_limits=defaults),
             CapabilityMethods(self.sandboxes, default_limits=defaults, maximum_limits=maximum),
-            FileMethods(self.sandboxes, maximum_bytes=maximum.workspace_bytes),
+            FileMethods(self.sandboxes),
+            TransferMethods(
+                self.sandboxes,
+                maximum_bytes=maximum.workspace_bytes,
+                stall_seconds=self.settings.upload_stall_seconds,
+            ),
         )
 
     async def _start(self) -> None:

@@ -50,6 +50,7 @@ class ToolRunnerSettings(ServiceSettings):
     max_executions: int = Field(default=8, ge=1, le=1000)
     max_open_workspaces: int = Field(default=16, ge=1, le=1000)
     workspace_idle_seconds: float = Field(default=300, gt=0)
+    upload_stall_seconds: float = Field(default=60, gt=0)
     workspace_mib: int = Field(default=128, ge=1)
     workspace_files: int = Field(default=10_000, ge=16)
     execution_memory_mib: int = Field(default=512, ge=32)

@@ -11,7 +11,7 @@ from google.protobuf import duration_pb2
 
 from . import executions
 from .languages import Language
-from .sandbox.backend import EndReason, FileEntry, Limits, Outcome, Output, Stream
+from .sandbox.backend import EndReason, Limits, Outcome, Output, Stream
 from .tools.spec import ToolSpec
 
 PROVIDER = "tool_runner"
@@ -109,13 +109,6 @@ def keep_alive() -> pb.KeepAlive:
     """A sign of life, now."""
     message = pb.KeepAlive()
     message.time.GetCurrentTime()
-    return message
-
-
-def file_info(entry: FileEntry) -> pb.FileInfo:
-    """A file of a workspace."""
-    message = pb.FileInfo(path=entry.path, size_bytes=entry.size)
-    message.modified_at.FromNanoseconds(round(entry.modified_at * 1e9))
     return message
 
 

@@ -297,6 +297,10 @@ class Workspace(Protocol):
         """
         ...
 
+    def hold(self) -> AbstractAsyncContextManager[None]:
+        """Keeps the workspace open while the block runs, for operations that belong together."""
+        ...
+
     async def look(
         self,
         operation: Callable[Concatenate[int, _Arguments], _Result],

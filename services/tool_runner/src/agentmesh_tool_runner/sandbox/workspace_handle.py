@@ -50,6 +50,11 @@ class WorkspaceHandle(Workspace):
     async def save(self) -> None:
         await self._workspaces.save(self._key)
 
+    @contextlib.asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        async with self._workspaces.use(self._key):
+            yield
+
     async def look(
         self,
         operation: Callable[Concatenate[int, _Arguments], _Result],

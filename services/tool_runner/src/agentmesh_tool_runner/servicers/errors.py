@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
+from typing import Final
 
 import grpc
 from agentmesh.common.v1 import errors_pb2
@@ -31,13 +33,43 @@ def rich_errors() -> Iterator[None]:
         raise MeshError.invalid("path", str(error)) from None
     except FileNotFoundError as error:
         raise MeshError.not_found("file", str(error.filename)) from None
-    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-        raise MeshError.invalid("path", f"{error.filename}: {error.strerror}") from None
+    except FileExistsError as error:
+        raise MeshError.already_exists("file", str(error.filename)) from None
     except BrokenPipeError as error:
         raise MeshError.precondition(errors_pb2.ERROR_REASON_ALREADY_ENDED, str(error)) from None
     except WorkspaceFullError as error:
         raise MeshError(
             grpc.StatusCode.RESOURCE_EXHAUSTED, errors_pb2.ERROR_REASON_QUOTA_EXCEEDED, str(error)
         ) from None
+    except OSError as error:
+        raise _of_files(error) from error
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from None
+
+
+# What a path can be wrong in that a caller or a program in the sandbox chose.
+_WRONG_PATH: Final = frozenset(
+    {
+        errno.EACCES,
+        errno.EBUSY,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.EMLINK,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.ENXIO,
+        errno.EPERM,
+        errno.EXDEV,
+    }
+)
+
+
+def _of_files(error: OSError) -> Exception:
+    """As the contract says it; the error itself if it is none of the caller's."""
+    text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+    if error.errno == errno.ESTALE:
+        reason = errors_pb2.ERROR_REASON_ETAG_MISMATCH
+        return MeshError(grpc.StatusCode.ABORTED, reason, text)
+    return MeshError.invalid("path", text) if error.errno in _WRONG_PATH else error

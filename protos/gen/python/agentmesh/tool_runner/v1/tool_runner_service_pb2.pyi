@@ -161,6 +161,70 @@ EXECUTION_END_REASON_SANDBOX_LOST: ExecutionEndReason.ValueType  # 11
 """The sandbox died under it."""
 Global___ExecutionEndReason: typing_extensions.TypeAlias = ExecutionEndReason
 
+class _FileKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _FileKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_FileKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    FILE_KIND_UNSPECIFIED: _FileKind.ValueType  # 0
+    """Not used."""
+    FILE_KIND_FILE: _FileKind.ValueType  # 1
+    """A file."""
+    FILE_KIND_FOLDER: _FileKind.ValueType  # 2
+    """A folder."""
+    FILE_KIND_LINK: _FileKind.ValueType  # 3
+    """A symbolic link. Never followed."""
+    FILE_KIND_OTHER: _FileKind.ValueType  # 4
+    """A pipe, a socket or a device. Never opened."""
+
+class FileKind(_FileKind, metaclass=_FileKindEnumTypeWrapper):
+    """What stands at a path."""
+
+FILE_KIND_UNSPECIFIED: FileKind.ValueType  # 0
+"""Not used."""
+FILE_KIND_FILE: FileKind.ValueType  # 1
+"""A file."""
+FILE_KIND_FOLDER: FileKind.ValueType  # 2
+"""A folder."""
+FILE_KIND_LINK: FileKind.ValueType  # 3
+"""A symbolic link. Never followed."""
+FILE_KIND_OTHER: FileKind.ValueType  # 4
+"""A pipe, a socket or a device. Never opened."""
+Global___FileKind: typing_extensions.TypeAlias = FileKind
+
+class _OrganizeBy:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _OrganizeByEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_OrganizeBy.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    ORGANIZE_BY_UNSPECIFIED: _OrganizeBy.ValueType  # 0
+    """Not used."""
+    ORGANIZE_BY_KIND: _OrganizeBy.ValueType  # 1
+    """What it is: archives, audio, code, data, documents, images, videos or other."""
+    ORGANIZE_BY_EXTENSION: _OrganizeBy.ValueType  # 2
+    """The end of its name: "py"."""
+    ORGANIZE_BY_DATE: _OrganizeBy.ValueType  # 3
+    """Year and month of its last change, in UTC: "2026/11"."""
+    ORGANIZE_BY_SIZE: _OrganizeBy.ValueType  # 4
+    """small (below 1 MiB), medium (below 16 MiB) or large."""
+
+class OrganizeBy(_OrganizeBy, metaclass=_OrganizeByEnumTypeWrapper):
+    """What decides the folder of a file."""
+
+ORGANIZE_BY_UNSPECIFIED: OrganizeBy.ValueType  # 0
+"""Not used."""
+ORGANIZE_BY_KIND: OrganizeBy.ValueType  # 1
+"""What it is: archives, audio, code, data, documents, images, videos or other."""
+ORGANIZE_BY_EXTENSION: OrganizeBy.ValueType  # 2
+"""The end of its name: "py"."""
+ORGANIZE_BY_DATE: OrganizeBy.ValueType  # 3
+"""Year and month of its last change, in UTC: "2026/11"."""
+ORGANIZE_BY_SIZE: OrganizeBy.ValueType  # 4
+"""small (below 1 MiB), medium (below 16 MiB) or large."""
+Global___OrganizeBy: typing_extensions.TypeAlias = OrganizeBy
+
 @typing.final
 class CallToolRequest(google.protobuf.message.Message):
     """A call that a model asked for. Run, conversation and tenant are those of the run capability."""
@@ -1086,23 +1150,43 @@ Global___Capability: typing_extensions.TypeAlias = Capability
 
 @typing.final
 class ListFilesRequest(google.protobuf.message.Message):
-    """Which workspace."""
+    """Which files."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    SHALLOW_FIELD_NUMBER: builtins.int
+    ALL_KINDS_FIELD_NUMBER: builtins.int
+    GLOB_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     path: builtins.str
     """Below this folder; the whole workspace if empty."""
+    page_size: builtins.int
+    """At most so many at once; 1000 if 0."""
+    page_token: builtins.str
+    """`next_page_token` of the page before."""
+    shallow: builtins.bool
+    """True leaves out what is in folders below."""
+    all_kinds: builtins.bool
+    """Also folders, links and special files."""
+    glob: builtins.str
+    """Only names that match, for example "*.py"; with a slash, only whole paths that do."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         path: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        shallow: builtins.bool = ...,
+        all_kinds: builtins.bool = ...,
+        glob: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["all_kinds", b"all_kinds", "conversation_id", b"conversation_id", "glob", b"glob", "page_size", b"page_size", "page_token", b"page_token", "path", b"path", "shallow", b"shallow"]) -> None: ...
 
 Global___ListFilesRequest: typing_extensions.TypeAlias = ListFilesRequest
 
@@ -1113,6 +1197,9 @@ class ListFilesResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     FILES_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FileInfo]:
         """By path."""
@@ -1121,8 +1208,9 @@ class ListFilesResponse(google.protobuf.message.Message):
         self,
         *,
         files: collections.abc.Iterable[Global___FileInfo] | None = ...,
+        next_page_token: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["files", b"files"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["files", b"files", "next_page_token", b"next_page_token"]) -> None: ...
 
 Global___ListFilesResponse: typing_extensions.TypeAlias = ListFilesResponse
 
@@ -1135,10 +1223,24 @@ class FileInfo(google.protobuf.message.Message):
     PATH_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     MODIFIED_AT_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: builtins.int
     path: builtins.str
-    """Relative to the workspace."""
+    """Relative to the workspace. A byte of a name that is no UTF-8 stands there as the private-use
+    character U+F000 plus its value; so given in a request it means that byte.
+    """
     size_bytes: builtins.int
-    """Bytes."""
+    """Bytes; 0 for what is no file."""
+    kind: Global___FileKind.ValueType
+    """What it is."""
+    etag: builtins.str
+    """Another one after each change."""
+    sha256: builtins.bytes
+    """SHA-256 of its bytes, where they were read: after WriteFile, and in StatFile if asked for."""
+    media_type: builtins.str
+    """Guessed from its name; empty if that says nothing."""
     @property
     def modified_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was last written."""
@@ -1149,11 +1251,62 @@ class FileInfo(google.protobuf.message.Message):
         path: builtins.str = ...,
         size_bytes: builtins.int = ...,
         modified_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        kind: Global___FileKind.ValueType = ...,
+        etag: builtins.str = ...,
+        sha256: builtins.bytes = ...,
+        media_type: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["modified_at", b"modified_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["modified_at", b"modified_at", "path", b"path", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["etag", b"etag", "kind", b"kind", "media_type", b"media_type", "modified_at", b"modified_at", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___FileInfo: typing_extensions.TypeAlias = FileInfo
+
+@typing.final
+class StatFileRequest(google.protobuf.message.Message):
+    """Which file."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    WITH_SHA256_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Relative to the workspace."""
+    with_sha256: builtins.bool
+    """Also read it and say its SHA-256."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        with_sha256: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path", "with_sha256", b"with_sha256"]) -> None: ...
+
+Global___StatFileRequest: typing_extensions.TypeAlias = StatFileRequest
+
+@typing.final
+class StatFileResponse(google.protobuf.message.Message):
+    """What is there."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: builtins.int
+    @property
+    def file(self) -> Global___FileInfo:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        file: Global___FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["file", b"file"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["file", b"file"]) -> None: ...
+
+Global___StatFileResponse: typing_extensions.TypeAlias = StatFileResponse
 
 @typing.final
 class ReadFileRequest(google.protobuf.message.Message):
@@ -1163,17 +1316,25 @@ class ReadFileRequest(google.protobuf.message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     path: builtins.str
     """Relative to the workspace."""
+    offset: builtins.int
+    """Skip this many bytes."""
+    limit: builtins.int
+    """At most so many bytes; all if 0."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         path: builtins.str = ...,
+        offset: builtins.int = ...,
+        limit: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "limit", b"limit", "offset", b"offset", "path", b"path"]) -> None: ...
 
 Global___ReadFileRequest: typing_extensions.TypeAlias = ReadFileRequest
 
@@ -1184,14 +1345,21 @@ class ReadFileResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CHUNK_FIELD_NUMBER: builtins.int
+    FILE_FIELD_NUMBER: builtins.int
     chunk: builtins.bytes
     """Bytes, in order."""
+    @property
+    def file(self) -> Global___FileInfo:
+        """The file, in the first message."""
+
     def __init__(
         self,
         *,
         chunk: builtins.bytes = ...,
+        file: Global___FileInfo | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["file", b"file"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "file", b"file"]) -> None: ...
 
 Global___ReadFileResponse: typing_extensions.TypeAlias = ReadFileResponse
 
@@ -1204,20 +1372,38 @@ class WriteFileRequest(google.protobuf.message.Message):
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
     CHUNK_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    MUST_NOT_EXIST_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
-    """"conv_…"."""
+    """"conv_…". In the first message."""
     path: builtins.str
-    """Relative to the workspace."""
+    """Relative to the workspace. In the first message."""
     chunk: builtins.bytes
     """Bytes, in order."""
+    size_bytes: builtins.int
+    """The whole size in bytes, in the first message; another one that comes is INVALID_ARGUMENT."""
+    sha256: builtins.bytes
+    """SHA-256 of all bytes, in any message; another one that comes is INVALID_ARGUMENT."""
+    must_not_exist: builtins.bool
+    """True refuses to replace a file. In the first message."""
+    etag: builtins.str
+    """Replace only the file with this etag. In the first message."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         path: builtins.str = ...,
         chunk: builtins.bytes = ...,
+        size_bytes: builtins.int | None = ...,
+        sha256: builtins.bytes = ...,
+        must_not_exist: builtins.bool = ...,
+        etag: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "conversation_id", b"conversation_id", "path", b"path"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_size_bytes", b"_size_bytes", "size_bytes", b"size_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_size_bytes", b"_size_bytes", "chunk", b"chunk", "conversation_id", b"conversation_id", "etag", b"etag", "must_not_exist", b"must_not_exist", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_size_bytes", b"_size_bytes"]) -> typing.Literal["size_bytes"] | None: ...
 
 Global___WriteFileRequest: typing_extensions.TypeAlias = WriteFileRequest
 
@@ -1241,3 +1427,474 @@ class WriteFileResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["file", b"file"]) -> None: ...
 
 Global___WriteFileResponse: typing_extensions.TypeAlias = WriteFileResponse
+
+@typing.final
+class MakeFolderRequest(google.protobuf.message.Message):
+    """Which folder."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Relative to the workspace."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path"]) -> None: ...
+
+Global___MakeFolderRequest: typing_extensions.TypeAlias = MakeFolderRequest
+
+@typing.final
+class MakeFolderResponse(google.protobuf.message.Message):
+    """Made."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FOLDER_FIELD_NUMBER: builtins.int
+    @property
+    def folder(self) -> Global___FileInfo:
+        """The folder."""
+
+    def __init__(
+        self,
+        *,
+        folder: Global___FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["folder", b"folder"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["folder", b"folder"]) -> None: ...
+
+Global___MakeFolderResponse: typing_extensions.TypeAlias = MakeFolderResponse
+
+@typing.final
+class MoveFileRequest(google.protobuf.message.Message):
+    """From where to where."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    DESTINATION_FIELD_NUMBER: builtins.int
+    REPLACE_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Relative to the workspace."""
+    destination: builtins.str
+    """Its new path; the folders above it are made."""
+    replace: builtins.bool
+    """True may replace a file, which is then kept as a version. Folders are never replaced."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        destination: builtins.str = ...,
+        replace: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "destination", b"destination", "path", b"path", "replace", b"replace"]) -> None: ...
+
+Global___MoveFileRequest: typing_extensions.TypeAlias = MoveFileRequest
+
+@typing.final
+class MoveFileResponse(google.protobuf.message.Message):
+    """Moved."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: builtins.int
+    @property
+    def file(self) -> Global___FileInfo:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        file: Global___FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["file", b"file"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["file", b"file"]) -> None: ...
+
+Global___MoveFileResponse: typing_extensions.TypeAlias = MoveFileResponse
+
+@typing.final
+class CopyFileRequest(google.protobuf.message.Message):
+    """From where to where."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    DESTINATION_FIELD_NUMBER: builtins.int
+    REPLACE_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Relative to the workspace."""
+    destination: builtins.str
+    """The copy's path; the folders above it are made."""
+    replace: builtins.bool
+    """True may replace a file, which is then kept as a version. Folders are never replaced."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        destination: builtins.str = ...,
+        replace: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "destination", b"destination", "path", b"path", "replace", b"replace"]) -> None: ...
+
+Global___CopyFileRequest: typing_extensions.TypeAlias = CopyFileRequest
+
+@typing.final
+class CopyFileResponse(google.protobuf.message.Message):
+    """Copied."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: builtins.int
+    @property
+    def file(self) -> Global___FileInfo:
+        """The copy."""
+
+    def __init__(
+        self,
+        *,
+        file: Global___FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["file", b"file"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["file", b"file"]) -> None: ...
+
+Global___CopyFileResponse: typing_extensions.TypeAlias = CopyFileResponse
+
+@typing.final
+class RemoveFileRequest(google.protobuf.message.Message):
+    """Which file or folder."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    FOR_GOOD_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Relative to the workspace."""
+    for_good: builtins.bool
+    """True keeps no version."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        for_good: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "for_good", b"for_good", "path", b"path"]) -> None: ...
+
+Global___RemoveFileRequest: typing_extensions.TypeAlias = RemoveFileRequest
+
+@typing.final
+class RemoveFileResponse(google.protobuf.message.Message):
+    """Removed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSION_ID_FIELD_NUMBER: builtins.int
+    version_id: builtins.str
+    """The version that was kept; empty if none was, or it is larger than versions may be."""
+    def __init__(
+        self,
+        *,
+        version_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["version_id", b"version_id"]) -> None: ...
+
+Global___RemoveFileResponse: typing_extensions.TypeAlias = RemoveFileResponse
+
+@typing.final
+class SearchFilesRequest(google.protobuf.message.Message):
+    """What to look for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    GLOB_FIELD_NUMBER: builtins.int
+    IGNORE_CASE_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    text: builtins.str
+    """As it is, no pattern."""
+    path: builtins.str
+    """Below this folder; the whole workspace if empty."""
+    glob: builtins.str
+    """Only in files whose names match, as in ListFiles."""
+    ignore_case: builtins.bool
+    """True takes capital and small letters for the same."""
+    limit: builtins.int
+    """At most so many lines; 200 if 0."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        text: builtins.str = ...,
+        path: builtins.str = ...,
+        glob: builtins.str = ...,
+        ignore_case: builtins.bool = ...,
+        limit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "glob", b"glob", "ignore_case", b"ignore_case", "limit", b"limit", "path", b"path", "text", b"text"]) -> None: ...
+
+Global___SearchFilesRequest: typing_extensions.TypeAlias = SearchFilesRequest
+
+@typing.final
+class FileLine(google.protobuf.message.Message):
+    """A line that holds the text."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    LINE_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """The file."""
+    line: builtins.int
+    """The line's number, from 1."""
+    text: builtins.str
+    """At most its first 300 characters."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        line: builtins.int = ...,
+        text: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["line", b"line", "path", b"path", "text", b"text"]) -> None: ...
+
+Global___FileLine: typing_extensions.TypeAlias = FileLine
+
+@typing.final
+class SearchFilesResponse(google.protobuf.message.Message):
+    """What was found."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: builtins.int
+    INCOMPLETE_FIELD_NUMBER: builtins.int
+    incomplete: builtins.bool
+    """True if there may be more: the limit was reached, or 256 MiB were searched."""
+    @property
+    def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FileLine]:
+        """By path and line."""
+
+    def __init__(
+        self,
+        *,
+        lines: collections.abc.Iterable[Global___FileLine] | None = ...,
+        incomplete: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["incomplete", b"incomplete", "lines", b"lines"]) -> None: ...
+
+Global___SearchFilesResponse: typing_extensions.TypeAlias = SearchFilesResponse
+
+@typing.final
+class OrganizeFilesRequest(google.protobuf.message.Message):
+    """Which folder, and how."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    DRY_RUN_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """The folder; the top of the workspace if empty."""
+    by: Global___OrganizeBy.ValueType
+    """What decides."""
+    dry_run: builtins.bool
+    """True only says what would be moved."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        by: Global___OrganizeBy.ValueType = ...,
+        dry_run: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "conversation_id", b"conversation_id", "dry_run", b"dry_run", "path", b"path"]) -> None: ...
+
+Global___OrganizeFilesRequest: typing_extensions.TypeAlias = OrganizeFilesRequest
+
+@typing.final
+class FileMove(google.protobuf.message.Message):
+    """A file's way."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    DESTINATION_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """Where it was."""
+    destination: builtins.str
+    """Where it is."""
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        destination: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["destination", b"destination", "path", b"path"]) -> None: ...
+
+Global___FileMove: typing_extensions.TypeAlias = FileMove
+
+@typing.final
+class OrganizeFilesResponse(google.protobuf.message.Message):
+    """Sorted."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MOVES_FIELD_NUMBER: builtins.int
+    @property
+    def moves(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FileMove]:
+        """What was moved."""
+
+    def __init__(
+        self,
+        *,
+        moves: collections.abc.Iterable[Global___FileMove] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["moves", b"moves"]) -> None: ...
+
+Global___OrganizeFilesResponse: typing_extensions.TypeAlias = OrganizeFilesResponse
+
+@typing.final
+class ListFileVersionsRequest(google.protobuf.message.Message):
+    """Which versions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Of this file, or of what was in this folder; all if empty."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path"]) -> None: ...
+
+Global___ListFileVersionsRequest: typing_extensions.TypeAlias = ListFileVersionsRequest
+
+@typing.final
+class FileVersion(google.protobuf.message.Message):
+    """A file or folder as it was."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    KEPT_AT_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """For RestoreFileVersion."""
+    path: builtins.str
+    """Where it was."""
+    kind: Global___FileKind.ValueType
+    """A file or a folder."""
+    size_bytes: builtins.int
+    """Bytes, of all files together if it is a folder."""
+    @property
+    def kept_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was overwritten or removed."""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        path: builtins.str = ...,
+        kind: Global___FileKind.ValueType = ...,
+        size_bytes: builtins.int = ...,
+        kept_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["kept_at", b"kept_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "kept_at", b"kept_at", "kind", b"kind", "path", b"path", "size_bytes", b"size_bytes"]) -> None: ...
+
+Global___FileVersion: typing_extensions.TypeAlias = FileVersion
+
+@typing.final
+class ListFileVersionsResponse(google.protobuf.message.Message):
+    """The versions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: builtins.int
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FileVersion]:
+        """The latest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: collections.abc.Iterable[Global___FileVersion] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["versions", b"versions"]) -> None: ...
+
+Global___ListFileVersionsResponse: typing_extensions.TypeAlias = ListFileVersionsResponse
+
+@typing.final
+class RestoreFileVersionRequest(google.protobuf.message.Message):
+    """Which version."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    VERSION_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    version_id: builtins.str
+    """From ListFileVersions."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        version_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "version_id", b"version_id"]) -> None: ...
+
+Global___RestoreFileVersionRequest: typing_extensions.TypeAlias = RestoreFileVersionRequest
+
+@typing.final
+class RestoreFileVersionResponse(google.protobuf.message.Message):
+    """Restored."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: builtins.int
+    @property
+    def file(self) -> Global___FileInfo:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        file: Global___FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["file", b"file"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["file", b"file"]) -> None: ...
+
+Global___RestoreFileVersionResponse: typing_extensions.TypeAlias = RestoreFileVersionResponse

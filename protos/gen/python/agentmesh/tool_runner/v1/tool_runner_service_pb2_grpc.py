@@ -76,6 +76,11 @@ class ToolRunnerServiceStub(object):
                 request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFilesRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFilesResponse.FromString,
                 _registered_method=True)
+        self.StatFile = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/StatFile',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.StatFileRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.StatFileResponse.FromString,
+                _registered_method=True)
         self.ReadFile = channel.unary_stream(
                 '/agentmesh.tool_runner.v1.ToolRunnerService/ReadFile',
                 request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ReadFileRequest.SerializeToString,
@@ -85,6 +90,46 @@ class ToolRunnerServiceStub(object):
                 '/agentmesh.tool_runner.v1.ToolRunnerService/WriteFile',
                 request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.WriteFileRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.WriteFileResponse.FromString,
+                _registered_method=True)
+        self.MakeFolder = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/MakeFolder',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MakeFolderRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MakeFolderResponse.FromString,
+                _registered_method=True)
+        self.MoveFile = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/MoveFile',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MoveFileRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MoveFileResponse.FromString,
+                _registered_method=True)
+        self.CopyFile = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/CopyFile',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CopyFileRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CopyFileResponse.FromString,
+                _registered_method=True)
+        self.RemoveFile = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/RemoveFile',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RemoveFileRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RemoveFileResponse.FromString,
+                _registered_method=True)
+        self.SearchFiles = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/SearchFiles',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.SearchFilesRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.SearchFilesResponse.FromString,
+                _registered_method=True)
+        self.OrganizeFiles = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/OrganizeFiles',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.OrganizeFilesRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.OrganizeFilesResponse.FromString,
+                _registered_method=True)
+        self.ListFileVersions = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/ListFileVersions',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFileVersionsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFileVersionsResponse.FromString,
+                _registered_method=True)
+        self.RestoreFileVersion = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/RestoreFileVersion',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RestoreFileVersionRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RestoreFileVersionResponse.FromString,
                 _registered_method=True)
 
 
@@ -150,21 +195,90 @@ class ToolRunnerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListFiles(self, request, context):
-        """Files of a conversation's workspace.
+        """Files of a conversation's workspace, folders first met first, names sorted. A conversation without files
+        has an empty list.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StatFile(self, request, context):
+        """One file or folder, without its bytes. Links are shown, never followed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadFile(self, request, context):
-        """A file of a conversation's workspace, in chunks.
+        """A file of a conversation's workspace, in chunks. A file that changes while it is read ends the stream
+        with ABORTED and ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WriteFile(self, request_iterator, context):
-        """Writes a file of a conversation's workspace, in chunks.
+        """Writes a file of a conversation's workspace, in chunks. It is there, as a whole, when the stream has
+        ended well; otherwise nothing of it is. What it replaces is kept as a version. A workspace without room
+        for both: RESOURCE_EXHAUSTED with QUOTA_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MakeFolder(self, request, context):
+        """Makes a folder, and those above it. One that is there already is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveFile(self, request, context):
+        """Moves or renames a file or folder.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CopyFile(self, request, context):
+        """Copies a file, or a folder with all in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveFile(self, request, context):
+        """Removes a file, or a folder with all in it. What was there is kept as a version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchFiles(self, request, context):
+        """Lines of text files that hold a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OrganizeFiles(self, request, context):
+        """Sorts the files that lie in a folder into folders there. Nothing is overwritten.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFileVersions(self, request, context):
+        """What files were before file operations overwrote or removed them; what programs do is not kept. The
+        latest first; the oldest are dropped when versions exceed a quarter of the workspace, 200 in all, or 10
+        of one path.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreFileVersion(self, request, context):
+        """Copies a version back to its path. A file that is there now is kept as a version first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,6 +327,11 @@ def add_ToolRunnerServiceServicer_to_server(servicer, server):
                     request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFilesRequest.FromString,
                     response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFilesResponse.SerializeToString,
             ),
+            'StatFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.StatFile,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.StatFileRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.StatFileResponse.SerializeToString,
+            ),
             'ReadFile': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadFile,
                     request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ReadFileRequest.FromString,
@@ -222,6 +341,46 @@ def add_ToolRunnerServiceServicer_to_server(servicer, server):
                     servicer.WriteFile,
                     request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.WriteFileRequest.FromString,
                     response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.WriteFileResponse.SerializeToString,
+            ),
+            'MakeFolder': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeFolder,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MakeFolderRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MakeFolderResponse.SerializeToString,
+            ),
+            'MoveFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveFile,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MoveFileRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MoveFileResponse.SerializeToString,
+            ),
+            'CopyFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.CopyFile,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CopyFileRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CopyFileResponse.SerializeToString,
+            ),
+            'RemoveFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveFile,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RemoveFileRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RemoveFileResponse.SerializeToString,
+            ),
+            'SearchFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchFiles,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.SearchFilesRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.SearchFilesResponse.SerializeToString,
+            ),
+            'OrganizeFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.OrganizeFiles,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.OrganizeFilesRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.OrganizeFilesResponse.SerializeToString,
+            ),
+            'ListFileVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFileVersions,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFileVersionsRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFileVersionsResponse.SerializeToString,
+            ),
+            'RestoreFileVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreFileVersion,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RestoreFileVersionRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RestoreFileVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -453,6 +612,33 @@ class ToolRunnerService(object):
             _registered_method=True)
 
     @staticmethod
+    def StatFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/StatFile',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.StatFileRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.StatFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ReadFile(request,
             target,
             options=(),
@@ -496,6 +682,222 @@ class ToolRunnerService(object):
             '/agentmesh.tool_runner.v1.ToolRunnerService/WriteFile',
             agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.WriteFileRequest.SerializeToString,
             agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.WriteFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeFolder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/MakeFolder',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MakeFolderRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MakeFolderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/MoveFile',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MoveFileRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.MoveFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CopyFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/CopyFile',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CopyFileRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CopyFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/RemoveFile',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RemoveFileRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RemoveFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/SearchFiles',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.SearchFilesRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.SearchFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OrganizeFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/OrganizeFiles',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.OrganizeFilesRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.OrganizeFilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFileVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/ListFileVersions',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFileVersionsRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFileVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreFileVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/RestoreFileVersion',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RestoreFileVersionRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.RestoreFileVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -153,6 +153,22 @@ _ToolRunnerServiceListFilesType = typing_extensions.TypeVar(
     ],
 )
 
+_ToolRunnerServiceStatFileType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceStatFileType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse,
+    ],
+)
+
 _ToolRunnerServiceReadFileType = typing_extensions.TypeVar(
     '_ToolRunnerServiceReadFileType',
     grpc.UnaryStreamMultiCallable[
@@ -185,7 +201,135 @@ _ToolRunnerServiceWriteFileType = typing_extensions.TypeVar(
     ],
 )
 
-class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _ToolRunnerServiceExecuteType, _ToolRunnerServiceAttachType, _ToolRunnerServiceWriteInputType, _ToolRunnerServiceSignalExecutionType, _ToolRunnerServiceListToolsType, _ToolRunnerServiceGetCapabilitiesType, _ToolRunnerServiceListFilesType, _ToolRunnerServiceReadFileType, _ToolRunnerServiceWriteFileType]):
+_ToolRunnerServiceMakeFolderType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceMakeFolderType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse,
+    ],
+)
+
+_ToolRunnerServiceMoveFileType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceMoveFileType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse,
+    ],
+)
+
+_ToolRunnerServiceCopyFileType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceCopyFileType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse,
+    ],
+)
+
+_ToolRunnerServiceRemoveFileType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceRemoveFileType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse,
+    ],
+)
+
+_ToolRunnerServiceSearchFilesType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceSearchFilesType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse,
+    ],
+)
+
+_ToolRunnerServiceOrganizeFilesType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceOrganizeFilesType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse,
+    ],
+)
+
+_ToolRunnerServiceListFileVersionsType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceListFileVersionsType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse,
+    ],
+)
+
+_ToolRunnerServiceRestoreFileVersionType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceRestoreFileVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse,
+    ],
+)
+
+class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _ToolRunnerServiceExecuteType, _ToolRunnerServiceAttachType, _ToolRunnerServiceWriteInputType, _ToolRunnerServiceSignalExecutionType, _ToolRunnerServiceListToolsType, _ToolRunnerServiceGetCapabilitiesType, _ToolRunnerServiceListFilesType, _ToolRunnerServiceStatFileType, _ToolRunnerServiceReadFileType, _ToolRunnerServiceWriteFileType, _ToolRunnerServiceMakeFolderType, _ToolRunnerServiceMoveFileType, _ToolRunnerServiceCopyFileType, _ToolRunnerServiceRemoveFileType, _ToolRunnerServiceSearchFilesType, _ToolRunnerServiceOrganizeFilesType, _ToolRunnerServiceListFileVersionsType, _ToolRunnerServiceRestoreFileVersionType]):
     """Runs tools for agents and code for users. Nothing runs unless a sandbox passed its self-test:
     FAILED_PRECONDITION with SANDBOX_UNAVAILABLE says what to install.
     """
@@ -224,6 +368,10 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse,
+        ],
         grpc.UnaryStreamMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileResponse,
@@ -231,6 +379,38 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
         grpc.StreamUnaryMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -268,6 +448,10 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileResponse,
@@ -275,6 +459,38 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
         grpc.aio.StreamUnaryMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -311,13 +527,50 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
     """Which isolation holds here, as the self-test proved it."""
 
     ListFiles: _ToolRunnerServiceListFilesType
-    """Files of a conversation's workspace."""
+    """Files of a conversation's workspace, folders first met first, names sorted. A conversation without files
+    has an empty list.
+    """
+
+    StatFile: _ToolRunnerServiceStatFileType
+    """One file or folder, without its bytes. Links are shown, never followed."""
 
     ReadFile: _ToolRunnerServiceReadFileType
-    """A file of a conversation's workspace, in chunks."""
+    """A file of a conversation's workspace, in chunks. A file that changes while it is read ends the stream
+    with ABORTED and ETAG_MISMATCH.
+    """
 
     WriteFile: _ToolRunnerServiceWriteFileType
-    """Writes a file of a conversation's workspace, in chunks."""
+    """Writes a file of a conversation's workspace, in chunks. It is there, as a whole, when the stream has
+    ended well; otherwise nothing of it is. What it replaces is kept as a version. A workspace without room
+    for both: RESOURCE_EXHAUSTED with QUOTA_EXCEEDED.
+    """
+
+    MakeFolder: _ToolRunnerServiceMakeFolderType
+    """Makes a folder, and those above it. One that is there already is no error."""
+
+    MoveFile: _ToolRunnerServiceMoveFileType
+    """Moves or renames a file or folder."""
+
+    CopyFile: _ToolRunnerServiceCopyFileType
+    """Copies a file, or a folder with all in it."""
+
+    RemoveFile: _ToolRunnerServiceRemoveFileType
+    """Removes a file, or a folder with all in it. What was there is kept as a version."""
+
+    SearchFiles: _ToolRunnerServiceSearchFilesType
+    """Lines of text files that hold a text."""
+
+    OrganizeFiles: _ToolRunnerServiceOrganizeFilesType
+    """Sorts the files that lie in a folder into folders there. Nothing is overwritten."""
+
+    ListFileVersions: _ToolRunnerServiceListFileVersionsType
+    """What files were before file operations overwrote or removed them; what programs do is not kept. The
+    latest first; the oldest are dropped when versions exceed a quarter of the workspace, 200 in all, or 10
+    of one path.
+    """
+
+    RestoreFileVersion: _ToolRunnerServiceRestoreFileVersionType
+    """Copies a version back to its path. A file that is there now is kept as a version first."""
 
 ToolRunnerServiceAsyncStub: typing_extensions.TypeAlias = ToolRunnerServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
@@ -352,6 +605,10 @@ ToolRunnerServiceAsyncStub: typing_extensions.TypeAlias = ToolRunnerServiceStub[
         agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesRequest,
         agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse,
+    ],
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileRequest,
         agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileResponse,
@@ -359,6 +616,38 @@ ToolRunnerServiceAsyncStub: typing_extensions.TypeAlias = ToolRunnerServiceStub[
     grpc.aio.StreamUnaryMultiCallable[
         agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileRequest,
         agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse,
     ],
 ]
 
@@ -440,7 +729,17 @@ class ToolRunnerServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesResponse]]:
-        """Files of a conversation's workspace."""
+        """Files of a conversation's workspace, folders first met first, names sorted. A conversation without files
+        has an empty list.
+        """
+
+    @abc.abstractmethod
+    def StatFile(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.StatFileResponse]]:
+        """One file or folder, without its bytes. Links are shown, never followed."""
 
     @abc.abstractmethod
     def ReadFile(
@@ -448,7 +747,9 @@ class ToolRunnerServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileResponse], collections.abc.AsyncIterator[agentmesh.tool_runner.v1.tool_runner_service_pb2.ReadFileResponse]]:
-        """A file of a conversation's workspace, in chunks."""
+        """A file of a conversation's workspace, in chunks. A file that changes while it is read ends the stream
+        with ABORTED and ETAG_MISMATCH.
+        """
 
     @abc.abstractmethod
     def WriteFile(
@@ -456,6 +757,76 @@ class ToolRunnerServiceServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileRequest],
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.WriteFileResponse]]:
-        """Writes a file of a conversation's workspace, in chunks."""
+        """Writes a file of a conversation's workspace, in chunks. It is there, as a whole, when the stream has
+        ended well; otherwise nothing of it is. What it replaces is kept as a version. A workspace without room
+        for both: RESOURCE_EXHAUSTED with QUOTA_EXCEEDED.
+        """
+
+    @abc.abstractmethod
+    def MakeFolder(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.MakeFolderResponse]]:
+        """Makes a folder, and those above it. One that is there already is no error."""
+
+    @abc.abstractmethod
+    def MoveFile(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.MoveFileResponse]]:
+        """Moves or renames a file or folder."""
+
+    @abc.abstractmethod
+    def CopyFile(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.CopyFileResponse]]:
+        """Copies a file, or a folder with all in it."""
+
+    @abc.abstractmethod
+    def RemoveFile(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.RemoveFileResponse]]:
+        """Removes a file, or a folder with all in it. What was there is kept as a version."""
+
+    @abc.abstractmethod
+    def SearchFiles(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.SearchFilesResponse]]:
+        """Lines of text files that hold a text."""
+
+    @abc.abstractmethod
+    def OrganizeFiles(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.OrganizeFilesResponse]]:
+        """Sorts the files that lie in a folder into folders there. Nothing is overwritten."""
+
+    @abc.abstractmethod
+    def ListFileVersions(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFileVersionsResponse]]:
+        """What files were before file operations overwrote or removed them; what programs do is not kept. The
+        latest first; the oldest are dropped when versions exceed a quarter of the workspace, 200 in all, or 10
+        of one path.
+        """
+
+    @abc.abstractmethod
+    def RestoreFileVersion(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse]]:
+        """Copies a version back to its path. A file that is there now is kept as a version first."""
 
 def add_ToolRunnerServiceServicer_to_server(servicer: ToolRunnerServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -74,7 +74,7 @@ def list_files(
     *,
     after: str = "",
     recursive: bool = True,
-    folders: bool = True,
+    all_kinds: bool = True,
     glob: str = "",
 ) -> list[FileEntry]:
     """Entries below `path`, parents first, names sorted; from behind the path `after` on.
@@ -88,7 +88,7 @@ def list_files(
     for entry in walk(root, inside(path), recursive=recursive, leave_out=HIDDEN):
         if len(entries) == limit:
             break
-        wanted = folders or entry.kind != "directory"
+        wanted = all_kinds or entry.kind == "file"
         if wanted and _place(entry.path) > behind and matches(entry.path):
             entries.append(as_file_entry(entry))
     return entries
