@@ -29,6 +29,7 @@ from .settings import ToolRunnerSettings
 from .store import StoreLedger
 from .store_streams import DeltaPublisher, publish_documents, watch_fences
 from .tools.builtin import BuiltInTools
+from .tools.packages.provider import PackageTools
 from .tools.provider import Toolbox
 
 NAME = "tool_runner"
@@ -47,7 +48,9 @@ class ToolRunner:
         self._process_id = new_id("runner")
         self._deltas = DeltaPublisher(turns)
         self.sandboxes = Sandboxes(settings)
-        self._toolbox = Toolbox([BuiltInTools()])
+        self._toolbox = Toolbox(
+            [BuiltInTools(), PackageTools(settings.packages, settings.data_dir / NAME)]
+        )
         rules = EffectRules(settings.default_limits, settings.tool_cache_mib * MIB)
         effects = Effects(self._toolbox, self._deltas, lambda: self.sandboxes.backend, rules)
         self.calls = ToolCalls(effects, StoreLedger(turns), self._process_id)

@@ -13,7 +13,10 @@ from pydantic import AliasChoices, Field
 from .sandbox.backend import MIB, Limits
 from .sandbox.bubblewrap import BubblewrapOptions
 from .sandbox.options import LocalOptions
+from .tools.packages.provider import PackageRules
 
+# Of the environment, what the programs of every service need.
+_INHERITED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
 _DEFAULT_BWRAP = "/usr/bin/bwrap"
 
 
@@ -61,6 +64,11 @@ class ToolRunnerSettings(ServiceSettings):
     max_execution_processes: int = Field(default=256, ge=4)
     execution_output_mib: int = Field(default=1, ge=1, le=16)
     tool_cache_mib: int = Field(default=16, ge=0, le=1024)
+    tool_packages: str = ""
+    tool_workers: int = Field(default=2, ge=1, le=64)
+    tool_worker_mib: int = Field(default=1024, ge=256)
+    tool_worker_calls: int = Field(default=1000, ge=1)
+    tool_worker_env: str = ""
 
     @property
     def default_limits(self) -> Limits:
@@ -91,6 +99,17 @@ class ToolRunnerSettings(ServiceSettings):
         )
 
     @property
+    def packages(self) -> PackageRules:
+        """Which packages bring tools, and what their workers may use."""
+        return PackageRules(
+            allowed=_names(self.tool_packages),
+            workers=self.tool_workers,
+            memory_bytes=self.tool_worker_mib * MIB,
+            max_calls=self.tool_worker_calls,
+            environment=_environment(*_INHERITED, *_names(self.tool_worker_env)),
+        )
+
+    @property
     def sandlock(self) -> LocalOptions:
         """Options of the sandlock backend."""
         return LocalOptions(**self._local_options)
@@ -112,3 +131,12 @@ class ToolRunnerSettings(ServiceSettings):
             "workspace_idle_seconds": self.workspace_idle_seconds,
             "maximum": self.maximum_limits,
         }
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(name for part in value.split(",") if (name := part.strip()))
+
+
+def _environment(*names: str) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -132,9 +132,7 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
         bounds = agent.budget.model_dump(exclude_none=True)
         definition.budget.CopyFrom(agent_pb2.AgentBudget(**bounds))
     for name, tool in agent.tool_config.items():
-        definition.tool_config[name].CopyFrom(
-            agent_pb2.ToolConfig(enabled=tool.enabled, timeout=tool.timeout, retries=tool.retries)
-        )
+        definition.tool_config[name].CopyFrom(agent_pb2.ToolConfig(**tool.model_dump()))
     if agent.output_schema:
         definition.output_schema.update(agent.output_schema)
     _write_context(definition.context, agent.context)
@@ -291,6 +289,8 @@ def _tool_to_settings(config: agent_pb2.ToolConfig) -> ToolSettings:
         enabled=True if enabled is None else enabled,
         timeout=_optional(config, "timeout"),
         retries=_optional(config, "retries"),
+        concurrency=_optional(config, "concurrency"),
+        cache_seconds=_optional(config, "cache_seconds"),
     )
 
 

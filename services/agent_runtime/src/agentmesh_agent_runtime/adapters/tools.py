@@ -57,9 +57,13 @@ class ToolRunnerCaller:
             arguments_json=request.arguments_json,
             agent=request.agent,
             message_id=request.message_id,
+            retries=request.retries,
+            concurrency=request.concurrency or 0,
         )
         if request.timeout is not None:
             message.timeout.FromNanoseconds(round(request.timeout * 1e9))
+        if request.cache_seconds is not None:
+            message.cache_ttl.FromNanoseconds(round(request.cache_seconds * 1e9))
         finished = await insist(lambda: self._attempt(message, alive))
         self._head.sequence = max(self._head.sequence, finished.sequence)
         result = finished.result

@@ -116,11 +116,16 @@ class ProfileSpec(Spec):
 
 
 class ToolSettings(Spec):
-    """How an agent uses one tool; `timeout` is in seconds for one call."""
+    """How an agent uses one tool; `timeout` is in seconds for one call.
+
+    `concurrency` is the most calls at once in a run; good results are kept for `cache_seconds`.
+    """
 
     enabled: bool = True
     timeout: float | None = Field(default=None, gt=0, le=LONGEST_WAIT)
     retries: int | None = Field(default=None, ge=0, le=10)
+    concurrency: int | None = Field(default=None, ge=1, le=1000)
+    cache_seconds: float | None = Field(default=None, gt=0, le=LONGEST_WAIT)
 
 
 class TokenLimitSpec(Spec):

@@ -161,7 +161,11 @@ class DeltaSink(Protocol):
 
 @dataclass(frozen=True)
 class ToolRequest:
-    """A call that a model asked for. `timeout` is in seconds, None for the tool's own."""
+    """A call that a model asked for, and what its agent wants of the tool.
+
+    `timeout` is in seconds for one attempt; it and `retries` are None for the tool's own. Neither
+    bound nor cache where `concurrency` or `cache_seconds` is None.
+    """
 
     tool_call_id: str
     tool: str
@@ -169,6 +173,9 @@ class ToolRequest:
     agent: str
     message_id: str
     timeout: float | None = None
+    retries: int | None = None
+    concurrency: int | None = None
+    cache_seconds: float | None = None
 
 
 @dataclass(frozen=True)

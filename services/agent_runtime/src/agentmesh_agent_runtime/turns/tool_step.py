@@ -141,6 +141,9 @@ class RecordedTools(StaticStreamWorkbench):
             agent=self._path,
             message_id=scope.message_id(call.call_id),
             timeout=settings.timeout,
+            retries=settings.retries,
+            concurrency=settings.concurrency,
+            cache_seconds=settings.cache_seconds,
         )
         refused, output = await scope.guarded(_call(scope, request))
         if refused:

@@ -9,6 +9,7 @@ from typing import Final
 
 import stamina
 
+from agentmesh_tool_runner.rooms import Rooms
 from agentmesh_tool_runner.sandbox.backend import (
     Execution,
     ExecutionSpec,
@@ -28,7 +29,6 @@ from agentmesh_tool_runner.tools.spec import ToolSpec
 from agentmesh_tool_runner.tools.tool import ToolContext
 
 from .kept import KeptResults
-from .rooms import Rooms
 from .running import RunningCall
 from .steps import Audience, ToolCall
 
@@ -172,6 +172,7 @@ class Effects:
             limits=self._limits(running.call, spec),
             emit=lambda piece: self._emit(running, piece),
             run=run,
+            tenant=running.authority.tenant,
             agent=running.call.agent,
             tool_call_id=running.call.tool_call_id,
             traceparent=running.call.traceparent,
@@ -204,6 +205,5 @@ class Effects:
 
 
 def _may_be_repeated(spec: ToolSpec, reply: ToolReply) -> bool:
-    if reply.failure is None or not reply.failure.may_pass or reply.final:
-        return False
-    return spec.safe_to_repeat or reply.nothing_done
+    passing = reply.failure is not None and reply.failure.may_pass
+    return reply.nothing_done or (passing and spec.safe_to_repeat)

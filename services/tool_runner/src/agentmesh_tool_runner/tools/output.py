@@ -30,7 +30,8 @@ class OutputCheck:
 
     async def checked(self, spec: ToolSpec, reply: ToolReply) -> ToolReply:
         """The reply, or a failure in its place if it is good and not what was promised."""
-        if spec.output_schema is None or reply.outcome is not ReplyOutcome.OK:
+        left_out = reply.truncated and not reply.detail
+        if spec.output_schema is None or reply.outcome is not ReplyOutcome.OK or left_out:
             return reply
         validator = self._validator(spec.name, spec.output_schema)
         if validator is None:

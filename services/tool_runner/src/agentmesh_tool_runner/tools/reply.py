@@ -45,8 +45,8 @@ class Failure(Enum):
 class ToolReply:
     """What the model is told; `detail` holds JSON values for programs.
 
-    `nothing_done` says of a failure that the call had no effect, so that any tool may be called
-    again; `final` that it would fail again.
+    `nothing_done` says of a failure that the call had no effect and may be made again, whatever the
+    tool is.
     """
 
     outcome: ReplyOutcome
@@ -58,7 +58,6 @@ class ToolReply:
     attempts: int = 1
     cached: bool = False
     nothing_done: bool = False
-    final: bool = False
 
     @classmethod
     def ok(cls, output: str, **detail: Any) -> ToolReply:
@@ -74,6 +73,10 @@ class ToolReply:
     def failed(cls, failure: Failure, output: str, **detail: Any) -> ToolReply:
         """Something went wrong with the tool itself."""
         return cls(ReplyOutcome.ERROR, output, detail, failure=failure)
+
+    def without_effect(self) -> ToolReply:
+        """The same, said of a call that did nothing and may be made again."""
+        return replace(self, nothing_done=True)
 
     def shortened(self) -> ToolReply:
         """The reply within the bounds of a record.

@@ -68,6 +68,7 @@ class ToolContext:
     limits: Limits
     emit: Callable[[Output], None]
     run: Callable[[ExecutionSpec], Awaitable[Execution]]
+    tenant: str = ""
     agent: str = ""
     tool_call_id: str = ""
     traceparent: str = ""

@@ -261,7 +261,7 @@ class CallToolRequest(google.protobuf.message.Message):
     """Most calls of this tool at once by this agent in this run; not bounded if 0."""
     @property
     def timeout(self) -> google.protobuf.duration_pb2.Duration:
-        """Time for the call; the tool's own if unset."""
+        """Time for each attempt at the call; the tool's own if unset."""
 
     @property
     def cache_ttl(self) -> google.protobuf.duration_pb2.Duration:
