@@ -9,6 +9,7 @@ from dataclasses import replace
 from .sandbox import selftest
 from .sandbox.backend import SandboxBackend, SandboxUnavailableError
 from .sandbox.bubblewrap import BubblewrapBackend
+from .sandbox.docker.backend import DockerBackend
 from .sandbox.sandlock import SandlockBackend
 from .settings import ToolRunnerSettings
 
@@ -53,11 +54,13 @@ class Sandboxes:
 
     def _candidates(self) -> Iterator[SandboxBackend]:
         """Those that may be used, the best first."""
-        wanted = self._settings.sandbox_backend
+        wanted = self._settings.backend
         if wanted in ("auto", "bubblewrap"):
             yield BubblewrapBackend(self._settings.bubblewrap)
         if wanted in ("auto", "sandlock"):
             yield SandlockBackend(self._settings.sandlock)
+        if wanted == "docker":
+            yield DockerBackend(self._settings.docker)
 
     async def _prove(self, backend: SandboxBackend) -> selftest.Report:
         """Keeps the backend if it passes; else nothing of it is left."""

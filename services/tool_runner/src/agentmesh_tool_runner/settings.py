@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field
 
 from .sandbox.backend import MIB, Limits
 from .sandbox.bubblewrap import BubblewrapOptions
+from .sandbox.docker.options import DEFAULT_IMAGE, DockerOptions
 from .sandbox.options import LocalOptions
 from .tools.packages.provider import PackageRules
 
@@ -34,7 +35,7 @@ class ToolRunnerSettings(ServiceSettings):
     """What tool_runner can be told, besides what every service can. Sizes are in MiB."""
 
     grpc_port: Port = 50054
-    code_execution: Literal["local", "none"] = Field(
+    code_execution: Literal["local", "docker", "none"] = Field(
         default="local", validation_alias=AliasChoices("code_execution", "AUTOGEN_CODE_EXECUTION")
     )
     execution_seconds: float = Field(
@@ -43,7 +44,12 @@ class ToolRunnerSettings(ServiceSettings):
         le=86_400,
         validation_alias=AliasChoices("execution_seconds", "AUTOGEN_TIMEOUT"),
     )
-    sandbox_backend: Literal["auto", "bubblewrap", "sandlock"] = "auto"
+    sandbox_backend: Literal["auto", "bubblewrap", "sandlock", "docker"] = "auto"
+    sandbox_image: str = Field(default=DEFAULT_IMAGE, min_length=1)
+    sandbox_runtime: str | None = None
+    sandbox_engine: str | None = Field(
+        default=None, validation_alias=AliasChoices("sandbox_engine", "DOCKER_HOST")
+    )
     sandbox_python: Path | None = Field(default_factory=default_sandbox_python)
     sandbox_bwrap: str = Field(
         default_factory=lambda: shutil.which("bwrap") or _DEFAULT_BWRAP,
@@ -107,6 +113,23 @@ class ToolRunnerSettings(ServiceSettings):
             memory_bytes=self.tool_worker_mib * MIB,
             max_calls=self.tool_worker_calls,
             environment=_environment(*_INHERITED, *_names(self.tool_worker_env)),
+        )
+
+    @property
+    def backend(self) -> Literal["auto", "bubblewrap", "sandlock", "docker"]:
+        """The backend that is wanted; what `code_execution` says holds where no other is named."""
+        if self.sandbox_backend == "auto" and self.code_execution == "docker":
+            return "docker"
+        return self.sandbox_backend
+
+    @property
+    def docker(self) -> DockerOptions:
+        """Options of the Docker backend."""
+        return DockerOptions(
+            **self._local_options,
+            engine=self.sandbox_engine,
+            image=self.sandbox_image,
+            runtime=self.sandbox_runtime,
         )
 
     @property

@@ -17,17 +17,25 @@ from agentmesh_tool_runner.sandbox.backend import (
     ExecutionSpec,
     Limits,
     Outcome,
+    SandboxBackend,
     SandboxUnavailableError,
     Stream,
     Workspace,
     WorkspaceKey,
 )
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
+from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
+from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
 from agentmesh_tool_runner.sandbox.local import LocalBackend
 from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend, landlock_version
 
+from . import engine
+
+WITHOUT_GROUPS = "no control groups"
 LIMITS = Limits(wall_seconds=60, cpu_seconds=30, memory_bytes=256 * MIB, processes=24)
+
+AnyBackend = LocalBackend | DockerBackend
 
 
 @dataclass
@@ -45,23 +53,33 @@ Run = Callable[..., Awaitable[Result]]
 def kinds() -> list[str]:
     """The backends that this machine can have; each is tested, and none that it cannot have."""
     found = ["bubblewrap"] if shutil.which("bwrap") else []
-    return found + (["sandlock"] if landlock_version() >= 6 else [])
+    found += ["sandlock"] if landlock_version() >= 6 else []
+    return found + (["docker"] if engine.is_to_be_had() else [])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves out what is about a backend that this machine cannot have."""
-    items[:] = [item for item in items if _kind(item) in (None, *kinds())]
+    items[:] = [item for item in items if _is_to_run(item)]
 
 
-def _kind(item: pytest.Item) -> str | None:
+def _is_to_run(item: pytest.Item) -> bool:
     if not item.path.is_relative_to(Path(__file__).parent) or not hasattr(item, "callspec"):
-        return None
-    kind: str | None = item.callspec.params.get("kind")
-    return kind
+        return True
+    given = item.callspec.params
+    if given.get("kind") == "docker":
+        # Its control groups are the engine's: there is no going without.
+        return given.get("backend") != WITHOUT_GROUPS and given.get("groups") is not False
+    return given.get("kind") in (None, *kinds())
 
 
-def make_backend(kind: str, folder: Path, **options: Any) -> LocalBackend:
+def make_backend(kind: str, folder: Path, **options: Any) -> AnyBackend:
     """A backend that is not started, with its data below the folder."""
+    if kind == "docker":
+        return DockerBackend(
+            DockerOptions(
+                data_folder=folder, engine=engine.address(), image=engine.IMAGE, **options
+            )
+        )
     if kind == "sandlock":
         return SandlockBackend(LocalOptions(data_folder=folder, **options))
     bwrap = shutil.which("bwrap") or ""
@@ -73,17 +91,18 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["control groups", "no control groups"])
+@pytest.fixture(params=["control groups", WITHOUT_GROUPS])
 async def backend(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str
-) -> AsyncIterator[LocalBackend]:
+) -> AsyncIterator[AnyBackend]:
     wants_groups = request.param == "control groups"
     backend = make_backend(kind, tmp_path, use_cgroups=wants_groups)
     try:
         await backend.start()
     except SandboxUnavailableError as error:
         pytest.skip(str(error))
-    if wants_groups and not backend.uses_control_groups:
+    is_local = isinstance(backend, LocalBackend)
+    if is_local and wants_groups and not backend.uses_control_groups:
         await backend.close()
         pytest.skip(f"uid {os.geteuid()} can make no control group here")
     yield backend
@@ -91,7 +110,7 @@ async def backend(
 
 
 @pytest.fixture
-async def workspace(backend: LocalBackend) -> Workspace:
+async def workspace(backend: SandboxBackend) -> Workspace:
     return await backend.workspace(WorkspaceKey("tenant", "conv_test"))
 
 
@@ -106,7 +125,7 @@ async def collect(workspace: Workspace, spec: ExecutionSpec) -> Result:
 
 
 @pytest.fixture
-def python(backend: LocalBackend, workspace: Workspace) -> Run:
+def python(backend: SandboxBackend, workspace: Workspace) -> Run:
     """Runs Python code in the workspace."""
 
     async def run(code: str, limits: Limits = LIMITS, stdin: bytes = b"") -> Result:

@@ -354,7 +354,27 @@ class Workspace(Protocol):
 
 
 class SandboxBackend(Protocol):
-    """A way to run untrusted code on this machine."""
+    """A way to run untrusted code, on this machine or on another.
+
+    A backend whose sandboxes are elsewhere (a Docker engine; pods of a cluster) has to supply:
+
+    - a place for a workspace (`workspaces.Mounter`): bounded in bytes and files by the kernel, seen
+      by all sandboxes of that workspace and by no other, and gone when nobody holds it;
+    - a `reach.Reach` of its files: the operations of `snapshot` and `files` done where the files
+      are, archives carried in and out;
+    - a sandbox around each execution whose bounds (memory with swap, processes, CPU) are the
+      execution's alone; an execution with other bounds gets another sandbox;
+    - somebody inside who starts the program, carries its streams, kills all of it and tells what
+      it used, whose own descriptors and memory the program cannot reach, and who ends, with
+      everything inside, when the service is gone;
+    - labels by which a successor finds what is left of a service that was killed.
+
+    Most of it is `LocalExecution` and `Workspaces`, whatever the place: they judge limits, output
+    and ends on this side, from what they are told.
+    """
+
+    own_image: bool = False
+    """True if sandboxes see an image's files, and nothing of this machine's."""
 
     @property
     def name(self) -> str: ...

@@ -71,7 +71,7 @@ class ArgumentRule:
     without_bits: int = 0
 
 
-_ARGUMENT_RULES: Final[Mapping[str, ArgumentRule]] = {
+ARGUMENT_RULES: Final[Mapping[str, ArgumentRule]] = {
     "clone": ArgumentRule(0, errno.EPERM, without_bits=_NAMESPACE_FLAGS),
     "socket": ArgumentRule(0, errno.EAFNOSUPPORT, one_of=(_AF_UNIX, _AF_INET, _AF_INET6)),
     "socketpair": ArgumentRule(0, errno.EAFNOSUPPORT, one_of=(_AF_UNIX,)),
@@ -92,7 +92,7 @@ def build_filter(*, machine: str | None = None, without: frozenset[str] = frozen
     target = MACHINES[name]
     allowed = {call: nr for call, nr in target.numbers.items() if call not in without}
     conditional = {
-        nr: _ARGUMENT_RULES[call] for call, nr in allowed.items() if call in _ARGUMENT_RULES
+        nr: ARGUMENT_RULES[call] for call, nr in allowed.items() if call in ARGUMENT_RULES
     }
     plain = sorted(nr for nr in allowed.values() if nr not in conditional)
 

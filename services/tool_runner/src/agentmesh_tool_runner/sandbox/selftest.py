@@ -159,7 +159,7 @@ async def _probe(
         name: "" if end[0].reason is reason else f"ended with {end[0].reason.value} {end[0].detail}"
         for (name, (_, _, reason)), end in zip(wanted.items(), ends, strict=True)
     }
-    return seen, held | _judge(seen)
+    return seen, held | _judge(seen, own_image=backend.own_image)
 
 
 async def _run(
@@ -178,7 +178,7 @@ async def _run(
     return await execution.outcome(), output["stdout"], last_words
 
 
-def _judge(seen: Mapping[str, Any]) -> dict[str, str]:
+def _judge(seen: Mapping[str, Any], *, own_image: bool) -> dict[str, str]:
     isolation = [
         text
         for wrong, text in (
@@ -187,7 +187,7 @@ def _judge(seen: Mapping[str, Any]) -> dict[str, str]:
             (int(seen["capabilities"].replace("\n", ""), 16), "has capabilities"),
             (seen["no_new_privileges"] != "1", "may gain privileges"),
             (seen["writable"], f"may write {seen['writable']}"),
-            (seen["homes"], f"sees {seen['homes']}"),
+            (seen["homes"] and not own_image, f"sees {seen['homes']}"),
             (seen["processes"] > 4, "sees processes of the host"),
             (len(seen["descriptors"]) > 4, "holds descriptors of the service"),
         )

@@ -186,6 +186,14 @@ class Workspaces:
             await self._drop(key, mounted)
         await asyncio.to_thread(self.archive(key).unlink, missing_ok=True)
 
+    def forget(self, place: Place) -> None:
+        """That one is lost; the next use restores its archive."""
+        for key, mounted in list(self._open.items()):
+            if mounted.place == place:
+                mounted.dropped = True
+                mounted.close_when_unused()
+                del self._open[key]
+
     def forget_all(self) -> None:
         """The mounts went with the process that held them; the next use restores archives."""
         for mounted in self._open.values():

@@ -1,0 +1,319 @@
+"""The Docker backend: workspaces and programs in hardened containers of a Docker engine.
+
+A workspace is a tmpfs volume of the engine and a container, its keeper, that holds it mounted and
+does the file operations. Programs run in further containers on that volume, the cells: one program
+at a time each, so that control group, pid namespace and bounds are the program's own; a cell is
+used again by the same workspace once nothing of the last program is left in it, and never by
+another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from collections import defaultdict
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
+from typing import Final
+
+from meshkit.tasks import ended, stop
+
+from agentmesh_tool_runner.sandbox import inside, seccomp
+from agentmesh_tool_runner.sandbox.backend import (
+    MIB,
+    EndReason,
+    Execution,
+    ExecutionSpec,
+    Limits,
+    SandboxBackend,
+    SandboxUnavailableError,
+    Workspace,
+    WorkspaceKey,
+)
+from agentmesh_tool_runner.sandbox.workspace_handle import WorkspaceHandle
+from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place, WorkspaceRules, Workspaces
+
+from .cell import Cell, ContainerExecution, ContainerMeter, State
+from .container import Container, command
+from .engine import Engine, Facts, this_process
+from .flags import ContainerPlan, Shape, workspace_volume
+from .options import DockerOptions
+from .profile import profile
+from .reach import ContainerReach
+
+_IDLE_CHECK_SECONDS: Final = 30.0
+_IDLE_CELLS: Final = 2
+_GVISOR: Final = "runsc"
+_MAPPED_UID: Final = 1000
+_TERMINAL: Final = {"TERM": "xterm-256color"}
+
+
+class DockerBackend(SandboxBackend):
+    """Runs programs in containers. One per service process; single event loop."""
+
+    own_image = True
+
+    def __init__(self, options: DockerOptions) -> None:
+        self._options = options
+        self._engine = Engine(options.engine)
+        self._facts = Facts("", frozenset(), maps_users=False)
+        self._owner = this_process()
+        self._prefix = f"agentmesh-{secrets.token_hex(4)}"
+        self._numbers = itertools.count(1)
+        self._python = "/usr/bin/python3"
+        self._exact = True
+        self._profile, self._filter = "", b""
+        self._started = False
+        self._keepers: dict[str, Container] = {}
+        self._cells: defaultdict[str, list[Cell]] = defaultdict(list)
+        self._running: dict[str, tuple[WorkspaceKey, ContainerExecution]] = {}
+        self._uids: set[int] = set()
+        self._slots = asyncio.Semaphore(options.max_executions)
+        self._idle_task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        rules = WorkspaceRules(
+            bytes_each=options.maximum.workspace_bytes,
+            max_open=options.max_open_workspaces,
+            idle_seconds=options.workspace_idle_seconds,
+        )
+        self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
+
+    @property
+    def name(self) -> str:
+        return "docker"
+
+    @property
+    def python(self) -> str:
+        """Path of the image's interpreter."""
+        return self._python
+
+    @property
+    def runtime(self) -> str | None:
+        """The engine's runtime in use; None for its default."""
+        return self._options.runtime or (_GVISOR if _GVISOR in self._facts.runtimes else None)
+
+    @property
+    def means(self) -> Mapping[str, str]:
+        group = "control group of the container"
+        counted = group if self._exact else f"{group}, told by the program's last words"
+        own = "a uid mapped by the engine" if self._facts.maps_users else "a uid of its own"
+        return {
+            "isolation": f"container of {self._options.image} by {self.runtime or 'runc'}, "
+            f"read-only root; no capabilities; {own}",
+            "network": "a network namespace without interfaces",
+            "system_calls": "seccomp allow list, as the engine's profile and by each program",
+            "memory_limit": counted,
+            "process_limit": counted,
+            "cpu_limit": f"{group}, and a watchdog",
+            "disk_limit": "tmpfs of fixed size",
+            "output_limit": "counted by the service",
+            "wall_limit": "killed with its pid namespace, else with its container",
+        }
+
+    async def start(self) -> None:
+        self._facts = await self._engine.connect()
+        try:
+            self._profile = profile(self._facts.machine)
+            self._filter = seccomp.build_filter(machine=self._facts.machine)
+        except seccomp.UnsupportedMachineError as error:
+            raise SandboxUnavailableError(str(error)) from error
+        if self._options.runtime not in (None, *self._facts.runtimes):
+            raise SandboxUnavailableError(
+                f"the engine has no runtime {self._options.runtime}; it has "
+                + ", ".join(sorted(self._facts.runtimes))
+            )
+        await self._engine.sweep()
+        await self._engine.require_image(self._options.image)
+        self._started = True
+        self._idle_task = asyncio.create_task(self._close_idle_workspaces())
+
+    async def workspace(self, key: WorkspaceKey) -> Workspace:
+        if not self._started:
+            raise SandboxUnavailableError("the sandbox was not started")
+        return WorkspaceHandle(key, self._workspaces, self._execute)
+
+    async def delete_workspace(self, key: WorkspaceKey) -> None:
+        await self._end_executions(key)
+        await self._workspaces.delete(key)
+
+    async def close(self) -> None:
+        await self._end_executions()
+        await stop(self._idle_task)
+        await self._until_settled()
+        await self._workspaces.close_all()
+        await self._until_settled()
+        self._engine.close()
+
+    async def _until_settled(self) -> None:
+        while self._tasks:
+            await ended(*self._tasks)
+            await asyncio.sleep(0)
+
+    async def _end_executions(self, key: WorkspaceKey | None = None) -> None:
+        ending = [each for owner, each in self._running.values() if key is None or owner == key]
+        for execution in ending:
+            execution.cancel()
+        for execution in ending:
+            await execution.outcome()
+
+    async def _close_idle_workspaces(self) -> None:
+        while True:
+            await asyncio.sleep(_IDLE_CHECK_SECONDS)
+            with contextlib.suppress(OSError, SandboxUnavailableError):
+                await self._workspaces.close_idle()
+
+    async def mount(self) -> Place:
+        name, uid = f"{self._prefix}-workspace-{next(self._numbers)}", self._take_uid()
+        maximum = self._options.maximum
+        volume = workspace_volume(size=maximum.workspace_bytes, files=maximum.workspace_files)
+        try:
+            await self._engine.create_volume(name, volume, self._owner)
+            keeper = await self._container("keeper", name, uid, self._keeper_shape())
+        except BaseException:
+            await self._engine.remove_volume(name)
+            self._uids.discard(uid)
+            raise
+        self._python, self._exact = keeper.hello["python"], keeper.hello["exact"]
+        self._keepers[name] = keeper
+        place = Place(name, ContainerReach(keeper), uid)
+        keeper.on_end = lambda: self._keeper_lost(place)
+        return place
+
+    def _keeper_lost(self, place: Place) -> None:
+        """With it go the files since the last save; what runs on them must not go on."""
+        self._workspaces.forget(place)
+        for execution in [each for _, each in self._running.values()]:
+            if execution.workspace == place.name:
+                execution.cancel(EndReason.SANDBOX_LOST, "the container of the workspace died")
+        self._in_background(self.unmount(place))
+
+    def _keeper_shape(self) -> Shape:
+        """Room for an archive of the whole workspace, beside the files that it lays itself."""
+        maximum = self._options.maximum
+        staging = maximum.workspace_bytes + 64 * MIB
+        return Shape(maximum.workspace_bytes + staging, 8, 1.0, staging, 64)
+
+    async def unmount(self, place: Place) -> None:
+        keeper = self._keepers.pop(place.name, None)
+        cells = self._cells.pop(place.name, [])
+        if keeper is not None:
+            keeper.on_end = None
+        closing = [cell.close() for cell in cells] + ([keeper.close()] if keeper else [])
+        self._in_background(self._clear(place, closing))
+
+    async def _clear(self, place: Place, closing: list[Coroutine[None, None, None]]) -> None:
+        await asyncio.gather(*closing, return_exceptions=True)
+        await self._engine.remove_volume(place.name)
+        if place.uid is not None:
+            self._uids.discard(place.uid)
+
+    def _take_uid(self) -> int:
+        first = _MAPPED_UID if self._facts.maps_users else self._options.first_uid
+        uid = next(uid for uid in itertools.count(first) if uid not in self._uids)
+        self._uids.add(uid)
+        return uid
+
+    async def _container(self, role: str, volume: str, uid: int, shape: Shape) -> Container:
+        plan = ContainerPlan(
+            name=f"{self._prefix}-{role}-{next(self._numbers)}",
+            role=role,
+            image=self._options.image,
+            command=command(role),
+            owner=self._owner,
+            volume=volume,
+            uid=uid,
+            shape=shape,
+            seccomp=self._profile,
+            runtime=self.runtime,
+        )
+        return await Container.start(self._engine, plan)
+
+    async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
+        spec = replace(spec, limits=self._within_maximum(spec.limits))
+        await self._slots.acquire()
+        resources = contextlib.AsyncExitStack()
+        resources.callback(self._slots.release)
+        try:
+            mounted = await resources.enter_async_context(self._workspaces.use(key))
+            cell = await self._cell(mounted, Shape.of(spec.limits))
+            resources.callback(self._prune, mounted.name)
+            execution = self._start(mounted, cell, spec)
+        except BaseException:
+            await resources.aclose()
+            raise
+        self._running[execution.id] = (key, execution)
+        self._in_background(self._release_after(execution, resources))
+        return execution
+
+    async def _release_after(
+        self, execution: ContainerExecution, resources: contextlib.AsyncExitStack
+    ) -> None:
+        await execution.outcome()
+        self._running.pop(execution.id, None)
+        await resources.aclose()
+
+    async def _cell(self, mounted: Mounted, shape: Shape) -> Cell:
+        """One of that shape that is free, else a new one; taken until it is given back."""
+        for cell in list(self._cells[mounted.name]):
+            if cell.shape == shape and cell.take():
+                if await cell.idle():
+                    return cell
+                self._discard(mounted.name, cell)
+        if mounted.uid is None:
+            raise SandboxUnavailableError("the workspace has no uid")
+        container = await self._container("cell", mounted.name, mounted.uid, shape)
+        files = mounted.files
+        told_full = files.told_full if isinstance(files, ContainerReach) else lambda _: None
+        cell = Cell(container, shape, told_full=told_full)
+        cell.take()
+        self._cells[mounted.name].append(cell)
+        return cell
+
+    def _prune(self, name: str) -> None:
+        """Keeps few for the next programs of a workspace, the newest, and none that is spent."""
+        free = [cell for cell in self._cells.get(name, []) if not cell.taken]
+        spent = [cell for cell in free if cell.state is State.SPENT]
+        fit = [cell for cell in free if cell.state is not State.SPENT]
+        for cell in spent + fit[: max(0, len(fit) - _IDLE_CELLS)]:
+            self._discard(name, cell)
+
+    def _discard(self, name: str, cell: Cell) -> None:
+        if cell in self._cells.get(name, []):
+            self._cells[name].remove(cell)
+        self._in_background(cell.close())
+
+    def _start(self, mounted: Mounted, cell: Cell, spec: ExecutionSpec) -> ContainerExecution:
+        meter = ContainerMeter(exact=cell.container.hello["exact"])
+        execution = ContainerExecution(
+            f"execution-{next(self._numbers)}",
+            spec,
+            meter,
+            kill=cell.kill,
+            disk_is_full=lambda: mounted.files.full,
+        )
+        execution.workspace = mounted.name
+        environment = inside.environment(None) | (_TERMINAL if spec.terminal else {})
+        cell.start(
+            execution,
+            meter,
+            spec,
+            environment=environment | dict(spec.environment),
+            limits=inside.process_limits(spec.limits, address_space=None),
+            program_filter=self._filter,
+        )
+        return execution
+
+    def _within_maximum(self, wanted: Limits) -> Limits:
+        maximum = self._options.maximum
+        bounded = {
+            name: min(getattr(wanted, name), getattr(maximum, name))
+            for name in Limits.__dataclass_fields__
+        }
+        return Limits(**bounded)
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,36 @@
+"""The Docker engine of the tests: started by the first that needs it, gone with the run."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+
+from meshkit.testkit.docker_engine import can_have_engine, docker_engine
+
+from scripts import sandbox_image
+
+IMAGE = "agentmesh/sandbox:tests"
+
+
+@functools.cache
+def is_to_be_had() -> bool:
+    """True where an engine can be started and its image is there, or can be made.
+
+    To make it takes minutes, so only a strict run does.
+    """
+    if not can_have_engine():
+        return False
+    return sandbox_image.archive_path().exists() or os.environ.get("STRICT") == "1"
+
+
+@functools.cache
+def address() -> str:
+    """Of the engine, which has the image."""
+    archive = sandbox_image.build()
+    running = contextlib.ExitStack()
+    atexit.register(running.close)
+    found = running.enter_context(docker_engine())
+    sandbox_image.import_into(found, archive, IMAGE)
+    return found
