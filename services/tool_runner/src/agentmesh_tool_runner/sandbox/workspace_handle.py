@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from meshkit.tasks import ended
 
 from .backend import (
     MIB,
@@ -62,7 +65,7 @@ class WorkspaceHandle(Workspace):
         **kwargs: _Arguments.kwargs,
     ) -> _Result:
         async with self._workspaces.use(self._key) as at:
-            return await at.files.call(operation, *args, **kwargs)
+            return await _to_its_end(at.files.call(operation, *args, **kwargs))
 
     async def change(
         self,
@@ -71,7 +74,7 @@ class WorkspaceHandle(Workspace):
         **kwargs: _Arguments.kwargs,
     ) -> _Result:
         async with self._workspaces.use(self._key) as at, at.lock:
-            return await at.files.call(operation, self._rules(at), *args, **kwargs)
+            return await _to_its_end(at.files.call(operation, self._rules(at), *args, **kwargs))
 
     def _rules(self, at: Mounted) -> FileRules:
         return FileRules(at.uid, self._workspaces.bytes_each // _VERSIONS_SHARE)
@@ -80,11 +83,12 @@ class WorkspaceHandle(Workspace):
     async def upload(self, path: str) -> AsyncIterator[Upload]:
         async with self._workspaces.use(self._key) as at:
             rules = self._rules(at)
-            draft = await at.files.call(drafts.open_draft, rules, path)
+            draft = drafts.new_name()
             try:
+                await _to_its_end(at.files.call(drafts.open_draft, rules, draft, path))
                 yield _LocalUpload(at, rules, draft, path)
             finally:
-                await at.files.call(drafts.drop_draft, draft)
+                await _to_its_end(at.files.call(drafts.drop_draft, draft))
 
     async def list_files(self, path: str = ".", *, limit: int = 1000) -> list[FileEntry]:
         return await self.look(reading.list_files, path, limit)
@@ -120,20 +124,34 @@ class _LocalUpload(Upload):
         return self._hash.digest()
 
     async def write(self, data: bytes) -> None:
-        await self._at.files.call(drafts.write_draft, self._rules, self._draft, self._size, data)
+        await _to_its_end(
+            self._at.files.call(drafts.write_draft, self._rules, self._draft, self._size, data)
+        )
         self._hash.update(data)
         self._size += len(data)
 
     async def finish(self, *, replace_existing: bool = True, etag: str = "") -> FileEntry:
         async with self._at.lock:
-            entry = await self._at.files.call(
-                drafts.put_draft,
-                self._rules,
-                self._draft,
-                self._path,
-                replace_existing=replace_existing,
-                etag=etag,
+            entry = await _to_its_end(
+                self._at.files.call(
+                    drafts.put_draft,
+                    self._rules,
+                    self._draft,
+                    self._path,
+                    replace_existing=replace_existing,
+                    etag=etag,
+                )
             )
         if self._at.dropped:
             raise SandboxUnavailableError("the workspace went while it was written to; try again")
         return entry
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """A thread cannot be cancelled: whoever leaves keeps lock and workspace until it is done."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await ended(task, expected=(Exception,))
+        raise

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import Field, field_validator
 
 from agentmesh_tool_runner.sandbox.backend import ExecutionSpec
+from agentmesh_tool_runner.sandbox.files.tree import VERSIONS_FOLDER
 
 from .tool import Arguments, Finished, Tool, ToolContext, ToolReply
 
@@ -46,6 +47,7 @@ class CodeAnalyzer(Tool[ReviewArguments]):
     async def act(self, context: ToolContext, arguments: ReviewArguments) -> ToolReply:
         """Findings are the answer, not an error."""
         command = ["ruff", "check", "--isolated", "--no-cache", "--exit-zero", "--quiet"]
+        command += ["--extend-exclude", VERSIONS_FOLDER]
         command += ["--output-format=json", f"--select={_RULES}", "--", *arguments.paths]
         finished = await _run(context, command)
         report = _json_of(finished)
@@ -73,6 +75,7 @@ class SecurityScanner(Tool[ReviewArguments]):
     async def act(self, context: ToolContext, arguments: ReviewArguments) -> ToolReply:
         """Findings are the answer, not an error."""
         command = ["python3", "-m", "bandit", "--quiet", "--exit-zero", "--recursive"]
+        command += ["--exclude", f"./{VERSIONS_FOLDER}"]
         command += ["--format=json", "--", *arguments.paths]
         finished = await _run(context, command)
         report = _json_of(finished)

@@ -34,8 +34,13 @@ _NAME: Final = re.compile(r"[0-9a-f]{32}")
 _ATTEMPTS: Final = 10
 
 
-def open_draft(root: int, rules: FileRules, path: str) -> str:
-    """Begins a file that is to become `path`; returns the draft's name.
+def new_name() -> str:
+    """For a draft."""
+    return secrets.token_hex(16)
+
+
+def open_draft(root: int, rules: FileRules, name: str, path: str) -> None:
+    """Begins a file that is to become `path`.
 
     Refuses early what `put_draft` would refuse at the end: a folder, a file as a parent, a link.
     """
@@ -43,7 +48,7 @@ def open_draft(root: int, rules: FileRules, path: str) -> str:
     parent, target = parent_and_name(path)
     with contextlib.suppress(FileNotFoundError), beneath.directory(root, parent) as folder:
         refuse_non_file(folder, target)
-    name = secrets.token_hex(16)
+    _path(name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     clear_the_way(tree, DRAFTS_FOLDER)
     for _ in range(_ATTEMPTS):
@@ -54,7 +59,7 @@ def open_draft(root: int, rules: FileRules, path: str) -> str:
                 descriptor = os.open(name, flags, 0o600, dir_fd=folder)
             tree.own(descriptor)
             os.close(descriptor)
-            return name
+            return
     raise FileNotFoundError(errno.ENOENT, "the folder of drafts vanishes", path)
 
 

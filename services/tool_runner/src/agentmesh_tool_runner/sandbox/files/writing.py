@@ -13,7 +13,7 @@ from agentmesh_tool_runner.sandbox.backend import FileEntry, FileRules, Workspac
 from agentmesh_tool_runner.sandbox.snapshot import Entry, walk
 
 from . import versions
-from .drafts import drop_draft, open_draft, put_draft, write_draft
+from .drafts import drop_draft, new_name, open_draft, put_draft, write_draft
 from .tree import (
     Tree,
     as_entry,
@@ -37,8 +37,9 @@ def write_file(
     """Writes a whole file at once. Appending changes it in place, and overwrites nothing."""
     if append and _append(root, path, data):
         return
-    draft = open_draft(root, rules, path)
+    draft = new_name()
     try:
+        open_draft(root, rules, draft, path)
         write_draft(root, rules, draft, 0, data)
         put_draft(root, rules, draft, path)
     finally:
@@ -121,6 +122,7 @@ def copy(
 
     Links are copied as links; special files are left out. What does not fit is taken away again.
     """
+    parent_and_name(path)  # the workspace itself is not to be copied
     source = look(root, inside(path))
     return _copy(Tree(root, rules), source, destination, replace_existing=replace_existing)
 
@@ -165,8 +167,9 @@ def _copy_folder(tree: Tree, source: Entry, new_plain: str) -> None:
 
 def _copy_file(tree: Tree, source: Entry, destination: str, *, replace_existing: bool) -> FileEntry:
     root, rules = tree.root, tree.rules
-    draft = open_draft(root, rules, destination)
+    draft = new_name()
     try:
+        open_draft(root, rules, draft, destination)
         with os.fdopen(beneath.open_regular(root, source.path, os.O_RDONLY), "rb") as file:
             # As far as it was long at first: a program may write on while it is copied.
             at = 0
