@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from .sandbox.backend import Execution, Outcome, Output
+from .sandbox.backend import MIB, Execution, Outcome, Output
 
 _KEEP_SECONDS: Final = 300.0
-_MAX_FINISHED: Final = 256
+_ITEM_BYTES: Final = 200  # what an item takes beside its data
 
 
 @dataclass(frozen=True)
@@ -38,58 +40,149 @@ class Finished:
 Item: TypeAlias = Started | Output | Truncated | Finished
 
 
+@dataclass(frozen=True)
+class BufferBounds:
+    """How many bytes of items are kept: of each execution, and of all that have ended."""
+
+    each: int = 4 * MIB
+    ended: int = 64 * MIB
+
+
 class OutputRemovedError(Exception):
-    """The wanted chunk lies beyond what there will ever be."""
+    """The wanted chunk has left the buffer, or lies beyond what there is so far."""
+
+    def __init__(self, wanted: int, oldest: int, head: int) -> None:
+        super().__init__(f"chunk {wanted} is not kept; there are {oldest} to {head - 1}")
+        self.oldest = oldest
+        self.head = head
 
 
 class UnknownExecutionError(Exception):
     """No execution has this id; it may have ended long ago."""
 
 
-@dataclass
-class ExecutionLog:
-    """All items of one execution, bounded by its output limit, for any number of readers."""
+class ExecutionIdInUseError(Exception):
+    """Another program was started under this id."""
 
-    execution_id: str
-    execution: Execution | None = None
-    items: list[Item] = field(default_factory=list)
-    finished_at: float | None = None
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+class ExecutionLog:
+    """The newest items of one execution, for any number of readers.
+
+    A reader that holds the execution back is never left behind: the program waits for it.
+    """
+
+    def __init__(
+        self, execution_id: str, fingerprint: bytes = b"", bound: int = BufferBounds.each
+    ) -> None:
+        """`fingerprint` tells its program from others."""
+        self.execution_id = execution_id
+        self.fingerprint = fingerprint
+        self.execution: Execution | None = None
+        self.finished_at: float | None = None
+        self.kept_bytes = 0
+        self._bound = bound
+        self._oldest = 0
+        self._items: deque[Item] = deque()
+        self._holders: dict[int, int] = {}
+        self._holder_numbers = itertools.count()
+        self._changed = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    @property
+    def head(self) -> int:
+        """The number that the next item will have."""
+        return self._oldest + len(self._items)
 
     def append(self, item: Item) -> None:
         """Adds an item and wakes the readers; a Finished is the last one."""
-        self.items.append(item)
+        self._items.append(item)
+        self.kept_bytes += _size(item)
+        while self.kept_bytes > self._bound and len(self._items) > 1:
+            self.kept_bytes -= _size(self._items.popleft())
+            self._oldest += 1
         if isinstance(item, Finished):
             self.finished_at = time.monotonic()
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """Tells whoever reads already that the execution could not be started."""
+        self._failure = (
+            error if isinstance(error, Exception) else UnknownExecutionError(self.execution_id)
+        )
+        self._wake()
+
+    def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def read(self, first: int, *, patience: float) -> AsyncIterator[tuple[int, Item] | None]:
+    async def room(self, item: Item) -> None:
+        """Waits until the item can be added without leaving behind whoever holds back."""
+        while self._holders and self._needed(item) > min(self._holders.values()):
+            self._moved.clear()
+            await self._moved.wait()
+
+    def _needed(self, item: Item) -> int:
+        """The oldest chunk that is still there when the item has been added."""
+        oldest, kept = self._oldest, self.kept_bytes + _size(item)
+        for each in self._items:
+            if kept <= self._bound:
+                break
+            kept -= _size(each)
+            oldest += 1
+        return oldest
+
+    async def read(
+        self, first: int, *, patience: float, holds_back: bool = False
+    ) -> AsyncGenerator[tuple[int, Item] | None]:
         """Numbered items from `first` on; None whenever `patience` seconds brought none.
 
-        Raises OutputRemovedError if the log ends before `first`.
+        Raises OutputRemovedError if there is no such item, or a reader that does not hold back
+        was left behind; and what kept the execution from being started.
         """
+        holder = next(self._holder_numbers)
         at = first
-        while True:
-            while at < len(self.items):
-                yield at, self.items[at]
-                at += 1
-            if self.finished_at is not None:
-                if first > len(self.items):
-                    raise OutputRemovedError(f"there are {len(self.items)} chunks")
-                return
-            changed = self._changed
-            try:
-                async with asyncio.timeout(patience):
-                    await changed.wait()
-            except TimeoutError:
-                yield None
+        try:
+            while True:
+                if not self._oldest <= at <= self.head:
+                    raise OutputRemovedError(at, self._oldest, self.head)
+                while self._oldest <= at < self.head:
+                    if holds_back:
+                        self._hold(holder, at)
+                    yield at, self._items[at - self._oldest]
+                    at += 1
+                if at < self._oldest:
+                    continue
+                if self._failure is not None:
+                    raise self._failure
+                if self.finished_at is not None:
+                    return
+                if holds_back:
+                    self._hold(holder, at)
+                changed = self._changed
+                try:
+                    async with asyncio.timeout(patience):
+                        await changed.wait()
+                except TimeoutError:
+                    yield None
+        finally:
+            self._holders.pop(holder, None)
+            self._moved.set()
+
+    def _hold(self, holder: int, at: int) -> None:
+        self._holders[holder] = at
+        self._moved.set()
+
+
+def _size(item: Item) -> int:
+    return _ITEM_BYTES + (len(item.data) if isinstance(item, Output) else 0)
 
 
 class ExecutionRegistry:
     """Logs by tenant and id."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: BufferBounds | None = None) -> None:
+        self._bounds = bounds or BufferBounds()
         self._logs: dict[tuple[str, str], ExecutionLog] = {}
 
     def find(self, tenant: str, execution_id: str) -> ExecutionLog:
@@ -99,10 +192,11 @@ class ExecutionRegistry:
             raise UnknownExecutionError(execution_id)
         return log
 
-    def open(self, tenant: str, execution_id: str) -> ExecutionLog:
+    def open(self, tenant: str, execution_id: str, fingerprint: bytes) -> ExecutionLog:
         """A new log. The id must not be in use."""
         self._forget_old()
-        log = self._logs[tenant, execution_id] = ExecutionLog(execution_id)
+        log = ExecutionLog(execution_id, fingerprint, self._bounds.each)
+        self._logs[tenant, execution_id] = log
         return log
 
     def discard(self, tenant: str, execution_id: str) -> None:
@@ -110,14 +204,15 @@ class ExecutionRegistry:
         self._logs.pop((tenant, execution_id), None)
 
     def _forget_old(self) -> None:
-        finished = sorted(
+        """Those that ended long ago; and the ones that ended first, where there is too much."""
+        ended = sorted(
             (log.finished_at, key) for key, log in self._logs.items() if log.finished_at is not None
         )
+        kept = sum(self._logs[key].kept_bytes for _, key in ended)
         oldest = time.monotonic() - _KEEP_SECONDS
-        surplus = len(finished) - _MAX_FINISHED
-        for position, (finished_at, key) in enumerate(finished):
-            if finished_at < oldest or position < surplus:
-                del self._logs[key]
+        for finished_at, key in ended:
+            if finished_at < oldest or kept > self._bounds.ended:
+                kept -= self._logs.pop(key).kept_bytes
 
 
 async def follow(log: ExecutionLog, execution: Execution) -> Outcome:
@@ -127,6 +222,7 @@ async def follow(log: ExecutionLog, execution: Execution) -> Outcome:
     kept = 0
     async for piece in execution.output():
         kept += len(piece.data)
+        await log.room(piece)
         log.append(piece)
     outcome = await execution.outcome()
     if outcome.output_truncated:

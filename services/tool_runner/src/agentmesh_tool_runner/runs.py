@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from meshkit.tasks import ended
 
-from .executions import ExecutionLog, ExecutionRegistry, UnknownExecutionError, follow
-from .languages import Language, command_line
+from .executions import (
+    BufferBounds,
+    ExecutionIdInUseError,
+    ExecutionLog,
+    ExecutionRegistry,
+    UnknownExecutionError,
+    follow,
+)
+from .languages import Program, Programs
 from .sandbox.backend import (
-    ExecutionSpec,
-    Limits,
     SandboxBackend,
     Workspace,
     WorkspaceFullError,
@@ -26,28 +32,37 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CodeRun:
-    """What to run. `conversation_id` is empty for a fresh workspace."""
+    """What to run. `conversation_id` is empty for a fresh workspace.
+
+    The program's files are written to the workspace before it starts.
+    """
 
     tenant: str
     execution_id: str
-    language: Language
-    code: str
-    args: Sequence[str]
-    files: Mapping[str, bytes]
-    stdin: bytes
-    keep_stdin_open: bool
-    environment: Mapping[str, str]
-    limits: Limits
+    program: Program
     conversation_id: str
+    traceparent: str = ""
+    """Added to the program's environment; no part of what makes two runs the same."""
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The same for runs of the same program in the same way."""
+        return hashlib.sha256(repr((self.program, self.conversation_id)).encode()).digest()
 
 
 class CodeRuns:
     """Starts runs and follows them to their end."""
 
-    def __init__(self, backend: Callable[[], SandboxBackend]) -> None:
+    def __init__(
+        self,
+        backend: Callable[[], SandboxBackend],
+        programs: Programs,
+        bounds: BufferBounds | None = None,
+    ) -> None:
         self._backend = backend
+        self._programs = programs
         self._tasks: set[asyncio.Task[None]] = set()
-        self.registry = ExecutionRegistry()
+        self.registry = ExecutionRegistry(bounds)
 
     @property
     def backend_name(self) -> str:
@@ -57,25 +72,32 @@ class CodeRuns:
     async def start(self, run: CodeRun) -> ExecutionLog:
         """The log of the run; that of the same id if it was started before.
 
-        Raises SandboxUnavailableError, UnsafePathError, WorkspaceFullError.
+        Raises SandboxUnavailableError, UnsafePathError, WorkspaceFullError, what `Programs.start`
+        raises, and ExecutionIdInUseError if another run was started under its id.
         """
+        fingerprint = run.fingerprint
         with contextlib.suppress(UnknownExecutionError):
-            return self.registry.find(run.tenant, run.execution_id)
+            log = self.registry.find(run.tenant, run.execution_id)
+            if log.fingerprint != fingerprint:
+                raise ExecutionIdInUseError(run.execution_id)
+            return log
         backend = self._backend()
-        log = self.registry.open(run.tenant, run.execution_id)
+        log = self.registry.open(run.tenant, run.execution_id, fingerprint)
         fresh = not run.conversation_id
         # A conversation id never begins so, and no tenant can name another's.
         name = f"execution {run.execution_id}" if fresh else run.conversation_id
         key = WorkspaceKey(run.tenant, name)
         try:
             workspace = await backend.workspace(key)
-            for path, content in run.files.items():
+            for path, content in run.program.files.items():
                 await workspace.write_file(path, content)
-            execution = await workspace.execute(_spec(run, backend.python))
-        except BaseException:
+            log.execution = await self._programs.start(workspace, _traced(run))
+        except BaseException as error:
             self.registry.discard(run.tenant, run.execution_id)
+            log.fail(error)
+            if fresh:
+                await asyncio.shield(backend.delete_workspace(key))
             raise
-        log.execution = execution
         task = asyncio.create_task(self._follow(log, workspace, backend, fresh))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -100,14 +122,8 @@ class CodeRuns:
         await ended(*self._tasks)
 
 
-def _spec(run: CodeRun, python: str) -> ExecutionSpec:
-    argv, files = command_line(run.language, python=python, code=run.code, args=run.args)
-    environment = {name: value for name, value in run.environment.items() if value}
-    return ExecutionSpec(
-        argv,
-        stdin=run.stdin,
-        keep_stdin_open=run.keep_stdin_open,
-        files=files,
-        environment=environment,
-        limits=run.limits,
-    )
+def _traced(run: CodeRun) -> Program:
+    if not run.traceparent:
+        return run.program
+    environment = {"TRACEPARENT": run.traceparent, **run.program.environment}
+    return replace(run.program, environment=environment)

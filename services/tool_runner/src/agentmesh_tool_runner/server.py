@@ -16,8 +16,9 @@ from meshkit.tasks import stop
 
 from . import translate
 from .calls import EffectRules, Effects, ToolCalls
+from .languages import CompileCache, Programs, Toolchains
 from .runs import CodeRuns
-from .sandbox.backend import MIB
+from .sandbox.backend import MIB, SandboxBackend
 from .sandboxes import Sandboxes
 from .servicers.capabilities import CapabilityMethods
 from .servicers.composed import FULL_NAME, ToolRunnerServicer
@@ -51,10 +52,12 @@ class ToolRunner:
         self._toolbox = Toolbox(
             [BuiltInTools(), PackageTools(settings.packages, settings.data_dir / NAME)]
         )
+        self._toolchains = Toolchains(self._backend)
+        programs = self._programs()
         rules = EffectRules(settings.default_limits, settings.tool_cache_mib * MIB)
-        effects = Effects(self._toolbox, self._deltas, lambda: self.sandboxes.backend, rules)
+        effects = Effects(self._toolbox, self._deltas, self._backend, programs, rules)
         self.calls = ToolCalls(effects, StoreLedger(turns), self._process_id)
-        self.runs = CodeRuns(lambda: self.sandboxes.backend)
+        self.runs = CodeRuns(self._backend, programs, settings.buffer_bounds)
         self._background: list[asyncio.Task[None]] = []
         self.host.add(
             tool_runner_service_pb2_grpc.add_ToolRunnerServiceServicer_to_server,
@@ -64,12 +67,24 @@ class ToolRunner:
         self.host.on_start.append(self._start)
         self.host.on_stop.append(self._stop)
 
+    def _backend(self) -> SandboxBackend:
+        return self.sandboxes.backend
+
+    def _programs(self) -> Programs:
+        settings = self.settings
+        folder = settings.data_dir / "tool_runner/compiled"
+        cache = CompileCache(folder, settings.compile_cache_mib * MIB)
+        limits = settings.default_limits
+        return Programs(self._backend, self._toolchains, cache, compile_limits=limits)
+
     def _servicer(self) -> ToolRunnerServicer:
         defaults, maximum = self.settings.default_limits, self.settings.maximum_limits
         return ToolRunnerServicer(
             ToolCallMethods(self.calls, self._toolbox, default_limits=defaults),
-            ExecutionMethods(self.runs, default_limits=defaults),
-            CapabilityMethods(self.sandboxes, default_limits=defaults, maximum_limits=maximum),
+            ExecutionMethods(self.runs, default_limits=defaults, maximum_limits=maximum),
+            CapabilityMethods(
+                self.sandboxes, self._toolchains, default_limits=defaults, maximum_limits=maximum
+            ),
             FileMethods(self.sandboxes),
             TransferMethods(
                 self.sandboxes,

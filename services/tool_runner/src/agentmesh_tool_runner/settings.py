@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from meshkit.settings import Port, ServiceSettings
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 
+from .executions import BufferBounds
 from .sandbox.backend import MIB, Limits
 from .sandbox.bubblewrap import BubblewrapOptions
 from .sandbox.docker.options import DEFAULT_IMAGE, DockerOptions
@@ -18,6 +19,8 @@ from .tools.packages.provider import PackageRules
 
 # Of the environment, what the programs of every service need.
 _INHERITED = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+# What the self-test insists that sandboxes do not see, or have of their own.
+_PRIVATE = frozenset({"root", "home", "var", "tmp", "proc", "dev", "run"})
 _DEFAULT_BWRAP = "/usr/bin/bwrap"
 
 
@@ -54,6 +57,7 @@ class ToolRunnerSettings(ServiceSettings):
     sandbox_bwrap: str = Field(
         default_factory=lambda: shutil.which("bwrap") or _DEFAULT_BWRAP,
     )
+    sandbox_toolchains: str = ""
     sandbox_cgroup: Path | None = None
     sandbox_first_uid: int = Field(default=1_879_048_192, ge=1)
     max_executions: int = Field(default=8, ge=1, le=1000)
@@ -68,13 +72,27 @@ class ToolRunnerSettings(ServiceSettings):
     execution_cpus: float = Field(default=1.0, gt=0)
     execution_processes: int = Field(default=64, ge=4)
     max_execution_processes: int = Field(default=256, ge=4)
-    execution_output_mib: int = Field(default=1, ge=1, le=16)
+    execution_output_mib: int = Field(default=1, ge=1, le=4096)
+    max_execution_output_mib: int = Field(default=64, ge=1, le=4096)
+    execution_buffer_mib: int = Field(default=4, ge=1, le=256)
+    ended_output_mib: int = Field(default=64, ge=1, le=4096)
+    compile_cache_mib: int = Field(default=256, ge=0, le=65_536)
     tool_cache_mib: int = Field(default=16, ge=0, le=1024)
     tool_packages: str = ""
     tool_workers: int = Field(default=2, ge=1, le=64)
     tool_worker_mib: int = Field(default=1024, ge=256)
     tool_worker_calls: int = Field(default=1000, ge=1)
     tool_worker_env: str = ""
+
+    @field_validator("sandbox_toolchains")
+    @classmethod
+    def _only_folders_of_no_home(cls, value: str) -> str:
+        for folder in filter(None, value.split(":")):
+            path = Path(folder)
+            parts = path.resolve().parts
+            if not path.is_absolute() or len(parts) < 2 or parts[1] in _PRIVATE:
+                raise ValueError(f"{folder} is no folder that sandboxes may see")
+        return value
 
     @property
     def default_limits(self) -> Limits:
@@ -101,7 +119,7 @@ class ToolRunnerSettings(ServiceSettings):
             processes=max(self.max_execution_processes, self.execution_processes),
             workspace_bytes=self.workspace_mib * MIB,
             workspace_files=self.workspace_files,
-            output_bytes=max(16, self.execution_output_mib) * MIB,
+            output_bytes=max(self.max_execution_output_mib, self.execution_output_mib) * MIB,
         )
 
     @property
@@ -133,6 +151,16 @@ class ToolRunnerSettings(ServiceSettings):
         )
 
     @property
+    def buffer_bounds(self) -> BufferBounds:
+        """How much output is kept to be read again."""
+        return BufferBounds(self.execution_buffer_mib * MIB, self.ended_output_mib * MIB)
+
+    @property
+    def toolchains(self) -> tuple[Path, ...]:
+        """Folders beside /usr that sandboxes see, for their `bin`."""
+        return tuple(Path(folder) for folder in self.sandbox_toolchains.split(":") if folder)
+
+    @property
     def sandlock(self) -> LocalOptions:
         """Options of the sandlock backend."""
         return LocalOptions(**self._local_options)
@@ -147,6 +175,7 @@ class ToolRunnerSettings(ServiceSettings):
         return {
             "data_folder": self.data_dir / "tool_runner",
             "python_folder": self.sandbox_python.resolve() if self.sandbox_python else None,
+            "toolchains": self.toolchains,
             "cgroup": self.sandbox_cgroup,
             "first_uid": self.sandbox_first_uid,
             "max_executions": self.max_executions,

@@ -10,16 +10,17 @@ from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from google.protobuf import duration_pb2
 
 from . import executions
-from .languages import Language
+from .languages import Language, LanguageSupport
 from .sandbox.backend import EndReason, Limits, Outcome, Output, Stream
 from .tools.spec import ToolSpec
 
 PROVIDER = "tool_runner"
 KEEP_ALIVE_SECONDS: Final = 10.0
 LANGUAGES = {
-    pb.EXECUTION_LANGUAGE_PYTHON: Language.PYTHON,
-    pb.EXECUTION_LANGUAGE_SHELL: Language.SHELL,
+    pb.ExecutionLanguage.Value(f"EXECUTION_LANGUAGE_{language.name}"): language
+    for language in Language
 }
+LANGUAGE_VALUES = {language: value for value, language in LANGUAGES.items()}
 _STREAMS = {
     Stream.STDOUT: pb.OUTPUT_STREAM_STDOUT,
     Stream.STDERR: pb.OUTPUT_STREAM_STDERR,
@@ -28,6 +29,17 @@ _REASONS = {
     reason: pb.ExecutionEndReason.Value(f"EXECUTION_END_REASON_{reason.name}")
     for reason in EndReason
 }
+
+
+def language_info(support: LanguageSupport) -> pb.LanguageInfo:
+    """What there is for a language."""
+    return pb.LanguageInfo(
+        language=LANGUAGE_VALUES[support.language],
+        installed=not support.remedy,
+        version=support.version,
+        compiler=support.compiler,
+        remedy=support.remedy,
+    )
 
 
 def limits_of(wanted: pb.ExecutionLimits, default: Limits) -> Limits:

@@ -9,6 +9,7 @@ from typing import Final
 
 import stamina
 
+from agentmesh_tool_runner.languages import Program, Programs
 from agentmesh_tool_runner.rooms import Rooms
 from agentmesh_tool_runner.sandbox.backend import (
     Execution,
@@ -63,11 +64,13 @@ class Effects:
         toolbox: Toolbox,
         audience: Audience,
         backend: Callable[[], SandboxBackend],
+        programs: Programs,
         rules: EffectRules,
     ) -> None:
         self._toolbox = toolbox
         self._audience = audience
         self._backend = backend
+        self._programs = programs
         self._rules = rules
         self._rooms = Rooms()
         self._kept = KeptResults(rules.kept_bytes)
@@ -163,7 +166,7 @@ class Effects:
     def _context(
         self, running: RunningCall, spec: ToolSpec, workspace: Workspace | None
     ) -> ToolContext:
-        async def run(wanted: ExecutionSpec) -> Execution:
+        async def run(wanted: ExecutionSpec | Program) -> Execution:
             return await self._run(running, context.workspace, wanted)
 
         context = ToolContext(
@@ -187,12 +190,16 @@ class Effects:
         return replace(limits, wall_seconds=min(limits.wall_seconds, wanted))
 
     async def _run(
-        self, running: RunningCall, workspace: Workspace, spec: ExecutionSpec
+        self, running: RunningCall, workspace: Workspace, wanted: ExecutionSpec | Program
     ) -> Execution:
-        environment = dict(spec.environment)
+        environment = dict(wanted.environment)
         if running.call.traceparent:
             environment["TRACEPARENT"] = running.call.traceparent
-        execution = await workspace.execute(replace(spec, environment=environment))
+        if isinstance(wanted, Program):
+            program = replace(wanted, environment=environment)
+            execution = await self._programs.start(workspace, program)
+        else:
+            execution = await workspace.execute(replace(wanted, environment=environment))
         running.executions.add(execution)
         if running.killed:
             execution.cancel()

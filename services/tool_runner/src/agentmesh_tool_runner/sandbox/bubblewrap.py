@@ -45,7 +45,9 @@ class BubblewrapBackend(LocalBackend):
             raise SandboxUnavailableError(
                 "this bubblewrap is too old: install version 0.7 or newer"
             )
-        self._installation = profile.Installation(self._bwrap, self._options.python_folder, known)
+        self._installation = profile.Installation(
+            self._bwrap, self._options.python_folder, known, self._options.toolchains
+        )
 
     def _compose(self, spec: ExecutionSpec, *, workspace: str, processes: int | None) -> Launch:
         return profile.compose(

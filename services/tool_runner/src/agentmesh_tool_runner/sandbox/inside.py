@@ -17,6 +17,8 @@ PASSWD: Final = b"sandbox:x:1000:1000::/tmp:/bin/sh\nnobody:x:65534:65534::/:/us
 GROUP: Final = b"sandbox:x:1000:\nnogroup:x:65534:\n"
 _TOP_LEVEL_FOLDERS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _SYSTEM_FILES: Final = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/localtime")
+# Debian's Java virtual machines do not start without.
+_JAVA_SETTINGS: Final = "java-*-openjdk"
 _STACK_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -56,7 +58,8 @@ def system_files() -> SystemFiles:
             links.append((folder, str(path.readlink())))
         elif path.is_dir():
             folders.append(folder)
-    return SystemFiles(tuple(folders), _SYSTEM_FILES, tuple(links))
+    java = (str(path) for path in sorted(Path("/etc").glob(_JAVA_SETTINGS)))
+    return SystemFiles(tuple(folders), (*_SYSTEM_FILES, *java), tuple(links))
 
 
 def python_path(python_folder: Path | None) -> str:
@@ -64,9 +67,9 @@ def python_path(python_folder: Path | None) -> str:
     return f"{PYTHON_DIRECTORY}/bin/python3" if python_folder else "/usr/bin/python3"
 
 
-def environment(python_folder: Path | None) -> dict[str, str]:
+def environment(python_folder: Path | None, toolchains: Sequence[Path] = ()) -> dict[str, str]:
     """All variables that a program has besides those it is given."""
-    path = "/usr/local/bin:/usr/bin:/bin"
+    path = ":".join([*(f"{folder}/bin" for folder in toolchains), "/usr/local/bin:/usr/bin:/bin"])
     if python_folder:
         path = f"{PYTHON_DIRECTORY}/bin:{path}"
     return {

@@ -24,6 +24,8 @@ class LocalOptions:
 
     data_folder: Path
     python_folder: Path | None = None
+    toolchains: tuple[Path, ...] = ()
+    """Folders that sandboxes see under their own names, with their `bin` on the PATH."""
     cgroup: Path | None = None
     use_cgroups: bool = True
     first_uid: int = 1_879_048_192

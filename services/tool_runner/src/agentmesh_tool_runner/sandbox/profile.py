@@ -21,6 +21,7 @@ class Installation:
     bwrap: str
     python_folder: Path | None
     options: frozenset[str]
+    toolchains: tuple[Path, ...] = ()
 
 
 def supported_options(bwrap: str) -> frozenset[str]:
@@ -65,7 +66,8 @@ def compose(
     options += ["--json-status-fd", str(STATUS_DESCRIPTOR)]
     if processes is not None:
         options += ["--block-fd", str(BLOCK_DESCRIPTOR)]
-    environment = inside.environment(installation.python_folder) | dict(spec.environment)
+    environment = inside.environment(installation.python_folder, installation.toolchains)
+    environment |= dict(spec.environment)
     for name, value in environment.items():
         options += ["--setenv", name, value]
     contents[0] = b"".join(os.fsencode(option) + b"\0" for option in options)
@@ -92,7 +94,7 @@ def _system_files(installation: Installation) -> list[str]:
         options += ["--ro-bind", folder, folder]
     for name, target in system.links:
         options += ["--symlink", target, name]
-    for file in system.files:
+    for file in (*system.files, *map(str, installation.toolchains)):
         options += ["--ro-bind-try", file, file]
     if installation.python_folder:
         options += ["--ro-bind", str(installation.python_folder), inside.PYTHON_DIRECTORY]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +66,7 @@ class SandlockBackend(LocalBackend):
                 "sandlock is missing: install the Python package sandlock"
             )
         self.sandlock = Path(found.origin).parents[1]
-        self._host = _host_files(self._options.python_folder)
+        self._host = _host_files(self._options.python_folder, self._options.toolchains)
 
     def _compose(
         self, spec: ExecutionSpec, *, workspace: str, processes: int | None
@@ -89,17 +90,19 @@ class SandlockBackend(LocalBackend):
             "limits": [] if processes is None else [(resource.RLIMIT_NPROC, processes)],
             "readable": ["/"],
             "writable": _WRITABLE,
-            "environment": inside.environment(self._options.python_folder) | dict(spec.environment),
+            "environment": inside.environment(self._options.python_folder, self._options.toolchains)
+            | dict(spec.environment),
         }
         contents = [self._filter, *files.values()]
         return inside.Launch(list(spec.argv), contents, enclosure=enclosure)
 
 
-def _host_files(python_folder: Path | None) -> list[tuple[str, str]]:
+def _host_files(python_folder: Path | None, toolchains: Sequence[Path]) -> list[tuple[str, str]]:
     """What is shown of the host: where it is, and under which name it is inside."""
     system = inside.system_files()
     shown = [(folder, folder) for folder in system.folders]
     shown += [(str(Path(file).resolve()), file) for file in system.files if Path(file).exists()]
+    shown += [(str(folder.resolve()), str(folder)) for folder in toolchains if folder.is_dir()]
     if python_folder:
         shown.append((str(python_folder), inside.PYTHON_DIRECTORY))
     return shown

@@ -8,17 +8,26 @@ from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from google.protobuf import struct_pb2
 
 from agentmesh_tool_runner import translate
+from agentmesh_tool_runner.languages import Toolchains
 from agentmesh_tool_runner.sandbox.backend import Limits
 from agentmesh_tool_runner.sandboxes import Sandboxes
+
+from .errors import rich_errors
 
 
 class CapabilityMethods:
     """GetCapabilities."""
 
     def __init__(
-        self, sandboxes: Sandboxes, *, default_limits: Limits, maximum_limits: Limits
+        self,
+        sandboxes: Sandboxes,
+        toolchains: Toolchains,
+        *,
+        default_limits: Limits,
+        maximum_limits: Limits,
     ) -> None:
         self._sandboxes = sandboxes
+        self._toolchains = toolchains
         self._default_limits = default_limits
         self._maximum_limits = maximum_limits
 
@@ -39,10 +48,15 @@ class CapabilityMethods:
             for each in report.capabilities
         ]
         ready = self._sandboxes.ready
+        with rich_errors():
+            support = await self._toolchains.support() if ready else []
         return pb.GetCapabilitiesResponse(
             ready=ready,
             backend=self._sandboxes.backend.name if ready else "",
-            languages=list(translate.LANGUAGES) if ready else [],
+            languages=[
+                translate.LANGUAGE_VALUES[each.language] for each in support if not each.remedy
+            ],
+            language_info=[translate.language_info(each) for each in support],
             capabilities=capabilities,
             remedy=report.remedy,
             default_limits=translate.limits_message(self._default_limits),

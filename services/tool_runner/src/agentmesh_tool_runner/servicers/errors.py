@@ -11,7 +11,12 @@ import grpc
 from agentmesh.common.v1 import errors_pb2
 from meshkit.errors import MeshError, from_rpc_error
 
-from agentmesh_tool_runner.executions import OutputRemovedError, UnknownExecutionError
+from agentmesh_tool_runner.executions import (
+    ExecutionIdInUseError,
+    OutputRemovedError,
+    UnknownExecutionError,
+)
+from agentmesh_tool_runner.languages import LanguageNotInstalledError
 from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError, WorkspaceFullError
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 
@@ -28,7 +33,21 @@ def rich_errors() -> Iterator[None]:
     except UnknownExecutionError as error:
         raise MeshError.not_found("execution", str(error)) from None
     except OutputRemovedError as error:
-        raise MeshError.out_of_range(errors_pb2.ERROR_REASON_OUTPUT_REMOVED, str(error)) from None
+        raise MeshError.out_of_range(
+            errors_pb2.ERROR_REASON_OUTPUT_REMOVED,
+            str(error),
+            oldest_chunk=str(error.oldest),
+            next_chunk=str(error.head),
+        ) from None
+    except ExecutionIdInUseError as error:
+        raise MeshError.already_exists("execution", str(error)) from None
+    except LanguageNotInstalledError as error:
+        raise MeshError.precondition(
+            errors_pb2.ERROR_REASON_LANGUAGE_NOT_INSTALLED,
+            str(error),
+            language=error.language.value,
+            remedy=error.remedy,
+        ) from None
     except UnsafePathError as error:
         raise MeshError.invalid("path", str(error)) from None
     except FileNotFoundError as error:

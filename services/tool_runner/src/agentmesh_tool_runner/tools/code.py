@@ -8,8 +8,13 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, model_validator
 
-from agentmesh_tool_runner.languages import Language, command_line
-from agentmesh_tool_runner.sandbox.backend import INPUT_DIRECTORY, EndReason, ExecutionSpec
+from agentmesh_tool_runner.languages import Language, LanguageNotInstalledError, Program
+from agentmesh_tool_runner.sandbox.backend import (
+    INPUT_DIRECTORY,
+    EndReason,
+    ExecutionSpec,
+    Limits,
+)
 
 from .tool import Arguments, Finished, ReplyOutcome, Tool, ToolContext, ToolReply
 
@@ -36,6 +41,7 @@ _REASONS: Final = {
     EndReason.PROCESS_LIMIT: "it wanted more processes than it may have",
     EndReason.DISK_FULL: "its workspace is full",
     EndReason.OUTPUT_LIMIT: "it wrote more than {limits.output_bytes} bytes and was killed",
+    EndReason.COMPILE_ERROR: "it does not compile",
     EndReason.CANCELLED: "it was cancelled",
     EndReason.SANDBOX_LOST: "the sandbox died under it",
 }
@@ -82,9 +88,17 @@ class CodeWriter(Tool[WriteArguments]):
 class ExecuteArguments(Arguments):
     """A program: its text, or the path of a file of the workspace."""
 
-    language: Literal["python", "shell"] = "python"
-    code: str | None = Field(default=None, max_length=_MAX_SOURCE, description="The program text.")
-    path: str | None = Field(default=None, max_length=1024, description="A file to run instead.")
+    language: Literal[
+        "python", "shell", "javascript", "typescript", "java", "c", "cpp", "go", "rust"
+    ] = "python"
+    code: str | None = Field(
+        default=None, max_length=_MAX_SOURCE, description="The program text: one source file."
+    )
+    path: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="A file to run instead, with what it includes or imports beside it.",
+    )
     args: list[str] = Field(default_factory=list, max_length=100)
     stdin: str = Field(default="", max_length=_MAX_SOURCE)
     timeout_seconds: float | None = Field(default=None, gt=0, le=3600)
@@ -103,8 +117,9 @@ class CodeExecutor(Tool[ExecuteArguments]):
 
     name = "code_executor"
     description = (
-        "Runs Python or shell code in the workspace, in a sandbox without network, and answers "
-        "with its exit code and output. pytest is there: shell code `python3 -m pytest -q`."
+        "Runs a program in the workspace, in a sandbox without network, and answers with its exit "
+        "code and output; of a compiled language also with what its compiler says. pytest is "
+        "there: shell code `python3 -m pytest -q`."
     )
     safe_to_repeat = False
     arguments = ExecuteArguments
@@ -115,24 +130,27 @@ class CodeExecutor(Tool[ExecuteArguments]):
         if arguments.timeout_seconds is not None:
             wall = min(arguments.timeout_seconds, limits.wall_seconds)
             limits = replace(limits, wall_seconds=wall)
-        argv, files = command_line(
+        program = Program(
             Language(arguments.language),
-            python=context.python,
             code=arguments.code,
             path=arguments.path,
             args=arguments.args,
+            stdin=arguments.stdin.encode(),
+            limits=limits,
         )
-        spec = ExecutionSpec(argv, stdin=arguments.stdin.encode(), files=files, limits=limits)
-        finished = await context.execute(spec, live=True)
-        return _reply(finished, spec)
+        try:
+            finished = await context.execute(program, live=True)
+        except LanguageNotInstalledError as error:
+            return ToolReply.error(f"language: {error}")
+        return _reply(finished, limits)
 
 
-def _reply(finished: Finished, spec: ExecutionSpec) -> ToolReply:
+def _reply(finished: Finished, limits: Limits) -> ToolReply:
     outcome = finished.outcome
     if outcome.reason is EndReason.EXITED:
         first = f"exit code {outcome.exit_code}"
     else:
-        why = _REASONS[outcome.reason].format(limits=spec.limits)
+        why = _REASONS[outcome.reason].format(limits=limits)
         first = f"ended: {why}" + (f" ({outcome.detail})" if outcome.detail else "")
     parts = [first, finished.stdout.rstrip("\n")]
     if finished.stderr.strip():

@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agentmesh_tool_runner.languages import Program
 from agentmesh_tool_runner.sandbox.backend import (
     Execution,
     ExecutionSpec,
@@ -67,7 +68,7 @@ class ToolContext:
     python: str
     limits: Limits
     emit: Callable[[Output], None]
-    run: Callable[[ExecutionSpec], Awaitable[Execution]]
+    run: Callable[[ExecutionSpec | Program], Awaitable[Execution]]
     tenant: str = ""
     agent: str = ""
     tool_call_id: str = ""
@@ -80,9 +81,12 @@ class ToolContext:
             raise RuntimeError("the tool says that it uses no workspace")
         return self.opened
 
-    async def execute(self, spec: ExecutionSpec, *, live: bool = False) -> Finished:
-        """Runs a program to its end; `live` shows its output while it runs."""
-        execution = await self.run(spec)
+    async def execute(self, wanted: ExecutionSpec | Program, *, live: bool = False) -> Finished:
+        """Runs a program to its end; `live` shows its output while it runs.
+
+        Raises LanguageNotInstalledError of a Program.
+        """
+        execution = await self.run(wanted)
         written = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
         async for piece in execution.output():
             written[piece.stream] += piece.data
