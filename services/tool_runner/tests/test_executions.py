@@ -60,8 +60,13 @@ async def test_output_can_be_read_again_from_any_chunk(mesh: Mesh) -> None:
     request = pb.AttachRequest(execution_id="exec_mine", from_chunk=1)
     again = [i.item async for i in mesh.stub.Attach(request, metadata=mesh.user())]
     assert again == items[1:]
-    same = await mesh.execute("print('not run')", execution_id="exec_mine")
+    same = await mesh.execute("print('again')", execution_id="exec_mine")
     assert same == items
+    with raises_rich(grpc.StatusCode.ALREADY_EXISTS, "ALREADY_EXISTS"):
+        await mesh.execute("print('another')", execution_id="exec_mine")
+    with raises_rich(grpc.StatusCode.OUT_OF_RANGE, "OUTPUT_REMOVED"):
+        request.from_chunk = len(items) + 1
+        _ = [i async for i in mesh.stub.Attach(request, metadata=mesh.user())]
 
 
 async def test_another_tenant_finds_nothing(mesh: Mesh) -> None:
@@ -157,11 +162,6 @@ async def test_files_go_in_and_out(mesh: Mesh) -> None:
     with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="path"):
         request = pb.ReadFileRequest(conversation_id="conv_1", path="../x")
         _ = [r async for r in mesh.stub.ReadFile(request, metadata=mesh.user())]
-
-
-async def test_languages_that_do_not_run_here_are_refused(mesh: Mesh) -> None:
-    with raises_rich(grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
-        await mesh.execute("x", language=pb.EXECUTION_LANGUAGE_RUST)
 
 
 async def test_a_viewer_may_not_run_code(mesh: Mesh) -> None:
