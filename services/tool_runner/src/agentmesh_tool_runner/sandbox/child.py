@@ -29,6 +29,8 @@ def become_sandbox(
         arrange_descriptors(descriptors, status, block)
         for kind, value in request["limits"]:
             resource.setrlimit(kind, (value, value))
+        if request["temporary"]:
+            kernel.mount_temporary(request["temporary"], request["uid"])
         if request["uid"] is not None:
             kernel.become(request["uid"])
         # After the change of uid, which clears it.

@@ -28,12 +28,14 @@ class Launch:
 
     `contents` are laid into the descriptors from 3 on. Without an `enclosure` the child becomes
     `argv`; with one it builds that itself and runs `argv` inside. `late_limits` are set from
-    outside on the first process inside, which waits for them.
+    outside on the first process inside, which waits for them. At each of `temporary` (path, bytes,
+    files) the child mounts a tmpfs that it alone sees.
     """
 
     argv: Sequence[str]
     contents: Sequence[bytes]
     late_limits: Sequence[tuple[int, int]] = ()
+    temporary: Sequence[tuple[str, int, int]] = ()
     enclosure: Mapping[str, Any] | None = None
 
 

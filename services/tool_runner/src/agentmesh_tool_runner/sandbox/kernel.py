@@ -11,6 +11,7 @@ import errno
 import os
 import resource
 from pathlib import Path
+from typing import Any
 
 _CLONE_NEWNS = 0x20000
 _CLONE_NEWUSER = 0x10000000
@@ -60,6 +61,15 @@ def enter_namespaces(base: str) -> None:
         write_file("/proc/self/gid_map", f"{gid} {gid} 1")
     mount("none", "/", None, _MS_REC | _MS_PRIVATE, None)
     mount("tmpfs", base, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m")
+
+
+def mount_temporary(folders: list[list[Any]], uid: int | None) -> None:
+    """A mount namespace of the caller's own with a tmpfs at each (path, bytes, files)."""
+    check(_libc.unshare(_CLONE_NEWNS), "unshare")
+    owner = "" if uid is None else f",uid={uid},gid={uid}"
+    for path, size, files in folders:
+        options = f"mode=1777,size={size},nr_inodes={files}{owner}"
+        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options)
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import child, enclosure, kernel
-from .launcher_protocol import receive, send
+from .launcher_protocol import TEMPORARY_FOLDERS, receive, send
 
 START_MILLISECONDS = 5000
 
@@ -139,6 +139,8 @@ class Launcher:
                 if request["sandlock"] is not None:
                     enclosure.load(request["sandlock"])
                 kernel.enter_namespaces(self.base)
+                for name in TEMPORARY_FOLDERS:
+                    Path(f"{self.base}/{name}").mkdir()
                 return {"result": None}, []
             case "mount":
                 return {"result": None}, [self.mount(request)]

@@ -41,6 +41,8 @@ class StartRequest:
     limits: Sequence[tuple[int, int]] = ()
     late_limits: Sequence[tuple[int, int]] = ()
     """Set inside the sandbox's own user namespace, before the program starts."""
+    temporary: Sequence[tuple[str, int, int]] = ()
+    """Paths at which it gets a tmpfs of so many bytes and files, which it alone sees."""
     enclosure: Mapping[str, Any] | None = None
     """What the launcher's child builds itself around argv; None: argv is bwrap, which does."""
     member_files: Sequence[str] = ()
@@ -162,6 +164,7 @@ class LauncherClient:
                 uid=request.uid,
                 limits=list(request.limits),
                 late_limits=list(request.late_limits),
+                temporary=list(request.temporary),
                 enclosure=request.enclosure,
                 member_files=list(request.member_files),
                 kill_files=list(request.kill_files),

@@ -13,6 +13,8 @@ MAX_DESCRIPTORS = 56
 FIRST_EXTRA_DESCRIPTOR = 3
 STATUS_DESCRIPTOR = 62
 BLOCK_DESCRIPTOR = 63
+# Where a sandbox's own mounts of /tmp and /dev/shm are, below the folder that workspaces are in.
+TEMPORARY_FOLDERS = ("temporary", "shared")
 
 
 def send(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:

@@ -373,6 +373,7 @@ class LocalBackend(SandboxBackend):
                 descriptors=[stdin, stdout_end, stderr_end, *contents],
                 limits=limits,
                 late_limits=launch.late_limits,
+                temporary=launch.temporary,
                 enclosure=launch.enclosure,
                 member_files=group.member_files if group else [],
                 kill_files=[],

@@ -16,7 +16,8 @@ _SHORTEST_CHECK: Final = 0.01
 _LONGEST_CHECK: Final = 3600.0
 _FAMILY_CHECK: Final = 0.025
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_OWN: Final = ("RssAnon:", "RssShmem:")
+_PART: Final = ("Pss_Anon:", "Pss_Shmem:")
 
 
 class GroupMeter:
@@ -76,12 +77,14 @@ class FamilyMeter:
         if self._root is None:
             return Measured()
         ticks = memory = 0
-        for pid in _tree(self._root):
+        family = _tree(self._root)
+        for pid in family:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 ticks += sum(int(field) for field in fields[11:15])
-                resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
-                memory += (int(resident) - int(shared)) * _PAGE
+                memory += _resident(pid)
+        if memory > self._memory_bytes:
+            memory = sum(_share(pid) for pid in family)
         self._cpu = max(self._cpu, ticks / _TICKS)
         self._peak = max(self._peak, memory)
         return Measured(
@@ -95,6 +98,23 @@ class FamilyMeter:
 
     async def release(self) -> None:
         pass
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process that are no file's; what it shares with others counts in full."""
+    told = Path(f"/proc/{pid}/status").read_text()
+    return sum(int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith(_OWN))
+
+
+def _share(pid: int) -> int:
+    """The same, but of what several processes hold together only this one's part: dear to ask."""
+    try:
+        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        with contextlib.suppress(OSError):
+            return _resident(pid)
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in told.splitlines() if line.startswith(_PART))
 
 
 def _tree(root: int) -> list[int]:

@@ -11,7 +11,12 @@ from pathlib import Path
 from . import inside
 from .backend import INPUT_DIRECTORY, WORKSPACE_DIRECTORY, ExecutionSpec
 from .inside import Launch
-from .launcher_protocol import BLOCK_DESCRIPTOR, FIRST_EXTRA_DESCRIPTOR, STATUS_DESCRIPTOR
+from .launcher_protocol import (
+    BLOCK_DESCRIPTOR,
+    FIRST_EXTRA_DESCRIPTOR,
+    STATUS_DESCRIPTOR,
+    TEMPORARY_FOLDERS,
+)
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,12 @@ def compose(
     options = [*_isolation(installation), *_system_files(installation)]
     options += ["--ro-bind-data", descriptor_of(inside.PASSWD), "/etc/passwd"]
     options += ["--ro-bind-data", descriptor_of(inside.GROUP), "/etc/group"]
-    size = str(spec.limits.temporary_bytes)
+    # Of the launcher's child's making, for bwrap's own have no bound on the number of files.
+    folders = [str(Path(workspace).parent / name) for name in TEMPORARY_FOLDERS]
+    size, files = spec.limits.temporary_bytes, spec.limits.workspace_files
     options += ["--proc", "/proc", "--dev", "/dev"]
-    options += ["--perms", "1777", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108 - inside
-    options += ["--perms", "1777", "--size", size, "--tmpfs", "/tmp"]  # noqa: S108 - inside
+    options += ["--bind", folders[0], "/tmp"]  # noqa: S108 - inside
+    options += ["--bind", folders[1], "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108 - inside
     options += ["--perms", "0755", "--dir", INPUT_DIRECTORY]
     for name, data in spec.files.items():
         target = f"{INPUT_DIRECTORY}/{name}"
@@ -73,7 +80,7 @@ def compose(
     contents[0] = b"".join(os.fsencode(option) + b"\0" for option in options)
     argv = [installation.bwrap, "--args", str(FIRST_EXTRA_DESCRIPTOR), "--", *spec.argv]
     late = [] if processes is None else [(resource.RLIMIT_NPROC, processes)]
-    return Launch(argv, contents, late)
+    return Launch(argv, contents, late, [(folder, size, files) for folder in folders])
 
 
 def _isolation(installation: Installation) -> list[str]:

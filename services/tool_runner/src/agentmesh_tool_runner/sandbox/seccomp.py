@@ -33,7 +33,8 @@ _OFFSET_ARGUMENTS = 16
 # CLONE_NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _NAMESPACE_FLAGS: Final = 0x80 | 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x70000000
 _AF_UNIX, _AF_INET, _AF_INET6 = 1, 2, 10
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+# They type for another terminal's reader, paste on a console, load modules of the kernel.
+_TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 # The personalities of Moby's profile: PER_LINUX, UNAME26, PER_LINUX32, both, and "tell me".
 _PERSONALITIES: Final = (0x0, 0x20000, 0x8, 0x20008, 0xFFFFFFFF)
 
@@ -75,7 +76,7 @@ ARGUMENT_RULES: Final[Mapping[str, ArgumentRule]] = {
     "clone": ArgumentRule(0, errno.EPERM, without_bits=_NAMESPACE_FLAGS),
     "socket": ArgumentRule(0, errno.EAFNOSUPPORT, one_of=(_AF_UNIX, _AF_INET, _AF_INET6)),
     "socketpair": ArgumentRule(0, errno.EAFNOSUPPORT, one_of=(_AF_UNIX,)),
-    "ioctl": ArgumentRule(1, errno.EPERM, none_of=(_TIOCSTI, _TIOCLINUX)),
+    "ioctl": ArgumentRule(1, errno.EPERM, none_of=(_TIOCSTI, _TIOCLINUX, _TIOCSETD)),
     "personality": ArgumentRule(0, errno.EPERM, one_of=_PERSONALITIES),
 }
 

@@ -1,7 +1,8 @@
 """Numbers of the system calls that sandboxed code may make, per machine.
 
 The names follow the allow list of Moby's default profile, less what a program under judgement has
-no business with: ptrace, mounts, namespaces, System V IPC, key rings, io_uring, userfaultfd, bpf.
+no business with: ptrace, mounts, namespaces, System V IPC, key rings, io_uring, userfaultfd, bpf;
+and those that use up or stall what the whole machine has but once: io_setup, sync.
 Numbers come from the kernel's `asm/unistd_64.h` and `asm-generic/unistd.h`; they never change.
 """
 
@@ -29,9 +30,8 @@ X86_64: Final = _table(
     getitimer:36 getpeername:52 getpgid:121 getpgrp:111 getpid:39 getppid:110 getpriority:140
     getrandom:318 getresgid:120 getresuid:118 getrlimit:97 getrusage:98 getsid:124
     getsockname:51 getsockopt:55 gettid:186 gettimeofday:96 getuid:102 getxattr:191
-    inotify_add_watch:254 inotify_init:253 inotify_init1:294 inotify_rm_watch:255 io_cancel:210
-    io_destroy:207 io_getevents:208 io_setup:206 io_submit:209 ioctl:16 ioprio_get:252
-    ioprio_set:251 kill:62 landlock_add_rule:445 landlock_create_ruleset:444
+    inotify_add_watch:254 inotify_init:253 inotify_init1:294 inotify_rm_watch:255 ioctl:16
+    ioprio_get:252 ioprio_set:251 kill:62 landlock_add_rule:445 landlock_create_ruleset:444
     landlock_restrict_self:446 lchown:94 lgetxattr:192 link:86 linkat:265 listen:50
     listxattr:194 llistxattr:195 lremovexattr:198 lseek:8 lsetxattr:189 lstat:6 madvise:28
     membarrier:324 memfd_create:319 mincore:27 mkdir:83 mkdirat:258 mknod:133 mknodat:259
@@ -53,9 +53,9 @@ X86_64: Final = _table(
     setfsgid:123 setfsuid:122 setgid:106 setgroups:116 setitimer:38 setpgid:109 setpriority:141
     setregid:114 setresgid:119 setresuid:117 setreuid:113 setrlimit:160 setsid:112 setsockopt:54
     setuid:105 setxattr:188 shutdown:48 sigaltstack:131 signalfd:282 signalfd4:289 socket:41
-    socketpair:53 splice:275 stat:4 statfs:137 statx:332 symlink:88 symlinkat:266 sync:162
-    sync_file_range:277 syncfs:306 sysinfo:99 tee:276 tgkill:234 time:201 timer_create:222
-    timer_delete:226 timer_getoverrun:225 timer_gettime:224 timer_settime:223 timerfd_create:283
+    socketpair:53 splice:275 stat:4 statfs:137 statx:332 symlink:88 symlinkat:266
+    sync_file_range:277 sysinfo:99 tee:276 tgkill:234 time:201 timer_create:222 timer_delete:226
+    timer_getoverrun:225 timer_gettime:224 timer_settime:223 timerfd_create:283
     timerfd_gettime:287 timerfd_settime:286 times:100 tkill:200 truncate:76 umask:95 uname:63
     unlink:87 unlinkat:263 utime:132 utimensat:280 utimes:235 vfork:58 vmsplice:278 wait4:61
     waitid:247 write:1 writev:20
@@ -75,21 +75,20 @@ AARCH64: Final = _table(
     geteuid:175 getgid:176 getgroups:158 getitimer:102 getpeername:205 getpgid:155 getpid:172
     getppid:173 getpriority:141 getrandom:278 getresgid:150 getresuid:148 getrlimit:163
     getrusage:165 getsid:156 getsockname:204 getsockopt:209 gettid:178 gettimeofday:169
-    getuid:174 getxattr:8 inotify_add_watch:27 inotify_init1:26 inotify_rm_watch:28 io_cancel:3
-    io_destroy:1 io_getevents:4 io_setup:0 io_submit:2 ioctl:29 ioprio_get:31 ioprio_set:30
-    kill:129 landlock_add_rule:445 landlock_create_ruleset:444 landlock_restrict_self:446
-    lgetxattr:9 linkat:37 listen:201 listxattr:11 llistxattr:12 lremovexattr:15 lseek:62
-    lsetxattr:6 madvise:233 membarrier:283 memfd_create:279 mincore:232 mkdirat:34 mknodat:33
-    mlock:228 mlock2:284 mlockall:230 mmap:222 mprotect:226 mq_getsetattr:185 mq_notify:184
-    mq_open:180 mq_timedreceive:183 mq_timedsend:182 mq_unlink:181 mremap:216 msync:227
-    munlock:229 munlockall:231 munmap:215 nanosleep:101 newfstatat:79 openat:56 openat2:437
-    personality:92 pidfd_open:434 pidfd_send_signal:424 pipe2:59 pkey_alloc:289 pkey_free:290
-    pkey_mprotect:288 ppoll:73 prctl:167 pread64:67 preadv:69 preadv2:286 prlimit64:261
-    process_mrelease:448 pselect6:72 pwrite64:68 pwritev:70 pwritev2:287 read:63 readahead:213
-    readlinkat:78 readv:65 recvfrom:207 recvmmsg:243 recvmsg:212 removexattr:14 renameat:38
-    renameat2:276 restart_syscall:128 rseq:293 rt_sigaction:134 rt_sigpending:136
-    rt_sigprocmask:135 rt_sigqueueinfo:138 rt_sigreturn:139 rt_sigsuspend:133
-    rt_sigtimedwait:137 rt_tgsigqueueinfo:240 sched_get_priority_max:125
+    getuid:174 getxattr:8 inotify_add_watch:27 inotify_init1:26 inotify_rm_watch:28 ioctl:29
+    ioprio_get:31 ioprio_set:30 kill:129 landlock_add_rule:445 landlock_create_ruleset:444
+    landlock_restrict_self:446 lgetxattr:9 linkat:37 listen:201 listxattr:11 llistxattr:12
+    lremovexattr:15 lseek:62 lsetxattr:6 madvise:233 membarrier:283 memfd_create:279 mincore:232
+    mkdirat:34 mknodat:33 mlock:228 mlock2:284 mlockall:230 mmap:222 mprotect:226
+    mq_getsetattr:185 mq_notify:184 mq_open:180 mq_timedreceive:183 mq_timedsend:182
+    mq_unlink:181 mremap:216 msync:227 munlock:229 munlockall:231 munmap:215 nanosleep:101
+    newfstatat:79 openat:56 openat2:437 personality:92 pidfd_open:434 pidfd_send_signal:424
+    pipe2:59 pkey_alloc:289 pkey_free:290 pkey_mprotect:288 ppoll:73 prctl:167 pread64:67
+    preadv:69 preadv2:286 prlimit64:261 process_mrelease:448 pselect6:72 pwrite64:68 pwritev:70
+    pwritev2:287 read:63 readahead:213 readlinkat:78 readv:65 recvfrom:207 recvmmsg:243
+    recvmsg:212 removexattr:14 renameat:38 renameat2:276 restart_syscall:128 rseq:293
+    rt_sigaction:134 rt_sigpending:136 rt_sigprocmask:135 rt_sigqueueinfo:138 rt_sigreturn:139
+    rt_sigsuspend:133 rt_sigtimedwait:137 rt_tgsigqueueinfo:240 sched_get_priority_max:125
     sched_get_priority_min:126 sched_getaffinity:123 sched_getattr:275 sched_getparam:121
     sched_getscheduler:120 sched_rr_get_interval:127 sched_setaffinity:122 sched_setattr:274
     sched_setparam:118 sched_setscheduler:119 sched_yield:124 seccomp:277 sendfile:71
@@ -97,10 +96,10 @@ AARCH64: Final = _table(
     setfsuid:151 setgid:144 setgroups:159 setitimer:103 setpgid:154 setpriority:140 setregid:143
     setresgid:149 setresuid:147 setreuid:145 setrlimit:164 setsid:157 setsockopt:208 setuid:146
     setxattr:5 shutdown:210 sigaltstack:132 signalfd4:74 socket:198 socketpair:199 splice:76
-    statfs:43 statx:291 symlinkat:36 sync:81 sync_file_range:84 syncfs:267 sysinfo:179 tee:77
-    tgkill:131 timer_create:107 timer_delete:111 timer_getoverrun:109 timer_gettime:108
-    timer_settime:110 timerfd_create:85 timerfd_gettime:87 timerfd_settime:86 times:153
-    tkill:130 truncate:45 umask:166 uname:160 unlinkat:35 utimensat:88 vmsplice:75 wait4:260
-    waitid:95 write:64 writev:66
+    statfs:43 statx:291 symlinkat:36 sync_file_range:84 sysinfo:179 tee:77 tgkill:131
+    timer_create:107 timer_delete:111 timer_getoverrun:109 timer_gettime:108 timer_settime:110
+    timerfd_create:85 timerfd_gettime:87 timerfd_settime:86 times:153 tkill:130 truncate:45
+    umask:166 uname:160 unlinkat:35 utimensat:88 vmsplice:75 wait4:260 waitid:95 write:64
+    writev:66
     """
 )

@@ -1,0 +1,1 @@
+"""Attacks as data: what hostile code tries. Standard library only, for they run in sandboxes."""

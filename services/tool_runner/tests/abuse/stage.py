@@ -1,0 +1,152 @@
+"""Where attacks are run: outside of any sandbox, and inside one."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from agentmesh_tool_runner.sandbox.backend import (
+    INPUT_DIRECTORY,
+    ExecutionSpec,
+    Limits,
+    Outcome,
+    SandboxBackend,
+    Stream,
+    Workspace,
+)
+
+from .attacks import run
+from .attacks.attack import ATTACKS, SETTINGS_VARIABLE, Attack
+
+PYTHON: Final = "/usr/bin/python3"
+MAIN: Final = "from attacks import run\nrun.main()\n"
+OUTSIDE_SECONDS: Final = 120
+# Fresh file systems where the attacks write, so that outside too nothing but memory is used.
+SCRATCH: Final = """
+mount -t tmpfs tmpfs /mnt && cp "$0" /mnt/abuse.zip && mkdir /mnt/work && cd /mnt/work
+mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /dev/shm
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How an attack ended: `through`, the name of an error, or a word of its own."""
+
+    answer: str
+    told: str = ""
+
+
+@functools.cache
+def archive() -> bytes:
+    """The attacks as a program in one file."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as package:
+        package.writestr("__main__.py", MAIN)
+        for file in sorted(Path(run.__file__).parent.glob("*.py")):
+            package.write(file, f"attacks/{file.name}")
+    return data.getvalue()
+
+
+def of_family(*families: str, alone: bool) -> list[str]:
+    """Names of attacks; `alone` are those that have limits or ends of their own."""
+    return [
+        attack.name
+        for attack in ATTACKS.values()
+        if attack.family in families and bool(attack.contained_by) == alone
+    ]
+
+
+def outside(
+    arguments: Sequence[str],
+    settings: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
+    scratch: bool = False,
+    prepare: str = "",
+    afterwards: str = "",
+) -> str:
+    """Runs attacks as root in namespaces of their own, without a sandbox; returns what they print.
+
+    `prepare` and `afterwards` are shell commands of the same place, before and after them.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="abuse-"))
+    program = folder / "abuse.zip"
+    program.write_bytes(archive())
+    place = "/mnt/abuse.zip" if scratch else str(program)
+    enter = SCRATCH if scratch else f"cd {folder}"
+    command = f'{enter}\n{prepare}\n{PYTHON} {place} "$@"\n{afterwards}'
+    namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--mount-proc"]
+    told = dict(settings) | {"outside": True}
+    try:
+        done = subprocess.run(
+            ["unshare", *namespaces, "--kill-child", "sh", "-c", command, str(program), *arguments],
+            env={"PATH": os.environ["PATH"], SETTINGS_VARIABLE: json.dumps(told)}
+            | dict(environment or {}),
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=OUTSIDE_SECONDS,
+            check=False,
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return done.stdout if done.stdout else done.stderr
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An execution of attacks."""
+
+    outcome: Outcome
+    stdout: str
+    stderr: str
+
+
+async def inside(
+    backend: SandboxBackend,
+    workspace: Workspace,
+    arguments: Sequence[str],
+    settings: Mapping[str, Any],
+    limits: Limits | None = None,
+) -> Ended:
+    """Runs attacks in a sandbox."""
+    spec = ExecutionSpec(
+        [backend.python, f"{INPUT_DIRECTORY}/abuse.zip", *arguments],
+        files={"abuse.zip": archive()},
+        environment={SETTINGS_VARIABLE: json.dumps(dict(settings))},
+        limits=limits or Limits(),
+    )
+    execution = await workspace.execute(spec)
+    output = {Stream.STDOUT: b"", Stream.STDERR: b""}
+    async for piece in execution.output():
+        output[piece.stream] += piece.data
+    texts = [output[stream].decode(errors="replace") for stream in Stream]
+    return Ended(await execution.outcome(), *texts)
+
+
+def answers(stdout: str) -> dict[str, Answer]:
+    """What the attacks said, by name."""
+    return {told["name"]: Answer(told["answer"], told["told"]) for told in _objects(stdout)}
+
+
+def _objects(stdout: str) -> Iterator[dict[str, Any]]:
+    for line in stdout.splitlines():
+        if line.startswith('{"name"'):
+            yield json.loads(line)
+
+
+def limits_of(attack: Attack) -> Limits:
+    return Limits(**attack.limits)
