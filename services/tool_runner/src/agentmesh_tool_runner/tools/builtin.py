@@ -10,6 +10,7 @@ from .files import FileManager
 from .planning import ProgressTracker, TaskPlanner
 from .provider import ProvidedTool
 from .review import CodeAnalyzer, SecurityScanner
+from .testing.runner import TestRunner
 from .tool import Tool
 
 _ALL: Final = (
@@ -20,6 +21,7 @@ _ALL: Final = (
     FileManager(),
     CodeAnalyzer(),
     SecurityScanner(),
+    TestRunner(),
 )
 TOOLS: Final[Mapping[str, Tool[Any]]] = {tool.name: tool for tool in _ALL}
 """By name."""

@@ -16,7 +16,7 @@ from agentmesh_tool_runner.sandbox.backend import (
     Limits,
 )
 
-from .tool import Arguments, Finished, ReplyOutcome, Tool, ToolContext, ToolReply
+from .tool import Arguments, Finished, ReplyOutcome, Result, Tool, ToolContext, ToolReply
 
 _MAX_SOURCE: Final = 512 * 1024
 # Parsed in the sandbox: a hostile source can bring a parser down.
@@ -54,6 +54,12 @@ class WriteArguments(Arguments):
     content: str = Field(max_length=_MAX_SOURCE, description="The whole file.")
 
 
+class WriteResult(Result):
+    """Of a file that was written."""
+
+    bytes: int
+
+
 class CodeWriter(Tool[WriteArguments]):
     """Writes source."""
 
@@ -64,6 +70,7 @@ class CodeWriter(Tool[WriteArguments]):
     )
     safe_to_repeat = True
     arguments = WriteArguments
+    result = WriteResult
 
     async def act(self, context: ToolContext, arguments: WriteArguments) -> ToolReply:
         """A syntax error is an error; the file is written even so, to be mended."""
@@ -112,6 +119,23 @@ class ExecuteArguments(Arguments):
         return self
 
 
+class ExecutionUsageResult(Result):
+    """What a program used."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+
+
+class ExecuteResult(Result):
+    """How a program ended."""
+
+    reason: str
+    exit_code: int | None = None
+    signal: int | None = None
+    usage: ExecutionUsageResult
+
+
 class CodeExecutor(Tool[ExecuteArguments]):
     """Runs a program."""
 
@@ -123,6 +147,7 @@ class CodeExecutor(Tool[ExecuteArguments]):
     )
     safe_to_repeat = False
     arguments = ExecuteArguments
+    result = ExecuteResult
 
     async def act(self, context: ToolContext, arguments: ExecuteArguments) -> ToolReply:
         """An exit code other than 0 is an error for the model to mend."""

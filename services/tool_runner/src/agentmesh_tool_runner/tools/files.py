@@ -11,7 +11,7 @@ from agentmesh_tool_runner.sandbox.files import organising, reading, versions, w
 from agentmesh_tool_runner.sandbox.files.organising import OrganiseBy
 
 from .file_formats import Format, MalformedError, as_base64, describe, encode, printable
-from .tool import Arguments, Tool, ToolContext, ToolReply
+from .tool import Arguments, Result, Tool, ToolContext, ToolReply
 
 _MAX_READ: Final = 256 * 1024
 _MAX_WRITE: Final = 1024 * 1024
@@ -86,6 +86,13 @@ class FileArguments(Arguments):
         return self
 
 
+class FileResult(Result):
+    """Of what lists or searches: how many there were."""
+
+    entries: int | None = None
+    hits: int | None = None
+
+
 class FileManager(Tool[FileArguments]):
     """Reads and changes files."""
 
@@ -96,6 +103,7 @@ class FileManager(Tool[FileArguments]):
     )
     safe_to_repeat = False
     arguments = FileArguments
+    result = FileResult
 
     async def act(self, context: ToolContext, arguments: FileArguments) -> ToolReply:
         """Carries out the action."""

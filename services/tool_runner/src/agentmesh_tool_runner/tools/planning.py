@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from agentmesh_tool_runner.sandbox.backend import Workspace
 
-from .tool import Arguments, Tool, ToolContext, ToolReply
+from .tool import Arguments, Result, Tool, ToolContext, ToolReply
 
 PLAN_FILE: Final = "plan.json"
 _MAX_PLAN_BYTES: Final = 1024 * 1024
@@ -112,6 +112,12 @@ async def _store(workspace: Workspace, plan: Plan) -> None:
     await workspace.write_file(PLAN_FILE, content.encode())
 
 
+class PlanResult(Result):
+    """Of a plan."""
+
+    tasks: int
+
+
 class TaskPlanner(Tool[PlanArguments]):
     """Writes the plan."""
 
@@ -122,6 +128,7 @@ class TaskPlanner(Tool[PlanArguments]):
     )
     safe_to_repeat = True
     arguments = PlanArguments
+    result = PlanResult
 
     async def act(self, context: ToolContext, arguments: PlanArguments) -> ToolReply:
         """Replaces the plan."""
@@ -148,6 +155,12 @@ class ProgressArguments(Arguments):
         return self
 
 
+class ProgressResult(PlanResult):
+    """Of a plan that is followed."""
+
+    done: int
+
+
 class ProgressTracker(Tool[ProgressArguments]):
     """Reads and updates the plan."""
 
@@ -155,6 +168,7 @@ class ProgressTracker(Tool[ProgressArguments]):
     description = "Reports how far the plan is, or updates the status and note of one of its tasks."
     safe_to_repeat = True
     arguments = ProgressArguments
+    result = ProgressResult
 
     async def act(self, context: ToolContext, arguments: ProgressArguments) -> ToolReply:
         """Answers with the plan as it stands after the update."""

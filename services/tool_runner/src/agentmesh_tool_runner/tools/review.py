@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import Field, field_validator
 
-from agentmesh_tool_runner.sandbox.backend import ExecutionSpec
+from agentmesh_tool_runner.sandbox.backend import EndReason, ExecutionSpec
 from agentmesh_tool_runner.sandbox.files.tree import VERSIONS_FOLDER
 
-from .tool import Arguments, Finished, Tool, ToolContext, ToolReply
+from .reply import Failure
+from .tool import Arguments, Finished, Result, Tool, ToolContext, ToolReply
 
 _RULES: Final = "A,ASYNC,B,BLE,C4,C90,E,F,N,PIE,PL,RET,RUF,SIM,UP,W"
-_FINDINGS_EXIT_CODE: Final = 1
+_MAX_TOLD: Final = 100
+_LOST: Final = {
+    EndReason.WALL_TIMEOUT: Failure.TIMEOUT,
+    EndReason.SANDBOX_LOST: Failure.CRASHED,
+}
 
 
 class ReviewArguments(Arguments):
@@ -36,6 +42,23 @@ class ReviewArguments(Arguments):
         return paths
 
 
+class Finding(Result):
+    """A place, what is wrong there, and how much that matters where the program says so."""
+
+    path: str
+    line: int
+    rule: str
+    message: str
+    severity: str = ""
+
+
+class ReviewResult(Result):
+    """How many findings there are, and the first of them."""
+
+    findings: int
+    first: list[Finding]
+
+
 class CodeAnalyzer(Tool[ReviewArguments]):
     """Static analysis."""
 
@@ -43,6 +66,7 @@ class CodeAnalyzer(Tool[ReviewArguments]):
     description = "Checks Python code of the workspace with ruff; one finding per line."
     safe_to_repeat = True
     arguments = ReviewArguments
+    result = ReviewResult
 
     async def act(self, context: ToolContext, arguments: ReviewArguments) -> ToolReply:
         """Findings are the answer, not an error."""
@@ -54,7 +78,21 @@ class CodeAnalyzer(Tool[ReviewArguments]):
         if not isinstance(report, list):
             return _failed(self.name, finished)
         lines = [_ruff_line(finding) for finding in report]
-        return ToolReply.ok("\n".join(lines) or "no findings", findings=len(lines))
+        return _found(lines, [_ruff_finding(finding) for finding in report[:_MAX_TOLD]])
+
+
+def _found(lines: Sequence[str], first: Sequence[Finding]) -> ToolReply:
+    told = [finding.model_dump() for finding in first]
+    return ToolReply.ok("\n".join(lines) or "no findings", findings=len(lines), first=told)
+
+
+def _ruff_finding(finding: dict[str, Any]) -> Finding:
+    return Finding(
+        path=str(finding.get("filename", "")).removeprefix("/workspace/"),
+        line=(finding.get("location") or {}).get("row") or 0,
+        rule=finding.get("code") or "syntax",
+        message=str(finding.get("message")),
+    )
 
 
 def _ruff_line(finding: dict[str, Any]) -> str:
@@ -71,6 +109,7 @@ class SecurityScanner(Tool[ReviewArguments]):
     description = "Looks for security weaknesses in Python code of the workspace with bandit."
     safe_to_repeat = True
     arguments = ReviewArguments
+    result = ReviewResult
 
     async def act(self, context: ToolContext, arguments: ReviewArguments) -> ToolReply:
         """Findings are the answer, not an error."""
@@ -83,7 +122,18 @@ class SecurityScanner(Tool[ReviewArguments]):
             return _failed(self.name, finished)
         lines = [_bandit_line(finding) for finding in report.get("results", [])]
         lines += [f"{e.get('filename')}: {e.get('reason')}" for e in report.get("errors", [])]
-        return ToolReply.ok("\n".join(lines) or "no findings", findings=len(lines))
+        found = report.get("results", [])[:_MAX_TOLD]
+        return _found(lines, [_bandit_finding(finding) for finding in found])
+
+
+def _bandit_finding(finding: dict[str, Any]) -> Finding:
+    return Finding(
+        path=str(finding.get("filename", "")).removeprefix("./"),
+        line=finding.get("line_number") or 0,
+        rule=str(finding.get("test_id")),
+        message=str(finding.get("issue_text")),
+        severity=str(finding.get("issue_severity")).lower(),
+    )
 
 
 def _bandit_line(finding: dict[str, Any]) -> str:
@@ -109,4 +159,6 @@ def _json_of(finished: Finished) -> Any:
 
 def _failed(tool: str, finished: Finished) -> ToolReply:
     last = (finished.stderr.strip() or finished.stdout.strip())[-2000:]
-    return ToolReply.error(f"{tool} could not run ({finished.outcome.reason.value}): {last}")
+    reason = finished.outcome.reason
+    reply = ToolReply.error(f"{tool} could not run ({reason.value}): {last}")
+    return replace(reply, failure=_LOST.get(reason))

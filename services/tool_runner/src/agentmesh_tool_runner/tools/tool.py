@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
@@ -81,8 +81,14 @@ class ToolContext:
             raise RuntimeError("the tool says that it uses no workspace")
         return self.opened
 
-    async def execute(self, wanted: ExecutionSpec | Program, *, live: bool = False) -> Finished:
-        """Runs a program to its end; `live` shows its output while it runs.
+    async def execute(
+        self,
+        wanted: ExecutionSpec | Program,
+        *,
+        live: bool = False,
+        shown: Collection[Stream] = (Stream.STDOUT, Stream.STDERR),
+    ) -> Finished:
+        """Runs a program to its end; `live` shows what it writes to `shown` while it runs.
 
         Raises LanguageNotInstalledError of a Program.
         """
@@ -90,7 +96,7 @@ class ToolContext:
         written = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
         async for piece in execution.output():
             written[piece.stream] += piece.data
-            if live:
+            if live and piece.stream in shown:
                 self.emit(piece)
         texts = {stream: bytes(data).decode(errors="replace") for stream, data in written.items()}
         return Finished(await execution.outcome(), texts[Stream.STDOUT], texts[Stream.STDERR])

@@ -1,0 +1,1 @@
+"""test_runner: pytest in the sandbox, with a result for each test."""
