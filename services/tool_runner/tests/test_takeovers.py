@@ -98,6 +98,43 @@ async def test_a_call_whose_fence_is_raised_during_its_claim_never_acts(mesh: Me
     assert seen.result.output == "no files"
 
 
+async def test_nothing_starts_without_the_store(
+    mesh: Mesh, store_host: tuple[MemoryStore, ServiceHost]
+) -> None:
+    arguments = json.dumps({"language": "shell", "code": APPEND})
+    await store_host[1].stop()
+    with raises_rich(grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE"):
+        await mesh.call_raw("code_executor", arguments, "call_1")
+    request = pb.ListFilesRequest(conversation_id=CONVERSATION)
+    assert not (await mesh.stub.ListFiles(request, metadata=mesh.user())).files
+
+
+async def test_an_old_fence_starts_nothing(mesh: Mesh) -> None:
+    arguments = json.dumps({"language": "shell", "code": APPEND})
+    stale = mesh.start_call("code_executor", arguments, "call_1")
+    mesh.store.fence = 2
+    with raises_rich(grpc.StatusCode.ABORTED, "STALE_FENCE"):
+        async for _ in stale:
+            pass
+    again = await mesh.call_raw("code_executor", arguments, "call_1")
+    assert again.result.output == "exit code 0\nx"
+
+
+async def test_what_was_cancelled_while_nobody_listened_is_ended(mesh: Mesh) -> None:
+    """The store repeats the last minute's fences to a watch; a runner may be cut off for longer."""
+    arguments = json.dumps({"language": "shell", "code": "echo go; sleep 60"})
+    stream = mesh.start_call("code_executor", arguments, "call_1")
+    await first_output(stream)
+    await mesh.runner.calls.end_what_is_stale()
+    mesh.store.fence = 2
+    await mesh.runner.calls.end_what_is_stale()
+    with raises_rich(grpc.StatusCode.ABORTED, "STALE_FENCE"):
+        async with asyncio.timeout(30):
+            async for _ in stream:
+                pass
+    assert mesh.store.recorded == []
+
+
 async def test_a_stop_records_nothing_of_what_it_kills(mesh: Mesh) -> None:
     arguments = json.dumps({"language": "shell", "code": "echo go; sleep 60"})
     stream = mesh.start_call("code_executor", arguments, "call_1")

@@ -99,6 +99,7 @@ class ToolRunner:
             asyncio.create_task(
                 watch_fences(self._turns, self._process_id, self.calls.fence_raised)
             ),
+            asyncio.create_task(self.calls.end_what_is_stale_by_and_by()),
             asyncio.create_task(self._deltas.run()),
             asyncio.create_task(publish_documents(self._catalog, self._documents())),
         ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from agentmesh.common.v1 import usage_pb2
+import grpc
+from agentmesh.common.v1 import errors_pb2, usage_pb2
 from agentmesh.conversation.v1 import event_pb2, message_pb2
 from agentmesh.conversation_store.v1 import turn_service_pb2, turn_service_pb2_grpc
 from google.protobuf import struct_pb2
 from google.protobuf.json_format import MessageToDict
 from meshkit.channels import call_metadata
+from meshkit.errors import from_rpc_error
 from meshkit.identity import SYSTEM
 
 from .calls import Authority, Claim, ClaimState, ToolCall
@@ -60,6 +62,14 @@ class StoreLedger:
             part = message_pb2.ToolResultPart.FromString(answer.step.result)
             return Claim(state, reply_of(part))
         return Claim(state)
+
+    async def is_stale(self, authority: Authority, call: ToolCall, attempt_id: str) -> bool:
+        """BeginStep again: the same claim changes nothing."""
+        try:
+            await self.claim(authority, call, attempt_id, take_over=False)
+        except grpc.aio.AioRpcError as error:
+            return from_rpc_error(error).reason == errors_pb2.ERROR_REASON_STALE_FENCE
+        return False
 
     async def record(self, authority: Authority, call: ToolCall, reply: ToolReply) -> int:
         """RecordStep with the message event; returns the event's sequence."""

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 _KEEP_UNRECORDED_SECONDS: Final = 600.0
+_ASK_AGAIN_SECONDS: Final = 30.0
 _CLOSE_SECONDS: Final = 10.0
 _UNKNOWN_TEXT: Final = (
     "The call was started before and its outcome is not known: the process that ran it died. It is "
@@ -158,6 +159,25 @@ class ToolCalls:
                 logger.info("call %s of %s is killed: its fence was raised", key[3], key[1])
                 running.kill()
                 self._forget(key, running)
+
+    async def end_what_is_stale_by_and_by(self) -> None:
+        """For ever. The watch of fences tells at once, but only what was raised while it stands or
+        within the minute before: this finds what a longer silence hid."""
+        while True:
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            try:
+                await self.end_what_is_stale()
+            except Exception as error:
+                logger.debug("the store did not say what is stale: %s", error)
+
+    async def end_what_is_stale(self) -> None:
+        """Asks the store about each call that runs. Errors of the store pass through."""
+        for running in list(self._calls.values()):
+            if not running.begun or running.reply is not None:
+                continue
+            authority = running.authority
+            if await self._ledger.is_stale(authority, running.call, running.attempt):
+                self.fence_raised(authority.tenant, authority.run_id, authority.fence + 1)
 
     def _forget(self, key: Key, running: RunningCall) -> None:
         if self._calls.get(key) is running:

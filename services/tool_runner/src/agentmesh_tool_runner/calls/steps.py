@@ -75,6 +75,10 @@ class Ledger(Protocol):
         self, authority: Authority, call: ToolCall, attempt_id: str, *, take_over: bool
     ) -> Claim: ...
 
+    async def is_stale(self, authority: Authority, call: ToolCall, attempt_id: str) -> bool:
+        """True if the store says that a higher fence than this claim's was given out."""
+        ...
+
     async def record(self, authority: Authority, call: ToolCall, reply: ToolReply) -> int:
         """Records the result; returns the sequence of its event."""
         ...
