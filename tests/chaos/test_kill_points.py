@@ -109,7 +109,9 @@ async def test_a_kill_on_either_side_of_a_record(
     if victim != "tool_runner":
         assert not unknown
         assert transcript(events) == transcript(calm)
-    assert len(unknown) <= 1
+    # Claimed and not recorded: nobody can know what came of it, and the model is told so.
+    between = (method, side) in (("BeginStep", Side.AFTER), ("RecordStep", Side.BEFORE))
+    assert len(unknown) == (victim == "tool_runner" and between)
     # However it was killed: no program of a recorded or unknown call ran twice.
     counts = [r.output.split("effects: ")[1].split()[0] for r in results if r not in unknown]
     assert counts[-1] in ("1", "2")
