@@ -488,7 +488,7 @@ def calls_of_32_bits() -> str:
     return "unshared"
 
 
-@filtered()
+@kernel(means="seccomp, by architecture", stopped_by=("ENOSYS", "SIGSYS"))
 def calls_of_x32() -> str:
     """The numbers of x32: 64-bit calls with a bit set."""
     x86_only()

@@ -96,14 +96,15 @@ _reading("file_of_another_tenant", "other_tenant_file", "Another tenant's worksp
 _reading("file_by_way_of_the_first_process", "by_root", "/proc/1/root, then the file's path.")
 
 
-@secret(means=NOT_SHOWN, stopped_by=("ENOENT",))
+# A container's image has files of these names, which are not the host's.
+@secret(means=NOT_SHOWN, stopped_by=("ENOENT", "EACCES"))
 def password_hashes() -> str:
     """/etc/shadow; opened, not read."""
     os.close(os.open("/etc/shadow", os.O_RDONLY))
     return "opened"
 
 
-@secret(means=NOT_SHOWN, stopped_by=("ENOENT",))
+@secret(means=NOT_SHOWN, stopped_by=("ENOENT", "EACCES"))
 def home_folder_of_root() -> str:
     """/root and what lies there."""
     return f"{len(os.listdir('/root'))} entries"

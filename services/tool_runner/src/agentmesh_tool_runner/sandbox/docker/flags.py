@@ -114,7 +114,6 @@ def _host_config(plan: ContainerPlan) -> dict[str, Any]:
         "MemorySwap": memory,
         "CpuPeriod": _CPU_PERIOD_MICROSECONDS,
         "CpuQuota": max(1000, int(shape.cpus * _CPU_PERIOD_MICROSECONDS)),
-        "ShmSize": shape.temporary_bytes,
         "Tmpfs": _tmpfs(plan),
         "Mounts": [
             {
@@ -141,6 +140,8 @@ def _tmpfs(plan: ContainerPlan) -> Mapping[str, str]:
     bounds = f"size={shape.temporary_bytes},nr_inodes={shape.temporary_files}"
     return {
         "/tmp": f"rw,exec,nosuid,nodev,mode=1777,{bounds}",  # noqa: S108 - inside
+        # In the place of the engine's own, which has a size but no bound on the number of files.
+        "/dev/shm": f"rw,noexec,nosuid,nodev,mode=1777,{bounds}",  # noqa: S108 - inside
         INPUT_DIRECTORY: f"rw,exec,nosuid,nodev,mode=0755,uid={plan.uid},gid={plan.uid},"
         f"size={min(_INPUT_BYTES, shape.memory_bytes)},nr_inodes=1024",
     }
