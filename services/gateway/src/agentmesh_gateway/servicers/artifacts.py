@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+import grpc
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import artifact_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
+from meshkit.errors import MeshError
 
-from agentmesh_gateway.relay import forward
+from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
 
@@ -28,9 +30,19 @@ class ArtifactServicer:
         """The files, by path."""
         await self._require_conversation(request.conversation_id)
         found = await self._runner.ListFiles(
-            runner_pb2.ListFilesRequest(conversation_id=request.conversation_id)
+            runner_pb2.ListFilesRequest(
+                conversation_id=request.conversation_id,
+                path=request.path,
+                page_size=request.page_size,
+                page_token=request.page_token,
+                shallow=request.shallow,
+                all_kinds=request.all_kinds,
+                glob=request.glob,
+            )
         )
-        return pb2.ListArtifactsResponse(artifacts=found.files)
+        return pb2.ListArtifactsResponse(
+            artifacts=found.files, next_page_token=found.next_page_token
+        )
 
     async def download_artifact(
         self, request: pb2.DownloadArtifactRequest, context: Context
@@ -38,15 +50,78 @@ class ArtifactServicer:
         """One file, in the chunks in which the runner reads it."""
         await self._require_conversation(request.conversation_id)
         wanted = runner_pb2.ReadFileRequest(
-            conversation_id=request.conversation_id, path=request.path
+            conversation_id=request.conversation_id,
+            path=request.path,
+            offset=request.offset,
+            limit=request.limit,
         )
         call = self._read(wanted, timeout=context.time_remaining())
         async with aclosing(forward(call)) as responses:
             async for response in responses:
                 yield response
 
+    async def get_artifact(
+        self, request: pb2.GetArtifactRequest, context: Context
+    ) -> pb2.GetArtifactResponse:
+        """One of them, without its bytes."""
+        await self._require_conversation(request.conversation_id)
+        found = await self._runner.StatFile(
+            runner_pb2.StatFileRequest(
+                conversation_id=request.conversation_id,
+                path=request.path,
+                with_sha256=request.with_sha256,
+            )
+        )
+        return pb2.GetArtifactResponse(artifact=found.file)
+
+    async def upload_artifact(
+        self, requests: AsyncIterator[pb2.UploadArtifactRequest], context: Context
+    ) -> pb2.UploadArtifactResponse:
+        """Hands the chunks on, at the pace of the slower end, once it is known whose they are."""
+        first = await anext(aiter(requests), None)
+        if first is None or not first.conversation_id:
+            raise MeshError.invalid("conversation_id", "the first message names the conversation")
+        await self._require_conversation(first.conversation_id)
+        written = await hand_on(_pieces(first, requests), self._runner.WriteFile)
+        return pb2.UploadArtifactResponse(artifact=written.file)
+
+    async def delete_artifact(
+        self, request: pb2.DeleteArtifactRequest, context: Context
+    ) -> pb2.DeleteArtifactResponse:
+        """A file, or a folder with all in it."""
+        await self._require_conversation(request.conversation_id)
+        wanted = runner_pb2.RemoveFileRequest(
+            conversation_id=request.conversation_id, path=request.path, for_good=request.for_good
+        )
+        try:
+            await self._runner.RemoveFile(wanted)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return pb2.DeleteArtifactResponse()
+        return pb2.DeleteArtifactResponse(removed=True)
+
     async def _require_conversation(self, conversation_id: str) -> None:
         # The store knows whose conversation it is; the runner only knows workspaces.
         await self._conversations.GetConversation(
             store_pb2.GetConversationRequest(conversation_id=conversation_id)
         )
+
+
+async def _pieces(
+    first: pb2.UploadArtifactRequest, requests: AsyncIterator[pb2.UploadArtifactRequest]
+) -> AsyncIterator[runner_pb2.WriteFileRequest]:
+    yield _piece(first)
+    async for request in requests:
+        yield _piece(request)
+
+
+def _piece(request: pb2.UploadArtifactRequest) -> runner_pb2.WriteFileRequest:
+    return runner_pb2.WriteFileRequest(
+        conversation_id=request.conversation_id,
+        path=request.path,
+        chunk=request.chunk,
+        size_bytes=request.size_bytes if request.HasField("size_bytes") else None,
+        must_not_exist=request.must_not_exist,
+        etag=request.etag,
+    )

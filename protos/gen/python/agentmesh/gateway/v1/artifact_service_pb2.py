@@ -28,7 +28,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentmesh/gateway/v1/artifact_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x32\x61gentmesh/tool_runner/v1/tool_runner_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\";\n\x14ListArtifactsRequest\x12#\n\x0f\x63onversation_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"N\n\x15ListArtifactsResponse\x12\x35\n\tartifacts\x18\x01 \x03(\x0b\x32\".agentmesh.tool_runner.v1.FileInfo\"U\n\x17\x44ownloadArtifactRequest\x12#\n\x0f\x63onversation_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x04path\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\")\n\x18\x44ownloadArtifactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xf8\x02\n\x0f\x41rtifactService\x12\xa6\x01\n\rListArtifacts\x12*.agentmesh.gateway.v1.ListArtifactsRequest\x1a+.agentmesh.gateway.v1.ListArtifactsResponse\"<\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02,\x12*/conversations/{conversation_id}/artifacts\x12\xbb\x01\n\x10\x44ownloadArtifact\x12-.agentmesh.gateway.v1.DownloadArtifactRequest\x1a..agentmesh.gateway.v1.DownloadArtifactResponse\"F\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x36\x12\x34/conversations/{conversation_id}/artifacts/{path=**}0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+agentmesh/gateway/v1/artifact_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x32\x61gentmesh/tool_runner/v1/tool_runner_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xcc\x01\n\x14ListArtifactsRequest\x12#\n\x0f\x63onversation_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x16\n\x04path\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x18\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80@\x12\x0f\n\x07shallow\x18\x05 \x01(\x08\x12\x11\n\tall_kinds\x18\x06 \x01(\x08\x12\x16\n\x04glob\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"g\n\x15ListArtifactsResponse\x12\x35\n\tartifacts\x18\x01 \x03(\x0b\x32\".agentmesh.tool_runner.v1.FileInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x01\n\x17\x44ownloadArtifactRequest\x12#\n\x0f\x63onversation_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x04path\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x16\n\x05limit\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\")\n\x18\x44ownloadArtifactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"h\n\x12GetArtifactRequest\x12#\n\x0f\x63onversation_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x04path\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x18\x12\x13\n\x0bwith_sha256\x18\x03 \x01(\x08\"K\n\x13GetArtifactResponse\x12\x34\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\".agentmesh.tool_runner.v1.FileInfo\"\xcd\x01\n\x15UploadArtifactRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12 \n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x00\x88\x01\x01\x12!\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x16\n\x04path\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x18\x12\x16\n\x0emust_not_exist\x18\x05 \x01(\x08\x12\x16\n\x04\x65tag\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x42\r\n\x0b_size_bytes\"N\n\x16UploadArtifactResponse\x12\x34\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32\".agentmesh.tool_runner.v1.FileInfo\"h\n\x15\x44\x65leteArtifactRequest\x12#\n\x0f\x63onversation_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x18\n\x04path\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x18\x12\x10\n\x08\x66or_good\x18\x03 \x01(\x08\")\n\x16\x44\x65leteArtifactResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x08\x32\x9f\x07\n\x0f\x41rtifactService\x12\xa6\x01\n\rListArtifacts\x12*.agentmesh.gateway.v1.ListArtifactsRequest\x1a+.agentmesh.gateway.v1.ListArtifactsResponse\"<\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02,\x12*/conversations/{conversation_id}/artifacts\x12\xbb\x01\n\x10\x44ownloadArtifact\x12-.agentmesh.gateway.v1.DownloadArtifactRequest\x1a..agentmesh.gateway.v1.DownloadArtifactResponse\"F\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02\x36\x12\x34/conversations/{conversation_id}/artifacts/{path=**}0\x01\x12\xb1\x01\n\x0bGetArtifact\x12(.agentmesh.gateway.v1.GetArtifactRequest\x1a).agentmesh.gateway.v1.GetArtifactResponse\"M\xca\xf3\x18\x06\x08\x02\x10\x01\x18\x01\x82\xd3\xe4\x93\x02=\x12;/conversations/{conversation_id}/artifact-details/{path=**}\x12\xba\x01\n\x0eUploadArtifact\x12+.agentmesh.gateway.v1.UploadArtifactRequest\x1a,.agentmesh.gateway.v1.UploadArtifactResponse\"K\xca\xf3\x18\x04\x08\x02\x10\x02\x82\xd3\xe4\x93\x02=\x1a\x34/conversations/{conversation_id}/artifacts/{path=**}:\x05\x63hunk(\x01\x12\xb3\x01\n\x0e\x44\x65leteArtifact\x12+.agentmesh.gateway.v1.DeleteArtifactRequest\x1a,.agentmesh.gateway.v1.DeleteArtifactResponse\"F\xca\xf3\x18\x06\x08\x02\x10\x02\x18\x01\x82\xd3\xe4\x93\x02\x36*4/conversations/{conversation_id}/artifacts/{path=**}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,22 +37,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTARTIFACTSREQUEST'].fields_by_name['conversation_id']._loaded_options = None
   _globals['_LISTARTIFACTSREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['path']._loaded_options = None
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['path']._serialized_options = b'\272H\005r\003\030\200\030'
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\220N(\000'
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200@'
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['glob']._loaded_options = None
+  _globals['_LISTARTIFACTSREQUEST'].fields_by_name['glob']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['conversation_id']._loaded_options = None
   _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['path']._loaded_options = None
   _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['path']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['offset']._loaded_options = None
+  _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['limit']._loaded_options = None
+  _globals['_DOWNLOADARTIFACTREQUEST'].fields_by_name['limit']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_GETARTIFACTREQUEST'].fields_by_name['conversation_id']._loaded_options = None
+  _globals['_GETARTIFACTREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GETARTIFACTREQUEST'].fields_by_name['path']._loaded_options = None
+  _globals['_GETARTIFACTREQUEST'].fields_by_name['path']._serialized_options = b'\272H\007r\005\020\001\030\200\030'
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['chunk']._loaded_options = None
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['chunk']._serialized_options = b'\272H\006z\004\030\200\200@'
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['size_bytes']._loaded_options = None
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['size_bytes']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['conversation_id']._loaded_options = None
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['path']._loaded_options = None
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['path']._serialized_options = b'\272H\005r\003\030\200\030'
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['etag']._loaded_options = None
+  _globals['_UPLOADARTIFACTREQUEST'].fields_by_name['etag']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_DELETEARTIFACTREQUEST'].fields_by_name['conversation_id']._loaded_options = None
+  _globals['_DELETEARTIFACTREQUEST'].fields_by_name['conversation_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_DELETEARTIFACTREQUEST'].fields_by_name['path']._loaded_options = None
+  _globals['_DELETEARTIFACTREQUEST'].fields_by_name['path']._serialized_options = b'\272H\007r\005\020\001\030\200\030'
   _globals['_ARTIFACTSERVICE'].methods_by_name['ListArtifacts']._loaded_options = None
   _globals['_ARTIFACTSERVICE'].methods_by_name['ListArtifacts']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\002,\022*/conversations/{conversation_id}/artifacts'
   _globals['_ARTIFACTSERVICE'].methods_by_name['DownloadArtifact']._loaded_options = None
   _globals['_ARTIFACTSERVICE'].methods_by_name['DownloadArtifact']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\0026\0224/conversations/{conversation_id}/artifacts/{path=**}'
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=215
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=274
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=276
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=354
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=356
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=441
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=443
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=484
-  _globals['_ARTIFACTSERVICE']._serialized_start=487
-  _globals['_ARTIFACTSERVICE']._serialized_end=863
+  _globals['_ARTIFACTSERVICE'].methods_by_name['GetArtifact']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['GetArtifact']._serialized_options = b'\312\363\030\006\010\002\020\001\030\001\202\323\344\223\002=\022;/conversations/{conversation_id}/artifact-details/{path=**}'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['UploadArtifact']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['UploadArtifact']._serialized_options = b'\312\363\030\004\010\002\020\002\202\323\344\223\002=\0324/conversations/{conversation_id}/artifacts/{path=**}:\005chunk'
+  _globals['_ARTIFACTSERVICE'].methods_by_name['DeleteArtifact']._loaded_options = None
+  _globals['_ARTIFACTSERVICE'].methods_by_name['DeleteArtifact']._serialized_options = b'\312\363\030\006\010\002\020\002\030\001\202\323\344\223\0026*4/conversations/{conversation_id}/artifacts/{path=**}'
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=216
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=420
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=422
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=525
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=528
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=662
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=664
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=705
+  _globals['_GETARTIFACTREQUEST']._serialized_start=707
+  _globals['_GETARTIFACTREQUEST']._serialized_end=811
+  _globals['_GETARTIFACTRESPONSE']._serialized_start=813
+  _globals['_GETARTIFACTRESPONSE']._serialized_end=888
+  _globals['_UPLOADARTIFACTREQUEST']._serialized_start=891
+  _globals['_UPLOADARTIFACTREQUEST']._serialized_end=1096
+  _globals['_UPLOADARTIFACTRESPONSE']._serialized_start=1098
+  _globals['_UPLOADARTIFACTRESPONSE']._serialized_end=1176
+  _globals['_DELETEARTIFACTREQUEST']._serialized_start=1178
+  _globals['_DELETEARTIFACTREQUEST']._serialized_end=1282
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=1284
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=1325
+  _globals['_ARTIFACTSERVICE']._serialized_start=1328
+  _globals['_ARTIFACTSERVICE']._serialized_end=2255
 # @@protoc_insertion_point(module_scope)

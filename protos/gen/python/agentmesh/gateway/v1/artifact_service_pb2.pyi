@@ -26,14 +26,38 @@ class ListArtifactsRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    SHALLOW_FIELD_NUMBER: builtins.int
+    ALL_KINDS_FIELD_NUMBER: builtins.int
+    GLOB_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
+    path: builtins.str
+    """Below this folder; the whole workspace if empty."""
+    page_size: builtins.int
+    """At most so many at once; 1000 if 0."""
+    page_token: builtins.str
+    """`next_page_token` of the page before."""
+    shallow: builtins.bool
+    """True leaves out what is in folders below."""
+    all_kinds: builtins.bool
+    """Also folders, links and special files."""
+    glob: builtins.str
+    """Only names that match, for example "*.py"; with a slash, only whole paths that do."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+        shallow: builtins.bool = ...,
+        all_kinds: builtins.bool = ...,
+        glob: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["all_kinds", b"all_kinds", "conversation_id", b"conversation_id", "glob", b"glob", "page_size", b"page_size", "page_token", b"page_token", "path", b"path", "shallow", b"shallow"]) -> None: ...
 
 Global___ListArtifactsRequest: typing_extensions.TypeAlias = ListArtifactsRequest
 
@@ -44,6 +68,9 @@ class ListArtifactsResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ARTIFACTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
     @property
     def artifacts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo]:
         """By path."""
@@ -52,8 +79,9 @@ class ListArtifactsResponse(google.protobuf.message.Message):
         self,
         *,
         artifacts: collections.abc.Iterable[agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo] | None = ...,
+        next_page_token: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["artifacts", b"artifacts"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["artifacts", b"artifacts", "next_page_token", b"next_page_token"]) -> None: ...
 
 Global___ListArtifactsResponse: typing_extensions.TypeAlias = ListArtifactsResponse
 
@@ -65,17 +93,25 @@ class DownloadArtifactRequest(google.protobuf.message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
+    OFFSET_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     path: builtins.str
     """Relative to the workspace."""
+    offset: builtins.int
+    """Skip this many bytes."""
+    limit: builtins.int
+    """At most so many bytes; all if 0."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         path: builtins.str = ...,
+        offset: builtins.int = ...,
+        limit: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "limit", b"limit", "offset", b"offset", "path", b"path"]) -> None: ...
 
 Global___DownloadArtifactRequest: typing_extensions.TypeAlias = DownloadArtifactRequest
 
@@ -96,3 +132,157 @@ class DownloadArtifactResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["chunk", b"chunk"]) -> None: ...
 
 Global___DownloadArtifactResponse: typing_extensions.TypeAlias = DownloadArtifactResponse
+
+@typing.final
+class GetArtifactRequest(google.protobuf.message.Message):
+    """Which file."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    WITH_SHA256_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Relative to the workspace."""
+    with_sha256: builtins.bool
+    """Also read it and say its SHA-256."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        with_sha256: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path", "with_sha256", b"with_sha256"]) -> None: ...
+
+Global___GetArtifactRequest: typing_extensions.TypeAlias = GetArtifactRequest
+
+@typing.final
+class GetArtifactResponse(google.protobuf.message.Message):
+    """What is there."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: builtins.int
+    @property
+    def artifact(self) -> agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        artifact: agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["artifact", b"artifact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["artifact", b"artifact"]) -> None: ...
+
+Global___GetArtifactResponse: typing_extensions.TypeAlias = GetArtifactResponse
+
+@typing.final
+class UploadArtifactRequest(google.protobuf.message.Message):
+    """A chunk; the first message names the file."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    MUST_NOT_EXIST_FIELD_NUMBER: builtins.int
+    ETAG_FIELD_NUMBER: builtins.int
+    chunk: builtins.bytes
+    """Bytes, in order."""
+    size_bytes: builtins.int
+    """The whole size in bytes, in the first message, and compared with what comes. Over REST: the
+    Content-Length.
+    """
+    conversation_id: builtins.str
+    """"conv_…". In the first message."""
+    path: builtins.str
+    """Relative to the workspace. In the first message."""
+    must_not_exist: builtins.bool
+    """True refuses to replace a file. In the first message."""
+    etag: builtins.str
+    """Replace only the file with this etag. In the first message."""
+    def __init__(
+        self,
+        *,
+        chunk: builtins.bytes = ...,
+        size_bytes: builtins.int | None = ...,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        must_not_exist: builtins.bool = ...,
+        etag: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_size_bytes", b"_size_bytes", "size_bytes", b"size_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_size_bytes", b"_size_bytes", "chunk", b"chunk", "conversation_id", b"conversation_id", "etag", b"etag", "must_not_exist", b"must_not_exist", "path", b"path", "size_bytes", b"size_bytes"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_size_bytes", b"_size_bytes"]) -> typing.Literal["size_bytes"] | None: ...
+
+Global___UploadArtifactRequest: typing_extensions.TypeAlias = UploadArtifactRequest
+
+@typing.final
+class UploadArtifactResponse(google.protobuf.message.Message):
+    """Written."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: builtins.int
+    @property
+    def artifact(self) -> agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo:
+        """The file, with its SHA-256."""
+
+    def __init__(
+        self,
+        *,
+        artifact: agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["artifact", b"artifact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["artifact", b"artifact"]) -> None: ...
+
+Global___UploadArtifactResponse: typing_extensions.TypeAlias = UploadArtifactResponse
+
+@typing.final
+class DeleteArtifactRequest(google.protobuf.message.Message):
+    """Which file."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    FOR_GOOD_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Relative to the workspace."""
+    for_good: builtins.bool
+    """True keeps no version."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+        for_good: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "for_good", b"for_good", "path", b"path"]) -> None: ...
+
+Global___DeleteArtifactRequest: typing_extensions.TypeAlias = DeleteArtifactRequest
+
+@typing.final
+class DeleteArtifactResponse(google.protobuf.message.Message):
+    """Removed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: builtins.int
+    removed: builtins.bool
+    """False if nothing was there."""
+    def __init__(
+        self,
+        *,
+        removed: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["removed", b"removed"]) -> None: ...
+
+Global___DeleteArtifactResponse: typing_extensions.TypeAlias = DeleteArtifactResponse

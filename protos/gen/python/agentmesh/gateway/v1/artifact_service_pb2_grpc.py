@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ArtifactServiceStub(object):
-    """Files that conversations made.
+    """Files of conversations: what agents made, and what people give them. Paths are relative to the
+    conversation's workspace and never leave it; symbolic links are shown and never followed.
     """
 
     def __init__(self, channel):
@@ -45,10 +46,26 @@ class ArtifactServiceStub(object):
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DownloadArtifactResponse.FromString,
                 _registered_method=True)
+        self.GetArtifact = channel.unary_unary(
+                '/agentmesh.gateway.v1.ArtifactService/GetArtifact',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.GetArtifactRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.GetArtifactResponse.FromString,
+                _registered_method=True)
+        self.UploadArtifact = channel.stream_unary(
+                '/agentmesh.gateway.v1.ArtifactService/UploadArtifact',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.UploadArtifactRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.UploadArtifactResponse.FromString,
+                _registered_method=True)
+        self.DeleteArtifact = channel.unary_unary(
+                '/agentmesh.gateway.v1.ArtifactService/DeleteArtifact',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
-    """Files that conversations made.
+    """Files of conversations: what agents made, and what people give them. Paths are relative to the
+    conversation's workspace and never leave it; symbolic links are shown and never followed.
     """
 
     def ListArtifacts(self, request, context):
@@ -60,6 +77,31 @@ class ArtifactServiceServicer(object):
 
     def DownloadArtifact(self, request, context):
         """One file, in chunks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArtifact(self, request, context):
+        """One file or folder, without its bytes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadArtifact(self, request_iterator, context):
+        """Writes a file, in chunks of at most 1 MiB. It is there, as a whole, when the stream has ended well;
+        otherwise nothing of it is. What it replaces is kept as a version, which agents can restore. Over
+        REST: the body is the bytes, with a Content-Length, under any Content-Type that web forms cannot
+        send.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteArtifact(self, request, context):
+        """Removes a file, or a folder with all in it. What was there is kept as a version, which agents can
+        restore. That nothing is there is no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +120,21 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     request_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DownloadArtifactResponse.SerializeToString,
             ),
+            'GetArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArtifact,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.GetArtifactRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.GetArtifactResponse.SerializeToString,
+            ),
+            'UploadArtifact': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadArtifact,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.UploadArtifactRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.UploadArtifactResponse.SerializeToString,
+            ),
+            'DeleteArtifact': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteArtifact,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'agentmesh.gateway.v1.ArtifactService', rpc_method_handlers)
@@ -87,7 +144,8 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ArtifactService(object):
-    """Files that conversations made.
+    """Files of conversations: what agents made, and what people give them. Paths are relative to the
+    conversation's workspace and never leave it; symbolic links are shown and never followed.
     """
 
     @staticmethod
@@ -134,6 +192,87 @@ class ArtifactService(object):
             '/agentmesh.gateway.v1.ArtifactService/DownloadArtifact',
             agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DownloadArtifactRequest.SerializeToString,
             agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DownloadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ArtifactService/GetArtifact',
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.GetArtifactRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.GetArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadArtifact(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/agentmesh.gateway.v1.ArtifactService/UploadArtifact',
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.UploadArtifactRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.UploadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteArtifact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ArtifactService/DeleteArtifact',
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactResponse.FromString,
             options,
             channel_credentials,
             insecure,

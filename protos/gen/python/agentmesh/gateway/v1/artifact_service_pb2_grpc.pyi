@@ -57,8 +57,58 @@ _ArtifactServiceDownloadArtifactType = typing_extensions.TypeVar(
     ],
 )
 
-class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _ArtifactServiceDownloadArtifactType]):
-    """Files that conversations made."""
+_ArtifactServiceGetArtifactType = typing_extensions.TypeVar(
+    '_ArtifactServiceGetArtifactType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse,
+    ],
+)
+
+_ArtifactServiceUploadArtifactType = typing_extensions.TypeVar(
+    '_ArtifactServiceUploadArtifactType',
+    grpc.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse,
+    ],
+    default=grpc.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse,
+    ],
+)
+
+_ArtifactServiceDeleteArtifactType = typing_extensions.TypeVar(
+    '_ArtifactServiceDeleteArtifactType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
+    ],
+)
+
+class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _ArtifactServiceDownloadArtifactType, _ArtifactServiceGetArtifactType, _ArtifactServiceUploadArtifactType, _ArtifactServiceDeleteArtifactType]):
+    """Files of conversations: what agents made, and what people give them. Paths are relative to the
+    conversation's workspace and never leave it; symbolic links are shown and never followed.
+    """
 
     @typing.overload
     def __init__(self: ArtifactServiceStub[
@@ -69,6 +119,18 @@ class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _Art
         grpc.UnaryStreamMultiCallable[
             agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactRequest,
             agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.GetArtifactRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse,
+        ],
+        grpc.StreamUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -82,6 +144,18 @@ class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _Art
             agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactRequest,
             agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.GetArtifactRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse,
+        ],
+        grpc.aio.StreamUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     ListArtifacts: _ArtifactServiceListArtifactsType
@@ -89,6 +163,21 @@ class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _Art
 
     DownloadArtifact: _ArtifactServiceDownloadArtifactType
     """One file, in chunks."""
+
+    GetArtifact: _ArtifactServiceGetArtifactType
+    """One file or folder, without its bytes."""
+
+    UploadArtifact: _ArtifactServiceUploadArtifactType
+    """Writes a file, in chunks of at most 1 MiB. It is there, as a whole, when the stream has ended well;
+    otherwise nothing of it is. What it replaces is kept as a version, which agents can restore. Over
+    REST: the body is the bytes, with a Content-Length, under any Content-Type that web forms cannot
+    send.
+    """
+
+    DeleteArtifact: _ArtifactServiceDeleteArtifactType
+    """Removes a file, or a folder with all in it. What was there is kept as a version, which agents can
+    restore. That nothing is there is no error.
+    """
 
 ArtifactServiceAsyncStub: typing_extensions.TypeAlias = ArtifactServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -99,10 +188,24 @@ ArtifactServiceAsyncStub: typing_extensions.TypeAlias = ArtifactServiceStub[
         agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactRequest,
         agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse,
+    ],
+    grpc.aio.StreamUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
+    ],
 ]
 
 class ArtifactServiceServicer(metaclass=abc.ABCMeta):
-    """Files that conversations made."""
+    """Files of conversations: what agents made, and what people give them. Paths are relative to the
+    conversation's workspace and never leave it; symbolic links are shown and never followed.
+    """
 
     @abc.abstractmethod
     def ListArtifacts(
@@ -119,5 +222,35 @@ class ArtifactServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactResponse], collections.abc.AsyncIterator[agentmesh.gateway.v1.artifact_service_pb2.DownloadArtifactResponse]]:
         """One file, in chunks."""
+
+    @abc.abstractmethod
+    def GetArtifact(
+        self,
+        request: agentmesh.gateway.v1.artifact_service_pb2.GetArtifactRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse, collections.abc.Awaitable[agentmesh.gateway.v1.artifact_service_pb2.GetArtifactResponse]]:
+        """One file or folder, without its bytes."""
+
+    @abc.abstractmethod
+    def UploadArtifact(
+        self,
+        request_iterator: _MaybeAsyncIterator[agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse, collections.abc.Awaitable[agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse]]:
+        """Writes a file, in chunks of at most 1 MiB. It is there, as a whole, when the stream has ended well;
+        otherwise nothing of it is. What it replaces is kept as a version, which agents can restore. Over
+        REST: the body is the bytes, with a Content-Length, under any Content-Type that web forms cannot
+        send.
+        """
+
+    @abc.abstractmethod
+    def DeleteArtifact(
+        self,
+        request: agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse, collections.abc.Awaitable[agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse]]:
+        """Removes a file, or a folder with all in it. What was there is kept as a version, which agents can
+        restore. That nothing is there is no error.
+        """
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
