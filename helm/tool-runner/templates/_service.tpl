@@ -24,6 +24,8 @@
   value: {{ .Values.executions.maxMemoryMib | int64 | quote }}
 - name: AGENTMESH_MAX_OPEN_WORKSPACES
   value: {{ .Values.executions.openWorkspaces | int64 | quote }}
+- name: AGENTMESH_WARM_SANDBOXES
+  value: {{ .Values.executions.warmSandboxes | int64 | quote }}
 - name: AGENTMESH_WORKSPACE_MIB
   value: {{ .Values.executions.workspaceMib | int64 | quote }}
 {{- end -}}

@@ -62,6 +62,7 @@ class ToolRunnerSettings(ServiceSettings):
     sandbox_first_uid: int = Field(default=1_879_048_192, ge=1)
     max_executions: int = Field(default=8, ge=1, le=1000)
     max_open_workspaces: int = Field(default=16, ge=1, le=1000)
+    warm_sandboxes: int = Field(default=2, ge=0, le=100)
     workspace_idle_seconds: float = Field(default=300, gt=0)
     upload_stall_seconds: float = Field(default=60, gt=0)
     workspace_mib: int = Field(default=128, ge=1)
@@ -180,6 +181,7 @@ class ToolRunnerSettings(ServiceSettings):
             "first_uid": self.sandbox_first_uid,
             "max_executions": self.max_executions,
             "max_open_workspaces": self.max_open_workspaces,
+            "warm_sandboxes": self.warm_sandboxes,
             "workspace_idle_seconds": self.workspace_idle_seconds,
             "maximum": self.maximum_limits,
         }

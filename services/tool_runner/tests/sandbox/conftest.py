@@ -80,6 +80,7 @@ def make_backend(kind: str, folder: Path, **options: Any) -> AnyBackend:
                 data_folder=folder, engine=engine.address(), image=engine.IMAGE, **options
             )
         )
+    options = {"warm_sandboxes": 1} | options
     if kind == "sandlock":
         return SandlockBackend(LocalOptions(data_folder=folder, **options))
     bwrap = shutil.which("bwrap") or ""

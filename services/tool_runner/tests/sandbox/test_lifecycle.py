@@ -98,7 +98,7 @@ async def test_writing_more_than_fits_is_told(workspace: Workspace) -> None:
 
 
 async def test_idle_workspaces_are_closed_and_come_back(kind: str, tmp_path: Path) -> None:
-    backend = make_backend(kind, tmp_path, max_open_workspaces=2)
+    backend = make_backend(kind, tmp_path, max_open_workspaces=2, warm_sandboxes=0)
     await backend.start()
     try:
         for number in range(6):

@@ -70,6 +70,31 @@ async def test_a_weaker_sandbox_fails(
     assert "\n" not in report.remedy
 
 
+@pytest.mark.parametrize(("lock", "broken"), WEAKER[:2])
+@pytest.mark.parametrize("kind", ["bubblewrap"])
+async def test_a_weaker_resident_fails(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str, broken: str
+) -> None:
+    backend = make_backend(kind, tmp_path, warm_sandboxes=1)
+    compose = backend._compose_resident
+
+    def weaker(workspace: str) -> Launch | None:
+        launch = compose(workspace)
+        assert launch is not None
+        if lock == "seccomp":
+            return replace(launch, contents=[launch.contents[0], ALLOW_ALL, *launch.contents[2:]])
+        return without(launch, lock)
+
+    monkeypatch.setattr(backend, "_compose_resident", weaker)
+    await backend.start()
+    try:
+        if not backend.uses_control_groups:
+            pytest.skip("no control groups, and so no residents")
+        assert broken in (await selftest.run(backend)).remedy
+    finally:
+        await backend.close()
+
+
 @pytest.mark.parametrize("kind", ["sandlock"])
 async def test_nothing_runs_that_sandlock_did_not_lock(
     backend: LocalBackend, monkeypatch: pytest.MonkeyPatch

@@ -57,3 +57,8 @@ class BubblewrapBackend(LocalBackend):
             seccomp=self._filter,
             processes=processes,
         )
+
+    def _compose_resident(self, workspace: str) -> Launch:
+        return profile.compose_resident(
+            self._installation, workspace=workspace, seccomp=self._filter
+        )

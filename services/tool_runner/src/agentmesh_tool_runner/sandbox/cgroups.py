@@ -297,6 +297,23 @@ class Group:
                 refused = _keyed(folder / "pids.events").get("max", 0)
         return GroupUsage(cpu, peak, memory_kills, refused)
 
+    def memory_in_use(self) -> int:
+        """Bytes now, files in memory included; 0 where no hierarchy tells."""
+        for folder, hierarchy in self._folders.items():
+            if "memory" in hierarchy.controllers:
+                file = "memory.current" if hierarchy.version == 2 else "memory.usage_in_bytes"
+                return _number(folder / file) or 0
+        return 0
+
+    def forget_peak(self) -> bool:
+        """Lets the peak of memory begin anew; False where the kernel cannot."""
+        for folder, hierarchy in self._folders.items():
+            if "memory" in hierarchy.controllers:
+                if hierarchy.version == 2:
+                    return False
+                (folder / "memory.max_usage_in_bytes").write_text("0")
+        return True
+
     def kill(self) -> None:
         """Sends SIGKILL to every member, including those being forked meanwhile."""
         for folder, hierarchy in self._folders.items():

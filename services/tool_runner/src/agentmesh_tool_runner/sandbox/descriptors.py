@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 
 from .backend import ExecutionSpec
+from .execution import LocalExecution
 
 
 class Descriptors:
@@ -56,3 +58,32 @@ class Descriptors:
 
     def keep(self, *descriptors: int) -> None:
         self._open -= set(descriptors)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The standard streams of a program: `theirs` for it, the rest for the service."""
+
+    theirs: tuple[int, int, int]
+    stdout: int
+    stderr: int
+    feed: int | None
+    link: socket.socket | None
+
+    @classmethod
+    def open(cls, descriptors: Descriptors, spec: ExecutionSpec) -> Streams:
+        """As the program wants them; none is kept yet."""
+        stdin, feed = descriptors.stdin(spec)
+        link = None
+        if spec.terminal is not None:
+            stdin, link = descriptors.link()
+        stdout, stdout_end = descriptors.pipe()
+        stderr, stderr_end = descriptors.pipe()
+        return cls((stdin, stdout_end, stderr_end), stdout, stderr, feed, link)
+
+    def attach(self, descriptors: Descriptors, execution: LocalExecution) -> None:
+        """Gives the service's ends to the execution."""
+        descriptors.keep(self.stdout, self.stderr, *(() if self.feed is None else (self.feed,)))
+        if self.link is not None:
+            execution.attach_terminal(self.link)
+        execution.attach_pipes(self.stdout, self.stderr, self.feed)

@@ -37,13 +37,7 @@ NAMESPACES: Final = {
     "uts": 0x4000000,
     "cgroup": 0x2000000,
 }
-_PR_SET_DUMPABLE, _PR_SET_SECCOMP = 4, 22
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 24, 38, 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
-_SECCOMP_MODE_FILTER = 2
-_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SYS_PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
-_SYS_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _SYS_MOUNT_SETATTR = 442  # the same on every machine
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
@@ -82,7 +76,7 @@ def run(plan: Mapping[str, Any]) -> NoReturn:
     launcher, machine = os.getppid(), os.uname().machine
     uid, gid = os.geteuid(), os.getegid()
     # A change of uid takes a process its own /proc files, which the maps are written to.
-    kernel.prctl(_PR_SET_DUMPABLE, 1)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
     flags = sum(NAMESPACES[name] for name in plan["namespaces"])
     kernel.check(_libc.unshare(flags), "unshare")
     kernel.write_file("/proc/self/setgroups", "deny")
@@ -128,15 +122,15 @@ def _first_inside(plan: Mapping[str, Any], parent: int, machine: str) -> None:
         # Counted in the new user namespace, and so for this sandbox alone.
         resource.setrlimit(kind, (value, value))
     program = _content(plan["filter"])
-    _drop_capabilities(machine)
+    kernel.drop_capabilities(machine)
     # Nothing inside may look into the one process that holds no locks.
-    kernel.prctl(_PR_SET_DUMPABLE, 0)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     trouble, report = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         _become_program(plan, program, report)
     os.close(report)
-    _load_filter(program)
+    kernel.load_filter(program)
     started = os.read(trouble, 1) == b""
     os.closerange(0, STATUS_DESCRIPTOR)
     code = _reap_until(pid)
@@ -163,11 +157,11 @@ def _reap_until(program: int) -> int:
 
 def _become_program(plan: Mapping[str, Any], program: bytes, report: int) -> NoReturn:
     try:
-        kernel.prctl(_PR_SET_DUMPABLE, 1)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         os.setsid()
         os.chdir(plan["directory"])
         _lock(plan)
-        _load_filter(program)
+        kernel.load_filter(program)
         os.dup2(report, FIRST_EXTRA_DESCRIPTOR, inheritable=False)
         os.closerange(FIRST_EXTRA_DESCRIPTOR + 1, 2 * _AFTER_DESCRIPTORS)
         os.execvpe(plan["argv"][0], plan["argv"], plan["environment"])  # noqa: S606 - the program
@@ -190,27 +184,6 @@ def _lock(plan: Mapping[str, Any]) -> None:
         return
     os.close(descriptor)
     raise RuntimeError("sandlock took nothing away")
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-
-def _load_filter(program: bytes) -> None:
-    kernel.prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    loaded = _Program(len(program) // 8, program)
-    result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(loaded), 0, 0)
-    kernel.check(result, "seccomp")
-
-
-def _drop_capabilities(machine: str) -> None:
-    """All of them, also those that a later exec could bring back."""
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_bytes())
-    for capability in range(last + 1):
-        kernel.prctl(_PR_CAPBSET_DROP, capability)
-    kernel.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
-    kernel.check(_libc.syscall(_SYS_CAPSET[machine], header, bytes(24)), "capset")
 
 
 def _raise_loopback() -> None:

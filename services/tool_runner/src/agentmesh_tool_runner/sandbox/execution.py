@@ -312,9 +312,11 @@ class LocalExecution:
             return
         for timer in self._timers:
             timer.cancel()
-        self._outcome.set_result(self._judge(self._ended, self._meter.measure()))
-        self._arrived.set()
+        outcome = self._judge(self._ended, self._meter.measure())
+        # Begun first, so that whoever waits for the end finds the sandbox free again.
         self._release = self._loop.create_task(self._meter.release())
+        self._outcome.set_result(outcome)
+        self._arrived.set()
 
     def _judge(self, ended: Ended, measured: Measured) -> Outcome:
         reason, detail = self._reason(ended.code, measured)

@@ -10,14 +10,22 @@ import ctypes
 import errno
 import os
 import resource
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 _CLONE_NEWNS = 0x20000
 _CLONE_NEWUSER = 0x10000000
-MS_NOSUID, MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 0x4000, 0x40000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 1, 2, 4, 0x20, 0x1000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _MNT_DETACH = 2
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+_PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 22, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_SECCOMP_MODE_FILTER = 2
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,6 +95,37 @@ def prctl(what: int, value: int) -> None:
     """`prctl` with one argument. Raises OSError."""
     rest = [ctypes.c_ulong(each) for each in (value, 0, 0, 0)]
     check(_libc.prctl(what, *rest), f"prctl {what}")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def load_filter(program: bytes) -> None:
+    """Puts a seccomp filter on this process, for good. Raises OSError."""
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    loaded = _Program(len(program) // 8, program)
+    result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(loaded), 0, 0)
+    check(result, "seccomp")
+
+
+def drop_capabilities(machine: str, held: Sequence[int] | None = None) -> None:
+    """All of them, also those that a later exec could bring back. Raises OSError.
+
+    `held` names those that there are; without it each that the kernel knows is taken away.
+    """
+    if held is None:
+        held = range(int(Path("/proc/sys/kernel/cap_last_cap").read_bytes()) + 1)
+    for capability in held:
+        prctl(_PR_CAPBSET_DROP, capability)
+    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    check(_libc.syscall(_SYS_CAPSET[machine], header, bytes(24)), "capset")
+
+
+def unshare_mounts() -> None:
+    """A mount namespace of this process's own. Raises OSError."""
+    check(_libc.unshare(_CLONE_NEWNS), "unshare")
 
 
 def check(result: int, what: str) -> None:

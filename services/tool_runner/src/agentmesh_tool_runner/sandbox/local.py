@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,18 +27,21 @@ from .backend import (
     Workspace,
     WorkspaceKey,
 )
-from .descriptors import Descriptors
+from .descriptors import Descriptors, Streams
 from .execution import LocalExecution, Meter
 from .family import FamilyBound, plan_family_bound
 from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequest
-from .meters import FamilyMeter, GroupMeter
+from .meters import FamilyMeter, GroupMeter, ResidentMeter
 from .options import LocalOptions
-from .reach import LocalReach
+from .places import Places
+from .resident_client import Resident, ResidentLostError
+from .resident_client import plan as resident_plan
+from .spares import Spares, group_limits
+from .warm import WarmSandboxes
 from .workspace_handle import WorkspaceHandle
 from .workspaces import Mounted, Place, WorkspaceRules, Workspaces
 
 _IDLE_CHECK_SECONDS: Final = 30.0
-_SPARES: Final = 2
 # Memory that belongs to no process, and so to no RLIMIT_AS.
 _UNBOUNDED_MEMORY_CALLS: Final = frozenset({"memfd_create"})
 
@@ -61,8 +63,8 @@ class LocalBackend(SandboxBackend):
         self._running: dict[str, tuple[WorkspaceKey, LocalExecution]] = {}
         self._slots = asyncio.Semaphore(options.max_executions)
         self._launching = asyncio.Lock()
-        self._sparing = asyncio.Lock()
-        self._spares: deque[tuple[str, cgroups.Group]] = deque()
+        self._spares: Spares | None = None
+        self._warm: WarmSandboxes | None = None
         self._idle_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._uid = self._first_uid()
@@ -71,7 +73,7 @@ class LocalBackend(SandboxBackend):
             max_open=options.max_open_workspaces,
             idle_seconds=options.workspace_idle_seconds,
         )
-        self._uids: set[int] = set()
+        self._places = Places(self._live_launcher, options.maximum, self._uid)
         self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
 
     def _first_uid(self) -> int | None:
@@ -99,6 +101,10 @@ class LocalBackend(SandboxBackend):
         group has it. `self._filter` is the seccomp filter to load.
         """
 
+    def _compose_resident(self, workspace: str) -> inside.Launch | None:
+        """A sandbox whose first process is a resident; None where this backend has none."""
+        return None
+
     @property
     @abstractmethod
     def _isolation(self) -> str:
@@ -107,6 +113,11 @@ class LocalBackend(SandboxBackend):
     @property
     def uses_control_groups(self) -> bool:
         return self._groups is not None
+
+    @property
+    def warm_sandboxes(self) -> int:
+        """How many are ready for sessions to come."""
+        return self._warm.ready if self._warm else 0
 
     @property
     def launcher_pid(self) -> int | None:
@@ -136,7 +147,17 @@ class LocalBackend(SandboxBackend):
     async def start(self) -> None:
         await asyncio.to_thread(self._inspect)
         await self._live_launcher()
-        await self._keep_spares()
+        if self._groups is not None:
+            self._spares = Spares(self._groups, self._live_launcher, self._new_name)
+            await self._spares.fill()
+            if self._compose_resident("") is not None:
+                self._warm = WarmSandboxes(
+                    self._places.mount,
+                    lambda place: self._places.unmount(place, self._launcher),
+                    self._start_resident,
+                    count=self._options.warm_sandboxes,
+                )
+                await self._warm.refill()
         self._started = True
         self._idle_task = asyncio.create_task(self._close_idle_workspaces())
 
@@ -160,7 +181,7 @@ class LocalBackend(SandboxBackend):
             return None
         try:
             parent.make()
-            probe = parent.group("probe", _group_limits(Limits()))
+            probe = parent.group("probe", group_limits(Limits()))
         except OSError:
             parent.remove()
             return None
@@ -188,8 +209,11 @@ class LocalBackend(SandboxBackend):
         await stop(self._idle_task)
         await ended(*self._tasks)
         await self._workspaces.close_all()
-        await self._drop_spares()
+        if self._warm:
+            await self._warm.close()
         if self._launcher:
+            if self._spares:
+                await self._spares.drop(self._launcher)
             await self._launcher.close()
         if self._groups:
             await asyncio.to_thread(self._groups.remove)
@@ -207,44 +231,30 @@ class LocalBackend(SandboxBackend):
                 return self._launcher
             if self._launcher is not None:
                 await self._launcher.close()
-                self._workspaces.forget_all()
-                self._uids.clear()
-                await self._drop_spares()
+                await self._forget_all(self._launcher)
             folder = self._options.python_folder
             launcher = LauncherClient(avoid=[folder] if folder else [], sandlock=self.sandlock)
             await launcher.start()
             self._launcher = launcher
             return launcher
 
+    async def _forget_all(self, launcher: LauncherClient) -> None:
+        """What a launcher that was lost took along."""
+        self._workspaces.forget_all()
+        self._places.forget_all()
+        if self._warm:
+            await self._warm.forget_all()
+        if self._spares:
+            await self._spares.drop(launcher)
+
     async def mount(self) -> Place:
-        launcher = await self._live_launcher()
-        maximum = self._options.maximum
-        name, uid = f"workspace-{next(self._numbers)}", self._take_uid()
-        try:
-            root = await launcher.mount(
-                name, size=maximum.workspace_bytes, files=maximum.workspace_files, uid=uid
-            )
-        except BaseException:
-            self._give_back_uid(uid)
-            raise
-        return Place(name, LocalReach(root), uid)
+        await self._live_launcher()
+        return (self._warm.take() if self._warm else None) or await self._places.mount()
 
     async def unmount(self, place: Place) -> None:
-        if self._launcher is not None and self._launcher.alive:
-            with contextlib.suppress(OSError, LauncherLostError):
-                await self._launcher.unmount(place.name)
-        self._give_back_uid(place.uid)
-
-    def _take_uid(self) -> int | None:
-        if self._uid is None:
-            return None
-        uid = next(uid for uid in itertools.count(self._uid) if uid not in self._uids)
-        self._uids.add(uid)
-        return uid
-
-    def _give_back_uid(self, uid: int | None) -> None:
-        if uid is not None:
-            self._uids.discard(uid)
+        if self._warm:
+            await self._warm.drop(place)
+        await self._places.unmount(place, self._launcher)
 
     async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
         spec = replace(spec, limits=self._within_maximum(spec.limits))
@@ -281,6 +291,9 @@ class LocalBackend(SandboxBackend):
         return Limits(**bounded)
 
     async def _launch(self, mounted: Mounted, spec: ExecutionSpec) -> LocalExecution:
+        if self._warm and (resident := self._warm.claim(mounted.place)):
+            with contextlib.suppress(ResidentLostError):
+                return self._launch_in(self._warm, resident, mounted, spec)
         launcher = await self._live_launcher()
         name, group, meter = await self._make_meter(spec.limits)
         execution = LocalExecution(
@@ -307,41 +320,58 @@ class LocalBackend(SandboxBackend):
             raise
         return execution
 
+    def _launch_in(
+        self, warm: WarmSandboxes, resident: Resident, mounted: Mounted, spec: ExecutionSpec
+    ) -> LocalExecution:
+        """Starts a program in a sandbox that is there. Raises ResidentLostError."""
+        place = mounted.place
+        meter = ResidentMeter(resident, lambda: warm.give_back(place, resident))
+        execution = LocalExecution(
+            self._new_name(),
+            spec,
+            meter,
+            kill=resident.kill,
+            disk_is_full=lambda: mounted.files.full,
+        )
+        wanted = terminal.within(spec, self.python)
+        environment = inside.environment(self._options.python_folder, self._options.toolchains)
+        with Descriptors() as descriptors:
+            streams = Streams.open(descriptors, spec)
+            plan = descriptors.memory(resident_plan(wanted, environment, self.python))
+            try:
+                meter.start([*streams.theirs, plan], group_limits(spec.limits), execution.ended)
+            except ResidentLostError:
+                self._in_background(meter.release())
+                raise
+            streams.attach(descriptors, execution)
+        execution.inner_started(resident.inner)
+        return execution
+
+    async def _start_resident(self, place: Place) -> Resident:
+        """Raises ResidentLostError, LauncherLostError, OSError."""
+        launcher = await self._live_launcher()
+        launch = self._compose_resident(launcher.mount_path(place.name))
+        if launch is None or self._spares is None:
+            raise ResidentLostError("this backend has none")
+        name, group = await self._spares.take(Limits())
+        self._in_background(self._spares.fill())
+        resident = Resident(name, group, group_limits(Limits()), launcher)
+        try:
+            await resident.start(launch, place.uid)
+        except BaseException:
+            await resident.remove()
+            raise
+        return resident
+
     async def _make_meter(self, limits: Limits) -> tuple[str, cgroups.Group | None, Meter]:
-        if self._groups is None:
+        if self._spares is None:
             return self._new_name(), None, FamilyMeter(limits.memory_bytes)
-        if self._spares:
-            name, group = self._spares.popleft()
-            group.limit(_group_limits(limits))
-        else:
-            name = self._new_name()
-            group = await asyncio.to_thread(self._groups.group, name, _group_limits(limits))
-        self._in_background(self._keep_spares())
+        name, group = await self._spares.take(limits)
+        self._in_background(self._spares.fill())
         return name, group, GroupMeter(group)
 
     def _new_name(self) -> str:
         return f"execution-{next(self._numbers)}"
-
-    async def _keep_spares(self) -> None:
-        """Makes groups, and processes that have joined them, for the next executions."""
-        async with self._sparing:
-            while self._groups is not None and len(self._spares) < _SPARES:
-                name = self._new_name()
-                try:
-                    launcher = await self._live_launcher()
-                    limits = _group_limits(Limits())
-                    group = await asyncio.to_thread(self._groups.group, name, limits)
-                    await launcher.keep_spare(name, group.member_files)
-                except (OSError, LauncherLostError):
-                    return
-                self._spares.append((name, group))
-
-    async def _drop_spares(self) -> None:
-        while self._spares and self._launcher is not None:
-            name, group = self._spares.popleft()
-            with contextlib.suppress(OSError, LauncherLostError):
-                await self._launcher.drop_spare(name)
-            await GroupMeter(group).release()
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -359,18 +389,13 @@ class LocalBackend(SandboxBackend):
         group: cgroups.Group | None,
     ) -> None:
         with Descriptors() as descriptors:
-            stdin, feed = descriptors.stdin(spec)
-            link = None
-            if spec.terminal is not None:
-                stdin, link = descriptors.link()
-            stdout, stdout_end = descriptors.pipe()
-            stderr, stderr_end = descriptors.pipe()
+            streams = Streams.open(descriptors, spec)
             contents = [descriptors.memory(data) for data in launch.contents]
             request = StartRequest(
                 name=execution.id,
                 argv=launch.argv,
                 uid=uid,
-                descriptors=[stdin, stdout_end, stderr_end, *contents],
+                descriptors=[*streams.theirs, *contents],
                 limits=limits,
                 late_limits=launch.late_limits,
                 temporary=launch.temporary,
@@ -378,10 +403,7 @@ class LocalBackend(SandboxBackend):
                 member_files=group.member_files if group else [],
                 kill_files=[],
             )
-            descriptors.keep(stdout, stderr, *(() if feed is None else (feed,)))
-            if link is not None:
-                execution.attach_terminal(link)
-            execution.attach_pipes(stdout, stderr, feed)
+            streams.attach(descriptors, execution)
             try:
                 await launcher.start_sandbox(
                     request, ended=execution.ended, inner_started=execution.inner_started
@@ -394,7 +416,3 @@ class LocalBackend(SandboxBackend):
         if group is not None:
             group.kill()
         launcher.kill(name)
-
-
-def _group_limits(limits: Limits) -> cgroups.GroupLimits:
-    return cgroups.GroupLimits(limits.memory_bytes, limits.processes, limits.cpus)

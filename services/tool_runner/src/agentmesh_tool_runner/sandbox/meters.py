@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from .backend import ExecutionSpec
-from .cgroups import Group
+from .cgroups import Group, GroupLimits, GroupUsage
 from .execution import Measured
+from .resident_client import Resident, Told
 
 _SHORTEST_CHECK: Final = 0.01
 _LONGEST_CHECK: Final = 3600.0
@@ -53,6 +56,33 @@ class GroupMeter:
     def _remove(self) -> None:
         self._group.kill()
         self._group.remove()
+
+
+class ResidentMeter(GroupMeter):
+    """The same for a group that ran other programs before: what those used is taken off."""
+
+    def __init__(self, resident: Resident, give_back: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(resident.group)
+        self._resident = resident
+        self._give_back = give_back
+        self._before = GroupUsage(None, None, 0, 0)
+
+    def start(self, descriptors: Sequence[int], limits: GroupLimits, ended: Told) -> None:
+        """Starts a program in the resident's sandbox. Raises ResidentLostError."""
+        self._before = self._resident.run(descriptors, limits, ended)
+
+    def measure(self) -> Measured:
+        now, before = super().measure(), self._before
+        cpu = None if now.cpu_seconds is None else now.cpu_seconds - (before.cpu_seconds or 0.0)
+        return replace(
+            now,
+            cpu_seconds=cpu,
+            memory_kills=now.memory_kills - before.memory_kills,
+            refused_processes=now.refused_processes - before.refused_processes,
+        )
+
+    async def release(self) -> None:
+        await self._give_back()
 
 
 class FamilyMeter:

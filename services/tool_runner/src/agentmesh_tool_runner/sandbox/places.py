@@ -1,0 +1,63 @@
+"""Where workspaces are mounted, and whom they belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable
+
+from .backend import Limits
+from .launcher_client import LauncherClient, LauncherLostError
+from .reach import LocalReach
+from .workspaces import Place
+
+
+class Places:
+    """Mounts in the launcher's namespace. No two of them have the same uid at a time."""
+
+    def __init__(
+        self,
+        launcher: Callable[[], Awaitable[LauncherClient]],
+        sizes: Limits,
+        first_uid: int | None,
+    ) -> None:
+        self._launcher = launcher
+        self._sizes = sizes
+        self._first_uid = first_uid
+        self._uids: set[int] = set()
+        self._numbers = itertools.count(1)
+
+    async def mount(self) -> Place:
+        """A new, empty place. Raises what the launcher raises."""
+        launcher = await self._launcher()
+        name, uid = f"workspace-{next(self._numbers)}", self._take_uid()
+        try:
+            root = await launcher.mount(
+                name, size=self._sizes.workspace_bytes, files=self._sizes.workspace_files, uid=uid
+            )
+        except BaseException:
+            self._give_back(uid)
+            raise
+        return Place(name, LocalReach(root), uid)
+
+    async def unmount(self, place: Place, launcher: LauncherClient | None) -> None:
+        """Forgets a place. Where the launcher is gone, its mounts are too."""
+        if launcher is not None and launcher.alive:
+            with contextlib.suppress(OSError, LauncherLostError):
+                await launcher.unmount(place.name)
+        self._give_back(place.uid)
+
+    def forget_all(self) -> None:
+        """The launcher is gone, and all its mounts and sandboxes with it."""
+        self._uids.clear()
+
+    def _take_uid(self) -> int | None:
+        if self._first_uid is None:
+            return None
+        uid = next(uid for uid in itertools.count(self._first_uid) if uid not in self._uids)
+        self._uids.add(uid)
+        return uid
+
+    def _give_back(self, uid: int | None) -> None:
+        if uid is not None:
+            self._uids.discard(uid)

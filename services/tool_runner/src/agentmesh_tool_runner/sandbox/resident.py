@@ -1,0 +1,162 @@
+"""The resident: a process that stays in a sandbox and forks each program that runs there.
+
+Standard library only, one thread; runs inside, on the sandbox's own Python, whose start it saves
+each program. It is the first process of its pid namespace: no program can signal it, and when the
+program's first process ends, one call kills whatever is left. It is not dumpable: no program can
+look into it. It keeps the two capabilities over the sandbox's own namespaces that its children need
+to get private temporary folders, and lose before they become a program.
+
+Each message on its SOCK_SEQPACKET starts a program, and comes with descriptors: stdin, stdout,
+stderr, the plan (see `resident_child`), and for an interpreter its control socket. When all of the
+program's processes are dead, `{"code": code, "last": …}` is the answer, where 128 + n stands for
+signal n and null for a program that could not be started; the last one of a resident is its last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import kernel, resident_child, resident_python
+
+_MESSAGE_BYTES = 4096
+_LIMITS = tuple(getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_"))
+
+
+@dataclass
+class _Running:
+    pid: int
+    report: int
+    """Readable end of a pipe: anything in it means that the program could not be started."""
+
+
+class Resident:
+    """Serves one channel until it is closed or a program has changed what it may not."""
+
+    def __init__(
+        self, channel: socket.socket, seccomp_filter: bytes, brought: frozenset[str]
+    ) -> None:
+        self.channel = channel
+        self.filter = seccomp_filter
+        self.brought = brought
+        self.machine = os.uname().machine
+        self.running: _Running | None = None
+        self.normal: tuple[Any, ...] = ()
+
+    def serve(self) -> NoReturn:
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        wake_up, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        # The only signal that has a handler, and so the only one that programs can send.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        poll = select.poll()
+        poll.register(self.channel, select.POLLIN)
+        poll.register(wake_up, select.POLLIN)
+        self.normal = _condition()
+        # What is there now is never collected, so that forked programs share its memory.
+        gc.collect()
+        gc.freeze()
+        self.send({"ready": os.getpid()})
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self.channel.fileno():
+                    self.receive()
+                    continue
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake_up, 4096)
+                self.reap()
+
+    def send(self, message: dict[str, Any]) -> None:
+        try:
+            self.channel.send(json.dumps(message).encode())
+        except OSError:
+            os._exit(1)
+
+    def receive(self) -> None:
+        data, descriptors, _, _ = socket.recv_fds(self.channel, _MESSAGE_BYTES, 8)
+        if not data:
+            os._exit(0)
+        self.run(descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def run(self, descriptors: list[int]) -> None:
+        report_read, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        pid = os.fork()
+        if pid == 0:
+            resident_child.become_program(
+                descriptors, report, self.filter, machine=self.machine, brought=self.brought
+            )
+        os.close(report)
+        self.running = _Running(pid, report_read)
+
+    def reap(self) -> None:
+        """Takes leave of the dead; with the program's first process all others die."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if self.running is not None and pid == self.running.pid:
+                self.end(self.running, os.waitstatus_to_exitcode(status))
+
+    def end(self, running: _Running, code: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)  # all in this pid namespace but its first
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
+        self.running = None
+        failed = _has_anything(running.report)
+        os.close(running.report)
+        told = code if code >= 0 else 128 - code
+        altered = _condition() != self.normal
+        self.send({"code": None if failed else told, "last": altered})
+        if altered:
+            os._exit(1)
+
+
+def _has_anything(pipe: int) -> bool:
+    try:
+        return os.read(pipe, 1) != b""
+    except BlockingIOError:
+        return False
+
+
+def _condition() -> tuple[Any, ...]:
+    """What a process of the same user could change here from outside."""
+    return (
+        [resource.getrlimit(limit) for limit in _LIMITS],
+        os.getpriority(os.PRIO_PROCESS, 0),
+        os.sched_getscheduler(0),
+        sorted(os.sched_getaffinity(0)),
+        os.getpgid(0),
+    )
+
+
+def main(bare: frozenset[str]) -> NoReturn:
+    """Serves the channel and loads the filter whose descriptors are the arguments.
+
+    `bare` names the modules that a bare interpreter has loaded.
+    """
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    filter_descriptor = int(sys.argv[2])
+    size = os.fstat(filter_descriptor).st_size
+    seccomp_filter = os.pread(filter_descriptor, size, 0)
+    os.close(filter_descriptor)
+    sys.path[:] = [path for path in sys.path if path != sys.path[0]]
+    brought = resident_python.modules_besides(bare)
+    Resident(channel, seccomp_filter, brought).serve()
