@@ -16,13 +16,14 @@ from agentmesh_agent_runtime.definitions.yaml_source import load_profiles
 PACKAGE = Path(__file__).parents[1]
 DOCS = PACKAGE.parents[1] / "docs" / "agents.md"
 SECTION = DOCS.read_text("utf-8").split("## Agents, teams and models from packages")[1]
-ABOUT_PACKAGES, IN_PLACE = SECTION.split("## In place of Python classes")
+ABOUT_AGENTS, IN_PLACE = SECTION.split("## In place of Python classes")
+ABOUT_PACKAGES = ABOUT_AGENTS + DOCS.with_name("tools.md").read_text("utf-8")
 SOURCES = "\n".join(file.read_text("utf-8") for file in sorted(PACKAGE.rglob("src/**/*.py")))
 PROJECT: dict[str, Any] = tomllib.loads((PACKAGE / "pyproject.toml").read_text("utf-8"))
 
 
 def blocks(language: str) -> list[str]:
-    """What stands in fences of that language, in the section on packages."""
+    """What stands in fences of that language, in what is said of packages."""
     found = re.findall(rf"```{language}\n(.*?)```", ABOUT_PACKAGES, re.DOTALL)
     assert found
     return found
@@ -53,6 +54,11 @@ def test_what_stands_in_place_of_a_class_is_in_the_package() -> None:
     assert len(classes) >= 3
     for name, base in classes:
         assert f"class {name}({base}):" in SOURCES
+    functions = re.findall(r"`((?:async )?def \w+\(.*?)`", "\n".join(rows))
+    named_functions = {name for each in functions for name in re.findall(r"def (\w+)", each)}
+    assert named_functions >= {"custom_tool", "query_database", "call_external_api", "read_file"}
+    for name in named_functions:
+        assert f"def {name}(" in SOURCES
     named = {name for group in PROJECT["project"]["entry-points"].values() for name in group}
     assert set(re.findall(r"the entry point `(\w+)`", "\n".join(rows))) <= named
     assert "async def process_message(self, message: str, context: Heard)" in SOURCES
@@ -71,7 +77,14 @@ def test_the_definitions_name_what_the_package_brings() -> None:
         for value in group.values():
             module, _, name = value.partition(":")
             file = PACKAGE / "src" / f"{module.replace('.', '/')}.py"
-            assert re.search(rf"^(class|def) {name}\b", file.read_text("utf-8"), re.MULTILINE)
+            assert re.search(
+                rf"^(class|(async )?def) {name}\b", file.read_text("utf-8"), re.MULTILINE
+            )
+
+
+def test_the_image_of_the_tool_runner_allows_the_package() -> None:
+    dockerfile = (PACKAGE / "Dockerfile.tools").read_text("utf-8")
+    assert f"AGENTMESH_TOOL_PACKAGES={PROJECT['project']['name']}" in dockerfile
 
 
 def test_the_image_allows_the_package_and_has_its_files() -> None:
