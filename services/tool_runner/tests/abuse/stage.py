@@ -31,6 +31,7 @@ from .attacks.attack import ATTACKS, SETTINGS_VARIABLE, Attack
 PYTHON: Final = "/usr/bin/python3"
 MAIN: Final = "from attacks import run\nrun.main()\n"
 OUTSIDE_SECONDS: Final = 120
+NOT_ROOT: Final = "not shown: an ordinary user may not"
 # Fresh file systems where the attacks write, so that outside too nothing but memory is used.
 SCRATCH: Final = """
 mount -t tmpfs tmpfs /mnt && cp "$0" /mnt/abuse.zip && mkdir /mnt/work && cd /mnt/work
@@ -140,6 +141,22 @@ async def inside(
 def answers(stdout: str) -> dict[str, Answer]:
     """What the attacks said, by name."""
     return {told["name"]: Answer(told["answer"], told["told"]) for told in _objects(stdout)}
+
+
+def shown_outside(attack: Attack, answer: Answer | None) -> str:
+    """How the attack worked outside. Fails where it should have and did not."""
+    if os.geteuid() != 0:
+        return NOT_ROOT
+    assert answer is not None, f"{attack.name} said nothing outside"
+    if attack.outside_answer and answer.answer != "ENOSYS":
+        assert answer.answer == attack.outside_answer, answer
+        return attack.outside
+    if answer.answer == "through":
+        return f"works: {answer.told}"
+    if answer.answer == "not here" or (answer.answer == "ENOSYS" and attack.family == "kernel"):
+        return f"not shown: this kernel has none of it ({answer.told})"
+    assert attack.outside, answer
+    return f"not shown: {attack.outside}"
 
 
 def _objects(stdout: str) -> Iterator[dict[str, Any]]:

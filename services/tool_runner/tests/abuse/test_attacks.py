@@ -11,32 +11,15 @@ import pytest
 import pytest_asyncio
 from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
 
-from .attacks.attack import ATTACKS, Attack
+from .attacks.attack import ATTACKS
 from .conftest import CANARY_VARIABLE, Stage, Verdict
-from .stage import Answer, answers, inside, limits_of, of_family, outside
+from .stage import Answer, answers, inside, limits_of, of_family, outside, shown_outside
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROBES = of_family("kernel", "secrets", "resources", alone=False)
 BOMBS = of_family("resources", alone=True)
-NOT_ROOT = "not shown: an ordinary user may not"
 LEFT = "agentmesh-abuse-left"
-
-
-def shown_outside(attack: Attack, answer: Answer | None) -> str:
-    """How the attack worked outside. Fails where it should have and did not."""
-    if os.geteuid() != 0:
-        return NOT_ROOT
-    assert answer is not None, f"{attack.name} said nothing outside"
-    if attack.outside_answer and answer.answer != "ENOSYS":
-        assert answer.answer == attack.outside_answer, answer
-        return attack.outside
-    if answer.answer == "through":
-        return f"works: {answer.told}"
-    if answer.answer == "not here" or (answer.answer == "ENOSYS" and attack.family == "kernel"):
-        return f"not shown: this kernel has none of it ({answer.told})"
-    assert attack.outside, answer
-    return f"not shown: {attack.outside}"
 
 
 @functools.cache
