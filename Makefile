@@ -44,8 +44,10 @@ up: setup ## Start a mesh and keep it serving
 # --- testing ---------------------------------------------------------------------------------
 
 .PHONY: test check lint types charts-check soak bench
+# Most of a test is waiting for processes, so three at once suit two cores.
+JOBS ?= 3
 test: setup check ## Run all tests (STRICT=1: install what is missing, no silent skips)
-	@pytest $(PYTEST_ARGS)
+	@pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 check: lint types protos-check charts-check ## Lint, types, contracts and charts
 
