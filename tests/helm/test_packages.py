@@ -29,9 +29,9 @@ def test_an_image_with_packages_is_deployed_and_allows_them(
     assert block
     values = yaml.safe_load(block[1])
     manifests = helm.render(helm.UMBRELLA, values).manifests
-    deployments = of_kind(manifests, "Deployment")
-    (name,) = [name for name in deployments if name.endswith(service)]
-    (container,) = deployments[name]["spec"]["template"]["spec"]["containers"]
+    workloads = of_kind(manifests, "Deployment") | of_kind(manifests, "StatefulSet")
+    (name,) = [name for name in workloads if name.endswith(service)]
+    (container,) = workloads[name]["spec"]["template"]["spec"]["containers"]
     image = values[service]["image"]
     assert container["image"] == f"{image['repository']}:{image['tag']}"
     allowed = values[service]["env"][variable]

@@ -43,8 +43,11 @@ async def test_nothing_outlives_a_service_that_is_killed(packages: Path, tmp_pat
     await _until(lambda: not _with(parent))
     successor = PackageTools(ToolRunnerSettings(tool_packages="odd-tools").packages, folder)
     await successor.start()
+    (scratch,) = folder.iterdir()
+    assert scratch.name != f"workers-{service.pid}"
     await successor.close()
     assert _with(marker) == []
+    assert list(folder.iterdir()) == []
 
 
 def _with(text: str) -> list[str]:

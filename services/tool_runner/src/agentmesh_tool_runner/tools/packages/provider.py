@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, distributions, entry_points
@@ -75,6 +74,7 @@ class PackageTools:
 
     def __init__(self, rules: PackageRules, data_folder: Path) -> None:
         self._rules = rules
+        self._data_folder = data_folder
         self._home = hashlib.sha256(str(data_folder.resolve()).encode()).hexdigest()[:16]
         self._pools: list[WorkerPool] = []
         self._tools: list[PackageTool] = []
@@ -87,11 +87,20 @@ class PackageTools:
         await asyncio.to_thread(kill_marked, self._is_of_a_dead_predecessor)
         for package in _not_installed(self._rules.allowed):
             logger.error("AGENTMESH_TOOL_PACKAGES names %s, which is not installed", package)
-        self._folder = Path(tempfile.mkdtemp(prefix="agentmesh-tools-"))
+        self._folder = await asyncio.to_thread(self._make_folder)
         found = _offered(self._rules.allowed)
         async with asyncio.TaskGroup() as starting:
             for package, entries in sorted(found.items()):
                 starting.create_task(self._open(package, entries, self._folder))
+
+    def _make_folder(self) -> Path:
+        """Where workers may write what they need for a while; those of the dead are removed."""
+        for folder in self._data_folder.glob("workers-*"):
+            if not Path(f"/proc/{folder.name.removeprefix('workers-')}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+        own = self._data_folder / f"workers-{os.getpid()}"
+        own.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return own
 
     async def _open(self, package: str, entries: Sequence[EntryPoint], folder: Path) -> None:
         distribution = entries[0].dist
