@@ -79,6 +79,7 @@ class CompiledExecution(Execution):
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
         self._stopped: tuple[EndReason, str] | None = None
         self._task = loop.create_task(self._carry_out(compile_it, run))
+        self._task.add_done_callback(self._settle)
 
     @property
     def id(self) -> str:
@@ -100,9 +101,6 @@ class CompiledExecution(Execution):
             outcome = error.outcome
         except SandboxUnavailableError as error:
             outcome = Outcome(EndReason.SANDBOX_LOST, detail=str(error))
-        except asyncio.CancelledError:
-            reason, detail = self._stopped or (EndReason.CANCELLED, "")
-            outcome = Outcome(reason, detail=detail)
         except Exception as error:
             outcome = Outcome(EndReason.SANDBOX_LOST, detail=f"{type(error).__name__}: {error}")
         else:
@@ -110,10 +108,18 @@ class CompiledExecution(Execution):
             self._program.set_result(program)
             self._changed.set()
             outcome = self._with_compilation(await program.outcome())
-        finally:
-            if not self._program.done():
-                self._program.set_result(None)
-        self._outcome.set_result(outcome)
+        self._end(outcome)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step has no other way to say so."""
+        reason, detail = self._stopped or (EndReason.CANCELLED, "")
+        self._end(Outcome(reason, detail=detail))
+
+    def _end(self, outcome: Outcome) -> None:
+        if not self._program.done():
+            self._program.set_result(None)
+        if not self._outcome.done():
+            self._outcome.set_result(outcome)
         self._changed.set()
 
     def _with_compilation(self, outcome: Outcome) -> Outcome:
