@@ -2,7 +2,8 @@
 # Makes sure of the programs that no Python package brings: bubblewrap, which isolates code that
 # agents write. As root with apt it is installed; else one line says what to do. Until then code runs
 # in sandlock's sandbox where the kernel has Landlock 6, and nowhere else. A strict run also needs a
-# Redis server, which a Python package brings for some machines only.
+# Redis server, which a Python package brings for some machines only, and the compilers of all
+# languages that sandboxes run, where those see them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +11,18 @@ missing=()
 command -v bwrap >/dev/null 2>&1 || missing+=(bubblewrap)
 if [ "${STRICT:-}" = 1 ] && ! command -v redis-server >/dev/null 2>&1; then
     [ -x .venv/bin/redis-server ] || missing+=(redis-server)
+fi
+sandbox_needs() { # program, packages
+    (PATH=/usr/local/bin:/usr/bin:/bin command -v "$1" >/dev/null 2>&1) || missing+=("${@:2}")
+}
+if [ "${STRICT:-}" = 1 ]; then
+    sandbox_needs node nodejs
+    sandbox_needs esbuild esbuild
+    sandbox_needs javac default-jdk-headless
+    sandbox_needs gcc gcc libc6-dev
+    sandbox_needs g++ g++
+    sandbox_needs go golang-go
+    sandbox_needs rustc rustc
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 

@@ -11,6 +11,7 @@ from meshkit.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field, field_validator
 
 from .executions import BufferBounds
+from .languages.programs import BUILD_BYTES
 from .sandbox.backend import MIB, Limits
 from .sandbox.bubblewrap import BubblewrapOptions
 from .sandbox.docker.options import DEFAULT_IMAGE, DockerOptions
@@ -120,6 +121,8 @@ class ToolRunnerSettings(ServiceSettings):
             processes=max(self.max_execution_processes, self.execution_processes),
             workspace_bytes=self.workspace_mib * MIB,
             workspace_files=self.workspace_files,
+            # Compilers need more of it than programs are given.
+            temporary_bytes=BUILD_BYTES,
             output_bytes=max(self.max_execution_output_mib, self.execution_output_mib) * MIB,
         )
 

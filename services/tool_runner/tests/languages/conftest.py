@@ -40,6 +40,7 @@ MAXIMUM = Limits(
     memory_bytes=1024 * MIB,
     processes=256,
     output_bytes=64 * MIB,
+    temporary_bytes=256 * MIB,
 )
 
 

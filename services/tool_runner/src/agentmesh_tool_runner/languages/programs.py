@@ -30,6 +30,8 @@ from .program import Program
 from .toolchains import Found, Toolchains
 
 MAX_ARTIFACT_BYTES: Final = 64 * MIB
+# Go from 1.20 on brings its library as source, and compiles what a program uses of it.
+BUILD_BYTES: Final = 256 * MIB
 _MAX_SAID_BYTES: Final = 256 * 1024
 
 
@@ -131,6 +133,7 @@ class Programs:
             wall_seconds=program.limits.wall_seconds,
             cpu_seconds=program.limits.cpu_seconds,
             output_bytes=MAX_ARTIFACT_BYTES,
+            temporary_bytes=BUILD_BYTES,
         )
         argv = ["/bin/sh", f"{INPUT_DIRECTORY}/compile.sh"]
         execution = await workspace.execute(ExecutionSpec(argv, files=files, limits=limits))
