@@ -36,6 +36,8 @@ WITHOUT_GROUPS = "no control groups"
 LIMITS = Limits(wall_seconds=60, cpu_seconds=30, memory_bytes=256 * MIB, processes=24)
 
 AnyBackend = LocalBackend | DockerBackend
+FOR_LOCAL = {"local_backend", "local_kind"}
+"""Fixtures of tests about what only backends of this machine have: launcher, own groups."""
 
 
 @dataclass
@@ -68,7 +70,8 @@ def _is_to_run(item: pytest.Item) -> bool:
     given = item.callspec.params
     if given.get("kind") == "docker":
         # Its control groups are the engine's: there is no going without.
-        return given.get("backend") != WITHOUT_GROUPS and given.get("groups") is not False
+        only_local = FOR_LOCAL & set(getattr(item, "fixturenames", ()))
+        return not only_local and given.get("backend") != WITHOUT_GROUPS
     return given.get("kind") in (None, *kinds())
 
 
@@ -108,6 +111,19 @@ async def backend(
         pytest.skip(f"uid {os.geteuid()} can make no control group here")
     yield backend
     await backend.close()
+
+
+@pytest.fixture
+def local_kind(kind: str) -> str:
+    """One of those that the launcher starts."""
+    return kind
+
+
+@pytest.fixture
+def local_backend(backend: AnyBackend) -> LocalBackend:
+    """One that the launcher starts."""
+    assert isinstance(backend, LocalBackend)
+    return backend
 
 
 @pytest.fixture

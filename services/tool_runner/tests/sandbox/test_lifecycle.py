@@ -15,6 +15,7 @@ from agentmesh_tool_runner.sandbox import cgroups
 from agentmesh_tool_runner.sandbox.backend import (
     EndReason,
     ExecutionSpec,
+    SandboxBackend,
     Workspace,
     WorkspaceFullError,
     WorkspaceKey,
@@ -27,7 +28,7 @@ SOURCE = Path(cgroups.__file__).parents[2]
 
 
 async def test_files_outlive_execution_save_and_restart(
-    backend: LocalBackend, workspace: Workspace, shell: Run, tmp_path: Path
+    backend: SandboxBackend, workspace: Workspace, shell: Run, tmp_path: Path
 ) -> None:
     await shell(
         "mkdir -p a/b; echo text > a/b/file; ln -s b/file a/link; chmod 750 a/b; ln a/b/file hard"
@@ -64,7 +65,7 @@ async def test_service_reads_what_the_program_hid(workspace: Workspace, shell: R
 
 
 async def test_tenants_with_the_same_conversation_id_share_nothing(
-    backend: LocalBackend,
+    backend: SandboxBackend,
 ) -> None:
     one = await backend.workspace(WorkspaceKey("a", "conv_1"))
     other = await backend.workspace(WorkspaceKey("b", "conv_1"))
@@ -97,8 +98,8 @@ async def test_writing_more_than_fits_is_told(workspace: Workspace) -> None:
     assert await workspace.list_files() == []
 
 
-async def test_idle_workspaces_are_closed_and_come_back(kind: str, tmp_path: Path) -> None:
-    backend = make_backend(kind, tmp_path, max_open_workspaces=2, warm_sandboxes=0)
+async def test_idle_workspaces_are_closed_and_come_back(local_kind: str, tmp_path: Path) -> None:
+    backend = make_backend(local_kind, tmp_path, max_open_workspaces=2, warm_sandboxes=0)
     await backend.start()
     try:
         for number in range(6):
@@ -114,13 +115,13 @@ async def test_idle_workspaces_are_closed_and_come_back(kind: str, tmp_path: Pat
 
 
 async def test_launcher_death_ends_executions_and_the_next_one_runs(
-    backend: LocalBackend, workspace: Workspace, python: Run
+    local_backend: LocalBackend, workspace: Workspace, python: Run
 ) -> None:
     await workspace.write_file("saved", b"saved")
     await workspace.save()
     execution = await workspace.execute(ExecutionSpec(["/bin/sleep", "600"], limits=LIMITS))
-    assert backend.launcher_pid is not None
-    os.kill(backend.launcher_pid, signal.SIGKILL)
+    assert local_backend.launcher_pid is not None
+    os.kill(local_backend.launcher_pid, signal.SIGKILL)
     assert (await execution.outcome()).reason is EndReason.SANDBOX_LOST
     assert (await python("print(open('saved').read())")).stdout == "saved\n"
 
@@ -183,8 +184,10 @@ def wait_for(argument: str, *, count: int) -> bool:
 
 @pytest.mark.parametrize("victim", ["service", "launcher"])
 @pytest.mark.parametrize("groups", [True, False])
-def test_parent_death_kills_the_tree(kind: str, tmp_path: Path, victim: str, groups: bool) -> None:
-    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=groups, kind=kind)
+def test_parent_death_kills_the_tree(
+    local_kind: str, tmp_path: Path, victim: str, groups: bool
+) -> None:
+    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=groups, kind=local_kind)
     service = start_service(code)
     try:
         assert service.stdout is not None
@@ -199,11 +202,11 @@ def test_parent_death_kills_the_tree(kind: str, tmp_path: Path, victim: str, gro
             service.stdout.close()
 
 
-async def test_groups_of_a_killed_service_are_swept(kind: str, tmp_path: Path) -> None:
+async def test_groups_of_a_killed_service_are_swept(local_kind: str, tmp_path: Path) -> None:
     hierarchies = cgroups.discover()
     if not cgroups.Parent(hierarchies).bounds_memory_and_processes:
         pytest.skip("no control group can be made here")
-    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=True, kind=kind)
+    code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=True, kind=local_kind)
     service = start_service(code)
     assert service.stdout is not None
     launcher = int(service.stdout.readline())
@@ -220,8 +223,8 @@ async def test_groups_of_a_killed_service_are_swept(kind: str, tmp_path: Path) -
     assert wait_until_gone("54321")
 
 
-async def test_nothing_is_left_of_a_closed_backend(kind: str, tmp_path: Path) -> None:
-    backend = make_backend(kind, tmp_path)
+async def test_nothing_is_left_of_a_closed_backend(local_kind: str, tmp_path: Path) -> None:
+    backend = make_backend(local_kind, tmp_path)
     await backend.start()
     workspace = await backend.workspace(WorkspaceKey("t", "conv"))
     execution = await workspace.execute(ExecutionSpec(["/bin/sleep", "98765"], limits=LIMITS))

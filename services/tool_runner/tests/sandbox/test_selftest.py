@@ -59,11 +59,11 @@ async def report_without(
 
 @pytest.mark.parametrize(("lock", "broken"), WEAKER)
 async def test_a_weaker_sandbox_fails(
-    backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, lock: str, broken: str
+    local_backend: LocalBackend, monkeypatch: pytest.MonkeyPatch, lock: str, broken: str
 ) -> None:
-    report = await report_without(backend, monkeypatch, lock)
+    report = await report_without(local_backend, monkeypatch, lock)
     assert not report.passed
-    if (backend.name, lock) == ("sandlock", "pid"):
+    if (local_backend.name, lock) == ("sandlock", "pid"):
         # The kernel gives no /proc without a pid namespace, so nothing runs that could be judged.
         broken = "mount /newroot/proc: Operation not permitted"
     assert broken in report.remedy
@@ -127,10 +127,10 @@ async def test_missing_sandlock_says_what_to_install(
         await make_backend("sandlock", tmp_path).start()
 
 
-async def test_unusable_python_says_what_to_run(kind: str, tmp_path: Path) -> None:
+async def test_unusable_python_says_what_to_run(local_kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "python"
     folder.mkdir()
-    backend = make_backend(kind, tmp_path, python_folder=folder)
+    backend = make_backend(local_kind, tmp_path, python_folder=folder)
     await backend.start()
     try:
         report = await selftest.run(backend)

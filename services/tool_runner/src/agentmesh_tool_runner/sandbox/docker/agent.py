@@ -167,7 +167,7 @@ class Agent:
         if do == "start":
             self.start(header, payload)
         elif do == "call":
-            self.call(header)
+            self.call(header, payload)
         elif program is None:
             return
         elif do == "stdin":
@@ -182,14 +182,14 @@ class Agent:
         elif do == "resize" and program.terminal >= 0:
             resize(program.terminal, header["rows"], header["columns"])
 
-    def call(self, header: dict[str, Any]) -> None:
+    def call(self, header: dict[str, Any], payload: bytes) -> None:
         """An operation on the workspace, for the service."""
         try:
             codec = importlib.import_module(header["codec"])
-            answer = codec.perform(self.root, header)
+            answer, payload = codec.perform(self.root, header, payload)
         except BaseException as error:
-            answer = {"error": type(error).__name__, "text": str(error)}
-        self.say({"answer": header["call"], **answer})
+            answer, payload = {"error": type(error).__name__, "text": str(error)}, b""
+        self.say({"answer": header["call"], **answer}, payload)
 
     def start(self, header: dict[str, Any], payload: bytes) -> None:
         before = self.counters.read()

@@ -177,7 +177,7 @@ class DockerBackend(SandboxBackend):
             raise
         self._python, self._exact = keeper.hello["python"], keeper.hello["exact"]
         self._keepers[name] = keeper
-        place = Place(name, ContainerReach(keeper), uid)
+        place = Place(name, ContainerReach(keeper, maximum.workspace_bytes), uid)
         keeper.on_end = lambda: self._keeper_lost(place)
         return place
 
@@ -190,10 +190,12 @@ class DockerBackend(SandboxBackend):
         self._in_background(self.unmount(place))
 
     def _keeper_shape(self) -> Shape:
-        """Room for an archive of the whole workspace, beside the files that it lays itself."""
-        maximum = self._options.maximum
-        staging = maximum.workspace_bytes + 64 * MIB
-        return Shape(maximum.workspace_bytes + staging, 8, 1.0, staging, 64)
+        """Room for an archive of the whole workspace and what comes in at once, beside the files
+        that it lays itself.
+        """
+        each = self._options.maximum.workspace_bytes
+        staging = each + 64 * MIB
+        return Shape(4 * each + staging, 8, 1.0, staging, 64)
 
     async def unmount(self, place: Place) -> None:
         keeper = self._keepers.pop(place.name, None)

@@ -9,6 +9,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from meshkit.tasks import ended
+
 from agentmesh_tool_runner.sandbox.backend import MIB, ExecutionSpec, TerminalSize
 from agentmesh_tool_runner.sandbox.execution import LocalExecution, Measured
 from agentmesh_tool_runner.sandbox.launcher_client import Ended
@@ -102,6 +104,7 @@ class Cell:
         self._in_flight = 0
         self._deaf = False
         self._late: asyncio.TimerHandle | None = None
+        self._judging: asyncio.Task[None] | None = None
         container.on_frame = self._take
         container.on_end = self._lost
 
@@ -167,6 +170,7 @@ class Cell:
         """Kills and removes the container."""
         self.state = State.SPENT
         await self.container.close()
+        await ended(self._judging)
 
     async def _take(self, header: Mapping[str, Any], payload: bytes) -> None:
         if "out" in header:

@@ -64,7 +64,7 @@ class Container:
         self._frames = Frames()
         self._tail = b""
         self._numbers = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        self._answers: dict[int, asyncio.Future[tuple[Mapping[str, Any], bytes]]] = {}
         self._hello: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
         self._listening: asyncio.Task[None] | None = None
         self._destroying: asyncio.Task[None] | None = None
@@ -132,8 +132,9 @@ class Container:
         answer = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         try:
-            self.say({"do": "call", "call": number, **codec.request(operation, args, kwargs)})
-            return codec.result(await answer)
+            header, payload = codec.request(operation, args, kwargs)
+            self.say({"do": "call", "call": number, **header}, payload)
+            return codec.result(*await answer)
         finally:
             self._answers.pop(number, None)
 
@@ -156,7 +157,7 @@ class Container:
         if "answer" in header:
             answer = self._answers.get(header["answer"])
             if answer is not None and not answer.done():
-                answer.set_result(header)
+                answer.set_result((header, payload))
         elif "hello" in header:
             if not self._hello.done():
                 self._hello.set_result(header)
@@ -168,7 +169,8 @@ class Container:
             return
         self.alive = False
         lost = SandboxUnavailableError(f"the container is gone: {self.last_words or 'no word'}")
-        for waiting in (self._hello, *self._answers.values()):
+        waiters: list[asyncio.Future[Any]] = [self._hello, *self._answers.values()]
+        for waiting in waiters:
             if not waiting.done():
                 waiting.set_exception(lost)
         if not self._hello.cancelled():
@@ -196,4 +198,6 @@ class Container:
 
     async def ran_out_of_memory(self) -> bool:
         """True if the kernel killed it for that. Asked once it is no longer alive."""
+        if self._destroying is not None:
+            return False
         return await self._engine.ran_out_of_memory(self.id)

@@ -173,7 +173,8 @@ class Engine:
                     attached.close()
                     raise
             except BaseException:
-                api.remove_container(identity, force=True, v=True)
+                with contextlib.suppress(Exception):  # it may be going by itself
+                    api.remove_container(identity, force=True, v=True)
                 raise
             return identity, attached
 

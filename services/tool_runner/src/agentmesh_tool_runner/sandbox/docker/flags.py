@@ -20,6 +20,14 @@ AGENT_BYTES: Final = 32 * MIB
 _CPU_PERIOD_MICROSECONDS: Final = 100_000
 _INPUT_BYTES: Final = 64 * MIB
 _AGENT_PROCESSES: Final = 1
+# The engine's own list, and what else of the machine its kernel shows.
+_MASKED: Final = (
+    *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats"),
+    *("/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi"),
+    *("/proc/kallsyms", "/proc/modules", "/proc/sysrq-trigger"),
+    *("/sys/block", "/sys/bus", "/sys/class", "/sys/dev", "/sys/firmware", "/sys/hypervisor"),
+    *("/sys/kernel", "/sys/module", "/sys/power"),
+)
 _LONGEST_ARGUMENT: Final = 128 * 1024
 
 
@@ -127,6 +135,7 @@ def _host_config(plan: ContainerPlan) -> dict[str, Any]:
             {"Name": name, "Soft": bound, "Hard": bound}
             for name, bound in (("core", 0), ("memlock", 0), ("msgqueue", 0), ("nofile", 4096))
         ],
+        "MaskedPaths": list(_MASKED),
         "LogConfig": {"Type": "none", "Config": {}},
         "RestartPolicy": {"Name": "no"},
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 PREFIX = struct.Struct(">II")
 HEADER_BYTES = 64 * 1024 * 1024
-PAYLOAD_BYTES = 64 * 1024 * 1024
+PAYLOAD_BYTES = 1024 * 1024 * 1024
 
 
 def frame(header: dict[str, Any], payload: bytes = b"") -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from agentmesh_tool_runner.sandbox import snapshot
-from agentmesh_tool_runner.sandbox.backend import MIB
+from agentmesh_tool_runner.sandbox.backend import MIB, WorkspaceFullError
 from agentmesh_tool_runner.sandbox.reach import Reach
 
 from . import staging
@@ -24,8 +24,9 @@ _PIECE: Final = 4 * MIB
 class ContainerReach(Reach):
     """Reaches a workspace through the container that keeps it."""
 
-    def __init__(self, keeper: Container) -> None:
+    def __init__(self, keeper: Container, size: int) -> None:
         self._keeper = keeper
+        self._size = size
         self._full = False
 
     @property
@@ -42,6 +43,8 @@ class ContainerReach(Reach):
         *args: _Arguments.args,
         **kwargs: _Arguments.kwargs,
     ) -> _Result:
+        if sum(len(each) for each in args if isinstance(each, bytes)) > self._size:
+            raise WorkspaceFullError("the workspace is full")
         return cast(_Result, await self._keeper.call(operation, *args, **kwargs))
 
     async def restore(self, archive: Path, *, uid: int | None) -> list[snapshot.Entry]:
