@@ -21,8 +21,12 @@ class Files:
         self._conversation = conversation
 
     async def call(self, method: str, **fields: Any) -> Any:
+        """A unary call about the conversation."""
+        return await self.call_bare(method, conversation_id=self._conversation, **fields)
+
+    async def call_bare(self, method: str, **fields: Any) -> Any:
         """A unary call."""
-        request = getattr(pb, f"{method}Request")(conversation_id=self._conversation, **fields)
+        request = getattr(pb, f"{method}Request")(**fields)
         try:
             return await getattr(self._mesh.stub, method)(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:

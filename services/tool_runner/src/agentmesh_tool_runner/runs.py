@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from meshkit.tasks import ended
 
@@ -28,6 +29,13 @@ from .sandbox.backend import (
 )
 
 logger = logging.getLogger(__name__)
+# A conversation id never begins so, and no tenant can name another's.
+_FRESH: Final = "execution "
+
+
+def is_of_an_execution(key: WorkspaceKey) -> bool:
+    """True for a fresh workspace, which is thrown away with its only execution."""
+    return key.conversation.startswith(_FRESH)
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,7 @@ class CodeRuns:
         backend = self._backend()
         log = self.registry.open(run.tenant, run.execution_id, fingerprint)
         fresh = not run.conversation_id
-        # A conversation id never begins so, and no tenant can name another's.
-        name = f"execution {run.execution_id}" if fresh else run.conversation_id
+        name = f"{_FRESH}{run.execution_id}" if fresh else run.conversation_id
         key = WorkspaceKey(run.tenant, name)
         try:
             workspace = await backend.workspace(key)

@@ -24,6 +24,7 @@ from .servicers.capabilities import CapabilityMethods
 from .servicers.composed import FULL_NAME, ToolRunnerServicer
 from .servicers.executions import ExecutionMethods
 from .servicers.files import FileMethods
+from .servicers.sessions import SessionMethods
 from .servicers.tool_calls import ToolCallMethods
 from .servicers.transfers import TransferMethods
 from .settings import ToolRunnerSettings
@@ -86,6 +87,7 @@ class ToolRunner:
                 self.sandboxes, self._toolchains, default_limits=defaults, maximum_limits=maximum
             ),
             FileMethods(self.sandboxes),
+            SessionMethods(self.sandboxes),
             TransferMethods(
                 self.sandboxes,
                 maximum_bytes=maximum.workspace_bytes,

@@ -65,6 +65,7 @@ class ToolRunnerSettings(ServiceSettings):
     max_open_workspaces: int = Field(default=16, ge=1, le=1000)
     warm_sandboxes: int = Field(default=2, ge=0, le=100)
     workspace_idle_seconds: float = Field(default=300, gt=0)
+    workspace_lifetime_seconds: float = Field(default=14_400, gt=0)
     upload_stall_seconds: float = Field(default=60, gt=0)
     workspace_mib: int = Field(default=128, ge=1)
     workspace_files: int = Field(default=10_000, ge=16)
@@ -186,6 +187,7 @@ class ToolRunnerSettings(ServiceSettings):
             "max_open_workspaces": self.max_open_workspaces,
             "warm_sandboxes": self.warm_sandboxes,
             "workspace_idle_seconds": self.workspace_idle_seconds,
+            "workspace_lifetime_seconds": self.workspace_lifetime_seconds,
             "maximum": self.maximum_limits,
         }
 

@@ -187,6 +187,22 @@ class WorkspaceKey:
 
 
 @dataclass(frozen=True)
+class Session:
+    """An open workspace. Times are Unix time; `users` are the operations and programs in it now."""
+
+    key: WorkspaceKey
+    opened_at: float
+    used_at: float
+    users: int
+    idle_seconds: float
+    """Unused for so long, it is saved and closed."""
+    lifetime_seconds: float
+    """Open for so long, it is saved and closed as soon as nothing uses it."""
+    executions: int = 0
+    """Programs that run in it."""
+
+
+@dataclass(frozen=True)
 class Capability:
     """One property of the isolation: by what means it holds here, or why it does not."""
 
@@ -197,6 +213,10 @@ class Capability:
 
 class SandboxUnavailableError(Exception):
     """No code may run here; the message says in one line what to install or to allow."""
+
+
+class WorkspaceInUseError(Exception):
+    """The workspace cannot be closed now: something runs in it."""
 
 
 class WorkspaceFullError(Exception):
@@ -397,6 +417,17 @@ class SandboxBackend(Protocol):
         """The workspace of that name, made or restored when it is not open.
 
         Raises SandboxUnavailableError.
+        """
+        ...
+
+    def sessions(self, tenant: str) -> Sequence[Session]:
+        """The tenant's open workspaces."""
+        ...
+
+    async def close_session(self, key: WorkspaceKey, *, kill: bool = False) -> bool:
+        """Saves and closes a workspace; False if it is not open.
+
+        `kill` ends the programs in it first. Raises WorkspaceInUseError.
         """
         ...
 

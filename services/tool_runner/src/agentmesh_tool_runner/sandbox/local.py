@@ -24,6 +24,7 @@ from .backend import (
     Limits,
     SandboxBackend,
     SandboxUnavailableError,
+    Session,
     Workspace,
     WorkspaceKey,
 )
@@ -41,7 +42,7 @@ from .warm import WarmSandboxes
 from .workspace_handle import WorkspaceHandle
 from .workspaces import Mounted, Place, WorkspaceRules, Workspaces
 
-_IDLE_CHECK_SECONDS: Final = 30.0
+_PATIENCE_SECONDS: Final = 5.0
 # Memory that belongs to no process, and so to no RLIMIT_AS.
 _UNBOUNDED_MEMORY_CALLS: Final = frozenset({"memfd_create"})
 
@@ -72,6 +73,7 @@ class LocalBackend(SandboxBackend):
             bytes_each=options.maximum.workspace_bytes,
             max_open=options.max_open_workspaces,
             idle_seconds=options.workspace_idle_seconds,
+            lifetime_seconds=options.workspace_lifetime_seconds,
         )
         self._places = Places(self._live_launcher, options.maximum, self._uid)
         self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
@@ -193,6 +195,19 @@ class LocalBackend(SandboxBackend):
             raise SandboxUnavailableError("the sandbox was not started")
         return WorkspaceHandle(key, self._workspaces, self._execute)
 
+    def sessions(self, tenant: str) -> list[Session]:
+        running = [owner for owner, _ in self._running.values()]
+        return [
+            replace(session, executions=running.count(session.key))
+            for session in self._workspaces.sessions(tenant)
+        ]
+
+    async def close_session(self, key: WorkspaceKey, *, kill: bool = False) -> bool:
+        if kill:
+            await self._end_executions(key)
+            await self._workspaces.unused(key, patience=_PATIENCE_SECONDS)
+        return await self._workspaces.close_session(key)
+
     async def delete_workspace(self, key: WorkspaceKey) -> None:
         await self._end_executions(key)
         await self._workspaces.delete(key)
@@ -220,7 +235,7 @@ class LocalBackend(SandboxBackend):
 
     async def _close_idle_workspaces(self) -> None:
         while True:
-            await asyncio.sleep(_IDLE_CHECK_SECONDS)
+            await asyncio.sleep(self._workspaces.check_seconds)
             with contextlib.suppress(OSError, LauncherLostError):
                 await self._workspaces.close_idle()
 

@@ -35,6 +35,7 @@ class LocalOptions:
     max_executions: int = 8
     max_open_workspaces: int = 16
     workspace_idle_seconds: float = 300.0
+    workspace_lifetime_seconds: float = 14_400.0
     warm_sandboxes: int = 2
     """Made ahead of need, each for one workspace that opens; 0 makes none."""
     maximum: Limits = _MAXIMUM

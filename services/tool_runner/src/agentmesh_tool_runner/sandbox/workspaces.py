@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import time
 import weakref
 from collections.abc import AsyncIterator
@@ -19,10 +20,11 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from . import snapshot
-from .backend import WorkspaceFullError, WorkspaceKey
+from .backend import Session, WorkspaceFullError, WorkspaceInUseError, WorkspaceKey
 from .reach import Reach
 
 _LONGEST_NAME: Final = 120
+_CHECK_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Mounted:
     saved: list[snapshot.Entry] | None
     users: int = 0
     dropped: bool = False
+    opened_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def name(self) -> str:
@@ -80,6 +84,8 @@ class WorkspaceRules:
     bytes_each: int
     max_open: int
     idle_seconds: float
+    lifetime_seconds: float = math.inf
+    """Of an open one, however much it is used; nothing that runs is ended for it."""
 
 
 class Workspaces:
@@ -107,15 +113,21 @@ class Workspaces:
         """The workspace, open while the block runs. Raises what mounting and restoring raise."""
         async with self._lock(key):
             mounted = self._open.get(key)
+            if mounted is not None and self._is_old(mounted) and not mounted.users:
+                await self._leave(key, mounted)
+                mounted = None
             if mounted is None:
                 await self._make_room()
                 mounted = self._open[key] = await self._mount(key)
             mounted.users += 1
+            mounted.unused.clear()
         try:
             yield mounted
         finally:
             mounted.users -= 1
             mounted.used_at = time.monotonic()
+            if not mounted.users:
+                mounted.unused.set()
             mounted.close_when_unused()
 
     def _lock(self, key: WorkspaceKey) -> asyncio.Lock:
@@ -150,11 +162,57 @@ class Workspaces:
         )
 
     async def close_idle(self) -> None:
-        """Closes what nobody used for a while."""
+        """Closes what nobody used for a while, or was open for long."""
         oldest = time.monotonic() - self._rules.idle_seconds
         for key, mounted in list(self._open.items()):
-            if mounted.used_at < oldest:
+            if mounted.used_at < oldest or self._is_old(mounted):
                 await self._close(key)
+
+    @property
+    def check_seconds(self) -> float:
+        """How often to close what is idle."""
+        return min(_CHECK_SECONDS, self._rules.idle_seconds, self._rules.lifetime_seconds)
+
+    def _is_old(self, mounted: Mounted) -> bool:
+        return mounted.opened_at + self._rules.lifetime_seconds < time.monotonic()
+
+    def sessions(self, tenant: str) -> list[Session]:
+        """The open workspaces of a tenant."""
+        now, time_now = time.monotonic(), time.time()
+        return [
+            Session(
+                key=key,
+                opened_at=time_now - now + mounted.opened_at,
+                used_at=time_now if mounted.users else time_now - now + mounted.used_at,
+                users=mounted.users,
+                idle_seconds=self._rules.idle_seconds,
+                lifetime_seconds=self._rules.lifetime_seconds,
+            )
+            for key, mounted in self._open.items()
+            if key.tenant == tenant
+        ]
+
+    async def unused(self, key: WorkspaceKey, patience: float) -> None:
+        """Waits until nobody uses the workspace, or for `patience` seconds."""
+        mounted = self._open.get(key)
+        if mounted is not None and mounted.users:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await mounted.unused.wait()
+
+    async def close_session(self, key: WorkspaceKey) -> bool:
+        """Saves and closes the workspace; False if it is not open.
+
+        Raises WorkspaceInUseError, WorkspaceFullError.
+        """
+        async with self._lock(key):
+            mounted = self._open.get(key)
+            if mounted is None:
+                return False
+            if mounted.users:
+                raise WorkspaceInUseError(f"{mounted.users} operations or programs use it")
+            await self._leave(key, mounted)
+            return True
 
     async def _make_room(self) -> None:
         idle = sorted(
@@ -168,12 +226,15 @@ class Workspaces:
     async def _close(self, key: WorkspaceKey) -> None:
         async with self._lock(key):
             mounted = self._open.get(key)
-            if mounted is None or mounted.users:
-                return
-            # What cannot be saved goes back to what was: a program filled it after the last save.
-            with contextlib.suppress(WorkspaceFullError):
-                await self._save(key, mounted)
-            await self._drop(key, mounted)
+            if mounted is not None and not mounted.users:
+                await self._leave(key, mounted)
+
+    async def _leave(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        """Saves and closes what nobody uses; the caller holds the lock."""
+        # What cannot be saved goes back to what was: a program filled it after the last save.
+        with contextlib.suppress(WorkspaceFullError):
+            await self._save(key, mounted)
+        await self._drop(key, mounted)
 
     async def _drop(self, key: WorkspaceKey, mounted: Mounted) -> None:
         self._open.pop(key, None)

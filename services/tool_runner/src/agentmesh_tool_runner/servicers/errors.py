@@ -17,7 +17,11 @@ from agentmesh_tool_runner.executions import (
     UnknownExecutionError,
 )
 from agentmesh_tool_runner.languages import LanguageNotInstalledError
-from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.backend import (
+    SandboxUnavailableError,
+    WorkspaceFullError,
+    WorkspaceInUseError,
+)
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 
 
@@ -56,6 +60,8 @@ def rich_errors() -> Iterator[None]:
         raise MeshError.already_exists("file", str(error.filename)) from None
     except BrokenPipeError as error:
         raise MeshError.precondition(errors_pb2.ERROR_REASON_ALREADY_ENDED, str(error)) from None
+    except WorkspaceInUseError as error:
+        raise MeshError.precondition(errors_pb2.ERROR_REASON_SESSION_IN_USE, str(error)) from None
     except WorkspaceFullError as error:
         raise MeshError(
             grpc.StatusCode.RESOURCE_EXHAUSTED, errors_pb2.ERROR_REASON_QUOTA_EXCEEDED, str(error)

@@ -137,6 +137,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_PACKAGES_NOT_ALLOWED: _ErrorReason.ValueType  # 122
     """FAILED_PRECONDITION. Packages may not be installed, or not from this index. metadata: `remedy`."""
+    ERROR_REASON_SESSION_IN_USE: _ErrorReason.ValueType  # 123
+    """FAILED_PRECONDITION. Something runs in the session, so it is not closed."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that every failed call carries, with the domain
@@ -259,4 +261,6 @@ metadata: `mode`, `remedy`.
 """
 ERROR_REASON_PACKAGES_NOT_ALLOWED: ErrorReason.ValueType  # 122
 """FAILED_PRECONDITION. Packages may not be installed, or not from this index. metadata: `remedy`."""
+ERROR_REASON_SESSION_IN_USE: ErrorReason.ValueType  # 123
+"""FAILED_PRECONDITION. Something runs in the session, so it is not closed."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

@@ -1898,3 +1898,163 @@ class RestoreFileVersionResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["file", b"file"]) -> None: ...
 
 Global___RestoreFileVersionResponse: typing_extensions.TypeAlias = RestoreFileVersionResponse
+
+@typing.final
+class GetSessionRequest(google.protobuf.message.Message):
+    """Which session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id"]) -> None: ...
+
+Global___GetSessionRequest: typing_extensions.TypeAlias = GetSessionRequest
+
+@typing.final
+class GetSessionResponse(google.protobuf.message.Message):
+    """The session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: builtins.int
+    @property
+    def session(self) -> Global___Session:
+        """It."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["session", b"session"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["session", b"session"]) -> None: ...
+
+Global___GetSessionResponse: typing_extensions.TypeAlias = GetSessionResponse
+
+@typing.final
+class Session(google.protobuf.message.Message):
+    """A conversation's workspace while it is open."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    BACKEND_FIELD_NUMBER: builtins.int
+    OPENED_AT_FIELD_NUMBER: builtins.int
+    USED_AT_FIELD_NUMBER: builtins.int
+    IDLE_EXPIRES_AT_FIELD_NUMBER: builtins.int
+    EXPIRES_AT_FIELD_NUMBER: builtins.int
+    USERS_FIELD_NUMBER: builtins.int
+    EXECUTIONS_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    backend: builtins.str
+    """The backend that has it."""
+    users: builtins.int
+    """Operations and programs that use it now."""
+    executions: builtins.int
+    """Programs among them."""
+    @property
+    def opened_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    @property
+    def used_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was last used; now while something uses it."""
+
+    @property
+    def idle_expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it is closed if nothing uses it before."""
+
+    @property
+    def expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it is closed in any case, or as soon after that as nothing uses it."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        backend: builtins.str = ...,
+        opened_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        used_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        idle_expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        users: builtins.int = ...,
+        executions: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["expires_at", b"expires_at", "idle_expires_at", b"idle_expires_at", "opened_at", b"opened_at", "used_at", b"used_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "conversation_id", b"conversation_id", "executions", b"executions", "expires_at", b"expires_at", "idle_expires_at", b"idle_expires_at", "opened_at", b"opened_at", "used_at", b"used_at", "users", b"users"]) -> None: ...
+
+Global___Session: typing_extensions.TypeAlias = Session
+
+@typing.final
+class ListSessionsRequest(google.protobuf.message.Message):
+    """No arguments."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListSessionsRequest: typing_extensions.TypeAlias = ListSessionsRequest
+
+@typing.final
+class ListSessionsResponse(google.protobuf.message.Message):
+    """The sessions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: builtins.int
+    @property
+    def sessions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """By conversation."""
+
+    def __init__(
+        self,
+        *,
+        sessions: collections.abc.Iterable[Global___Session] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sessions", b"sessions"]) -> None: ...
+
+Global___ListSessionsResponse: typing_extensions.TypeAlias = ListSessionsResponse
+
+@typing.final
+class CloseSessionRequest(google.protobuf.message.Message):
+    """Which session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    KILL_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    kill: builtins.bool
+    """True ends the programs that run in it first."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        kill: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "kill", b"kill"]) -> None: ...
+
+Global___CloseSessionRequest: typing_extensions.TypeAlias = CloseSessionRequest
+
+@typing.final
+class CloseSessionResponse(google.protobuf.message.Message):
+    """Saved and closed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___CloseSessionResponse: typing_extensions.TypeAlias = CloseSessionResponse

@@ -71,6 +71,21 @@ class ToolRunnerServiceStub(object):
                 request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetCapabilitiesRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetCapabilitiesResponse.FromString,
                 _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/GetSession',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/ListSessions',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.CloseSession = channel.unary_unary(
+                '/agentmesh.tool_runner.v1.ToolRunnerService/CloseSession',
+                request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CloseSessionRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CloseSessionResponse.FromString,
+                _registered_method=True)
         self.ListFiles = channel.unary_unary(
                 '/agentmesh.tool_runner.v1.ToolRunnerService/ListFiles',
                 request_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListFilesRequest.SerializeToString,
@@ -189,6 +204,30 @@ class ToolRunnerServiceServicer(object):
 
     def GetCapabilities(self, request, context):
         """Which isolation holds here, as the self-test proved it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSession(self, request, context):
+        """The session of a conversation: its workspace while it is open here. It opens when something is done
+        in it, and is saved and closed when it was unused, or open, for long; what runs keeps it open. The
+        files of closed ones stay, and are there again at the next use. Not open: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """The tenant's sessions that are open here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloseSession(self, request, context):
+        """Saves and closes a session now. While something runs in it: FAILED_PRECONDITION with
+        SESSION_IN_USE, unless `kill` is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,6 +360,21 @@ def add_ToolRunnerServiceServicer_to_server(servicer, server):
                     servicer.GetCapabilities,
                     request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetCapabilitiesRequest.FromString,
                     response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetCapabilitiesResponse.SerializeToString,
+            ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetSessionRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListSessionsRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'CloseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloseSession,
+                    request_deserializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CloseSessionRequest.FromString,
+                    response_serializer=agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CloseSessionResponse.SerializeToString,
             ),
             'ListFiles': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFiles,
@@ -574,6 +628,87 @@ class ToolRunnerService(object):
             '/agentmesh.tool_runner.v1.ToolRunnerService/GetCapabilities',
             agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetCapabilitiesRequest.SerializeToString,
             agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetCapabilitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/GetSession',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetSessionRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/ListSessions',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListSessionsRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.tool_runner.v1.ToolRunnerService/CloseSession',
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CloseSessionRequest.SerializeToString,
+            agentmesh_dot_tool__runner_dot_v1_dot_tool__runner__service__pb2.CloseSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -137,6 +137,54 @@ _ToolRunnerServiceGetCapabilitiesType = typing_extensions.TypeVar(
     ],
 )
 
+_ToolRunnerServiceGetSessionType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceGetSessionType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse,
+    ],
+)
+
+_ToolRunnerServiceListSessionsType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceListSessionsType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse,
+    ],
+)
+
+_ToolRunnerServiceCloseSessionType = typing_extensions.TypeVar(
+    '_ToolRunnerServiceCloseSessionType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse,
+    ],
+)
+
 _ToolRunnerServiceListFilesType = typing_extensions.TypeVar(
     '_ToolRunnerServiceListFilesType',
     grpc.UnaryUnaryMultiCallable[
@@ -329,7 +377,7 @@ _ToolRunnerServiceRestoreFileVersionType = typing_extensions.TypeVar(
     ],
 )
 
-class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _ToolRunnerServiceExecuteType, _ToolRunnerServiceAttachType, _ToolRunnerServiceWriteInputType, _ToolRunnerServiceSignalExecutionType, _ToolRunnerServiceListToolsType, _ToolRunnerServiceGetCapabilitiesType, _ToolRunnerServiceListFilesType, _ToolRunnerServiceStatFileType, _ToolRunnerServiceReadFileType, _ToolRunnerServiceWriteFileType, _ToolRunnerServiceMakeFolderType, _ToolRunnerServiceMoveFileType, _ToolRunnerServiceCopyFileType, _ToolRunnerServiceRemoveFileType, _ToolRunnerServiceSearchFilesType, _ToolRunnerServiceOrganizeFilesType, _ToolRunnerServiceListFileVersionsType, _ToolRunnerServiceRestoreFileVersionType]):
+class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _ToolRunnerServiceExecuteType, _ToolRunnerServiceAttachType, _ToolRunnerServiceWriteInputType, _ToolRunnerServiceSignalExecutionType, _ToolRunnerServiceListToolsType, _ToolRunnerServiceGetCapabilitiesType, _ToolRunnerServiceGetSessionType, _ToolRunnerServiceListSessionsType, _ToolRunnerServiceCloseSessionType, _ToolRunnerServiceListFilesType, _ToolRunnerServiceStatFileType, _ToolRunnerServiceReadFileType, _ToolRunnerServiceWriteFileType, _ToolRunnerServiceMakeFolderType, _ToolRunnerServiceMoveFileType, _ToolRunnerServiceCopyFileType, _ToolRunnerServiceRemoveFileType, _ToolRunnerServiceSearchFilesType, _ToolRunnerServiceOrganizeFilesType, _ToolRunnerServiceListFileVersionsType, _ToolRunnerServiceRestoreFileVersionType]):
     """Runs tools for agents and code for users. Nothing runs unless a sandbox passed its self-test:
     FAILED_PRECONDITION with SANDBOX_UNAVAILABLE says what to install.
     """
@@ -363,6 +411,18 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
         grpc.UnaryUnaryMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesRequest,
@@ -443,6 +503,18 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesRequest,
             agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionRequest,
+            agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesRequest,
@@ -526,6 +598,20 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
     GetCapabilities: _ToolRunnerServiceGetCapabilitiesType
     """Which isolation holds here, as the self-test proved it."""
 
+    GetSession: _ToolRunnerServiceGetSessionType
+    """The session of a conversation: its workspace while it is open here. It opens when something is done
+    in it, and is saved and closed when it was unused, or open, for long; what runs keeps it open. The
+    files of closed ones stay, and are there again at the next use. Not open: NOT_FOUND.
+    """
+
+    ListSessions: _ToolRunnerServiceListSessionsType
+    """The tenant's sessions that are open here."""
+
+    CloseSession: _ToolRunnerServiceCloseSessionType
+    """Saves and closes a session now. While something runs in it: FAILED_PRECONDITION with
+    SESSION_IN_USE, unless `kill` is set.
+    """
+
     ListFiles: _ToolRunnerServiceListFilesType
     """Files of a conversation's workspace, folders first met first, names sorted. A conversation without files
     has an empty list.
@@ -600,6 +686,18 @@ ToolRunnerServiceAsyncStub: typing_extensions.TypeAlias = ToolRunnerServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesRequest,
         agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionRequest,
+        agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.tool_runner.v1.tool_runner_service_pb2.ListFilesRequest,
@@ -722,6 +820,35 @@ class ToolRunnerServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.GetCapabilitiesResponse]]:
         """Which isolation holds here, as the self-test proved it."""
+
+    @abc.abstractmethod
+    def GetSession(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.GetSessionResponse]]:
+        """The session of a conversation: its workspace while it is open here. It opens when something is done
+        in it, and is saved and closed when it was unused, or open, for long; what runs keeps it open. The
+        files of closed ones stay, and are there again at the next use. Not open: NOT_FOUND.
+        """
+
+    @abc.abstractmethod
+    def ListSessions(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.ListSessionsResponse]]:
+        """The tenant's sessions that are open here."""
+
+    @abc.abstractmethod
+    def CloseSession(
+        self,
+        request: agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.CloseSessionResponse]]:
+        """Saves and closes a session now. While something runs in it: FAILED_PRECONDITION with
+        SESSION_IN_USE, unless `kill` is set.
+        """
 
     @abc.abstractmethod
     def ListFiles(

@@ -29,6 +29,7 @@ from agentmesh_tool_runner.sandbox.backend import (
     Limits,
     SandboxBackend,
     SandboxUnavailableError,
+    Session,
     Workspace,
     WorkspaceKey,
 )
@@ -43,7 +44,7 @@ from .options import DockerOptions
 from .profile import profile
 from .reach import ContainerReach
 
-_IDLE_CHECK_SECONDS: Final = 30.0
+_PATIENCE_SECONDS: Final = 5.0
 _IDLE_CELLS: Final = 2
 _GVISOR: Final = "runsc"
 _MAPPED_UID: Final = 1000
@@ -77,6 +78,7 @@ class DockerBackend(SandboxBackend):
             bytes_each=options.maximum.workspace_bytes,
             max_open=options.max_open_workspaces,
             idle_seconds=options.workspace_idle_seconds,
+            lifetime_seconds=options.workspace_lifetime_seconds,
         )
         self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
 
@@ -134,6 +136,19 @@ class DockerBackend(SandboxBackend):
             raise SandboxUnavailableError("the sandbox was not started")
         return WorkspaceHandle(key, self._workspaces, self._execute)
 
+    def sessions(self, tenant: str) -> list[Session]:
+        running = [owner for owner, _ in self._running.values()]
+        return [
+            replace(session, executions=running.count(session.key))
+            for session in self._workspaces.sessions(tenant)
+        ]
+
+    async def close_session(self, key: WorkspaceKey, *, kill: bool = False) -> bool:
+        if kill:
+            await self._end_executions(key)
+            await self._workspaces.unused(key, patience=_PATIENCE_SECONDS)
+        return await self._workspaces.close_session(key)
+
     async def delete_workspace(self, key: WorkspaceKey) -> None:
         await self._end_executions(key)
         await self._workspaces.delete(key)
@@ -160,7 +175,7 @@ class DockerBackend(SandboxBackend):
 
     async def _close_idle_workspaces(self) -> None:
         while True:
-            await asyncio.sleep(_IDLE_CHECK_SECONDS)
+            await asyncio.sleep(self._workspaces.check_seconds)
             with contextlib.suppress(OSError, SandboxUnavailableError):
                 await self._workspaces.close_idle()
 
