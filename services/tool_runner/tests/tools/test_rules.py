@@ -16,7 +16,7 @@ from agentmesh_tool_runner.server import ToolRunner
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, raises_rich
 
-from services.tool_runner.tests.conftest import Mesh, settings, until
+from services.tool_runner.tests.conftest import Mesh, orphan, settings, until
 from services.tool_runner.tests.memory_store import MemoryStore
 
 OK, ERROR = message_pb2.TOOL_OUTCOME_OK, message_pb2.TOOL_OUTCOME_ERROR
@@ -181,6 +181,18 @@ async def test_results_are_kept_only_where_agent_and_tool_agree(mesh: Mesh) -> N
         assert not (await call(mesh, "pid", {}, cache_ttl=60)).cached
     await asyncio.sleep(0.02)
     assert not (await call(mesh, "add", arguments, cache_ttl=0.01)).cached
+
+
+async def test_an_orphan_whose_tool_is_gone_is_unknown(mesh: Mesh) -> None:
+    for tool, outcome in {
+        "gone": message_pb2.TOOL_OUTCOME_UNKNOWN,
+        "custom_tool": message_pb2.TOOL_OUTCOME_UNKNOWN,
+        "add": OK,
+    }.items():
+        mesh.store.steps.clear()
+        await orphan(mesh, tool, '{"points": []}')
+        part = await call(mesh, tool, {"points": []}, call_id="call_1")
+        assert part.outcome == outcome, tool
 
 
 async def test_bad_wishes_are_refused(mesh: Mesh) -> None:

@@ -83,9 +83,9 @@ class Effects:
             self._backend()
 
     def is_safe_to_repeat(self, call: ToolCall) -> bool:
-        """True if a call whose outcome is not known may be made again."""
+        """True if a call whose outcome is not known may be made again. Not if its tool is gone."""
         tool = self._toolbox.find(call.tool)
-        return tool is None or tool.spec.safe_to_repeat
+        return tool is not None and tool.spec.safe_to_repeat
 
     async def act(self, running: RunningCall) -> ToolReply:
         """Never raises but when it is cancelled: what goes wrong is a reply, too."""

@@ -8,14 +8,33 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 _MAX_VIOLATIONS: Final = 20
+_REFERENCE: Final = "#/$defs/"
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """JSON Schema of a model, without the names and words of its class."""
+    """JSON Schema of a model, without the names and words of its class, and without references.
+
+    Not every model server follows references. What contains itself is any object where it does.
+    """
     schema = model.model_json_schema()
     schema.pop("title", None)
     schema.pop("description", None)
-    return schema
+    definitions = schema.pop("$defs", {})
+    resolved: dict[str, Any] = _resolved(schema, definitions, ())
+    return resolved
+
+
+def _resolved(part: Any, definitions: Mapping[str, Any], above: tuple[str, ...]) -> Any:
+    if isinstance(part, list):
+        return [_resolved(each, definitions, above) for each in part]
+    if not isinstance(part, dict):
+        return part
+    name = str(part.get("$ref", "")).removeprefix(_REFERENCE)
+    if name not in definitions:
+        return {key: _resolved(each, definitions, above) for key, each in part.items()}
+    beside = {key: each for key, each in part.items() if key != "$ref"}
+    target = {"type": "object"} if name in above else definitions[name]
+    return {**_resolved(target, definitions, (*above, name)), **beside}
 
 
 def path_of(parts: Iterable[str | int]) -> str:

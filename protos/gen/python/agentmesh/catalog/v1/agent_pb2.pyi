@@ -121,7 +121,7 @@ class ToolConfig(google.protobuf.message.Message):
     repeat is called again only after failures that say that nothing was done.
     """
     concurrency: builtins.int
-    """Most calls at once that one run makes of the tool for the agent; others wait."""
+    """Most calls at once that one run makes of the tool for the agent, on each runner; others wait."""
     cache_seconds: builtins.float
     """Seconds for which a good result answers equal calls of the tenant. Without it nothing is kept.
     Has no effect on tools whose definition is not `cacheable`.

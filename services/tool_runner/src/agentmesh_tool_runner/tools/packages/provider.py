@@ -87,7 +87,11 @@ class PackageTools:
         await asyncio.to_thread(kill_marked, self._is_of_a_dead_predecessor)
         for package in _not_installed(self._rules.allowed):
             logger.error("AGENTMESH_TOOL_PACKAGES names %s, which is not installed", package)
-        self._folder = await asyncio.to_thread(self._make_folder)
+        try:
+            self._folder = await asyncio.to_thread(self._make_folder)
+        except OSError as error:
+            logger.error("no package brings tools: there is no folder for its workers: %s", error)
+            return
         found = _offered(self._rules.allowed)
         async with asyncio.TaskGroup() as starting:
             for package, entries in sorted(found.items()):
