@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 from agentmesh.conversation.v1 import message_pb2
-from agentmesh.conversation_store.v1 import catalog_service_pb2_grpc, turn_service_pb2_grpc
+from agentmesh.conversation_store.v1 import (
+    blob_service_pb2_grpc,
+    catalog_service_pb2_grpc,
+    turn_service_pb2_grpc,
+    workspace_service_pb2_grpc,
+)
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2_grpc as pb_grpc
 from agentmesh_tool_runner.calls import ToolCall
@@ -107,13 +112,26 @@ class Mesh:
 
 
 @pytest.fixture
-async def store_host(mesh_hosts: HostFactory) -> tuple[MemoryStore, ServiceHost]:
+async def store_host(
+    mesh_hosts: HostFactory, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[MemoryStore, ServiceHost]:
     store = MemoryStore()  # type: ignore[abstract]  # serves what tool_runner calls
+    store.files.folder = tmp_path_factory.mktemp("blobs")
     turns = turn_service_pb2_grpc.add_TurnServiceServicer_to_server
     catalog = catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server
     services: list[Registration] = [
         (turns, store, f"{PACKAGE}.TurnService"),
         (catalog, store, f"{PACKAGE}.CatalogService"),
+        (
+            blob_service_pb2_grpc.add_BlobServiceServicer_to_server,
+            store.files,
+            f"{PACKAGE}.BlobService",
+        ),
+        (
+            workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server,
+            store.files,
+            f"{PACKAGE}.WorkspaceService",
+        ),
     ]
     return store, await mesh_hosts.start("conversation_store", services)
 

@@ -18,6 +18,8 @@ from agentmesh.conversation_store.v1 import (
 from meshkit.context import current_capability
 from meshkit.errors import MeshError
 
+from .memory_files import MemoryFiles
+
 
 def _open_gate() -> asyncio.Event:
     gate = asyncio.Event()
@@ -37,12 +39,21 @@ class Step:
 
 
 @dataclass
+class Hold:
+    """A record that the store keeps waiting."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass
 class MemoryStore(
     turn_service_pb2_grpc.TurnServiceServicer, catalog_service_pb2_grpc.CatalogServiceServicer
 ):
     """Fences, steps, events, deltas and documents."""
 
     fence: int = 1
+    files: MemoryFiles = field(default_factory=MemoryFiles)
     steps: dict[tuple[int, str], Step] = field(default_factory=dict)
     recorded: list[turn_service_pb2.RecordStepRequest] = field(default_factory=list)
     deltas: list[stream_pb2.Delta] = field(default_factory=list)
@@ -53,6 +64,9 @@ class MemoryStore(
     lost_claim_answers: int = 0
     claims: int = 0
     """How many have arrived."""
+    addresses: list[str] = field(default_factory=list)
+    """Of the runners that claimed."""
+    holds: dict[str, Hold] = field(default_factory=dict)
     before_claims: asyncio.Event = field(default_factory=_open_gate)
     after_claims: asyncio.Event = field(default_factory=_open_gate)
 
@@ -62,6 +76,11 @@ class MemoryStore(
         self.raised.put_nowait(
             turn_service_pb2.RaisedFence(run_id=run_id, current_fence=self.fence, tenant=tenant)
         )
+
+    def hold_record(self, step_key: str) -> Hold:
+        """Keeps the first record of a step waiting."""
+        hold = self.holds[step_key] = Hold()
+        return hold
 
     def _check_fence(self) -> int:
         capability = current_capability()
@@ -73,13 +92,15 @@ class MemoryStore(
         self, request: turn_service_pb2.BeginStepRequest, context: Any
     ) -> turn_service_pb2.BeginStepResponse:
         self.claims += 1
+        self.addresses.append(request.runner_address)
         await self.before_claims.wait()
         answer = self._begin(request, self._check_fence())
+        files = self.files.of(current_capability().conversation_id)
         await self.after_claims.wait()
         if self.lost_claim_answers:
             self.lost_claim_answers -= 1
             raise MeshError.unavailable("conversation_store", "its connection broke")
-        return turn_service_pb2.BeginStepResponse(step=answer)
+        return turn_service_pb2.BeginStepResponse(step=answer, workspace=files.now)
 
     def _begin(
         self, request: turn_service_pb2.BeginStepRequest, fence: int
@@ -106,6 +127,9 @@ class MemoryStore(
         self, request: turn_service_pb2.RecordStepRequest, context: Any
     ) -> turn_service_pb2.RecordStepResponse:
         self._check_fence()
+        if hold := self.holds.pop(request.step_key, None):
+            hold.reached.set()
+            await hold.go_on.wait()
         if self.down_for_records:
             self.down_for_records -= 1
             raise MeshError.unavailable("conversation_store", "its database is away")
@@ -113,11 +137,17 @@ class MemoryStore(
         if step.result is not None and step.result != request.result:
             reason = errors_pb2.ERROR_REASON_STEP_CONFLICT
             raise MeshError.already_exists("step", request.step_key, reason)
+        generation = 0
         if step.result is None:
+            if request.HasField("workspace"):
+                name = current_capability().conversation_id
+                generation = self.files.move(name, request.workspace).generation
             self.recorded.append(request)
             step.result, step.sequence = request.result, len(self.recorded)
         return turn_service_pb2.RecordStepResponse(
-            first_sequence=step.sequence, last_sequence=len(self.recorded)
+            first_sequence=step.sequence,
+            last_sequence=len(self.recorded),
+            workspace_generation=generation,
         )
 
     async def PublishDeltas(  # noqa: N802 - as the contract names it

@@ -105,8 +105,10 @@ async def test_nothing_starts_without_the_store(
     await store_host[1].stop()
     with raises_rich(grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE"):
         await mesh.call_raw("code_executor", arguments, "call_1")
+    assert mesh.runner.sandboxes.backend.workspaces.count == 0
     request = pb.ListFilesRequest(conversation_id=CONVERSATION)
-    assert not (await mesh.stub.ListFiles(request, metadata=mesh.user())).files
+    with raises_rich(grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE"):
+        await mesh.stub.ListFiles(request, metadata=mesh.user())
 
 
 async def test_an_old_fence_starts_nothing(mesh: Mesh) -> None:
@@ -158,7 +160,7 @@ async def test_fences_are_heard_after_one_that_failed(
 
     channel = mesh_hosts.channels().channel(host.grpc_address, "conversation_store")
     turns = turn_service_pb2_grpc.TurnServiceStub(channel)
-    watching = asyncio.create_task(watch_fences(turns, "runner_1", hear))
+    watching = asyncio.create_task(watch_fences(turns, "runner_1", hear, lambda *_: None))
     store.raise_fence(RUN, TENANT)
     store.raise_fence(RUN, TENANT)
     await until(lambda: heard == [2, 3] or watching.done(), "heard")

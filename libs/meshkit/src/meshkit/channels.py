@@ -93,6 +93,12 @@ class MeshChannels:
         )
         return MeshChannel(native, scope)
 
+    async def drop(self, address: str, service: str) -> None:
+        """Closes one channel, if it is open: nothing is called there any more."""
+        channel = self._channels.pop((address, service), None)
+        if channel is not None:
+            await channel.close()
+
     async def close(self) -> None:
         """Closes all channels; calls in flight are cancelled."""
         channels, self._channels = list(self._channels.values()), {}

@@ -21,7 +21,6 @@ from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import 
     ConversationStoreServiceStub,
 )
 from agentmesh.conversation_store.v1.turn_service_pb2_grpc import TurnServiceStub
-from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
 from meshkit.ids import new_id
 from meshkit.server import ServiceHost
 from meshkit.tasks import stop
@@ -30,6 +29,7 @@ from agentmesh_agent_runtime.adapters.children import OmittedAnswers
 from agentmesh_agent_runtime.adapters.deltas import DeltaStream
 from agentmesh_agent_runtime.adapters.input_blobs import InputBlobs
 from agentmesh_agent_runtime.adapters.people import OmittedWords
+from agentmesh_agent_runtime.adapters.runners import Runners
 from agentmesh_agent_runtime.adapters.store_turns import (
     Head,
     StoreCheckpoints,
@@ -103,7 +103,6 @@ class Runtime:
 
     def _connect(self) -> None:
         store = self.host.channels.channel(self._settings.store_address, "conversation_store")
-        tools = self.host.channels.channel(self._settings.tool_runner_address, "tool_runner")
         self._turns = TurnServiceStub(store)
         self._blobs = BlobServiceStub(store)
         self._images = StoredImages(self._blobs)
@@ -112,7 +111,7 @@ class Runtime:
         self._answers = OmittedAnswers(ConversationStoreServiceStub(store))
         self._catalog = CatalogServiceStub(store)
         self._tool_directory = ToolDirectory(self._catalog)
-        self._tools = ToolRunnerServiceStub(tools)
+        self._runners = Runners(self.host.channels, self._settings.tool_runner_address)
         self._deltas = DeltaStream(self._turns)
 
     def _build_worker(self) -> TurnWorker:
@@ -152,7 +151,7 @@ class Runtime:
         head = Head(grant.head_sequence)
         return TurnPorts(
             steps=StoreStepLog(self._turns, grant, head),
-            tools=ToolRunnerCaller(self._tools, grant, head),
+            tools=ToolRunnerCaller(self._runners, grant, head),
             deltas=self._deltas.lease(grant, head),
             checkpoints=StoreCheckpoints(self._turns, grant),
             images=self._images.lease(grant),

@@ -93,7 +93,7 @@ class CodeRuns:
         log = self.registry.open(run.tenant, run.execution_id, fingerprint)
         fresh = not run.conversation_id
         name = f"{_FRESH}{run.execution_id}" if fresh else run.conversation_id
-        key = WorkspaceKey(run.tenant, name)
+        key = WorkspaceKey(run.tenant, name, temporary=fresh)
         try:
             workspace = await backend.workspace(key)
             for path, content in run.program.files.items():

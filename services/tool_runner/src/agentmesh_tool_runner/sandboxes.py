@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from meshkit.tasks import ended
+
 from .sandbox import selftest
-from .sandbox.backend import SandboxBackend, SandboxUnavailableError
+from .sandbox.backend import SandboxBackend, SandboxUnavailableError, WorkspaceKey
 from .sandbox.bubblewrap import BubblewrapBackend
 from .sandbox.docker.backend import DockerBackend
+from .sandbox.rest import Rest
 from .sandbox.sandlock import SandlockBackend
 from .settings import ToolRunnerSettings
 
@@ -19,8 +23,11 @@ logger = logging.getLogger(__name__)
 class Sandboxes:
     """Holds the backend that passed its self-test, if one did."""
 
-    def __init__(self, settings: ToolRunnerSettings) -> None:
+    def __init__(self, settings: ToolRunnerSettings, rest: Rest) -> None:
+        """`rest` is where files of workspaces are while they are closed."""
         self._settings = settings
+        self._rest = rest
+        self._releasing: set[asyncio.Task[None]] = set()
         self._backend: SandboxBackend | None = None
         self.report = selftest.Report((), remedy="the sandbox has not been started")
 
@@ -71,13 +78,24 @@ class Sandboxes:
         else:
             report = await selftest.run(backend)
         if report.passed:
+            backend.workspaces.rest = self._rest
             self._backend = backend
         else:
             await backend.close()
         return report
 
+    def release(self, tenant: str, conversation_id: str) -> None:
+        """Closes the workspace of a conversation that waits, unless something acts in it."""
+        if self._backend is None:
+            return
+        key = WorkspaceKey(tenant, conversation_id)
+        task = asyncio.create_task(self._backend.workspaces.release(key))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+
     async def close(self) -> None:
-        """Kills what runs and saves the workspaces."""
+        """Kills what runs and closes the workspaces."""
+        await ended(*self._releasing)
         if self._backend is not None:
             await self._backend.close()
 

@@ -12,10 +12,13 @@ from agentmesh.conversation_store.v1 import (
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2_grpc
 from meshkit.ids import new_id
 from meshkit.server import ServiceHost
+from meshkit.settings import is_loopback
 from meshkit.tasks import stop
 
 from . import translate
 from .calls import EffectRules, Effects, ToolCalls
+from .generations.rest import StoreRest
+from .generations.store_shelf import StoreShelf
 from .languages import CompileCache, Programs, Toolchains
 from .runs import CodeRuns
 from .sandbox.backend import MIB, SandboxBackend
@@ -49,15 +52,17 @@ class ToolRunner:
         self._catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
         self._process_id = new_id("runner")
         self._deltas = DeltaPublisher(turns)
-        self.sandboxes = Sandboxes(settings)
+        rest = StoreRest(StoreShelf(channel), settings.maximum_limits.workspace_bytes)
+        self.sandboxes = Sandboxes(settings, rest)
         self._toolbox = Toolbox(
             [BuiltInTools(), PackageTools(settings.packages, settings.data_dir / NAME)]
         )
         self._toolchains = Toolchains(self._backend)
         programs = self._programs()
         rules = EffectRules(settings.default_limits, settings.tool_cache_mib * MIB)
-        effects = Effects(self._toolbox, self._deltas, self._backend, programs, rules)
-        self.calls = ToolCalls(effects, StoreLedger(turns), self._process_id)
+        effects = Effects(self._toolbox, self._deltas, self._backend, programs, rest, rules)
+        ledger = StoreLedger(turns, self._address)
+        self.calls = ToolCalls(effects, ledger, self._process_id)
         self.runs = CodeRuns(self._backend, programs, settings.buffer_bounds)
         self._background: list[asyncio.Task[None]] = []
         self.host.add(
@@ -81,7 +86,7 @@ class ToolRunner:
     def _servicer(self) -> ToolRunnerServicer:
         defaults, maximum = self.settings.default_limits, self.settings.maximum_limits
         return ToolRunnerServicer(
-            ToolCallMethods(self.calls, self._toolbox, default_limits=defaults),
+            ToolCallMethods(self.calls, self._toolbox, self._address, default_limits=defaults),
             ExecutionMethods(self.runs, default_limits=defaults, maximum_limits=maximum),
             CapabilityMethods(
                 self.sandboxes, self._toolchains, default_limits=defaults, maximum_limits=maximum
@@ -99,12 +104,23 @@ class ToolRunner:
         await asyncio.gather(self.sandboxes.start(), self._toolbox.start())
         self._background = [
             asyncio.create_task(
-                watch_fences(self._turns, self._process_id, self.calls.fence_raised)
+                watch_fences(
+                    self._turns,
+                    self._process_id,
+                    self.calls.fence_raised,
+                    self.sandboxes.release,
+                )
             ),
             asyncio.create_task(self.calls.end_what_is_stale_by_and_by()),
             asyncio.create_task(self._deltas.run()),
             asyncio.create_task(publish_documents(self._catalog, self._documents())),
         ]
+
+    def _address(self) -> str:
+        """Where workers that have a workspace open here can reach this very runner."""
+        if self.settings.advertised_address:
+            return self.settings.advertised_address
+        return self.host.grpc_address if is_loopback(self.settings.grpc_host) else ""
 
     def _documents(self) -> list[catalog_service_pb2.Document]:
         timeout = self.settings.default_limits.wall_seconds

@@ -39,6 +39,7 @@ class ToolRunnerSettings(ServiceSettings):
     """What tool_runner can be told, besides what every service can. Sizes are in MiB."""
 
     grpc_port: Port = 50054
+    advertised_address: str = Field(default="", max_length=255, pattern=r"^(\S+:\d{1,5})?$")
     code_execution: Literal["local", "docker", "none"] = Field(
         default="local", validation_alias=AliasChoices("code_execution", "AUTOGEN_CODE_EXECUTION")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,6 +16,8 @@ from meshkit.errors import from_rpc_error
 from meshkit.identity import SYSTEM
 
 from .calls import Authority, Claim, ClaimState, ToolCall
+from .generations.manifest import Change
+from .generations.store_shelf import change_message, raise_if_moved, state_of
 from .tools.reply import Failure, ReplyOutcome, ToolReply
 
 ENCODING = "agentmesh.conversation.v1.ToolResultPart"
@@ -39,8 +42,12 @@ _STATES = {
 class StoreLedger:
     """Steps over the store's TurnService. Raises what the call raises."""
 
-    def __init__(self, turns: turn_service_pb2_grpc.TurnServiceAsyncStub) -> None:
+    def __init__(
+        self, turns: turn_service_pb2_grpc.TurnServiceAsyncStub, address: Callable[[], str]
+    ) -> None:
+        """`address` is where this runner can be reached itself."""
         self._turns = turns
+        self._address = address
 
     async def claim(
         self, authority: Authority, call: ToolCall, attempt_id: str, *, take_over: bool
@@ -54,6 +61,7 @@ class StoreLedger:
             request_digest=call.digest,
             attempt_id=attempt_id,
             take_over=take_over,
+            runner_address=self._address(),
         )
         metadata = call_metadata(SYSTEM, authority.token)
         answer = await self._turns.BeginStep(request, metadata=metadata)
@@ -61,7 +69,7 @@ class StoreLedger:
         if state is ClaimState.RECORDED:
             part = message_pb2.ToolResultPart.FromString(answer.step.result)
             return Claim(state, reply_of(part))
-        return Claim(state)
+        return Claim(state, files=state_of(answer.workspace))
 
     async def is_stale(self, authority: Authority, call: ToolCall, attempt_id: str) -> bool:
         """BeginStep again: the same claim changes nothing."""
@@ -71,8 +79,10 @@ class StoreLedger:
             return from_rpc_error(error).reason == errors_pb2.ERROR_REASON_STALE_FENCE
         return False
 
-    async def record(self, authority: Authority, call: ToolCall, reply: ToolReply) -> int:
-        """RecordStep with the message event; returns the event's sequence."""
+    async def record(
+        self, authority: Authority, call: ToolCall, reply: ToolReply, change: Change | None
+    ) -> tuple[int, int]:
+        """RecordStep with the message event."""
         part = result_part(call.tool_call_id, call.tool, reply)
         message = message_pb2.Message(
             message_id=call.message_id,
@@ -96,10 +106,15 @@ class StoreLedger:
             encoding=ENCODING,
             events=[event],
             usage=usage_pb2.Usage(tool_calls=1, sandbox_cpu_ms=round(reply.cpu_seconds * 1000)),
+            workspace=None if change is None else change_message(change),
         )
         metadata = call_metadata(SYSTEM, authority.token)
-        answer = await self._turns.RecordStep(request, metadata=metadata)
-        return answer.first_sequence
+        try:
+            answer = await self._turns.RecordStep(request, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise_if_moved(error)
+            raise
+        return answer.first_sequence, answer.workspace_generation
 
 
 def result_part(tool_call_id: str, tool: str, reply: ToolReply) -> message_pb2.ToolResultPart:

@@ -63,8 +63,10 @@ async def watch_fences(
     turns: turn_service_pb2_grpc.TurnServiceAsyncStub,
     worker_id: str,
     raised: Callable[[str, str, int], None],
+    rests: Callable[[str, str], None],
 ) -> None:
-    """Tells raised fences as (tenant, run, fence), for ever."""
+    """Tells raised fences as (tenant, run, fence), and (tenant, conversation) of those that wait,
+    for ever."""
     retry = Retry()
     while True:
         try:
@@ -72,15 +74,21 @@ async def watch_fences(
             async for answer in turns.WatchFences(request):
                 retry.reset()
                 for fence in answer.raised:
-                    _tell(raised, fence)
+                    _tell(raised, rests, fence)
         except grpc.aio.AioRpcError as error:
             logger.debug("the watch of fences ended: %s", error.code().name)
         await retry.pause()
 
 
-def _tell(raised: Callable[[str, str, int], None], fence: turn_service_pb2.RaisedFence) -> None:
+def _tell(
+    raised: Callable[[str, str, int], None],
+    rests: Callable[[str, str], None],
+    fence: turn_service_pb2.RaisedFence,
+) -> None:
     try:
         raised(fence.tenant, fence.run_id, fence.current_fence)
+        if fence.rests:
+            rests(fence.tenant, fence.conversation_id)
     except Exception:
         # A defect with one run must not leave the fences of all others unheard.
         logger.exception("fence %d of %s was not heeded", fence.current_fence, fence.run_id)

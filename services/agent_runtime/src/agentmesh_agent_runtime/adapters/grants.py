@@ -50,6 +50,8 @@ _VERDICTS = {
     event_pb2.APPROVAL_STATUS_EXPIRED: Verdict.EXPIRED,
     event_pb2.APPROVAL_STATUS_CANCELLED: Verdict.CANCELLED,
 }
+WORKSPACE = "workspace"
+"""Who speaks when files were put back."""
 _ENDED = frozenset(
     {
         conversation_pb2.RUN_STATUS_COMPLETED,
@@ -98,6 +100,7 @@ def grant_to_domain(grant: turns_pb2.TurnGrant) -> Grant:
         heard=tuple(map(_word, grant.approvals)),
         started=tuple(map(_started, grant.children)),
         path=run.agent_path,
+        runner_address=grant.runner_address,
     )
 
 
@@ -177,6 +180,8 @@ def _newest(grant: turns_pb2.TurnGrant) -> SavedCheckpoint | None:
 def _input(event: event_pb2.Event) -> Input | None:
     if event.WhichOneof("kind") == "approval_resolved":
         return Input(event.sequence, "user", event.approval_resolved.comment)
+    if event.WhichOneof("kind") == "workspace_restored":
+        return Input(event.sequence, WORKSPACE, event.workspace_restored.text)
     if event.WhichOneof("kind") != "message":
         return None
     message = event.message

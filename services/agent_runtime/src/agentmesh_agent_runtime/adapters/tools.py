@@ -16,6 +16,7 @@ from meshkit.errors import from_rpc_error
 from meshkit.identity import Principal, principal_scope
 
 from agentmesh_agent_runtime.adapters.calls import capability_metadata, insist
+from agentmesh_agent_runtime.adapters.runners import Runners
 from agentmesh_agent_runtime.adapters.store_turns import Head
 from agentmesh_agent_runtime.turns.failures import ServiceUnreachable, ToolRefused
 from agentmesh_agent_runtime.turns.grant import Grant
@@ -24,7 +25,6 @@ from agentmesh_agent_runtime.turns.ports import ToolOutput, ToolRequest, ToolSch
 if TYPE_CHECKING:
     # The generated stubs for asyncio exist for type checkers only.
     from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
-    from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceAsyncStub
 
 SCHEMA_SECONDS = 10.0
 """How long a tool's description is used before it is read again."""
@@ -43,8 +43,10 @@ _REFUSALS = frozenset(
 class ToolRunnerCaller:
     """ToolCaller over ToolRunnerService, for one lease."""
 
-    def __init__(self, stub: ToolRunnerServiceAsyncStub, grant: Grant, head: Head) -> None:
-        self._stub = stub
+    def __init__(self, runners: Runners, grant: Grant, head: Head) -> None:
+        self._runners = runners
+        self._conversation_id = grant.id.conversation_id
+        runners.remember(self._conversation_id, grant.runner_address)
         self._grant = grant
         self._head = head
 
@@ -72,17 +74,24 @@ class ToolRunnerCaller:
     async def _attempt(
         self, message: tools_pb2.CallToolRequest, alive: Callable[[], None]
     ) -> tools_pb2.CallFinished:
-        stream = self._stub.CallTool(message, metadata=capability_metadata(self._grant.capability))
+        near = self._runners.place_of(self._conversation_id)
+        stub = await self._runners.stub(self._conversation_id)
+        stream = stub.CallTool(message, metadata=capability_metadata(self._grant.capability))
         finished: tools_pb2.CallFinished | None = None
         try:
             # Read to its end, so that the call ends well on both sides.
             async for item in stream:
                 alive()
-                if item.WhichOneof("item") == "finished":
+                kind = item.WhichOneof("item")
+                if kind == "finished":
                     finished = item.finished
+                elif kind == "started":
+                    self._runners.remember(self._conversation_id, item.started.runner_address)
         except grpc.aio.AioRpcError as error:
             if finished is not None:
                 return finished
+            if near and error.code() is grpc.StatusCode.UNAVAILABLE:
+                await self._runners.lose(self._conversation_id)
             found = from_rpc_error(error)
             refused = found.reason in _REFUSALS or (
                 found.reason == errors_pb2.ERROR_REASON_NOT_FOUND

@@ -111,7 +111,8 @@ class Grant:
 
     `base_checkpoints` are those that `checkpoint` follows, oldest first. `heard` and `started` are
     what this turn was suspended for. `path` is where the members of a run appear that works for
-    another one; empty for a root.
+    another one; empty for a root. `runner_address` is where the workspace of the conversation is
+    open, if that is known.
     """
 
     id: TurnId
@@ -131,3 +132,4 @@ class Grant:
     heard: tuple[PersonsWord, ...] = ()
     started: tuple[StartedRun, ...] = ()
     path: str = ""
+    runner_address: str = ""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import stamina
 
+from agentmesh_tool_runner.generations.manifest import BrokenManifestError, Change
+from agentmesh_tool_runner.generations.rest import StoreRest
+from agentmesh_tool_runner.generations.shelf import ShelfUnavailableError
 from agentmesh_tool_runner.languages import Program, Programs
 from agentmesh_tool_runner.rooms import Rooms
 from agentmesh_tool_runner.sandbox.backend import (
@@ -38,6 +42,10 @@ logger = logging.getLogger(__name__)
 CANCELLED: Final = ToolReply(ReplyOutcome.CANCELLED, "The call was cancelled.")
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 5.0
+_KILLED_SECONDS: Final = 5.0
+
+Write = Callable[[ToolReply, Change | None], Awaitable[tuple[int, int]]]
+"""Records a reply with a change of the workspace; the event's sequence, the new generation."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,14 @@ class Effects:
         audience: Audience,
         backend: Callable[[], SandboxBackend],
         programs: Programs,
+        rest: StoreRest,
         rules: EffectRules,
     ) -> None:
         self._toolbox = toolbox
         self._audience = audience
         self._backend = backend
         self._programs = programs
+        self._rest = rest
         self._rules = rules
         self._rooms = Rooms()
         self._kept = KeptResults(rules.kept_bytes)
@@ -139,8 +149,6 @@ class Effects:
             if running.killed:
                 return CANCELLED
             reply = await self._check.checked(tool.spec, reply)
-            if workspace is not None:
-                await workspace.save()
         except WorkspaceFullError as error:
             reply = ToolReply.error(f"the workspace was not changed: {error}")
         except UnsafePathError as error:
@@ -161,7 +169,36 @@ class Effects:
     async def _workspace(self, running: RunningCall) -> Workspace:
         authority = running.authority
         key = WorkspaceKey(authority.tenant, authority.conversation_id)
-        return await self._backend().workspace(key)
+        backend = self._backend()
+        if running.workspace is None:
+            # What a call wrote that was killed is no part of the files.
+            await backend.workspaces.clean(key, _KILLED_SECONDS)
+            self._rest.expect(key, running.files)
+        running.workspace = key
+        try:
+            return await backend.workspace(key)
+        except (ShelfUnavailableError, BrokenManifestError) as error:
+            raise SandboxUnavailableError(f"its files could not be fetched: {error}") from error
+
+    async def record(self, running: RunningCall, write: Write) -> int:
+        """Records the reply with what the call changed in its workspace; the event's sequence."""
+        reply, key = running.reply, running.workspace
+        if reply is None:
+            raise RuntimeError("the call has no reply")
+        if key is None or running.killed:
+            return (await write(reply, None))[0]
+        workspaces = self._backend().workspaces
+        try:
+            async with workspaces.use(key) as mounted, workspaces.within_bounds(key, mounted):
+                return await self._rest.record(key, mounted, partial(write, reply))
+        except WorkspaceFullError as error:
+            running.reply = ToolReply.error(f"the workspace was not changed: {error}")
+        return (await write(running.reply, None))[0]
+
+    def give_up(self, running: RunningCall) -> None:
+        """The call was killed: what it wrote does not count."""
+        if running.workspace is not None:
+            self._backend().workspaces.taint(running.workspace)
 
     def _context(
         self, running: RunningCall, spec: ToolSpec, workspace: Workspace | None

@@ -1,8 +1,9 @@
 """Tool calls of runs: each is one recorded step, carried out at most once at a time.
 
-The order is claim, act, save the workspace, record. A call whose step is recorded already answers
-with its record. A call that another attempt claimed and never recorded is joined if it still runs
-here, repeated if its tool is safe to repeat, and otherwise recorded as of unknown outcome.
+The order is claim, act, upload what the call changed in the workspace, record both. A call whose
+step is recorded already answers with its record. A call that another attempt claimed and never
+recorded is joined if it still runs here, repeated if its tool is safe to repeat, and otherwise
+recorded as of unknown outcome.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
+from agentmesh_tool_runner.generations.manifest import Change
 from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError
 from agentmesh_tool_runner.tools.reply import ReplyOutcome, ToolReply
 
@@ -114,7 +116,7 @@ class ToolCalls:
             self._forget(key, running)
             return CallEnd(claim.reply, 0, replayed=True)
         running.reply = await self._reply_of(running)
-        sequence = await self._record(running, running.reply)
+        sequence = await self._record(running)
         self._forget(key, running)
         return CallEnd(running.reply, sequence, replayed=False)
 
@@ -133,12 +135,17 @@ class ToolCalls:
         elif claim.state is ClaimState.ORPHANED:
             running.reply = ToolReply(ReplyOutcome.UNKNOWN, _UNKNOWN_TEXT)
         else:
+            running.files = claim.files
             running.acting = self._start(self._effects.act(running))
 
-    async def _record(self, running: RunningCall, reply: ToolReply) -> int:
+    async def _record(self, running: RunningCall) -> int:
         if self._closing:
             raise RuntimeError("nothing is recorded while the service stops")
-        return await self._ledger.record(running.authority, running.call, reply)
+
+        async def write(reply: ToolReply, change: Change | None) -> tuple[int, int]:
+            return await self._ledger.record(running.authority, running.call, reply, change)
+
+        return await self._effects.record(running, write)
 
     async def _reply_of(self, running: RunningCall) -> ToolReply:
         if running.reply is not None:
@@ -158,6 +165,7 @@ class ToolCalls:
             if key[:2] == (tenant, run_id) and running.authority.fence < fence:
                 logger.info("call %s of %s is killed: its fence was raised", key[3], key[1])
                 running.kill()
+                self._effects.give_up(running)
                 self._forget(key, running)
 
     async def end_what_is_stale_by_and_by(self) -> None:

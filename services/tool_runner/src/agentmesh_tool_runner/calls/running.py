@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agentmesh_tool_runner.sandbox.backend import EndReason, Execution, Output
+from agentmesh_tool_runner.generations.manifest import NO_STATE, State
+from agentmesh_tool_runner.sandbox.backend import EndReason, Execution, Output, WorkspaceKey
 from agentmesh_tool_runner.tools.reply import ToolReply
 
 from .steps import Authority, CallEnd, ToolCall
@@ -25,6 +26,9 @@ class RunningCall:
     attempt: str
     output: list[Output] = field(default_factory=list)
     replayed: bool = False
+    files: State = NO_STATE
+    workspace: WorkspaceKey | None = None
+    """What it acts on, from when it first does."""
     executions: set[Execution] = field(default_factory=set)
     acting: asyncio.Task[ToolReply] | None = None
     reply: ToolReply | None = None

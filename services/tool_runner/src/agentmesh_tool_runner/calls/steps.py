@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
 
+from agentmesh_tool_runner.generations.manifest import NO_STATE, Change, State
 from agentmesh_tool_runner.sandbox.backend import Output
 from agentmesh_tool_runner.tools.reply import ToolReply
 
@@ -62,10 +63,12 @@ class ClaimState(Enum):
 
 @dataclass(frozen=True)
 class Claim:
-    """Answer to a claim; `reply` is set if the step is recorded."""
+    """Answer to a claim; `reply` is set if the step is recorded. `files` is the state of the
+    workspace that the call is to act on."""
 
     state: ClaimState
     reply: ToolReply | None = None
+    files: State = NO_STATE
 
 
 class Ledger(Protocol):
@@ -79,8 +82,14 @@ class Ledger(Protocol):
         """True if the store says that a higher fence than this claim's was given out."""
         ...
 
-    async def record(self, authority: Authority, call: ToolCall, reply: ToolReply) -> int:
-        """Records the result; returns the sequence of its event."""
+    async def record(
+        self, authority: Authority, call: ToolCall, reply: ToolReply, change: Change | None
+    ) -> tuple[int, int]:
+        """Records the result, and what the call made of the workspace.
+
+        Returns the sequence of its event, and the generation that the files have by it. Raises
+        MovedError.
+        """
         ...
 
 

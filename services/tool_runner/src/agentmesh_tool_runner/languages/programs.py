@@ -109,7 +109,7 @@ class Programs:
         """In a workspace of its own that holds what the key names, and nothing else."""
         backend = self._backend()
         name = f"compile {id(phase):x} {time.monotonic_ns():x}"
-        key = WorkspaceKey(plan.workspace.key.tenant, name)
+        key = WorkspaceKey(plan.workspace.key.tenant, name, temporary=True)
         workspace = await backend.workspace(key)
         try:
             for path, content in plan.program.files.items():

@@ -22,7 +22,7 @@ from agentmesh_tool_runner.sandbox.backend import (
 
 from .catalog import COMPILERS, STRIPS_IF_TOLD, TOOLS, Language, Tool
 
-_KEY: Final = WorkspaceKey(tenant="", conversation="toolchains")
+_KEY: Final = WorkspaceKey(tenant="", conversation="toolchains", temporary=True)
 _LIMITS: Final = Limits(wall_seconds=60, cpu_seconds=60, cpus=2.0)
 _ASK_AGAIN_SECONDS: Final = 60.0
 # Each argument is a name, how its version is asked for, and candidates. One line for each that is

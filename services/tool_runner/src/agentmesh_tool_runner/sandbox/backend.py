@@ -11,7 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from .workspaces import Workspaces
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -180,10 +183,14 @@ class FileRules:
 
 @dataclass(frozen=True)
 class WorkspaceKey:
-    """Names a workspace: one per conversation, and none is shared between tenants."""
+    """Names a workspace: one per conversation, and none is shared between tenants.
+
+    A `temporary` one belongs to no conversation, and nothing of it is kept.
+    """
 
     tenant: str
     conversation: str
+    temporary: bool = False
 
 
 @dataclass(frozen=True)
@@ -407,6 +414,11 @@ class SandboxBackend(Protocol):
     @property
     def means(self) -> Mapping[str, str]:
         """How each property of `selftest.PROPERTIES` is brought about here, for an operator."""
+        ...
+
+    @property
+    def workspaces(self) -> Workspaces:
+        """Those that are open, and where their files rest."""
         ...
 
     async def start(self) -> None:

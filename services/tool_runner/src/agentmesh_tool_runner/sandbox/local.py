@@ -193,6 +193,7 @@ class LocalBackend(SandboxBackend):
     async def workspace(self, key: WorkspaceKey) -> Workspace:
         if not self._started:
             raise SandboxUnavailableError("the sandbox was not started")
+        await self._workspaces.refresh(key)
         return WorkspaceHandle(key, self._workspaces, self._execute)
 
     def sessions(self, tenant: str) -> list[Session]:
@@ -207,6 +208,10 @@ class LocalBackend(SandboxBackend):
             await self._end_executions(key)
             await self._workspaces.unused(key, patience=_PATIENCE_SECONDS)
         return await self._workspaces.close_session(key)
+
+    @property
+    def workspaces(self) -> Workspaces:
+        return self._workspaces
 
     async def delete_workspace(self, key: WorkspaceKey) -> None:
         await self._end_executions(key)

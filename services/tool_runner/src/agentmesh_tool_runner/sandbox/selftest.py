@@ -34,7 +34,7 @@ PROPERTIES: Final = (
     "wall_limit",
 )
 
-_KEY: Final = WorkspaceKey(tenant="", conversation="selftest")
+_KEY: Final = WorkspaceKey(tenant="", conversation="selftest", temporary=True)
 _LIMITS: Final = Limits(
     wall_seconds=20, cpu_seconds=10, memory_bytes=128 * MIB, processes=16, output_bytes=64 * 1024
 )

@@ -47,6 +47,11 @@ class WorkspaceHandle(Workspace):
     def key(self) -> WorkspaceKey:
         return self._key
 
+    @property
+    def workspaces(self) -> Workspaces:
+        """Those that it is one of."""
+        return self._workspaces
+
     async def execute(self, spec: ExecutionSpec) -> Execution:
         return await self._start(self._key, spec)
 

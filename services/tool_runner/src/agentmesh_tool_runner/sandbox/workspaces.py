@@ -1,15 +1,14 @@
-"""Which workspaces are open, where their files rest when they are not, and who may close them.
+"""Which workspaces are open, and who may close them.
 
-An open workspace is a tmpfs of fixed size, so that no program can write more than its bound; a
-closed one is an archive below the data folder. Handles open it when they need it and never hold it
-open.
+An open workspace is a tmpfs of fixed size, so that no program can write more than its bound; where
+the files of a closed one are is the matter of `rest`. Handles open it when they need it and never
+hold it open.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import math
 import time
 import weakref
@@ -17,13 +16,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
-from urllib.parse import quote
 
 from . import snapshot
 from .backend import Session, WorkspaceFullError, WorkspaceInUseError, WorkspaceKey
 from .reach import Reach
+from .rest import ArchiveRest, Rest
 
-_LONGEST_NAME: Final = 120
 _CHECK_SECONDS: Final = 30.0
 
 
@@ -40,16 +38,23 @@ class Place:
 
 @dataclass
 class Mounted:
-    """An open workspace and its place; `saved` is what was in it at the last save."""
+    """An open workspace and its place; `saved` is what was in it when an archive was made last.
+
+    `tainted` says that something in it came of work that does not count. `notes` belong to what
+    keeps the files, which holds `keeping` while it does.
+    """
 
     place: Place
-    saved: list[snapshot.Entry] | None
+    saved: list[snapshot.Entry] | None = None
     users: int = 0
     dropped: bool = False
+    tainted: bool = False
     opened_at: float = field(default_factory=time.monotonic)
     used_at: float = field(default_factory=time.monotonic)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     unused: asyncio.Event = field(default_factory=asyncio.Event)
+    keeping: asyncio.Lock = field(default_factory=asyncio.Lock)
+    notes: object = None
 
     @property
     def name(self) -> str:
@@ -92,7 +97,8 @@ class Workspaces:
     """Opens, closes and saves workspaces."""
 
     def __init__(self, folder: Path, mounter: Mounter, rules: WorkspaceRules) -> None:
-        self._folder = folder
+        """Files rest as archives below `folder` unless `rest` is set to something else."""
+        self.rest: Rest = ArchiveRest(folder, rules.bytes_each)
         self._mounter = mounter
         self._rules = rules
         self._open: dict[WorkspaceKey, Mounted] = {}
@@ -105,8 +111,10 @@ class Workspaces:
         """Size of a workspace."""
         return self._rules.bytes_each
 
-    def archive(self, key: WorkspaceKey) -> Path:
-        return self._folder / _file_name(key.tenant) / f"{_file_name(key.conversation)}.tar"
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
     @contextlib.asynccontextmanager
     async def use(self, key: WorkspaceKey) -> AsyncIterator[Mounted]:
@@ -138,28 +146,51 @@ class Workspaces:
         return lock
 
     async def _mount(self, key: WorkspaceKey) -> Mounted:
-        place = await self._mounter.mount()
+        mounted = Mounted(await self._mounter.mount())
         try:
-            saved = await place.files.restore(self.archive(key), uid=place.uid)
+            await self.rest.fill(key, mounted)
         except BaseException:
-            place.files.close()
-            await self._mounter.unmount(place)
+            mounted.files.close()
+            await self._mounter.unmount(mounted.place)
             raise
-        return Mounted(place, saved)
+        return mounted
+
+    async def refresh(self, key: WorkspaceKey) -> None:
+        """Opens the workspace with what was kept of it elsewhere, too."""
+        async with self.use(key) as mounted:
+            await self.rest.refresh(key, mounted)
 
     async def save(self, key: WorkspaceKey) -> None:
         """Raises WorkspaceFullError after going back to the files of the last save."""
-        async with self.use(key) as mounted, mounted.lock:
-            try:
-                await self._save(key, mounted)
-            except WorkspaceFullError:
-                await self._drop(key, mounted)
-                raise
+        async with self.use(key) as mounted, self.within_bounds(key, mounted):
+            await self.rest.keep(key, mounted)
 
-    async def _save(self, key: WorkspaceKey, mounted: Mounted) -> None:
-        mounted.saved = await mounted.files.save(
-            self.archive(key), max_bytes=self._rules.bytes_each, before=mounted.saved
-        )
+    @contextlib.asynccontextmanager
+    async def within_bounds(self, key: WorkspaceKey, mounted: Mounted) -> AsyncIterator[None]:
+        """What cannot be kept is not there any more once its WorkspaceFullError is told."""
+        try:
+            yield
+        except WorkspaceFullError:
+            async with mounted.lock:
+                await self._drop(key, mounted)
+            raise
+
+    def taint(self, key: WorkspaceKey) -> None:
+        """Work in the workspace was given up in its middle."""
+        if mounted := self._open.get(key):
+            mounted.tainted = True
+
+    async def clean(self, key: WorkspaceKey, patience: float) -> None:
+        """Closes a tainted workspace without keeping anything, unless somebody still uses it after
+        `patience` seconds; the next use fills it anew."""
+        mounted = self._open.get(key)
+        if mounted is not None and mounted.tainted:
+            await self.unused(key, patience)
+            await self.release(key)
+
+    async def release(self, key: WorkspaceKey) -> None:
+        """Closes the workspace unless somebody uses it."""
+        await self._close(key)
 
     async def close_idle(self) -> None:
         """Closes what nobody used for a while, or was open for long."""
@@ -231,9 +262,7 @@ class Workspaces:
 
     async def _leave(self, key: WorkspaceKey, mounted: Mounted) -> None:
         """Saves and closes what nobody uses; the caller holds the lock."""
-        # What cannot be saved goes back to what was: a program filled it after the last save.
-        with contextlib.suppress(WorkspaceFullError):
-            await self._save(key, mounted)
+        await self.rest.leave(key, mounted)
         await self._drop(key, mounted)
 
     async def _drop(self, key: WorkspaceKey, mounted: Mounted) -> None:
@@ -245,10 +274,10 @@ class Workspaces:
     async def delete(self, key: WorkspaceKey) -> None:
         if mounted := self._open.get(key):
             await self._drop(key, mounted)
-        await asyncio.to_thread(self.archive(key).unlink, missing_ok=True)
+        await self.rest.forget(key)
 
     def forget(self, place: Place) -> None:
-        """That one is lost; the next use restores its archive."""
+        """That one is lost; the next use fills a new one."""
         for key, mounted in list(self._open.items()):
             if mounted.place == place:
                 mounted.dropped = True
@@ -256,7 +285,7 @@ class Workspaces:
                 del self._open[key]
 
     def forget_all(self) -> None:
-        """The mounts went with the process that held them; the next use restores archives."""
+        """The mounts went with the process that held them; the next use fills new ones."""
         for mounted in self._open.values():
             mounted.dropped = True
             mounted.close_when_unused()
@@ -265,11 +294,3 @@ class Workspaces:
     async def close_all(self) -> None:
         for key in list(self._open):
             await self._close(key)
-
-
-def _file_name(name: str) -> str:
-    """A file name for any text, the same each time, another for each text."""
-    quoted = "~" + quote(name, safe="")
-    if len(quoted) <= _LONGEST_NAME:
-        return quoted
-    return quoted[:40] + hashlib.sha256(name.encode()).hexdigest()

@@ -16,6 +16,8 @@ from agentmesh_tool_runner.executions import (
     OutputRemovedError,
     UnknownExecutionError,
 )
+from agentmesh_tool_runner.generations.manifest import BrokenManifestError, MovedError
+from agentmesh_tool_runner.generations.shelf import ShelfUnavailableError
 from agentmesh_tool_runner.languages import LanguageNotInstalledError
 from agentmesh_tool_runner.sandbox.backend import (
     SandboxUnavailableError,
@@ -68,6 +70,14 @@ def rich_errors() -> Iterator[None]:
         ) from None
     except OSError as error:
         raise _of_files(error) from error
+    except ShelfUnavailableError as error:
+        raise MeshError.unavailable("conversation_store", str(error)) from None
+    except BrokenManifestError as error:
+        raise MeshError(
+            grpc.StatusCode.DATA_LOSS, errors_pb2.ERROR_REASON_CORRUPT, str(error)
+        ) from None
+    except MovedError as error:
+        raise MeshError.precondition(errors_pb2.ERROR_REASON_WORKSPACE_MOVED, str(error)) from None
     except grpc.aio.AioRpcError as error:
         raise from_rpc_error(error) from None
 

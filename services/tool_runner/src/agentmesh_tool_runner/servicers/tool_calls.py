@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
@@ -24,8 +24,17 @@ from .errors import rich_errors
 class ToolCallMethods:
     """CallTool and ListTools."""
 
-    def __init__(self, calls: ToolCalls, tools: Toolbox, *, default_limits: Limits) -> None:
+    def __init__(
+        self,
+        calls: ToolCalls,
+        tools: Toolbox,
+        address: Callable[[], str],
+        *,
+        default_limits: Limits,
+    ) -> None:
+        """`address` is where this runner can be reached itself."""
         self._calls = calls
+        self._address = address
         self._tools = tools
         self._default_limits = default_limits
 
@@ -45,7 +54,7 @@ class ToolCallMethods:
             running = self._calls.begin(authority, _tool_call(request))
             end = asyncio.ensure_future(self._calls.end(running))
             try:
-                async for item in _call_items(running, end):
+                async for item in _call_items(running, end, self._address()):
                     yield item
                 ended = await end
             finally:
@@ -83,7 +92,7 @@ def _seconds(duration: duration_pb2.Duration) -> float:
 
 
 async def _call_items(
-    running: RunningCall, end: asyncio.Future[Any]
+    running: RunningCall, end: asyncio.Future[Any], address: str
 ) -> AsyncIterator[pb.CallToolResponse]:
     """Everything before `finished`: what a call has written so far, then what it writes."""
     changed = asyncio.Event()
@@ -93,7 +102,11 @@ async def _call_items(
         await _until(running.started.is_set, changed, end)
         replayed = running.replayed
         yield pb.CallToolResponse(
-            started=pb.CallStarted(replayed=replayed, execution_id=running.call.tool_call_id)
+            started=pb.CallStarted(
+                replayed=replayed,
+                execution_id=running.call.tool_call_id,
+                runner_address=address,
+            )
         )
         at = 0
         while True:

@@ -335,17 +335,23 @@ class CallStarted(google.protobuf.message.Message):
 
     REPLAYED_FIELD_NUMBER: builtins.int
     EXECUTION_ID_FIELD_NUMBER: builtins.int
+    RUNNER_ADDRESS_FIELD_NUMBER: builtins.int
     replayed: builtins.bool
     """True if the call was recorded before and does not run again."""
     execution_id: builtins.str
     """The execution, for Attach."""
+    runner_address: builtins.str
+    """Where the runner that has the conversation's workspace open can be reached itself, as
+    "host:port": further calls go there first. Empty if it does not say.
+    """
     def __init__(
         self,
         *,
         replayed: builtins.bool = ...,
         execution_id: builtins.str = ...,
+        runner_address: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["execution_id", b"execution_id", "replayed", b"replayed"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["execution_id", b"execution_id", "replayed", b"replayed", "runner_address", b"runner_address"]) -> None: ...
 
 Global___CallStarted: typing_extensions.TypeAlias = CallStarted
 

@@ -1,0 +1,74 @@
+"""Which tool_runner to call: the one that has the workspace of the conversation open, if any has.
+
+Any other one can do the same, for files of conversations rest in the store; it only has to fetch
+them first, and cannot join a call that still runs elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
+from meshkit.channels import MeshChannels
+
+if TYPE_CHECKING:
+    # The generated stubs for asyncio exist for type checkers only.
+    from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceAsyncStub
+
+_SERVICE: Final = "tool_runner"
+_MOST_RUNNERS: Final = 64
+_MOST_CONVERSATIONS: Final = 4096
+CONNECT_SECONDS: Final = 1.0
+"""How long a runner by its own address is waited for before any other one is asked."""
+
+
+class Runners:
+    """The runners behind one address, and by their own ones."""
+
+    def __init__(self, channels: MeshChannels, address: str) -> None:
+        self._channels = channels
+        self._any: ToolRunnerServiceAsyncStub = ToolRunnerServiceStub(
+            channels.channel(address, _SERVICE)
+        )
+        self._near: OrderedDict[str, ToolRunnerServiceAsyncStub] = OrderedDict()
+        self._places: OrderedDict[str, str] = OrderedDict()
+
+    def remember(self, conversation_id: str, address: str) -> None:
+        """The workspace of a conversation is open at this address; nowhere known if empty."""
+        self._places.pop(conversation_id, None)
+        if address:
+            self._places[conversation_id] = address
+        while len(self._places) > _MOST_CONVERSATIONS:
+            self._places.popitem(last=False)
+
+    def place_of(self, conversation_id: str) -> str:
+        """Where its workspace is open; empty if that is not known."""
+        return self._places.get(conversation_id, "")
+
+    async def stub(self, conversation_id: str) -> ToolRunnerServiceAsyncStub:
+        """The runner to call for a conversation."""
+        address = self.place_of(conversation_id)
+        if not address:
+            return self._any
+        channel = self._channels.channel(address, _SERVICE)
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await channel.channel_ready()
+        except TimeoutError:
+            await self.lose(conversation_id)
+            return self._any
+        stub = self._near.pop(address, None) or ToolRunnerServiceStub(channel)
+        self._near[address] = stub
+        while len(self._near) > _MOST_RUNNERS:
+            oldest, _ = self._near.popitem(last=False)
+            await self._channels.drop(oldest, _SERVICE)
+        return stub
+
+    async def lose(self, conversation_id: str) -> None:
+        """The runner that had the workspace of a conversation open does not answer."""
+        address = self._places.pop(conversation_id, "")
+        # Calls of other conversations may still end well there.
+        if address and address not in self._near:
+            await self._channels.drop(address, _SERVICE)

@@ -1,0 +1,177 @@
+"""Files of conversations rest in the store.
+
+The store says which generation counts: with the claim of each tool call, and to whoever asks for a
+person. An open workspace is brought to it before anything acts there, which costs nothing while it
+was changed here only. What an action changed is uploaded and recorded together with it. If another
+runner was faster, what it changed is brought in and the record is made again; where both changed
+one file, the later record holds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from meshkit.context import find_capability
+
+from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.rest import Rest
+from agentmesh_tool_runner.sandbox.snapshot import Entry
+from agentmesh_tool_runner.sandbox.workspaces import Mounted
+
+from .capture import capture, store
+from .laying import lay
+from .manifest import NO_FILES, NO_STATE, Change, Manifest, MovedError, State, rebased
+from .reading import Library
+from .shelf import Shelf
+
+_Result = TypeVar("_Result")
+Recorder = Callable[[Change | None], Awaitable[tuple[_Result, int]]]
+"""Records what an action did with the change that it made, if it made one; answers with what comes
+of it and the new generation. Raises MovedError."""
+_STATES_KNOWN: Final = 10_000
+_TRIES: Final = 8
+
+
+@dataclass
+class Notes:
+    """What an open workspace was when it was last brought in line: its state, that state's
+    manifest, and how the files looked."""
+
+    state: State = NO_STATE
+    manifest: Manifest = NO_FILES
+    seen: dict[str, Entry] = field(default_factory=dict)
+    captured: dict[str, Entry] = field(default_factory=dict)
+    """How they looked when a change was made of them that is not recorded yet."""
+
+
+class StoreRest(Rest):
+    """See the module. `shelf` acts under the rights of the call that is served."""
+
+    def __init__(self, shelf: Shelf, max_bytes: int) -> None:
+        self._shelf = shelf
+        self._max_bytes = max_bytes
+        self._library = Library()
+        self._states: OrderedDict[WorkspaceKey, State] = OrderedDict()
+
+    def expect(self, key: WorkspaceKey, state: State) -> None:
+        """The store said that this state counts. What it said later is not taken back."""
+        known = self._states.pop(key, None)
+        newer = known is not None and known.generation > state.generation
+        self._states[key] = known if newer and known is not None else state
+        while len(self._states) > _STATES_KNOWN:
+            self._states.popitem(last=False)
+
+    async def fill(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        mounted.notes = Notes()
+        if key.temporary:
+            return
+        if key not in self._states:
+            self.expect(key, (await self._shelf.head(key)).now)
+        await self._bring(mounted, self._states[key])
+
+    async def refresh(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        if key.temporary:
+            return
+        # A worker was told with the claim of its call.
+        if find_capability() is None:
+            self.expect(key, (await self._shelf.head(key)).now)
+        async with mounted.keeping:
+            await self._bring(mounted, self._states[key])
+
+    async def keep(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        async def save(change: Change | None) -> tuple[None, int]:
+            return None, 0 if change is None else await self._save(key, mounted, change)
+
+        if not key.temporary:
+            await self.record(key, mounted, save)
+
+    async def leave(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        """All that counts is in the store already."""
+
+    async def forget(self, key: WorkspaceKey) -> None:
+        self._states.pop(key, None)
+
+    async def record(
+        self, key: WorkspaceKey, mounted: Mounted, recorder: Recorder[_Result]
+    ) -> _Result:
+        """Has the present files recorded with the action that made them.
+
+        Raises WorkspaceFullError, and what `recorder` raises.
+        """
+        async with mounted.keeping:
+            for attempt in range(1, _TRIES + 1):
+                change = await self._capture(key, mounted)
+                try:
+                    result, generation = await recorder(change)
+                except MovedError as moved:
+                    if attempt == _TRIES:
+                        raise
+                    self.expect(key, moved.state)
+                    await self._bring(mounted, moved.state)
+                    continue
+                if change is not None:
+                    self._recorded(key, mounted, State(generation, change.manifest.digest), change)
+                return result
+        raise AssertionError("unreachable")
+
+    async def _capture(self, key: WorkspaceKey, mounted: Mounted) -> Change | None:
+        notes = _notes(mounted)
+        async with mounted.lock:
+            captured = await capture(
+                mounted,
+                self._shelf,
+                f"{key.tenant}/{key.conversation}",
+                notes.manifest,
+                notes.seen,
+                self._max_bytes,
+            )
+        if captured.manifest is notes.manifest:
+            notes.seen = captured.seen
+            return None
+        notes.captured = captured.seen
+        return Change(notes.state.generation, captured.manifest)
+
+    def _recorded(self, key: WorkspaceKey, mounted: Mounted, state: State, change: Change) -> None:
+        mounted.notes = Notes(state, change.manifest, _notes(mounted).captured)
+        self._library.add(change.manifest)
+        self.expect(key, state)
+
+    async def _bring(self, mounted: Mounted, state: State) -> None:
+        notes = _notes(mounted)
+        if state.generation < notes.state.generation:
+            return
+        if state.digest == notes.state.digest:
+            notes.state = state
+            return
+        manifest = await self._library.manifest(self._shelf, state.digest)
+        async with mounted.lock:
+            seen = await lay(
+                mounted, self._shelf, notes.manifest, notes.seen, manifest, self._max_bytes
+            )
+        mounted.notes = Notes(state, manifest, seen)
+
+    async def _save(self, key: WorkspaceKey, mounted: Mounted, change: Change) -> int:
+        """For a person: the same is done to the states that turns go back to."""
+        before = _notes(mounted).manifest
+        earlier = []
+        for state in (await self._shelf.head(key)).earlier:
+            manifest = await self._library.manifest(self._shelf, state.digest)
+            if state.digest == before.digest:
+                changed = change.manifest
+            else:
+                records = rebased(manifest, before, change.manifest)
+                sizes = {**manifest.sizes, **change.manifest.sizes}
+                name = f"{key.tenant}/{key.conversation}"
+                changed = await store(self._shelf, name, records, sizes)
+                self._library.add(changed)
+            earlier.append(Change(state.generation, changed))
+        return (await self._shelf.save(key, change, earlier)).generation
+
+
+def _notes(mounted: Mounted) -> Notes:
+    if not isinstance(mounted.notes, Notes):
+        raise TypeError("the workspace was not filled")
+    return mounted.notes
