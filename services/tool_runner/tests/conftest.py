@@ -65,8 +65,8 @@ class Mesh:
     def __init__(self, runner: ToolRunner, store: MemoryStore, channels: MeshChannels) -> None:
         self.runner = runner
         self.store = store
-        channel = channels.channel(runner.host.grpc_address, "tool_runner")
-        self.stub = pb_grpc.ToolRunnerServiceStub(channel)
+        self.channel = channels.channel(runner.host.grpc_address, "tool_runner")
+        self.stub = pb_grpc.ToolRunnerServiceStub(self.channel)
 
     def worker(self) -> Any:
         """Metadata of a worker that holds the run's lease."""

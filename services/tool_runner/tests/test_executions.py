@@ -180,7 +180,10 @@ async def test_capabilities_say_what_was_proved(mesh: Mesh) -> None:
     assert not answer.remedy
     tools = await mesh.stub.ListTools(pb.ListToolsRequest(), metadata=mesh.user())
     assert [tool.name for tool in tools.tools] == sorted(tool.name for tool in tools.tools)
-    assert len(tools.tools) == 7
+    assert {"code_executor", "test_runner"} <= {tool.name for tool in tools.tools}
+    runs = {each.language for each in answer.language_info if each.installed}
+    assert list(answer.languages) == sorted(runs, key=list(answer.languages).index)
+    assert {pb.EXECUTION_LANGUAGE_PYTHON, pb.EXECUTION_LANGUAGE_SHELL} <= runs
 
 
 @pytest.mark.parametrize("kind", ["sandlock"])

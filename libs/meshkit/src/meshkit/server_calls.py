@@ -31,7 +31,7 @@ from meshkit.ids import new_id
 from meshkit.policy import INFRASTRUCTURE_PREFIXES, MethodRules
 from meshkit.telemetry import STATUS_ATTRIBUTE, TRACEPARENT, TRACESTATE, Telemetry
 from meshkit.tenant_spans import TENANT_ATTRIBUTE
-from meshkit.validation import validate
+from meshkit.validation import decoding, validate
 
 Behavior: TypeAlias = Callable[[Any, Any], Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -103,7 +103,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         if rules is None:  # a service that was not added through ServiceHost.add
             return _unknown_method(method)
         codec = {
-            "request_deserializer": inner.request_deserializer,
+            "request_deserializer": decoding(inner.request_deserializer),
             "response_serializer": inner.response_serializer,
         }
         if inner.request_streaming and inner.response_streaming:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from protovalidate import Validator
 
 from meshkit.errors import FieldViolation, MeshError
@@ -13,8 +14,28 @@ _validator = Validator()
 _MAX_VIOLATIONS = 100
 
 
-def validate(message: Message) -> None:
+class Undecodable:
+    """In the place of a request whose bytes are no message of its type."""
+
+
+def decoding(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Decodes what it can: what fails there would reach the caller as UNKNOWN, without a reason."""
+    if decode is None:
+        return None
+
+    def decode_or_not(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:
+            return Undecodable()
+
+    return decode_or_not
+
+
+def validate(message: Message | Undecodable) -> None:
     """Raises MeshError INVALID_ARGUMENT with every field of `message` that breaks its rules."""
+    if isinstance(message, Undecodable):
+        raise MeshError.malformed("the request is no message of its type, or holds invalid UTF-8")
     found = _validator.collect_violations(message)
     if found:
         raise MeshError.invalid_fields([_violation(v.proto) for v in found[:_MAX_VIOLATIONS]])

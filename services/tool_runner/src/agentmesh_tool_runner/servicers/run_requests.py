@@ -83,7 +83,7 @@ def _word_violations(
     args: Sequence[str], environment: Mapping[str, str]
 ) -> Iterator[FieldViolation]:
     words = [(f"args[{number}]", word) for number, word in enumerate(args)]
-    words += [(f"environment[{name}]", f"{name}={value}") for name, value in environment.items()]
+    words += [(f'environment["{name}"]', f"{name}={value}") for name, value in environment.items()]
     for field, word in words:
         if "\0" in word:
             yield FieldViolation(field, "holds a character of value 0")
@@ -91,7 +91,7 @@ def _word_violations(
             yield FieldViolation(field, f"is longer than {_MAX_WORD_BYTES} bytes")
     for name in environment:
         if not _VARIABLE_NAME.fullmatch(name):
-            yield FieldViolation(f"environment[{name}]", "is no name of a variable")
+            yield FieldViolation(f'environment["{name}"]', "is no name of a variable")
     for field, texts in (("args", list(args)), ("environment", [dict(environment)])):
         if len(json.dumps(texts)) > _MAX_WORDS_BYTES // 2:
             yield FieldViolation(field, f"together exceed {_MAX_WORDS_BYTES // 2} bytes")
