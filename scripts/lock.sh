@@ -18,6 +18,7 @@ export_lock() { # FILE ARGUMENTS...
 
 export_lock dev --all-packages --all-extras --group dev
 export_lock build --only-group build
-for service in gateway agent_runtime tool_runner conversation_store; do
+for service in gateway agent_runtime conversation_store; do
     export_lock "$service" --package "agentmesh-${service//_/-}" --no-default-groups
 done
+export_lock tool_runner --package agentmesh-tool-runner --extra docker --no-default-groups

@@ -3,7 +3,8 @@
 # agents write. As root with apt it is installed; else one line says what to do. Until then code runs
 # in sandlock's sandbox where the kernel has Landlock 6, and nowhere else. A strict run also needs a
 # Redis server, which a Python package brings for some machines only, and the compilers of all
-# languages that sandboxes run, where those see them.
+# languages that sandboxes run, where those see them; and a Docker engine, which the tests start
+# themselves, with debootstrap, which makes its image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,6 +24,10 @@ if [ "${STRICT:-}" = 1 ]; then
     sandbox_needs g++ g++
     sandbox_needs go golang-go
     sandbox_needs rustc rustc
+    if [ "$(id -u)" -eq 0 ]; then
+        command -v dockerd >/dev/null 2>&1 || missing+=(docker.io)
+        command -v debootstrap >/dev/null 2>&1 || missing+=(debootstrap)
+    fi
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
