@@ -5,7 +5,7 @@ rather than pulled: an operator who has no registry can build it, and knows what
 made once and kept as an archive named after what went into it.
 
     python scripts/sandbox_image.py [--root FOLDER] [--packages NAME,...] [--suite NAME]
-        [--mirror URL] [--engine ADDRESS] [--tag NAME] [--only-archive]
+        [--mirror URL] [--engine ADDRESS] [--tag NAME] [--only-archive | --check]
 
 Needs root, debootstrap and tar. Prints the archive's path. The engine is the one of `--engine`, of
 DOCKER_HOST, or the one of this machine. Standard library only, but for the engine's part.
@@ -57,8 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--engine", default=os.environ.get("DOCKER_HOST"))
     parser.add_argument("--tag", default=DEFAULT_TAG)
     parser.add_argument("--only-archive", action="store_true")
+    parser.add_argument("--check", action="store_true", help="only say whether it is there")
     given = parser.parse_args(arguments)
     more = tuple(name for name in given.packages.split(",") if name)
+    if given.check:
+        return int(not archive_path(given.root, packages=more, suite=given.suite).exists())
     try:
         archive = build(given.root, packages=more, suite=given.suite, mirror=given.mirror)
     except ImageError as error:

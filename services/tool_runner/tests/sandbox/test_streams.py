@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from agentmesh_tool_runner.sandbox.backend import MIB, EndReason, ExecutionSpec, Workspace
+from agentmesh_tool_runner.sandbox.backend import (
+    MIB,
+    EndReason,
+    ExecutionSpec,
+    SandboxBackend,
+    Workspace,
+)
 
 from .conftest import LIMITS, Run, collect
 
 
-async def test_a_slow_reader_holds_the_program_back(workspace: Workspace) -> None:
+async def test_a_slow_reader_holds_the_program_back(
+    workspace: Workspace, backend: SandboxBackend
+) -> None:
     """The program counts in a file what it could write; nobody takes it, so that stays bounded."""
     code = (
         "import os\nblock = bytes(1 << 16)\n"
@@ -24,7 +32,8 @@ async def test_a_slow_reader_holds_the_program_back(workspace: Workspace) -> Non
     while len(counts) < 20 or len(set(counts[-20:])) > 1:
         await asyncio.sleep(0.05)
         counts.append(await _count(workspace))
-    assert 16 <= int(counts[-1]) <= 40
+    # An engine on the way has buffers of its own.
+    assert 16 <= int(counts[-1]) <= (80 if backend.own_image else 40)
     received = 0
     async for piece in execution.output():
         received += len(piece.data)

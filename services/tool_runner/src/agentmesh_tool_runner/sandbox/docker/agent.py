@@ -37,7 +37,7 @@ from .inside import (
 )
 
 _READ = 64 * 1024
-_HELD = 512 * 1024
+_HELD = 128 * 1024
 _USAGE_SECONDS = 0.05
 
 
@@ -277,8 +277,9 @@ class Agent:
             return
         with contextlib.suppress(KeyError):
             self.poll.unregister(descriptor)
-        os.close(descriptor)
         del program.outputs[descriptor]
+        if descriptor != program.terminal:
+            os.close(descriptor)
         self.finish()
 
     def reap(self) -> None:
@@ -301,6 +302,9 @@ class Agent:
         if program is None or program.status is None or program.outputs:
             return
         self.close_feed(program)
+        if program.terminal >= 0:
+            # Not before its end: a program that had closed its side first would be hung up on.
+            os.close(program.terminal)
         kill_all()
         reap_all()
         code = os.waitstatus_to_exitcode(program.status)

@@ -42,12 +42,23 @@ def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: boo
             bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (bound, bound))
         load_filter(bytes.fromhex(header["filter"]))
-        os.execvpe(header["argv"][0], header["argv"], header["environment"])  # noqa: S606
+        run(header)
     except BaseException as error:
         with contextlib.suppress(BaseException):
             os.write(2, f"sandbox could not start the program: {error}\n".encode())
             os.write(report, b"!")
     os._exit(125)
+
+
+def run(header: dict[str, Any]) -> None:
+    """Becomes the program. On a terminal a missing one is told as a shell tells it."""
+    try:
+        os.execvpe(header["argv"][0], header["argv"], header["environment"])  # noqa: S606
+    except OSError as error:
+        if not header["terminal"]:
+            raise
+        os.write(2, f"{header['argv'][0]}: {error.strerror}\n".encode())
+        os._exit(127)
 
 
 class _Filter(ctypes.Structure):

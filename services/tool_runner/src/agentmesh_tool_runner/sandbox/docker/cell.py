@@ -103,6 +103,7 @@ class Cell:
         self._allowance = asyncio.Condition()
         self._in_flight = 0
         self._deaf = False
+        self._killed = asyncio.Event()
         self._late: asyncio.TimerHandle | None = None
         self._judging: asyncio.Task[None] | None = None
         container.on_frame = self._take
@@ -139,6 +140,7 @@ class Cell:
         execution.cell = self
         self._execution, self._meter = execution, meter
         self._in_flight, self._deaf = 0, False
+        self._killed.clear()
         stdout, self._ends[1] = _pipe()
         stderr, self._ends[2] = _pipe()
         stdin = None
@@ -162,6 +164,7 @@ class Cell:
     def kill(self) -> None:
         """Kills all of the program; the container with it if the agent does not."""
         self.container.say({"do": "kill"})
+        self._killed.set()
         if self._late is None:
             loop = asyncio.get_running_loop()
             self._late = loop.call_later(_KILL_SECONDS, self.container.destroy)
@@ -199,14 +202,19 @@ class Cell:
         self._settled.set()
 
     async def _pass_on(self, stream: int, data: bytes) -> None:
-        """Waits while the execution's reader is behind: so is the program, in the end."""
+        """Waits while the execution's reader is behind: so is the program, in the end.
+
+        Of a program that was killed nobody may have to read anything before its end is heard of.
+        """
         end = self._ends.get(stream)
         view = memoryview(data)
         while view and end is not None:
             try:
                 view = view[os.write(end, view) :]
             except BlockingIOError:
-                await _until_writable(end)
+                if self._killed.is_set():
+                    return
+                await _until_writable(end, self._killed)
             except BrokenPipeError:
                 return
 
@@ -263,13 +271,16 @@ def _pipe() -> tuple[int, int]:
     return source, end
 
 
-async def _until_writable(descriptor: int) -> None:
+async def _until_writable(descriptor: int, or_event: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_writer(descriptor, ready.set)
+    waits = [asyncio.create_task(event.wait()) for event in (ready, or_event)]
     try:
-        await ready.wait()
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for each in waits:
+            each.cancel()
         loop.remove_writer(descriptor)
 
 

@@ -21,7 +21,7 @@ from .frames import Frames, frame
 
 _HELLO_SECONDS: Final = 30.0
 _OLDEST_PYTHON: Final = (3, 11)
-_READ_BYTES: Final = 256 * 1024
+_READ_BYTES: Final = 64 * 1024
 _TAIL_BYTES: Final = 2048
 _STREAM = struct.Struct(">BxxxI")
 _STDOUT: Final = 1
