@@ -8,6 +8,7 @@ from typing import Any
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
 from agentmesh.catalog.v1 import agent_pb2, model_profile_pb2, team_pb2
 
+from agentmesh_agent_runtime.adapters.networks import policy_to_spec, spec_to_policy
 from agentmesh_agent_runtime.adapters.policies import policies_to_specs, specs_to_policies
 from agentmesh_agent_runtime.adapters.structs import plain
 from agentmesh_agent_runtime.components import OfferedComponent
@@ -132,7 +133,10 @@ def agent_to_proto(agent: AgentSpec) -> agent_pb2.AgentDefinition:
         bounds = agent.budget.model_dump(exclude_none=True)
         definition.budget.CopyFrom(agent_pb2.AgentBudget(**bounds))
     for name, tool in agent.tool_config.items():
-        definition.tool_config[name].CopyFrom(agent_pb2.ToolConfig(**tool.model_dump()))
+        settings = agent_pb2.ToolConfig(**tool.model_dump(exclude={"network"}))
+        if tool.network is not None:
+            settings.network.CopyFrom(spec_to_policy(tool.network))
+        definition.tool_config[name].CopyFrom(settings)
     if agent.output_schema:
         definition.output_schema.update(agent.output_schema)
     _write_context(definition.context, agent.context)
@@ -291,6 +295,7 @@ def _tool_to_settings(config: agent_pb2.ToolConfig) -> ToolSettings:
         retries=_optional(config, "retries"),
         concurrency=_optional(config, "concurrency"),
         cache_seconds=_optional(config, "cache_seconds"),
+        network=policy_to_spec(config.network) if config.HasField("network") else None,
     )
 
 

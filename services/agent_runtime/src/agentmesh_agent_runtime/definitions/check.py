@@ -18,6 +18,7 @@ from agentmesh_agent_runtime.definitions.check_components import (
     check_team_component,
 )
 from agentmesh_agent_runtime.definitions.check_kinds import check_depth, check_kind, check_nested
+from agentmesh_agent_runtime.definitions.check_network import check_network
 from agentmesh_agent_runtime.definitions.findings import Finding, ModelCheck
 from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
@@ -48,7 +49,8 @@ def check_agent(
     problem = model_problem(agent.llm_config)
     if problem is not None:
         yield Finding(f"{path}.llm_config.{problem.path}", problem.description)
-    for tool in agent.tool_config:
+    for tool, settings in agent.tool_config.items():
+        yield from check_network(settings.network, f"{path}.tool_config.{tool}.network")
         if tool not in agent.tools:
             yield Finding(
                 f"{path}.tool_config.{tool}",

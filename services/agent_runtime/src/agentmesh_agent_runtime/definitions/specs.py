@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from agentmesh_agent_runtime.definitions.approval_policies import LONGEST_WAIT, ApprovalPolicySpec
+from agentmesh_agent_runtime.definitions.network import NetworkSpec
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
@@ -126,6 +127,7 @@ class ToolSettings(Spec):
     retries: int | None = Field(default=None, ge=0, le=10)
     concurrency: int | None = Field(default=None, ge=1, le=1000)
     cache_seconds: float | None = Field(default=None, gt=0, le=LONGEST_WAIT)
+    network: NetworkSpec | None = None
 
 
 class TokenLimitSpec(Spec):
