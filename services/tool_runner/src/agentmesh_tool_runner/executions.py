@@ -21,6 +21,8 @@ class Started:
     """First item: the execution runs."""
 
     execution_id: str
+    fresh_interpreter: bool | None = None
+    """Of a stateful one: True if it began without variables of earlier executions."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ class ExecutionRegistry:
 async def follow(log: ExecutionLog, execution: Execution) -> Outcome:
     """Writes an execution into its log, to its end; returns how it ended."""
     log.execution = execution
-    log.append(Started(log.execution_id))
+    log.append(Started(log.execution_id, execution.fresh_interpreter))
     kept = 0
     async for piece in execution.output():
         kept += len(piece.data)

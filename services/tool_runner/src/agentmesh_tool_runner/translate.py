@@ -88,8 +88,10 @@ def item_message(number: int, item: executions.Item, backend: str) -> pb.Executi
     """A numbered item of an execution."""
     message = pb.ExecutionItem(chunk=number)
     match item:
-        case executions.Started(execution_id):
-            started = pb.ExecutionStarted(execution_id=execution_id, backend=backend)
+        case executions.Started(execution_id, fresh):
+            started = pb.ExecutionStarted(
+                execution_id=execution_id, backend=backend, fresh_interpreter=fresh
+            )
             message.started.CopyFrom(started)
         case Output():
             message.output.CopyFrom(output_chunk(item))

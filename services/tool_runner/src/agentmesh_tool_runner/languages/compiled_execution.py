@@ -59,6 +59,8 @@ class Phase:
 class CompiledExecution(Execution):
     """Compiles, then runs. Input waits for the program; signals and the end reach what runs."""
 
+    fresh_interpreter: bool | None = None
+
     def __init__(
         self,
         name: str,

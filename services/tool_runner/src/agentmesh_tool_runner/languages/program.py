@@ -28,3 +28,5 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     terminal: TerminalSize | None = None
+    stateful: bool = False
+    """True runs Python in the workspace's interpreter, which keeps its variables."""

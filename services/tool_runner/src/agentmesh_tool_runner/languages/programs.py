@@ -64,8 +64,8 @@ class Programs:
     async def start(self, workspace: Workspace, program: Program) -> Execution:
         """Starts it in the workspace.
 
-        Raises LanguageNotInstalledError, SandboxUnavailableError; and of a `path` UnsafePathError,
-        FileNotFoundError, IsADirectoryError.
+        Raises LanguageNotInstalledError, SandboxUnavailableError, InterpreterUnavailableError; and
+        of a `path` UnsafePathError, FileNotFoundError, IsADirectoryError.
         """
         if program.path is not None and not commands.is_source_path(program.path):
             raise UnsafePathError(f"{program.path!r} is no path within the workspace")
@@ -75,6 +75,9 @@ class Programs:
             # The program is read where it lies, with what lies beside it; here for its name alone.
             data = await workspace.read_file(program.path or "", limit=MIB)
             code = data.decode(errors="replace")
+        if program.stateful:
+            source = commands.Command([], {"main.py": code.encode()})
+            return await workspace.execute(_spec(program, source))
         command = commands.interpreted(program, tools, self._backend().python)
         if command is not None:
             return await workspace.execute(_spec(program, command))
@@ -184,4 +187,5 @@ def _spec(program: Program, command: commands.Command) -> ExecutionSpec:
         environment=program.environment,
         limits=program.limits,
         terminal=program.terminal,
+        stateful=program.stateful,
     )

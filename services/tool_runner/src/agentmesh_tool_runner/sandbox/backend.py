@@ -73,6 +73,14 @@ class Limits:
     """stdout and stderr together; what exceeds it is dropped and ends the execution."""
     open_files: int = 256
 
+    def within(self, maximum: Limits) -> Limits:
+        """The same, but none above that of `maximum`."""
+        bounded = {
+            name: min(getattr(self, name), getattr(maximum, name))
+            for name in Limits.__dataclass_fields__
+        }
+        return Limits(**bounded)
+
 
 @dataclass(frozen=True)
 class TerminalSize:
@@ -100,6 +108,11 @@ class ExecutionSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     terminal: TerminalSize | None = None
+    stateful: bool = False
+    """True runs the only one of `files`, Python source, in the workspace's interpreter, whose
+    variables last from one execution to the next; `argv` is not looked at. What it is worth as its
+    last expression is printed.
+    """
 
 
 INPUT_DIRECTORY = "/run/input"
@@ -226,6 +239,10 @@ class WorkspaceInUseError(Exception):
     """The workspace cannot be closed now: something runs in it."""
 
 
+class InterpreterUnavailableError(Exception):
+    """No interpreter that keeps its variables can be had here; the message says why."""
+
+
 class WorkspaceFullError(Exception):
     """The workspace has no room for what was to be written, or could not be saved within its
     bound.
@@ -234,6 +251,9 @@ class WorkspaceFullError(Exception):
 
 class Execution(Protocol):
     """A running program."""
+
+    fresh_interpreter: bool | None
+    """Of a stateful one: True if it began without variables of earlier executions."""
 
     @property
     def id(self) -> str: ...
@@ -314,7 +334,10 @@ class Workspace(Protocol):
     def key(self) -> WorkspaceKey: ...
 
     async def execute(self, spec: ExecutionSpec) -> Execution:
-        """Starts a program in the workspace directory. Raises SandboxUnavailableError."""
+        """Starts a program in the workspace directory.
+
+        Raises SandboxUnavailableError; InterpreterUnavailableError if it is stateful.
+        """
         ...
 
     async def save(self) -> None:
@@ -402,6 +425,16 @@ class SandboxBackend(Protocol):
 
     own_image: bool = False
     """True if sandboxes see an image's files, and nothing of this machine's."""
+
+    @property
+    def keeps_variables(self) -> bool:
+        """True if executions can be stateful."""
+        return False
+
+    @property
+    def warm_sandboxes(self) -> int:
+        """How many sandboxes are ready for workspaces to come."""
+        return 0
 
     @property
     def name(self) -> str: ...

@@ -88,6 +88,8 @@ class LocalExecution:
         kill: Callable[[], None],
         disk_is_full: Callable[[], bool],
     ) -> None:
+        self.fresh_interpreter: bool | None = None
+        self.drain_seconds = _DRAIN_SECONDS
         self._name = name
         self._spec = spec
         self._meter = meter
@@ -299,7 +301,7 @@ class LocalExecution:
         # What the pipes still hold is little, and nobody adds to it.
         self._let_go()
         # All writers are dead; a pipe that stays open even so is not waited for.
-        self._timers = [self._loop.call_later(_DRAIN_SECONDS, self._drop_pipes)]
+        self._timers = [self._loop.call_later(self.drain_seconds, self._drop_pipes)]
         self._finish_when_drained()
 
     def _drop_pipes(self) -> None:

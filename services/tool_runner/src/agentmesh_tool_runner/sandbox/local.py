@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 from abc import abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from . import cgroups, inside, seccomp, terminal
 from .backend import (
     Execution,
     ExecutionSpec,
+    InterpreterUnavailableError,
     Limits,
     SandboxBackend,
     SandboxUnavailableError,
@@ -32,17 +32,20 @@ from .descriptors import Descriptors, Streams
 from .execution import LocalExecution, Meter
 from .family import FamilyBound, plan_family_bound
 from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequest
-from .meters import FamilyMeter, GroupMeter, ResidentMeter
+from .meters import FamilyMeter, GroupMeter
 from .options import LocalOptions
-from .places import Places
+from .places import Places, first_uid
 from .resident_client import Resident, ResidentLostError
-from .resident_client import plan as resident_plan
 from .spares import Spares, group_limits
 from .warm import WarmSandboxes
+from .warm_executions import WarmExecutions
 from .workspace_handle import WorkspaceHandle
 from .workspaces import Mounted, Place, WorkspaceRules, Workspaces
 
 _PATIENCE_SECONDS: Final = 5.0
+_NO_INTERPRETER: Final = (
+    "an interpreter that keeps its variables needs bubblewrap sandboxes and control groups"
+)
 # Memory that belongs to no process, and so to no RLIMIT_AS.
 _UNBOUNDED_MEMORY_CALLS: Final = frozenset({"memfd_create"})
 
@@ -65,10 +68,12 @@ class LocalBackend(SandboxBackend):
         self._slots = asyncio.Semaphore(options.max_executions)
         self._launching = asyncio.Lock()
         self._spares: Spares | None = None
-        self._warm: WarmSandboxes | None = None
+        self._warm: WarmExecutions | None = None
         self._idle_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._uid = self._first_uid()
+        self._uid = first_uid(
+            options.first_uid, uids=options.max_open_workspaces + options.warm_sandboxes
+        )
         rules = WorkspaceRules(
             bytes_each=options.maximum.workspace_bytes,
             max_open=options.max_open_workspaces,
@@ -77,17 +82,6 @@ class LocalBackend(SandboxBackend):
         )
         self._places = Places(self._live_launcher, options.maximum, self._uid)
         self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
-
-    def _first_uid(self) -> int | None:
-        """Root's sandboxes get uids of their own; in a container only mapped ones exist."""
-        if os.geteuid() != 0:
-            return None
-        mapped = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
-        highest = max(
-            int(start) + int(count) - 1
-            for start, count in zip(mapped[::3], mapped[2::3], strict=True)
-        )
-        return min(self._options.first_uid, highest - self._options.max_open_workspaces - 1)
 
     @abstractmethod
     def _find_tools(self) -> None:
@@ -117,9 +111,12 @@ class LocalBackend(SandboxBackend):
         return self._groups is not None
 
     @property
+    def keeps_variables(self) -> bool:
+        return self._warm is not None
+
+    @property
     def warm_sandboxes(self) -> int:
-        """How many are ready for sessions to come."""
-        return self._warm.ready if self._warm else 0
+        return self._warm.pool.ready if self._warm else 0
 
     @property
     def launcher_pid(self) -> int | None:
@@ -153,15 +150,27 @@ class LocalBackend(SandboxBackend):
             self._spares = Spares(self._groups, self._live_launcher, self._new_name)
             await self._spares.fill()
             if self._compose_resident("") is not None:
-                self._warm = WarmSandboxes(
-                    self._places.mount,
-                    lambda place: self._places.unmount(place, self._launcher),
-                    self._start_resident,
-                    count=self._options.warm_sandboxes,
-                )
-                await self._warm.refill()
+                self._warm = self._make_warm()
+                await self._warm.pool.refill()
         self._started = True
         self._idle_task = asyncio.create_task(self._close_idle_workspaces())
+
+    def _make_warm(self) -> WarmExecutions:
+        options = self._options
+        pool = WarmSandboxes(
+            self._places.mount,
+            lambda place: self._places.unmount(place, self._launcher),
+            self._start_resident,
+            count=options.warm_sandboxes,
+        )
+        return WarmExecutions(
+            pool,
+            self._start_resident,
+            python=self.python,
+            environment=inside.environment(options.python_folder, options.toolchains),
+            maximum=options.maximum,
+            new_name=self._new_name,
+        )
 
     def _inspect(self) -> None:
         self._find_tools()
@@ -269,7 +278,7 @@ class LocalBackend(SandboxBackend):
 
     async def mount(self) -> Place:
         await self._live_launcher()
-        return (self._warm.take() if self._warm else None) or await self._places.mount()
+        return (self._warm.pool.take() if self._warm else None) or await self._places.mount()
 
     async def unmount(self, place: Place) -> None:
         if self._warm:
@@ -277,7 +286,7 @@ class LocalBackend(SandboxBackend):
         await self._places.unmount(place, self._launcher)
 
     async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
-        spec = replace(spec, limits=self._within_maximum(spec.limits))
+        spec = replace(spec, limits=spec.limits.within(self._options.maximum))
         await self._slots.acquire()
         resources = contextlib.AsyncExitStack()
         resources.callback(self._slots.release)
@@ -302,18 +311,13 @@ class LocalBackend(SandboxBackend):
         self._running.pop(execution.id, None)
         await resources.aclose()
 
-    def _within_maximum(self, wanted: Limits) -> Limits:
-        maximum = self._options.maximum
-        bounded = {
-            name: min(getattr(wanted, name), getattr(maximum, name))
-            for name in Limits.__dataclass_fields__
-        }
-        return Limits(**bounded)
-
     async def _launch(self, mounted: Mounted, spec: ExecutionSpec) -> LocalExecution:
-        if self._warm and (resident := self._warm.claim(mounted.place)):
-            with contextlib.suppress(ResidentLostError):
-                return self._launch_in(self._warm, resident, mounted, spec)
+        if spec.stateful:
+            if self._warm is None:
+                raise InterpreterUnavailableError(_NO_INTERPRETER)
+            return await self._warm.interpret(mounted, spec)
+        if self._warm and (started := self._warm.launch(mounted, spec)):
+            return started
         launcher = await self._live_launcher()
         name, group, meter = await self._make_meter(spec.limits)
         execution = LocalExecution(
@@ -338,33 +342,6 @@ class LocalBackend(SandboxBackend):
             launcher.kill(name)
             await meter.release()
             raise
-        return execution
-
-    def _launch_in(
-        self, warm: WarmSandboxes, resident: Resident, mounted: Mounted, spec: ExecutionSpec
-    ) -> LocalExecution:
-        """Starts a program in a sandbox that is there. Raises ResidentLostError."""
-        place = mounted.place
-        meter = ResidentMeter(resident, lambda: warm.give_back(place, resident))
-        execution = LocalExecution(
-            self._new_name(),
-            spec,
-            meter,
-            kill=resident.kill,
-            disk_is_full=lambda: mounted.files.full,
-        )
-        wanted = terminal.within(spec, self.python)
-        environment = inside.environment(self._options.python_folder, self._options.toolchains)
-        with Descriptors() as descriptors:
-            streams = Streams.open(descriptors, spec)
-            plan = descriptors.memory(resident_plan(wanted, environment, self.python))
-            try:
-                meter.start([*streams.theirs, plan], group_limits(spec.limits), execution.ended)
-            except ResidentLostError:
-                self._in_background(meter.release())
-                raise
-            streams.attach(descriptors, execution)
-        execution.inner_started(resident.inner)
         return execution
 
     async def _start_resident(self, place: Place) -> Resident:

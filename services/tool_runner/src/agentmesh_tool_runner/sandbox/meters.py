@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from .backend import ExecutionSpec
-from .cgroups import Group, GroupLimits, GroupUsage
+from .cgroups import Group, GroupUsage
 from .execution import Measured
-from .resident_client import Resident, Told
 
 _SHORTEST_CHECK: Final = 0.01
 _LONGEST_CHECK: Final = 3600.0
@@ -61,15 +60,12 @@ class GroupMeter:
 class ResidentMeter(GroupMeter):
     """The same for a group that ran other programs before: what those used is taken off."""
 
-    def __init__(self, resident: Resident, give_back: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(resident.group)
-        self._resident = resident
+    def __init__(
+        self, group: Group, before: GroupUsage, give_back: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(group)
+        self._before = before
         self._give_back = give_back
-        self._before = GroupUsage(None, None, 0, 0)
-
-    def start(self, descriptors: Sequence[int], limits: GroupLimits, ended: Told) -> None:
-        """Starts a program in the resident's sandbox. Raises ResidentLostError."""
-        self._before = self._resident.run(descriptors, limits, ended)
 
     def measure(self) -> Measured:
         now, before = super().measure(), self._before

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from .backend import Limits
 from .launcher_client import LauncherClient, LauncherLostError
 from .reach import LocalReach
 from .workspaces import Place
+
+
+def first_uid(wanted: int, *, uids: int) -> int | None:
+    """The first uid of root's sandboxes; in a container only mapped ones exist.
+
+    None where the service is not root: then all is its own.
+    """
+    if os.geteuid() != 0:
+        return None
+    mapped = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+    highest = max(
+        int(start) + int(count) - 1 for start, count in zip(mapped[::3], mapped[2::3], strict=True)
+    )
+    return min(wanted, highest - uids - 1)
 
 
 class Places:

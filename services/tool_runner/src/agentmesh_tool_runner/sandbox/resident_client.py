@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -79,23 +80,23 @@ class Resident:
                 raise ResidentLostError(said or "it was not ready in time") from None
         self._base_bytes = self.group.memory_in_use()
 
-    def run(self, descriptors: Sequence[int], limits: GroupLimits, ended: Told) -> GroupUsage:
-        """Starts a program; returns what its group had used before.
+    def run(self, descriptors: Sequence[int], ended: Told) -> None:
+        """Starts a program.
 
         `descriptors` are stdin, stdout, stderr, the plan, and a control socket if it has one.
         `ended` is told once, when every process of it is dead. Raises ResidentLostError.
         """
-        before = self.begin(limits)
+        if self.lost:
+            raise ResidentLostError("it is gone")
         try:
             socket.send_fds(self._channel, [b"run"], descriptors)
         except OSError as error:
             self.lost = True
             raise ResidentLostError(str(error)) from error
         self._ended = ended
-        return before
 
     def begin(self, limits: GroupLimits) -> GroupUsage:
-        """Bounds what runs next, and measures what has run. Raises ResidentLostError."""
+        """Bounds what runs next; what its group has used so far. Raises ResidentLostError."""
         if self.lost:
             raise ResidentLostError("it is gone")
         try:
@@ -190,7 +191,12 @@ def plan(spec: ExecutionSpec, environment: Mapping[str, str], python: str, how: 
     told = {
         "argv": list(spec.argv),
         "environment": dict(environment) | dict(spec.environment),
-        "limits": process_limits(limits, address_space=None),
+        "limits": [
+            (kind, value)
+            for kind, value in process_limits(limits, address_space=None)
+            # An interpreter's is that of each of its executions, which its group's is watched for.
+            if (how, kind) != ("interpreter", resource.RLIMIT_CPU)
+        ],
         "temporary_bytes": limits.temporary_bytes,
         "temporary_files": limits.workspace_files,
         "how": how or ("script" if script and plain else "exec"),

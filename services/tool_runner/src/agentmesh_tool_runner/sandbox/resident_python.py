@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 import types
 from _io import _IOBase  # the base in C, whose check costs nothing
 from collections.abc import Callable, Sequence
@@ -85,7 +86,12 @@ def _guarded(run: Callable[[], None]) -> int:
         while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
             trace = trace.tb_next
         error.__traceback__ = trace
-        sys.excepthook(type(error), error, trace)
+        own_hook = sys.excepthook is not sys.__excepthook__
+        if not own_hook and "__file__" not in sys.modules["__main__"].__dict__:
+            # The interpreter's own looks for source in files alone.
+            traceback.print_exception(error)
+        else:
+            sys.excepthook(type(error), error, trace)
         return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
@@ -133,9 +139,9 @@ def _flush() -> None:
 def interpret(descriptor: int) -> NoReturn:
     """Runs what comes over the control socket, one after the other, in one `__main__`.
 
-    A message `{"run": number, "nonce": …, "bytes": n}` comes with stdin, stdout, stderr and the
-    source; its end is told by `{"done": nonce, "code": code}`. The other side believes nothing here
-    but that: whatever runs could have sent it.
+    A message `{"run": number, "nonce": …, "bytes": n}` comes with stdin, stdout, stderr and a file
+    of `{"source": text, "environment": variables}`; its end is told by `{"done": nonce, "code":
+    code}`. The other side believes nothing here but that: whatever runs could have sent it.
     """
     control = socket.socket(fileno=descriptor)
     main = _new_main(None)
@@ -152,7 +158,9 @@ def interpret(descriptor: int) -> NoReturn:
         for each in descriptors:
             if each > 2:
                 os.close(each)
-        code = _interpret_one(text.decode(errors="replace"), request["run"], main)
+        told = json.loads(text)
+        os.environ.update(told["environment"])
+        code = _interpret_one(told["source"], request["run"], main)
         control.send(json.dumps({"done": request["nonce"], "code": code}).encode())
 
 

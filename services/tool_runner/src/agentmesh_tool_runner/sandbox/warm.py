@@ -93,6 +93,14 @@ class WarmSandboxes:
         self._used.add(place.name)
         return None
 
+    def take_resident(self, place: Place) -> Resident | None:
+        """The place's resident, for good; None where it has none that is free."""
+        resident = self.claim(place)
+        self._claimed.discard(place.name)
+        if resident is not None:
+            self._in_background(self._provide(place))
+        return resident
+
     async def give_back(self, place: Place, resident: Resident) -> None:
         """Takes back what was claimed; a worn one is replaced."""
         self._claimed.discard(place.name)

@@ -58,6 +58,8 @@ class CapabilityMethods:
             ],
             language_info=[translate.language_info(each) for each in support],
             capabilities=capabilities,
+            stateful_interpreter=ready and self._sandboxes.backend.keeps_variables,
+            warm_sandboxes=self._sandboxes.backend.warm_sandboxes if ready else 0,
             remedy=report.remedy,
             default_limits=translate.limits_message(self._default_limits),
             maximum_limits=translate.limits_message(self._maximum_limits),

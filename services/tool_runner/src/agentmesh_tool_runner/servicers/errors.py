@@ -20,6 +20,7 @@ from agentmesh_tool_runner.generations.manifest import BrokenManifestError, Move
 from agentmesh_tool_runner.generations.shelf import ShelfUnavailableError
 from agentmesh_tool_runner.languages import LanguageNotInstalledError
 from agentmesh_tool_runner.sandbox.backend import (
+    InterpreterUnavailableError,
     SandboxUnavailableError,
     WorkspaceFullError,
     WorkspaceInUseError,
@@ -47,6 +48,9 @@ def rich_errors() -> Iterator[None]:
         ) from None
     except ExecutionIdInUseError as error:
         raise MeshError.already_exists("execution", str(error)) from None
+    except InterpreterUnavailableError as error:
+        reason = errors_pb2.ERROR_REASON_INTERPRETER_UNAVAILABLE
+        raise MeshError.precondition(reason, str(error), remedy=str(error)) from None
     except LanguageNotInstalledError as error:
         raise MeshError.precondition(
             errors_pb2.ERROR_REASON_LANGUAGE_NOT_INSTALLED,

@@ -35,6 +35,7 @@ def code_run(request: pb.ExecuteRequest, default: Limits, maximum: Limits) -> Co
         *_program_violations(request),
         *_word_violations(request.args, request.environment),
         *_limit_violations(request.limits, maximum),
+        *_interpreter_violations(request),
     ]
     if violations:
         raise MeshError.invalid_fields(violations)
@@ -53,6 +54,7 @@ def code_run(request: pb.ExecuteRequest, default: Limits, maximum: Limits) -> Co
         terminal=TerminalSize(terminal.rows, terminal.columns)
         if request.HasField("terminal")
         else None,
+        stateful=request.stateful,
     )
     return CodeRun(
         tenant=current_principal().tenant,
@@ -77,6 +79,18 @@ def _program_violations(request: pb.ExecuteRequest) -> Iterator[FieldViolation]:
         else:
             if plain == "." or path.startswith("-"):
                 yield FieldViolation(field, "is no path of a file")
+
+
+def _interpreter_violations(request: pb.ExecuteRequest) -> Iterator[FieldViolation]:
+    if not request.stateful:
+        return
+    if request.language != pb.EXECUTION_LANGUAGE_PYTHON:
+        yield FieldViolation("stateful", "only Python has an interpreter that keeps its variables")
+    if not request.conversation_id:
+        yield FieldViolation("stateful", "needs a conversation_id, whose session has the variables")
+    for field in ("args", "terminal"):
+        if any(given.name == field for given, _ in request.ListFields()):
+            yield FieldViolation(field, "an interpreter that runs already takes none")
 
 
 def _word_violations(

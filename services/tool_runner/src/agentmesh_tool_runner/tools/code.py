@@ -13,6 +13,7 @@ from agentmesh_tool_runner.sandbox.backend import (
     INPUT_DIRECTORY,
     EndReason,
     ExecutionSpec,
+    InterpreterUnavailableError,
     Limits,
 )
 
@@ -109,9 +110,18 @@ class ExecuteArguments(Arguments):
     args: list[str] = Field(default_factory=list, max_length=100)
     stdin: str = Field(default="", max_length=_MAX_SOURCE)
     timeout_seconds: float | None = Field(default=None, gt=0, le=3600)
+    stateful: bool = Field(
+        default=False,
+        description="Python only: run in the conversation's interpreter, whose variables last "
+        "from one such call to the next, and show what the last expression is worth.",
+    )
 
     @model_validator(mode="after")
     def _one_program(self) -> ExecuteArguments:
+        if self.stateful and self.language != "python":
+            raise ValueError("stateful: only Python has an interpreter that keeps its variables")
+        if self.stateful and self.args:
+            raise ValueError("args: an interpreter that runs already takes none")
         if (self.code is None) == (self.path is None):
             raise ValueError("code: give either code or path")
         if self.path is not None and self.path.startswith(("/", "-")):
@@ -133,6 +143,7 @@ class ExecuteResult(Result):
     reason: str
     exit_code: int | None = None
     signal: int | None = None
+    fresh_interpreter: bool | None = None
     usage: ExecutionUsageResult
 
 
@@ -162,9 +173,12 @@ class CodeExecutor(Tool[ExecuteArguments]):
             args=arguments.args,
             stdin=arguments.stdin.encode(),
             limits=limits,
+            stateful=arguments.stateful,
         )
         try:
             finished = await context.execute(program, live=True)
+        except InterpreterUnavailableError as error:
+            return ToolReply.error(f"stateful: {error}")
         except LanguageNotInstalledError as error:
             return ToolReply.error(f"language: {error}")
         return _reply(finished, limits)
@@ -177,6 +191,8 @@ def _reply(finished: Finished, limits: Limits) -> ToolReply:
     else:
         why = _REASONS[outcome.reason].format(limits=limits)
         first = f"ended: {why}" + (f" ({outcome.detail})" if outcome.detail else "")
+    if finished.fresh_interpreter:
+        first += "; the interpreter is new: it has no variables of earlier calls"
     parts = [first, finished.stdout.rstrip("\n")]
     if finished.stderr.strip():
         parts += ["stderr:", finished.stderr.rstrip("\n")]
@@ -206,4 +222,6 @@ def _detail(finished: Finished) -> dict[str, Any]:
         detail["exit_code"] = outcome.exit_code
     if outcome.signal is not None:
         detail["signal"] = outcome.signal
+    if finished.fresh_interpreter is not None:
+        detail["fresh_interpreter"] = finished.fresh_interpreter
     return detail

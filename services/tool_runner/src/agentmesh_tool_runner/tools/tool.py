@@ -55,6 +55,7 @@ class Finished:
     outcome: Outcome
     stdout: str
     stderr: str
+    fresh_interpreter: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class ToolContext:
     ) -> Finished:
         """Runs a program to its end; `live` shows what it writes to `shown` while it runs.
 
-        Raises LanguageNotInstalledError of a Program.
+        Raises LanguageNotInstalledError and InterpreterUnavailableError of a Program.
         """
         execution = await self.run(wanted)
         written = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
@@ -99,7 +100,12 @@ class ToolContext:
             if live and piece.stream in shown:
                 self.emit(piece)
         texts = {stream: bytes(data).decode(errors="replace") for stream, data in written.items()}
-        return Finished(await execution.outcome(), texts[Stream.STDOUT], texts[Stream.STDERR])
+        return Finished(
+            await execution.outcome(),
+            texts[Stream.STDOUT],
+            texts[Stream.STDERR],
+            execution.fresh_interpreter,
+        )
 
 
 ArgumentsType = TypeVar("ArgumentsType", bound=Arguments)

@@ -137,6 +137,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """
     ERROR_REASON_PACKAGES_NOT_ALLOWED: _ErrorReason.ValueType  # 122
     """FAILED_PRECONDITION. Packages may not be installed, or not from this index. metadata: `remedy`."""
+    ERROR_REASON_INTERPRETER_UNAVAILABLE: _ErrorReason.ValueType  # 125
+    """FAILED_PRECONDITION. No Python interpreter that keeps its variables can be had in the sandboxes
+    here. metadata: `remedy`.
+    """
     ERROR_REASON_SESSION_IN_USE: _ErrorReason.ValueType  # 123
     """FAILED_PRECONDITION. Something runs in the session, so it is not closed."""
 
@@ -261,6 +265,10 @@ metadata: `mode`, `remedy`.
 """
 ERROR_REASON_PACKAGES_NOT_ALLOWED: ErrorReason.ValueType  # 122
 """FAILED_PRECONDITION. Packages may not be installed, or not from this index. metadata: `remedy`."""
+ERROR_REASON_INTERPRETER_UNAVAILABLE: ErrorReason.ValueType  # 125
+"""FAILED_PRECONDITION. No Python interpreter that keeps its variables can be had in the sandboxes
+here. metadata: `remedy`.
+"""
 ERROR_REASON_SESSION_IN_USE: ErrorReason.ValueType  # 123
 """FAILED_PRECONDITION. Something runs in the session, so it is not closed."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

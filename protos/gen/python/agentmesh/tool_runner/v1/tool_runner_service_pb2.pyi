@@ -482,6 +482,7 @@ class ExecuteRequest(google.protobuf.message.Message):
     PATH_FIELD_NUMBER: builtins.int
     NETWORK_FIELD_NUMBER: builtins.int
     PACKAGES_FIELD_NUMBER: builtins.int
+    STATEFUL_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
     """Chosen by the caller; the same id attaches instead of running again. Another program under the
     same id: ALREADY_EXISTS.
@@ -501,6 +502,13 @@ class ExecuteRequest(google.protobuf.message.Message):
     path: builtins.str
     """A file of the workspace to run in place of `code`. What it includes or imports beside it is
     found; of a compiled language nothing is cached then.
+    """
+    stateful: builtins.bool
+    """True runs Python source in the interpreter of the conversation's session: variables last from
+    one such execution to the next, the worth of a last expression is printed, and `exit()` ends the
+    interpreter. One runs at a time; others wait. A limit that ends it ends the interpreter, and the
+    next execution has a new one. Not with `args` or `terminal`. Where there is none:
+    FAILED_PRECONDITION with INTERPRETER_UNAVAILABLE.
     """
     @property
     def args(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
@@ -552,9 +560,10 @@ class ExecuteRequest(google.protobuf.message.Message):
         path: builtins.str = ...,
         network: agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy | None = ...,
         packages: Global___PackageInstallation | None = ...,
+        stateful: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "network", b"network", "packages", b"packages", "terminal", b"terminal"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "code", b"code", "conversation_id", b"conversation_id", "detached", b"detached", "environment", b"environment", "execution_id", b"execution_id", "files", b"files", "keep_stdin_open", b"keep_stdin_open", "language", b"language", "limits", b"limits", "network", b"network", "packages", b"packages", "path", b"path", "stdin", b"stdin", "terminal", b"terminal"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "code", b"code", "conversation_id", b"conversation_id", "detached", b"detached", "environment", b"environment", "execution_id", b"execution_id", "files", b"files", "keep_stdin_open", b"keep_stdin_open", "language", b"language", "limits", b"limits", "network", b"network", "packages", b"packages", "path", b"path", "stateful", b"stateful", "stdin", b"stdin", "terminal", b"terminal"]) -> None: ...
 
 Global___ExecuteRequest: typing_extensions.TypeAlias = ExecuteRequest
 
@@ -713,17 +722,25 @@ class ExecutionStarted(google.protobuf.message.Message):
 
     EXECUTION_ID_FIELD_NUMBER: builtins.int
     BACKEND_FIELD_NUMBER: builtins.int
+    FRESH_INTERPRETER_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
     """Its id."""
     backend: builtins.str
     """The backend that carries it out."""
+    fresh_interpreter: builtins.bool
+    """Of a stateful one: true if its interpreter is new and has no variables of earlier executions,
+    whether there were none or they were lost.
+    """
     def __init__(
         self,
         *,
         execution_id: builtins.str = ...,
         backend: builtins.str = ...,
+        fresh_interpreter: builtins.bool | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "execution_id", b"execution_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_fresh_interpreter", b"_fresh_interpreter", "fresh_interpreter", b"fresh_interpreter"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_fresh_interpreter", b"_fresh_interpreter", "backend", b"backend", "execution_id", b"execution_id", "fresh_interpreter", b"fresh_interpreter"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_fresh_interpreter", b"_fresh_interpreter"]) -> typing.Literal["fresh_interpreter"] | None: ...
 
 Global___ExecutionStarted: typing_extensions.TypeAlias = ExecutionStarted
 
@@ -1044,12 +1061,18 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
     DEFAULT_LIMITS_FIELD_NUMBER: builtins.int
     MAXIMUM_LIMITS_FIELD_NUMBER: builtins.int
     LANGUAGE_INFO_FIELD_NUMBER: builtins.int
+    STATEFUL_INTERPRETER_FIELD_NUMBER: builtins.int
+    WARM_SANDBOXES_FIELD_NUMBER: builtins.int
     ready: builtins.bool
     """True if code can run."""
     backend: builtins.str
     """The backend, for example "bubblewrap"."""
     remedy: builtins.str
     """What to do if `ready` is false."""
+    stateful_interpreter: builtins.bool
+    """True if executions can be stateful."""
+    warm_sandboxes: builtins.int
+    """Sandboxes that are ready for sessions to come."""
     @property
     def languages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___ExecutionLanguage.ValueType]:
         """Languages that can be executed."""
@@ -1081,9 +1104,11 @@ class GetCapabilitiesResponse(google.protobuf.message.Message):
         default_limits: Global___ExecutionLimits | None = ...,
         maximum_limits: Global___ExecutionLimits | None = ...,
         language_info: collections.abc.Iterable[Global___LanguageInfo] | None = ...,
+        stateful_interpreter: builtins.bool = ...,
+        warm_sandboxes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["default_limits", b"default_limits", "maximum_limits", b"maximum_limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["backend", b"backend", "capabilities", b"capabilities", "default_limits", b"default_limits", "language_info", b"language_info", "languages", b"languages", "maximum_limits", b"maximum_limits", "ready", b"ready", "remedy", b"remedy"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["backend", b"backend", "capabilities", b"capabilities", "default_limits", b"default_limits", "language_info", b"language_info", "languages", b"languages", "maximum_limits", b"maximum_limits", "ready", b"ready", "remedy", b"remedy", "stateful_interpreter", b"stateful_interpreter", "warm_sandboxes", b"warm_sandboxes"]) -> None: ...
 
 Global___GetCapabilitiesResponse: typing_extensions.TypeAlias = GetCapabilitiesResponse
 

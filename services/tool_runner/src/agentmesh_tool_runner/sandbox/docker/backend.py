@@ -26,7 +26,7 @@ from agentmesh_tool_runner.sandbox.backend import (
     EndReason,
     Execution,
     ExecutionSpec,
-    Limits,
+    InterpreterUnavailableError,
     SandboxBackend,
     SandboxUnavailableError,
     Session,
@@ -49,6 +49,8 @@ _IDLE_CELLS: Final = 2
 _GVISOR: Final = "runsc"
 _MAPPED_UID: Final = 1000
 _TERMINAL: Final = {"TERM": "xterm-256color"}
+
+_NO_INTERPRETER: Final = "containers have no interpreter that keeps its variables"
 
 
 class DockerBackend(SandboxBackend):
@@ -253,7 +255,9 @@ class DockerBackend(SandboxBackend):
         return await Container.start(self._engine, plan)
 
     async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
-        spec = replace(spec, limits=self._within_maximum(spec.limits))
+        if spec.stateful:
+            raise InterpreterUnavailableError(_NO_INTERPRETER)
+        spec = replace(spec, limits=spec.limits.within(self._options.maximum))
         await self._slots.acquire()
         resources = contextlib.AsyncExitStack()
         resources.callback(self._slots.release)
@@ -326,14 +330,6 @@ class DockerBackend(SandboxBackend):
             program_filter=self._filter,
         )
         return execution
-
-    def _within_maximum(self, wanted: Limits) -> Limits:
-        maximum = self._options.maximum
-        bounded = {
-            name: min(getattr(wanted, name), getattr(maximum, name))
-            for name in Limits.__dataclass_fields__
-        }
-        return Limits(**bounded)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
