@@ -36,8 +36,8 @@ def runtime_name(number: int) -> str:
 
 
 class Mesh:
-    """Four services, and more replicas of the runtime if asked for. `environment` is per process,
-    over what all of them are told.
+    """Four services, and more replicas of the runtime and the tool_runner if asked for.
+    `environment` is per process, over what all of them are told.
 
     With `store_address` the workers and the gateway reach the store there, which is how a test
     puts itself between them.
@@ -50,9 +50,13 @@ class Mesh:
         *,
         store_address: str = "",
         runtimes: int = 1,
+        tool_runners: int = 1,
     ) -> None:
         self.folder = folder
         self.runtimes = [runtime_name(number) for number in range(runtimes)]
+        self.tool_runners = [
+            f"tool_runner_{number}" if number else "tool_runner" for number in range(tool_runners)
+        ]
         self.keys: dict[str, str] = {}
         self._environment = environment or {}
         self._store_address = store_address
@@ -74,8 +78,17 @@ class Mesh:
     async def start_workers(self) -> None:
         """Starts everything but the store."""
         store = self._store_address or self.address("conversation_store")
-        await self._start("tool_runner", AGENTMESH_STORE_ADDRESS=store)
-        tool_runner = self.address("tool_runner")
+        for number, name in enumerate(self.tool_runners):
+            # Root gives each sandbox a uid of its own: those of two runners must differ.
+            first_uid = str(1_879_048_192 + 10_000 * number)
+            await self._start(
+                "tool_runner",
+                name,
+                AGENTMESH_STORE_ADDRESS=store,
+                AGENTMESH_SANDBOX_FIRST_UID=first_uid,
+                AGENTMESH_DATA_DIR=str(self.folder / f"data_{number}" if number else self._data),
+            )
+        tool_runner = self._any_tool_runner
         for name in self.runtimes:
             await self._start_runtime(name, store)
         await self._start(
@@ -91,8 +104,18 @@ class Mesh:
             "agent_runtime",
             name,
             AGENTMESH_STORE_ADDRESS=store,
-            AGENTMESH_TOOL_RUNNER_ADDRESS=self.address("tool_runner"),
+            AGENTMESH_TOOL_RUNNER_ADDRESS=self._any_tool_runner,
         )
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def _any_tool_runner(self) -> str:
+        """A target that is balanced over all of them."""
+        addresses = [self.address(name) for name in self.tool_runners]
+        return addresses[0] if len(addresses) == 1 else f"ipv4:///{','.join(addresses)}"
 
     @asynccontextmanager
     async def another_runtime(self) -> AsyncIterator[str]:
@@ -113,7 +136,7 @@ class Mesh:
             self.folder / name,
             {
                 "AGENTMESH_INTERNAL_SECRET": SECRET,
-                "AGENTMESH_DATA_DIR": str(self.folder / "data"),
+                "AGENTMESH_DATA_DIR": str(self._data),
                 "LOG_LEVEL": "INFO",
                 **environment,
                 **self._environment.get(name, self._environment.get(service, {})),
