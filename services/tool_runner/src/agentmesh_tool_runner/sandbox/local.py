@@ -6,15 +6,10 @@ A backend on top of it says how one sandbox is built.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 from abc import abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
-
-from meshkit.tasks import ended, stop
 
 from . import cgroups, inside, seccomp, terminal
 from .backend import (
@@ -22,15 +17,13 @@ from .backend import (
     ExecutionSpec,
     InterpreterUnavailableError,
     Limits,
-    SandboxBackend,
     SandboxUnavailableError,
-    Session,
-    Workspace,
     WorkspaceKey,
 )
 from .descriptors import Descriptors, Streams
 from .execution import LocalExecution, Meter
 from .family import FamilyBound, plan_family_bound
+from .hosting import HostingBackend
 from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequest
 from .meters import FamilyMeter, GroupMeter
 from .options import LocalOptions
@@ -39,10 +32,8 @@ from .resident_client import Resident, ResidentLostError
 from .spares import Spares, group_limits
 from .warm import WarmSandboxes
 from .warm_executions import WarmExecutions
-from .workspace_handle import WorkspaceHandle
-from .workspaces import Mounted, Place, WorkspaceRules, Workspaces
+from .workspaces import Mounted, Place
 
-_PATIENCE_SECONDS: Final = 5.0
 _NO_INTERPRETER: Final = (
     "an interpreter that keeps its variables needs bubblewrap sandboxes and control groups"
 )
@@ -50,38 +41,28 @@ _NO_INTERPRETER: Final = (
 _UNBOUNDED_MEMORY_CALLS: Final = frozenset({"memfd_create"})
 
 
-class LocalBackend(SandboxBackend):
+class LocalBackend(HostingBackend[LocalExecution]):
     """Runs programs on this machine. One per service process; single event loop."""
+
+    _losses = (OSError, SandboxUnavailableError, LauncherLostError)
 
     sandlock: Path | None = None
     """Folder of packages with sandlock, where the launcher needs it."""
 
     def __init__(self, options: LocalOptions) -> None:
+        super().__init__(options)
         self._options = options
-        self._started = False
         self._launcher: LauncherClient | None = None
         self._groups: cgroups.Parent | None = None
         self._family: FamilyBound | None = None
         self._filter = b""
-        self._numbers = itertools.count(1)
-        self._running: dict[str, tuple[WorkspaceKey, LocalExecution]] = {}
-        self._slots = asyncio.Semaphore(options.max_executions)
         self._launching = asyncio.Lock()
         self._spares: Spares | None = None
         self._warm: WarmExecutions | None = None
-        self._idle_task: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._uid = first_uid(
             options.first_uid, uids=options.max_open_workspaces + options.warm_sandboxes
         )
-        rules = WorkspaceRules(
-            bytes_each=options.maximum.workspace_bytes,
-            max_open=options.max_open_workspaces,
-            idle_seconds=options.workspace_idle_seconds,
-            lifetime_seconds=options.workspace_lifetime_seconds,
-        )
         self._places = Places(self._live_launcher, options.maximum, self._uid)
-        self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
 
     @abstractmethod
     def _find_tools(self) -> None:
@@ -152,8 +133,7 @@ class LocalBackend(SandboxBackend):
             if self._compose_resident("") is not None:
                 self._warm = self._make_warm()
                 await self._warm.pool.refill()
-        self._started = True
-        self._idle_task = asyncio.create_task(self._close_idle_workspaces())
+        self._begin()
 
     def _make_warm(self) -> WarmExecutions:
         options = self._options
@@ -199,45 +179,7 @@ class LocalBackend(SandboxBackend):
         probe.remove()
         return parent
 
-    async def workspace(self, key: WorkspaceKey) -> Workspace:
-        if not self._started:
-            raise SandboxUnavailableError("the sandbox was not started")
-        await self._workspaces.refresh(key)
-        return WorkspaceHandle(key, self._workspaces, self._execute)
-
-    def sessions(self, tenant: str) -> list[Session]:
-        running = [owner for owner, _ in self._running.values()]
-        return [
-            replace(session, executions=running.count(session.key))
-            for session in self._workspaces.sessions(tenant)
-        ]
-
-    async def close_session(self, key: WorkspaceKey, *, kill: bool = False) -> bool:
-        if kill:
-            await self._end_executions(key)
-            await self._workspaces.unused(key, patience=_PATIENCE_SECONDS)
-        return await self._workspaces.close_session(key)
-
-    @property
-    def workspaces(self) -> Workspaces:
-        return self._workspaces
-
-    async def delete_workspace(self, key: WorkspaceKey) -> None:
-        await self._end_executions(key)
-        await self._workspaces.delete(key)
-
-    async def _end_executions(self, key: WorkspaceKey | None = None) -> None:
-        ending = [each for owner, each in self._running.values() if key is None or owner == key]
-        for execution in ending:
-            execution.cancel()
-        for execution in ending:
-            await execution.outcome()
-
-    async def close(self) -> None:
-        await self._end_executions()
-        await stop(self._idle_task)
-        await ended(*self._tasks)
-        await self._workspaces.close_all()
+    async def _let_go(self) -> None:
         if self._warm:
             await self._warm.close()
         if self._launcher:
@@ -246,12 +188,6 @@ class LocalBackend(SandboxBackend):
             await self._launcher.close()
         if self._groups:
             await asyncio.to_thread(self._groups.remove)
-
-    async def _close_idle_workspaces(self) -> None:
-        while True:
-            await asyncio.sleep(self._workspaces.check_seconds)
-            with contextlib.suppress(OSError, LauncherLostError):
-                await self._workspaces.close_idle()
 
     async def _live_launcher(self) -> LauncherClient:
         """The launcher; where it was lost a new one, with all that was lost forgotten."""
@@ -286,30 +222,11 @@ class LocalBackend(SandboxBackend):
         await self._places.unmount(place, self._launcher)
 
     async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
-        spec = replace(spec, limits=spec.limits.within(self._options.maximum))
-        await self._slots.acquire()
-        resources = contextlib.AsyncExitStack()
-        resources.callback(self._slots.release)
         try:
             await self._live_launcher()
-            mounted = await resources.enter_async_context(self._workspaces.use(key))
-            execution = await self._launch(mounted, spec)
+            return await super()._execute(key, spec)
         except LauncherLostError as error:
-            await resources.aclose()
             raise SandboxUnavailableError("the sandbox launcher died; try again") from error
-        except BaseException:
-            await resources.aclose()
-            raise
-        self._running[execution.id] = (key, execution)
-        self._in_background(self._release_after(execution, resources))
-        return execution
-
-    async def _release_after(
-        self, execution: LocalExecution, resources: contextlib.AsyncExitStack
-    ) -> None:
-        await execution.outcome()
-        self._running.pop(execution.id, None)
-        await resources.aclose()
 
     async def _launch(self, mounted: Mounted, spec: ExecutionSpec) -> LocalExecution:
         if spec.stateful:
@@ -366,14 +283,6 @@ class LocalBackend(SandboxBackend):
         name, group = await self._spares.take(limits)
         self._in_background(self._spares.fill())
         return name, group, GroupMeter(group)
-
-    def _new_name(self) -> str:
-        return f"execution-{next(self._numbers)}"
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _start(
         self,

@@ -10,31 +10,22 @@ another.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import secrets
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping
-from dataclasses import replace
 from typing import Final
-
-from meshkit.tasks import ended, stop
 
 from agentmesh_tool_runner.sandbox import inside, seccomp
 from agentmesh_tool_runner.sandbox.backend import (
     MIB,
     EndReason,
-    Execution,
     ExecutionSpec,
     InterpreterUnavailableError,
-    SandboxBackend,
     SandboxUnavailableError,
-    Session,
-    Workspace,
-    WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.workspace_handle import WorkspaceHandle
-from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place, WorkspaceRules, Workspaces
+from agentmesh_tool_runner.sandbox.hosting import HostingBackend
+from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place
 
 from .cell import Cell, ContainerExecution, ContainerMeter, State
 from .container import Container, command
@@ -44,7 +35,6 @@ from .options import DockerOptions
 from .profile import profile
 from .reach import ContainerReach
 
-_PATIENCE_SECONDS: Final = 5.0
 _IDLE_CELLS: Final = 2
 _GVISOR: Final = "runsc"
 _MAPPED_UID: Final = 1000
@@ -53,36 +43,24 @@ _TERMINAL: Final = {"TERM": "xterm-256color"}
 _NO_INTERPRETER: Final = "containers have no interpreter that keeps its variables"
 
 
-class DockerBackend(SandboxBackend):
+class DockerBackend(HostingBackend[ContainerExecution]):
     """Runs programs in containers. One per service process; single event loop."""
 
     own_image = True
 
     def __init__(self, options: DockerOptions) -> None:
+        super().__init__(options)
         self._options = options
         self._engine = Engine(options.engine)
         self._facts = Facts("", frozenset(), maps_users=False)
         self._owner = this_process()
         self._prefix = f"agentmesh-{secrets.token_hex(4)}"
-        self._numbers = itertools.count(1)
         self._python = "/usr/bin/python3"
         self._exact = True
         self._profile, self._filter = "", b""
-        self._started = False
         self._keepers: dict[str, Container] = {}
         self._cells: defaultdict[str, list[Cell]] = defaultdict(list)
-        self._running: dict[str, tuple[WorkspaceKey, ContainerExecution]] = {}
         self._uids: set[int] = set()
-        self._slots = asyncio.Semaphore(options.max_executions)
-        self._idle_task: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        rules = WorkspaceRules(
-            bytes_each=options.maximum.workspace_bytes,
-            max_open=options.max_open_workspaces,
-            idle_seconds=options.workspace_idle_seconds,
-            lifetime_seconds=options.workspace_lifetime_seconds,
-        )
-        self._workspaces = Workspaces(options.data_folder / "workspaces", self, rules)
 
     @property
     def name(self) -> str:
@@ -130,61 +108,7 @@ class DockerBackend(SandboxBackend):
             )
         await self._engine.sweep()
         await self._engine.require_image(self._options.image)
-        self._started = True
-        self._idle_task = asyncio.create_task(self._close_idle_workspaces())
-
-    async def workspace(self, key: WorkspaceKey) -> Workspace:
-        if not self._started:
-            raise SandboxUnavailableError("the sandbox was not started")
-        await self._workspaces.refresh(key)
-        return WorkspaceHandle(key, self._workspaces, self._execute)
-
-    def sessions(self, tenant: str) -> list[Session]:
-        running = [owner for owner, _ in self._running.values()]
-        return [
-            replace(session, executions=running.count(session.key))
-            for session in self._workspaces.sessions(tenant)
-        ]
-
-    async def close_session(self, key: WorkspaceKey, *, kill: bool = False) -> bool:
-        if kill:
-            await self._end_executions(key)
-            await self._workspaces.unused(key, patience=_PATIENCE_SECONDS)
-        return await self._workspaces.close_session(key)
-
-    @property
-    def workspaces(self) -> Workspaces:
-        return self._workspaces
-
-    async def delete_workspace(self, key: WorkspaceKey) -> None:
-        await self._end_executions(key)
-        await self._workspaces.delete(key)
-
-    async def close(self) -> None:
-        await self._end_executions()
-        await stop(self._idle_task)
-        await self._until_settled()
-        await self._workspaces.close_all()
-        await self._until_settled()
-        self._engine.close()
-
-    async def _until_settled(self) -> None:
-        while self._tasks:
-            await ended(*self._tasks)
-            await asyncio.sleep(0)
-
-    async def _end_executions(self, key: WorkspaceKey | None = None) -> None:
-        ending = [each for owner, each in self._running.values() if key is None or owner == key]
-        for execution in ending:
-            execution.cancel()
-        for execution in ending:
-            await execution.outcome()
-
-    async def _close_idle_workspaces(self) -> None:
-        while True:
-            await asyncio.sleep(self._workspaces.check_seconds)
-            with contextlib.suppress(OSError, SandboxUnavailableError):
-                await self._workspaces.close_idle()
+        self._begin()
 
     async def mount(self) -> Place:
         name, uid = f"{self._prefix}-workspace-{next(self._numbers)}", self._take_uid()
@@ -254,31 +178,22 @@ class DockerBackend(SandboxBackend):
         )
         return await Container.start(self._engine, plan)
 
-    async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
+    async def _launch(self, mounted: Mounted, spec: ExecutionSpec) -> ContainerExecution:
         if spec.stateful:
             raise InterpreterUnavailableError(_NO_INTERPRETER)
-        spec = replace(spec, limits=spec.limits.within(self._options.maximum))
-        await self._slots.acquire()
-        resources = contextlib.AsyncExitStack()
-        resources.callback(self._slots.release)
-        try:
-            mounted = await resources.enter_async_context(self._workspaces.use(key))
-            cell = await self._cell(mounted, Shape.of(spec.limits))
-            resources.callback(self._prune, mounted.name)
-            execution = self._start(mounted, cell, spec)
-        except BaseException:
-            await resources.aclose()
-            raise
-        self._running[execution.id] = (key, execution)
-        self._in_background(self._release_after(execution, resources))
-        return execution
+        cell = await self._cell(mounted, Shape.of(spec.limits))
+        return self._start(mounted, cell, spec)
 
-    async def _release_after(
-        self, execution: ContainerExecution, resources: contextlib.AsyncExitStack
-    ) -> None:
-        await execution.outcome()
-        self._running.pop(execution.id, None)
-        await resources.aclose()
+    def _released(self, mounted: Mounted) -> None:
+        """Keeps few cells for the next programs of a workspace, the newest, and none spent."""
+        free = [cell for cell in self._cells.get(mounted.name, []) if not cell.taken]
+        spent = [cell for cell in free if cell.state is State.SPENT]
+        fit = [cell for cell in free if cell.state is not State.SPENT]
+        for cell in spent + fit[: max(0, len(fit) - _IDLE_CELLS)]:
+            self._discard(mounted.name, cell)
+
+    async def _let_go(self) -> None:
+        self._engine.close()
 
     async def _cell(self, mounted: Mounted, shape: Shape) -> Cell:
         """One of that shape that is free, else a new one; taken until it is given back."""
@@ -297,14 +212,6 @@ class DockerBackend(SandboxBackend):
         self._cells[mounted.name].append(cell)
         return cell
 
-    def _prune(self, name: str) -> None:
-        """Keeps few for the next programs of a workspace, the newest, and none that is spent."""
-        free = [cell for cell in self._cells.get(name, []) if not cell.taken]
-        spent = [cell for cell in free if cell.state is State.SPENT]
-        fit = [cell for cell in free if cell.state is not State.SPENT]
-        for cell in spent + fit[: max(0, len(fit) - _IDLE_CELLS)]:
-            self._discard(name, cell)
-
     def _discard(self, name: str, cell: Cell) -> None:
         if cell in self._cells.get(name, []):
             self._cells[name].remove(cell)
@@ -313,7 +220,7 @@ class DockerBackend(SandboxBackend):
     def _start(self, mounted: Mounted, cell: Cell, spec: ExecutionSpec) -> ContainerExecution:
         meter = ContainerMeter(exact=cell.container.hello["exact"])
         execution = ContainerExecution(
-            f"execution-{next(self._numbers)}",
+            self._new_name(),
             spec,
             meter,
             kill=cell.kill,
@@ -330,8 +237,3 @@ class DockerBackend(SandboxBackend):
             program_filter=self._filter,
         )
         return execution
-
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
