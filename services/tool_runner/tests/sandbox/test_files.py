@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
+import threading
 
 import pytest
 from agentmesh_tool_runner.sandbox.backend import (
     EndReason,
     ExecutionSpec,
+    FileRules,
     SandboxBackend,
     Workspace,
     WorkspaceInUseError,
+    WorkspaceKey,
 )
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 from agentmesh_tool_runner.sandbox.files import organising, reading, versions, writing
 from agentmesh_tool_runner.sandbox.files.organising import Move, OrganiseBy
+from agentmesh_tool_runner.sandbox.local import LocalBackend
 
 from .conftest import LIMITS, Run
 
@@ -102,3 +107,29 @@ async def test_a_session_is_closed_when_nothing_runs_in_it(
     assert not backend.sessions("tenant")
     assert not await backend.close_session(workspace.key)
     assert await workspace.look(reading.read_file, "f", 0, 9) == b"kept"
+
+
+async def test_whoever_leaves_a_change_keeps_others_out_until_it_is_done(
+    local_backend: LocalBackend,
+) -> None:
+    workspace = await local_backend.workspace(WorkspaceKey("tenant", "conv_test"))
+    order: list[str] = []
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(root: int, rules: FileRules) -> None:
+        begun.set()
+        may_end.wait(30)
+        order.append("slow")
+
+    leaving = asyncio.create_task(workspace.change(slow))
+    await asyncio.to_thread(begun.wait, 30)
+    leaving.cancel()
+    next_one = asyncio.create_task(workspace.change(lambda root, rules: order.append("next")))
+    closing = asyncio.create_task(local_backend.close_session(workspace.key))
+    with pytest.raises(WorkspaceInUseError):
+        await closing
+    may_end.set()
+    await next_one
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert order == ["slow", "next"]
