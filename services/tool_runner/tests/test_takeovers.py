@@ -124,10 +124,14 @@ async def test_an_old_fence_starts_nothing(mesh: Mesh) -> None:
 
 async def test_what_was_cancelled_while_nobody_listened_is_ended(mesh: Mesh) -> None:
     """The store repeats the last minute's fences to a watch; a runner may be cut off for longer."""
-    arguments = json.dumps({"language": "shell", "code": "echo go; sleep 60"})
+    code = "echo go; until [ -e done ]; do sleep 0.02; done; echo more; sleep 60"
+    arguments = json.dumps({"language": "shell", "code": code})
     stream = mesh.start_call("code_executor", arguments, "call_1")
     await first_output(stream)
     await mesh.runner.calls.end_what_is_stale()
+    done = pb.WriteFileRequest(conversation_id=CONVERSATION, path="done")
+    await mesh.stub.WriteFile(iter([done]), metadata=mesh.user())
+    await first_output(stream)
     mesh.store.fence = 2
     await mesh.runner.calls.end_what_is_stale()
     with raises_rich(grpc.StatusCode.ABORTED, "STALE_FENCE"):

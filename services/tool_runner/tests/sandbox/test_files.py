@@ -128,6 +128,8 @@ async def test_whoever_leaves_a_change_keeps_others_out_until_it_is_done(
     closing = asyncio.create_task(local_backend.close_session(workspace.key))
     with pytest.raises(WorkspaceInUseError):
         await closing
+    done, _ = await asyncio.wait([leaving, next_one], timeout=0.5)
+    assert not done
     may_end.set()
     await next_one
     with pytest.raises(asyncio.CancelledError):
