@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from meshkit.tasks import ended
@@ -21,6 +21,7 @@ from .executions import (
     follow,
 )
 from .languages import Program, Programs
+from .packages import Packages, PackageWish
 from .sandbox.backend import (
     SandboxBackend,
     Workspace,
@@ -51,11 +52,13 @@ class CodeRun:
     conversation_id: str
     traceparent: str = ""
     """Added to the program's environment; no part of what makes two runs the same."""
+    packages: PackageWish = field(default_factory=PackageWish)
 
     @property
     def fingerprint(self) -> bytes:
         """The same for runs of the same program in the same way."""
-        return hashlib.sha256(repr((self.program, self.conversation_id)).encode()).digest()
+        what = repr((self.program, self.conversation_id, self.packages))
+        return hashlib.sha256(what.encode()).digest()
 
 
 class CodeRuns:
@@ -65,10 +68,12 @@ class CodeRuns:
         self,
         backend: Callable[[], SandboxBackend],
         programs: Programs,
+        packages: Packages,
         bounds: BufferBounds | None = None,
     ) -> None:
         self._backend = backend
         self._programs = programs
+        self._packages = packages
         self._tasks: set[asyncio.Task[None]] = set()
         self.registry = ExecutionRegistry(bounds)
 
@@ -81,7 +86,7 @@ class CodeRuns:
         """The log of the run; that of the same id if it was started before.
 
         Raises SandboxUnavailableError, UnsafePathError, WorkspaceFullError, what `Programs.start`
-        raises, and ExecutionIdInUseError if another run was started under its id.
+        and `Packages.fetch` raise, and ExecutionIdInUseError of another run under the same id.
         """
         fingerprint = run.fingerprint
         with contextlib.suppress(UnknownExecutionError):
@@ -95,10 +100,11 @@ class CodeRuns:
         name = f"{_FRESH}{run.execution_id}" if fresh else run.conversation_id
         key = WorkspaceKey(run.tenant, name, temporary=fresh)
         try:
+            program = replace(_traced(run), wheels=await self._packages.fetch(run.packages))
             workspace = await backend.workspace(key)
-            for path, content in run.program.files.items():
+            for path, content in program.files.items():
                 await workspace.write_file(path, content)
-            log.execution = await self._programs.start(workspace, _traced(run))
+            log.execution = await self._programs.start(workspace, program)
         except BaseException as error:
             self.registry.discard(run.tenant, run.execution_id)
             log.fail(error)

@@ -20,6 +20,7 @@ from .calls import EffectRules, Effects, ToolCalls
 from .generations.rest import StoreRest
 from .generations.store_shelf import StoreShelf
 from .languages import CompileCache, Programs, Toolchains
+from .packages import Packages
 from .runs import CodeRuns
 from .sandbox.backend import MIB, SandboxBackend
 from .sandboxes import Sandboxes
@@ -58,12 +59,17 @@ class ToolRunner:
             [BuiltInTools(), PackageTools(settings.packages, settings.data_dir / NAME)]
         )
         self._toolchains = Toolchains(self._backend)
-        programs = self._programs()
+        cache = CompileCache(
+            settings.data_dir / "tool_runner/compiled", settings.compile_cache_mib * MIB
+        )
+        limits = settings.default_limits
+        programs = Programs(self._backend, self._toolchains, cache, compile_limits=limits)
+        packages = Packages(self._backend, settings.indexes, cache)
         rules = EffectRules(settings.default_limits, settings.tool_cache_mib * MIB)
         effects = Effects(self._toolbox, self._deltas, self._backend, programs, rest, rules)
         ledger = StoreLedger(turns, self._address)
         self.calls = ToolCalls(effects, ledger, self._process_id)
-        self.runs = CodeRuns(self._backend, programs, settings.buffer_bounds)
+        self.runs = CodeRuns(self._backend, programs, packages, settings.buffer_bounds)
         self._background: list[asyncio.Task[None]] = []
         self.host.add(
             tool_runner_service_pb2_grpc.add_ToolRunnerServiceServicer_to_server,
@@ -75,13 +81,6 @@ class ToolRunner:
 
     def _backend(self) -> SandboxBackend:
         return self.sandboxes.backend
-
-    def _programs(self) -> Programs:
-        settings = self.settings
-        folder = settings.data_dir / "tool_runner/compiled"
-        cache = CompileCache(folder, settings.compile_cache_mib * MIB)
-        limits = settings.default_limits
-        return Programs(self._backend, self._toolchains, cache, compile_limits=limits)
 
     def _servicer(self) -> ToolRunnerServicer:
         defaults, maximum = self.settings.default_limits, self.settings.maximum_limits

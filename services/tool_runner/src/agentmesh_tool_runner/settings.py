@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from meshkit.settings import Port, ServiceSettings
 from pydantic import AliasChoices, Field, field_validator
@@ -80,6 +81,7 @@ class ToolRunnerSettings(ServiceSettings):
     max_execution_output_mib: int = Field(default=64, ge=1, le=4096)
     execution_buffer_mib: int = Field(default=4, ge=1, le=256)
     ended_output_mib: int = Field(default=64, ge=1, le=4096)
+    package_indexes: str = ""
     compile_cache_mib: int = Field(default=256, ge=0, le=65_536)
     tool_cache_mib: int = Field(default=16, ge=0, le=1024)
     tool_packages: str = ""
@@ -87,6 +89,17 @@ class ToolRunnerSettings(ServiceSettings):
     tool_worker_mib: int = Field(default=1024, ge=256)
     tool_worker_calls: int = Field(default=1000, ge=1)
     tool_worker_env: str = ""
+
+    @field_validator("package_indexes")
+    @classmethod
+    def _only_addresses(cls, value: str) -> str:
+        for url in _names(value):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{url} is no address of an index")
+            if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+                raise ValueError(f"{url} is not protected; an index is reached by https")
+        return value
 
     @field_validator("sandbox_toolchains")
     @classmethod
@@ -155,6 +168,11 @@ class ToolRunnerSettings(ServiceSettings):
             image=self.sandbox_image,
             runtime=self.sandbox_runtime,
         )
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """Package indexes that programs may have packages of."""
+        return tuple(_names(self.package_indexes))
 
     @property
     def buffer_bounds(self) -> BufferBounds:

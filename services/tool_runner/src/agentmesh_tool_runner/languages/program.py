@@ -30,3 +30,5 @@ class Program:
     terminal: TerminalSize | None = None
     stateful: bool = False
     """True runs Python in the workspace's interpreter, which keeps its variables."""
+    wheels: Mapping[str, bytes] = field(default_factory=dict)
+    """Packages by file name, for a program that Python may run."""

@@ -28,6 +28,7 @@ from .compile_cache import CompileCache, Compiled, CompileKey
 from .compiled_execution import CompiledExecution, NotCompiledError, Phase
 from .program import Program
 from .toolchains import Found, Toolchains
+from .wheels import with_wheels
 
 MAX_ARTIFACT_BYTES: Final = 64 * MIB
 # Go from 1.20 on brings its library as source, and compiles what a program uses of it.
@@ -80,7 +81,8 @@ class Programs:
             return await workspace.execute(_spec(program, source))
         command = commands.interpreted(program, tools, self._backend().python)
         if command is not None:
-            return await workspace.execute(_spec(program, command))
+            spec = with_wheels(_spec(program, command), program.wheels, self._backend().python)
+            return await workspace.execute(spec)
         plan = _Plan(program, workspace, tools)
         return CompiledExecution(
             f"program {id(plan):x}",

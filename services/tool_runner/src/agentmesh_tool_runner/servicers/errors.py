@@ -19,6 +19,11 @@ from agentmesh_tool_runner.executions import (
 from agentmesh_tool_runner.generations.manifest import BrokenManifestError, MovedError
 from agentmesh_tool_runner.generations.shelf import ShelfUnavailableError
 from agentmesh_tool_runner.languages import LanguageNotInstalledError
+from agentmesh_tool_runner.packages import (
+    PackagesNotAllowedError,
+    PackagesUnavailableError,
+    UnknownPackageError,
+)
 from agentmesh_tool_runner.sandbox.backend import (
     InterpreterUnavailableError,
     SandboxUnavailableError,
@@ -58,6 +63,13 @@ def rich_errors() -> Iterator[None]:
             language=error.language.value,
             remedy=error.remedy,
         ) from None
+    except PackagesNotAllowedError as error:
+        reason = errors_pb2.ERROR_REASON_PACKAGES_NOT_ALLOWED
+        raise MeshError.precondition(reason, str(error), remedy=str(error)) from None
+    except UnknownPackageError as error:
+        raise MeshError.not_found("package", str(error)) from None
+    except PackagesUnavailableError as error:
+        raise MeshError.unavailable("package index", str(error)) from None
     except UnsafePathError as error:
         raise MeshError.invalid("path", str(error)) from None
     except FileNotFoundError as error:

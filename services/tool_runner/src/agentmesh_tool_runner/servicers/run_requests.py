@@ -15,6 +15,7 @@ from meshkit.telemetry import current_traceparent
 
 from agentmesh_tool_runner import translate
 from agentmesh_tool_runner.languages import Program
+from agentmesh_tool_runner.packages import PackageWish, Requirement
 from agentmesh_tool_runner.runs import CodeRun
 from agentmesh_tool_runner.sandbox.backend import MIB, Limits, TerminalSize
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError, normalize
@@ -25,6 +26,7 @@ _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # Of the kernel for one of them, and of the launcher for all together.
 _MAX_WORD_BYTES: Final = 128 * 1024 - 1
 _MAX_WORDS_BYTES: Final = 128 * 1024
+_WITH_PACKAGES: Final = (pb.EXECUTION_LANGUAGE_PYTHON, pb.EXECUTION_LANGUAGE_SHELL)
 _LEAST_MEMORY: Final = 16 * MIB
 _LEAST_PROCESSES: Final = 4
 
@@ -62,6 +64,17 @@ def code_run(request: pb.ExecuteRequest, default: Limits, maximum: Limits) -> Co
         program=program,
         conversation_id=request.conversation_id,
         traceparent=current_traceparent(),
+        packages=_wish(request.packages),
+    )
+
+
+def _wish(packages: pb.PackageInstallation) -> PackageWish:
+    return PackageWish(
+        packages.index_url,
+        tuple(
+            Requirement(each.name, each.version, tuple(each.sha256))
+            for each in packages.requirements
+        ),
     )
 
 
@@ -71,6 +84,8 @@ def _program_violations(request: pb.ExecuteRequest) -> Iterator[FieldViolation]:
     paths = [(f"files[{number}].path", file.path) for number, file in enumerate(request.files)]
     if request.path:
         paths.append(("path", request.path))
+    if request.packages.requirements and request.language not in _WITH_PACKAGES:
+        yield FieldViolation("packages.requirements", "are for Python and the shell")
     for field, path in paths:
         try:
             plain = normalize(path)
