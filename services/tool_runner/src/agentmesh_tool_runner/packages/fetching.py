@@ -28,7 +28,7 @@ from .requirements import (
     UnknownPackageError,
 )
 
-_KEY: Final = WorkspaceKey(tenant="", conversation="packages")
+_KEY: Final = WorkspaceKey(tenant="", conversation="packages", temporary=True)
 _LIMITS: Final = Limits(wall_seconds=30)
 _WHEELS_BYTES: Final = 64 * MIB
 _ANY: Final = "py3-none-any"

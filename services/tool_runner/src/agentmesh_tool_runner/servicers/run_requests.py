@@ -103,7 +103,7 @@ def _interpreter_violations(request: pb.ExecuteRequest) -> Iterator[FieldViolati
         yield FieldViolation("stateful", "only Python has an interpreter that keeps its variables")
     if not request.conversation_id:
         yield FieldViolation("stateful", "needs a conversation_id, whose session has the variables")
-    for field in ("args", "terminal"):
+    for field in ("args", "terminal", "packages"):
         if any(given.name == field for given, _ in request.ListFields()):
             yield FieldViolation(field, "an interpreter that runs already takes none")
 
