@@ -40,7 +40,9 @@ def test_addresses_lead_to_headless_services(umbrella: dict[str, Any], case: str
     found = set()
     for workload in workloads(umbrella[case]):
         for variable in workload["spec"]["template"]["spec"]["containers"][0]["env"]:
-            if variable["name"].endswith("_ADDRESS"):
+            # What a pod says of itself has a test of its own.
+            said = variable["name"] == "AGENTMESH_ADVERTISED_ADDRESS"
+            if variable["name"].endswith("_ADDRESS") and not said:
                 host, _, port = variable["value"].partition(":")
                 service = services[host.split(".")[0]]
                 assert host.split(".")[1:] == [service["metadata"]["namespace"], "svc"]
@@ -111,3 +113,25 @@ def test_changed_definitions_change_the_pods(helm: ModuleType, value: str, name:
     assert any(
         v.get("configMap", {}).get("name") == f"demo-agent-runtime-{name}" for v in spec["volumes"]
     )
+
+
+def test_each_pod_of_the_tool_runner_says_where_it_is(
+    helm: ModuleType, cases: dict[str, dict[str, Any]]
+) -> None:
+    values = cases["production"] | {"tool-runner": {"replicas": 3}}
+    manifests = helm.render(helm.UMBRELLA, values).manifests
+    runner = of_kind(manifests, "StatefulSet")["demo-tool-runner"]["spec"]
+    assert runner["replicas"] == 3
+    (container,) = runner["template"]["spec"]["containers"]
+    variables = {variable["name"]: variable for variable in container["env"]}
+    named = variables["POD_NAME"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert named == "metadata.name"
+    address = variables["AGENTMESH_ADVERTISED_ADDRESS"]["value"]
+    host, _, port = address.partition(":")
+    service = of_kind(manifests, "Service")[runner["serviceName"]]
+    name = service["metadata"]["name"]
+    assert host.startswith(f"$(POD_NAME).{name}.")
+    assert host.endswith(".svc")
+    assert int(port) in {each["port"] for each in service["spec"]["ports"]}
+    certificate = of_kind(manifests, "Certificate")["demo-tool-runner"]
+    assert f"*{host.removeprefix('$(POD_NAME)')}" in certificate["spec"]["dnsNames"]

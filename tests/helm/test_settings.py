@@ -16,7 +16,7 @@ from .conftest import pods
 from .test_compose import DEPLOY, OWN, VARIANTS, services
 
 # For the interpreter; read before there are settings; named by a model profile's `key_ref`.
-BEYOND_SETTINGS = {"PYTHONPATH", "AGENTMESH_CONFIG_FILE", "ANTHROPIC_API_KEY"}
+BEYOND_SETTINGS = {"PYTHONPATH", "AGENTMESH_CONFIG_FILE", "ANTHROPIC_API_KEY", "POD_NAME"}
 # What stands in secrets that are no random text.
 SECRETS = {
     "POSTGRES_URL": "postgresql://user:password@host:5432/name",

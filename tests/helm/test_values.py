@@ -32,7 +32,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "agents and agentsConfigMap exclude each other",
     ),
     ("tool-runner", {"sandbox": {"mode": "none"}}, "'/sandbox/mode'"),
-    ("tool-runner", {"replicas": 2}, "workspaces lie on the volume of one pod; set replicas=1"),
     ("tool-runner", {"sandbox": {"mode": "privileged"}}, "sandbox.acceptPrivileged=true"),
     (
         "tool-runner",

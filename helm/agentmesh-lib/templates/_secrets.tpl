@@ -59,6 +59,8 @@ spec:
     - {{ $service }}.{{ $.Release.Namespace }}.svc
     - {{ $service }}.{{ $.Release.Namespace }}.svc.cluster.local
     {{- end }}
+    # Single pods of a StatefulSet.
+    - "*.{{ $name }}-headless.{{ $.Release.Namespace }}.svc"
     # The probes of the pod itself.
     - localhost
   issuerRef:

@@ -5,15 +5,15 @@
 {{- toYaml .Values.workspaces -}}
 {{- end -}}
 
-{{/* A second pod would be asked about workspaces that lie on the first one's volume. */}}
-{{- define "tool-runner.checkReplicas" -}}
-{{- if gt (int .Values.replicas) 1 -}}
-{{- fail (printf "tool-runner: replicas is %d, but workspaces lie on the volume of one pod; set replicas=1 and give it more resources" (int .Values.replicas)) -}}
-{{- end -}}
-{{- end -}}
-
 {{- define "tool-runner.environment" -}}
 {{ include "agentmesh.storeAddress" . }}
+{{/* By this name workers reach the pod that has a conversation's workspace open. */}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: AGENTMESH_ADVERTISED_ADDRESS
+  value: $(POD_NAME).{{ include "agentmesh.fullname" . }}-headless.{{ .Release.Namespace }}.svc:{{ include "agentmesh.port" .Chart.Name }}
 - name: AUTOGEN_TIMEOUT
   value: {{ .Values.executions.seconds | int64 | quote }}
 - name: AGENTMESH_MAX_EXECUTIONS
