@@ -13,6 +13,7 @@ from agentmesh.common.v1 import errors_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
 from agentmesh_tool_runner.server import ToolRunner
+from meshkit.context import Principal, principal_scope
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory
 
@@ -130,12 +131,13 @@ async def test_a_session_that_is_old_is_not_used_again(runners: Runners) -> None
     """Not even if it is in use whenever the service looks for old ones."""
     mesh = await runners.start(workspace_lifetime_seconds=0.3)
     backend = mesh.runner.sandboxes.backend
-    workspace = await backend.workspace(WorkspaceKey("acme", CONVERSATION))
-    async with workspace.hold():
-        await asyncio.sleep(1.0)
-        opened = backend.sessions("acme")[0].opened_at
-    async with workspace.hold():
-        assert backend.sessions("acme")[0].opened_at > opened + 0.5
+    with principal_scope(Principal("alice", "acme", 2)):
+        workspace = await backend.workspace(WorkspaceKey("acme", CONVERSATION))
+        async with workspace.hold():
+            await asyncio.sleep(1.0)
+            opened = backend.sessions("acme")[0].opened_at
+        async with workspace.hold():
+            assert backend.sessions("acme")[0].opened_at > opened + 0.5
 
 
 async def test_a_session_in_constant_use_ends_with_its_lifetime(runners: Runners) -> None:

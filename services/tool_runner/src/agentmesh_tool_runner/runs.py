@@ -8,7 +8,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 from meshkit.tasks import ended
 
@@ -30,13 +29,6 @@ from .sandbox.backend import (
 )
 
 logger = logging.getLogger(__name__)
-# A conversation id never begins so, and no tenant can name another's.
-_FRESH: Final = "execution "
-
-
-def is_of_an_execution(key: WorkspaceKey) -> bool:
-    """True for a fresh workspace, which is thrown away with its only execution."""
-    return key.conversation.startswith(_FRESH)
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ class CodeRuns:
         backend = self._backend()
         log = self.registry.open(run.tenant, run.execution_id, fingerprint)
         fresh = not run.conversation_id
-        name = f"{_FRESH}{run.execution_id}" if fresh else run.conversation_id
+        name = f"execution {run.execution_id}" if fresh else run.conversation_id
         key = WorkspaceKey(run.tenant, name, temporary=fresh)
         try:
             program = replace(_traced(run), wheels=await self._packages.fetch(run.packages))

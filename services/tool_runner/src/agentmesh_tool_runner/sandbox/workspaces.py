@@ -242,6 +242,9 @@ class Workspaces:
                 return False
             if mounted.users:
                 raise WorkspaceInUseError(f"{mounted.users} operations or programs use it")
+            # Of what was ended just now, nobody else may have saved the files yet.
+            async with self.within_bounds(key, mounted):
+                await self.rest.keep(key, mounted)
             await self._leave(key, mounted)
             return True
 

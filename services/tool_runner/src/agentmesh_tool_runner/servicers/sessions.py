@@ -10,7 +10,6 @@ from google.protobuf import timestamp_pb2
 from meshkit.context import current_principal
 from meshkit.errors import MeshError
 
-from agentmesh_tool_runner.runs import is_of_an_execution
 from agentmesh_tool_runner.sandbox.backend import Session, WorkspaceKey
 from agentmesh_tool_runner.sandboxes import Sandboxes
 
@@ -46,7 +45,7 @@ class SessionMethods:
         found = [
             _message(session, backend.name)
             for session in backend.sessions(current_principal().tenant)
-            if not is_of_an_execution(session.key)
+            if not session.key.temporary
         ]
         return sorted(found, key=lambda session: session.conversation_id)
 
