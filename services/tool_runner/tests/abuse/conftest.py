@@ -25,13 +25,14 @@ from .attacks.attack import Attack
 from .stage import PYTHON, inside
 
 GROUPS = "control groups"
+WARM = "warm"
 # An engine's control groups are its own: there is no going without.
-ALL = [
-    f"{kind}, {bound}"
-    for kind in kinds()
-    for bound in (GROUPS, WITHOUT_GROUPS)
-    if (kind, bound) != ("docker", WITHOUT_GROUPS)
-]
+BOUNDS = {
+    "bubblewrap": (GROUPS, WARM, WITHOUT_GROUPS),
+    "sandlock": (GROUPS, WITHOUT_GROUPS),
+    "docker": (GROUPS,),
+}
+ALL = [f"{kind}, {bound}" for kind in kinds() for bound in BOUNDS[kind]]
 CANARY_VARIABLE = "AGENTMESH_INTERNAL_SECRET"
 
 Verdict = Callable[..., None]
@@ -62,11 +63,18 @@ def stage_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def options_of(bound: str) -> dict[str, Any]:
+    """Of a backend with that bound on its programs."""
+    return {"use_cgroups": bound != WITHOUT_GROUPS} | (
+        {"warm_sandboxes": 2} if bound == WARM else {}
+    )
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(stage_name: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     kind, _, bound = stage_name.partition(", ")
     folder = tmp_path_factory.mktemp("abuse")
-    backend = make_backend(kind, folder / "data", use_cgroups=bound == GROUPS)
+    backend = make_backend(kind, folder / "data", **options_of(bound))
     canary = "canary-" + secrets.token_hex(8)
     (folder / "host_file").write_text(canary)
     marked = os.open(folder / "marked", os.O_CREAT | os.O_RDWR)
@@ -80,7 +88,7 @@ async def stage(stage_name: str, tmp_path_factory: pytest.TempPathFactory) -> As
     except SandboxUnavailableError as error:
         pytest.skip(str(error))
     groups = not isinstance(backend, LocalBackend) or backend.uses_control_groups
-    if bound == GROUPS and not groups:
+    if bound != WITHOUT_GROUPS and not groups:
         await backend.close()
         pytest.skip(f"uid {os.geteuid()} can make no control group here")
     settings = {
@@ -132,7 +140,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for row in (titles, *rows):
         cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
         terminalreporter.write_line("  ".join(cells).rstrip())
-    cases = {row[:2] for row in rows}
+    cases = {tuple(row[:2]) for row in rows}
     failed = terminalreporter.getreports("failed") + terminalreporter.getreports("error")
     terminalreporter.write_line(f"{len(cases)} cases, {len(rows)} attacks repelled")
     for report in failed:

@@ -1,6 +1,6 @@
 """A network of the test's own: a namespace with servers at the addresses that attacks reach for.
 
-Run as root by `unshare --net python -m ... KIND GROUPS FOLDER ENGINE`.
+Run as root by `unshare --net python -m ... KIND BOUND FOLDER ENGINE`.
 Prints how each attack ended outside and inside, as one JSON object.
 """
 
@@ -193,8 +193,9 @@ async def attack_inside(make: Callable[[], Any], names: list[str], settings: dic
 def main() -> None:
     from ..sandbox import engine  # noqa: TID252 - the tests are one tree
     from ..sandbox.conftest import make_backend  # noqa: TID252
+    from .conftest import options_of
 
-    kind, groups, folder = sys.argv[1], sys.argv[2] == "True", Path(sys.argv[3])
+    kind, bound, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     if kind == "docker":
         # The one that runs already; its containers have networks of their own all the same.
         engine.address = lambda: sys.argv[4]
@@ -203,7 +204,7 @@ def main() -> None:
     outside = attack_outside(names, settings, folder)
 
     def make() -> Any:
-        return make_backend(kind, folder / "data", use_cgroups=groups)
+        return make_backend(kind, folder / "data", **options_of(bound))
 
     told = asyncio.run(attack_inside(make, names, settings))
     print(json.dumps({"outside": outside, "inside": told}))  # noqa: T201

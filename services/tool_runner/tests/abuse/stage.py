@@ -30,6 +30,8 @@ from .attacks.attack import ATTACKS, SETTINGS_VARIABLE, Attack
 
 PYTHON: Final = "/usr/bin/python3"
 MAIN: Final = "from attacks import run\nrun.main()\n"
+# A plain script, which a warm sandbox runs in a fork of its own interpreter.
+INSIDE_MAIN: Final = f"import sys\nsys.path.insert(0, '{INPUT_DIRECTORY}/abuse.zip')\n{MAIN}"
 OUTSIDE_SECONDS: Final = 120
 NOT_ROOT: Final = "not shown: an ordinary user may not"
 # Fresh file systems where the attacks write, so that outside too nothing but memory is used.
@@ -116,6 +118,21 @@ class Ended:
     stderr: str
 
 
+def program(
+    backend: SandboxBackend,
+    arguments: Sequence[str],
+    settings: Mapping[str, Any],
+    limits: Limits | None = None,
+) -> ExecutionSpec:
+    """Attacks as a program of a sandbox."""
+    return ExecutionSpec(
+        [backend.python, f"{INPUT_DIRECTORY}/main.py", *arguments],
+        files={"abuse.zip": archive(), "main.py": INSIDE_MAIN.encode()},
+        environment={SETTINGS_VARIABLE: json.dumps(dict(settings))},
+        limits=limits or Limits(),
+    )
+
+
 async def inside(
     backend: SandboxBackend,
     workspace: Workspace,
@@ -124,13 +141,7 @@ async def inside(
     limits: Limits | None = None,
 ) -> Ended:
     """Runs attacks in a sandbox."""
-    spec = ExecutionSpec(
-        [backend.python, f"{INPUT_DIRECTORY}/abuse.zip", *arguments],
-        files={"abuse.zip": archive()},
-        environment={SETTINGS_VARIABLE: json.dumps(dict(settings))},
-        limits=limits or Limits(),
-    )
-    execution = await workspace.execute(spec)
+    execution = await workspace.execute(program(backend, arguments, settings, limits))
     output = {Stream.STDOUT: b"", Stream.STDERR: b""}
     async for piece in execution.output():
         output[piece.stream] += piece.data

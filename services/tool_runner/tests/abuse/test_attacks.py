@@ -17,9 +17,10 @@ from .stage import Answer, answers, inside, limits_of, of_family, outside, shown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PROBES = of_family("kernel", "secrets", "resources", alone=False)
+TAMPERING = ["killing_the_supervisor", "writing_into_the_supervisor"]
+PROBES = of_family("kernel", "secrets", "resources", alone=False) + TAMPERING
 BOMBS = of_family("resources", alone=True)
-LEFT = "agentmesh-abuse-left"
+LEFT = f"agentmesh-abuse-left-{os.getpid()}"
 
 
 @functools.cache

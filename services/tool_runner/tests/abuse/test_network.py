@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from ..sandbox import engine  # noqa: TID252 - the tests are one tree
 from .attacks.attack import ATTACKS
-from .conftest import GROUPS, Verdict
+from .conftest import Verdict
 from .stage import Answer, answers, of_family, shown_outside
 
 pytestmark = [
@@ -37,7 +37,7 @@ async def ended(
     process = await asyncio.create_subprocess_exec(
         *command,
         kind,
-        str(bound == GROUPS),
+        bound,
         str(folder),
         *([engine.address()] if kind == "docker" else []),
         cwd=ROOT,

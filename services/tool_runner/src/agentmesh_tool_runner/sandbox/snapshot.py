@@ -66,7 +66,7 @@ def walk(
     with beneath.directory(root, path) as folder:
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a descriptor, not a path
             with contextlib.suppress(FileNotFoundError, beneath.UnsafePathError):
-                entry = _readable(folder, _look(folder, name, path), name)
+                entry = readable(folder, _look(folder, name, path), name)
                 if entry.path in leave_out:
                     continue
                 yield entry
@@ -74,7 +74,7 @@ def walk(
                     yield from walk(root, entry.path, depth + 1, leave_out=leave_out)
 
 
-def _readable(folder: int, entry: Entry, name: str) -> Entry:
+def readable(folder: int, entry: Entry, name: str) -> Entry:
     """An ordinary user's service owns the files, yet their modes bind it: gives itself access."""
     needed = {"directory": 0o700, "file": 0o400}.get(entry.kind, 0)
     if os.geteuid() == 0 or entry.mode & needed == needed:

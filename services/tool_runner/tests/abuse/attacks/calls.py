@@ -12,7 +12,8 @@ from .attack import NotHereError
 
 X86_64 = {
     "acct": 163, "add_key": 248, "adjtimex": 159, "bpf": 321, "chroot": 161, "clone": 56,
-    "fanotify_init": 300, "init_module": 175, "io_setup": 206, "iopl": 172, "kcmp": 312,
+    "fanotify_init": 300, "init_module": 175, "io_setup": 206, "iopl": 172,
+    "ioprio_get": 252, "ioprio_set": 251, "kcmp": 312,
     "kexec_load": 246, "keyctl": 250, "mbind": 237, "modify_ldt": 154, "mount": 165,
     "mq_open": 240, "msgctl": 71, "msgget": 68, "name_to_handle_at": 303, "open_by_handle_at": 304,
     "perf_event_open": 298, "personality": 135, "pivot_root": 155, "process_vm_readv": 310,
@@ -23,7 +24,8 @@ X86_64 = {
 }  # fmt: skip
 AARCH64 = {
     "acct": 89, "add_key": 217, "adjtimex": 171, "bpf": 280, "chroot": 51, "clone": 220,
-    "fanotify_init": 262, "init_module": 105, "io_setup": 0, "kcmp": 272, "kexec_load": 104,
+    "fanotify_init": 262, "init_module": 105, "io_setup": 0, "ioprio_get": 31,
+    "ioprio_set": 30, "kcmp": 272, "kexec_load": 104,
     "keyctl": 219, "mbind": 235, "mount": 40, "mq_open": 180, "msgctl": 187, "msgget": 186,
     "name_to_handle_at": 264, "open_by_handle_at": 265, "perf_event_open": 241, "personality": 92,
     "pivot_root": 41, "process_vm_readv": 270, "process_vm_writev": 271, "ptrace": 117,

@@ -37,11 +37,11 @@ def traps_for_the_service() -> str:
 def names_like_records() -> str:
     """Names that look like parts of an archive, or of its extended headers."""
     for name in (
-        "30 path=../../escaped\n",
+        "19 path=..escaped\n",
         "..\\escaped",
         "a" * 250,
         "GlobalHead.0.0",
-        "./.. ",
+        "... ",
         "-rf",
         "new\nline",
         "\x1b[2J",

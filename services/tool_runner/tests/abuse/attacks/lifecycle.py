@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import signal
+import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from .attack import StoppedError, attack, settings
+from .calls import call
 
 KILLED = "killed with its pid namespace or control group"
 lives = partial(attack, "lifecycle")
-OF_THE_TEST = "outside the test shows it with the same program"
+ENDLESS = "has no end; the daemons show that nobody ends them"
 
 
 def _beat() -> None:
@@ -64,7 +69,7 @@ def daemon_in_the_dark() -> str:
     return _beating()
 
 
-@lives(means=KILLED, contained_by=("WALL_TIMEOUT",), limits={"wall_seconds": 1.5})
+@lives(means=KILLED, contained_by=("WALL_TIMEOUT", "CANCELLED"), outside=ENDLESS)
 def program_that_ignores_signals() -> str:
     """Ignores every signal that can be ignored, with a child that does."""
     _ignore_signals()
@@ -74,7 +79,7 @@ def program_that_ignores_signals() -> str:
     return "never"
 
 
-@lives(means=KILLED, contained_by=("WALL_TIMEOUT",), limits={"wall_seconds": 1.5})
+@lives(means=KILLED, contained_by=("WALL_TIMEOUT", "CANCELLED"), outside=ENDLESS)
 def program_that_is_stopped() -> str:
     """Stops its family and itself: a stopped process takes no signal but two."""
     pid = os.fork()
@@ -126,7 +131,10 @@ FORGED = (
 )
 
 
-@lives(means="exit codes come from the kernel, output on pipes of its own", outside=OF_THE_TEST)
+@lives(
+    means="exit codes come from the kernel, output on pipes of its own",
+    outside="there is nobody who would read them",
+)
 def forged_frames() -> str:
     """Writes what messages of the launcher and of bwrap look like to every descriptor there is."""
     written = []
@@ -158,7 +166,9 @@ def forged_frames() -> str:
 
 
 @lives(
-    means="the first process holds nothing and is under the same filter", stopped_by=("no gain",)
+    means="the first process cannot be looked into, or may no more than the program",
+    stopped_by=("no gain",),
+    outside="there is no such process",
 )
 def writing_into_the_supervisor() -> str:
     """/proc/1/mem: takes over the first process, then looks whether that one may do more."""
@@ -181,3 +191,86 @@ def writing_into_the_supervisor() -> str:
         if status[what] != own[what]:
             return f"the first process has {what} {status[what]}, this one {own[what]}"
     raise StoppedError("no gain")
+
+
+@lives(means="a resident that was changed runs nothing more", outside="there is no such process")
+def marks_on_the_supervisor() -> str:
+    """Changes of the first process what one of the same user may change of another."""
+    changed = []
+    attempts: dict[str, Callable[[], object]] = {
+        "descriptors": lambda: resource.prlimit(1, resource.RLIMIT_NOFILE, (64, 64)),
+        "files": lambda: resource.prlimit(1, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+        "niceness": lambda: os.setpriority(os.PRIO_PROCESS, 1, 19),
+        "scheduler": lambda: os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0)),
+        "processors": lambda: os.sched_setaffinity(1, {min(os.sched_getaffinity(1))}),
+        "disk priority": lambda: call("ioprio_set", 1, 1, 3 << 13),
+        "group": lambda: os.setpgid(1, 1),
+        "memory": lambda: Path("/proc/1/oom_score_adj").write_text("1000"),
+        "name": lambda: Path("/proc/1/comm").write_text("evil"),
+        "slack": lambda: Path("/proc/1/timerslack_ns").write_text("1000000000"),
+    }
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except OSError:
+            continue
+        changed.append(name)
+    return ", ".join(changed)
+
+
+@lives(means="the resident's children have values of their own", outside="there is no such process")
+def marks_of_the_last_program() -> str:
+    """Looks for what the one before may have left in this program's own state."""
+    state = {
+        "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE),
+        "files": resource.getrlimit(resource.RLIMIT_FSIZE),
+        "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+        "scheduler": os.sched_getscheduler(0),
+        "processors": sorted(os.sched_getaffinity(0)),
+        "disk priority": call("ioprio_get", 1, 0),
+        "mask": os.umask(0o22),
+        "signals": [line for line in _status() if line.startswith(("SigBlk", "SigIgn", "SigCgt"))],
+        "rights": [
+            line for line in _status() if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))
+        ],
+        "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
+        "sockets": len(Path("/proc/net/unix").read_text().splitlines()),
+        "modules": sorted(name for name in sys.modules if "poison" in name),
+        "functions": [len.__name__, os.getcwd.__name__, json.loads.__name__],
+        "descriptors that are open": len(os.listdir("/proc/self/fd")),
+    }
+    return json.dumps(state)
+
+
+def _status() -> list[str]:
+    return Path("/proc/self/status").read_text().splitlines()
+
+
+@lives(means=KILLED, outside="there is no such process")
+def adopted_by_the_supervisor() -> str:
+    """A process that is no child of the program's, but of the first process, and goes on."""
+    for _ in range(3):
+        pid = call("clone", 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)
+        if pid == 0:
+            _ignore_signals()
+            _beat()
+    return _beating()
+
+
+@lives(
+    means="nothing that a program changes in its interpreter is another's", outside="there is none"
+)
+def poisoned_interpreter() -> str:
+    """Changes modules and built-in functions, in memory and on the path, for whoever comes next."""
+    os.getcwd = json.loads = print
+    sys.modules["poison"] = sys
+    sys.path.insert(0, "/workspace")
+    for name in ("resident", "resident_child", "kernel", "agentmesh_tool_runner"):
+        Path(f"/workspace/{name}.py").write_text("import sys; sys.modules['poison'] = sys")
+    for number in (signal.SIGCHLD, *range(signal.SIGRTMIN, signal.SIGRTMAX)):
+        try:
+            os.kill(1, number)
+        except OSError:
+            continue
+    os.set_blocking(0, False)
+    return "poisoned"

@@ -12,7 +12,7 @@ from typing import Final
 
 from agentmesh_tool_runner.sandbox import beneath
 from agentmesh_tool_runner.sandbox.backend import FileEntry, FileRules, WorkspaceFullError
-from agentmesh_tool_runner.sandbox.snapshot import DRAFTS_FOLDER, Entry
+from agentmesh_tool_runner.sandbox.snapshot import DRAFTS_FOLDER, Entry, readable
 
 VERSIONS_FOLDER: Final = ".agentmesh-versions"
 """Where overwritten files are kept, at the top of the workspace."""
@@ -61,8 +61,9 @@ def look(root: int, plain: str) -> Entry:
 
 
 def entry_at(folder: int, name: str, plain: str) -> Entry:
-    """The entry of that name in an open folder, named `plain`."""
-    return as_entry(os.stat(name, dir_fd=folder, follow_symlinks=False), plain)
+    """The entry of that name in an open folder, named `plain`, whose modes bar nobody from it."""
+    found = as_entry(os.stat(name, dir_fd=folder, follow_symlinks=False), plain)
+    return readable(folder, found, name)
 
 
 def as_entry(found: os.stat_result, plain: str) -> Entry:
@@ -125,7 +126,7 @@ def make_folders(tree: Tree, plain: str) -> None:
 
 def remove_entry(tree: Tree, folder: int, name: str, plain: str) -> None:
     """Removes what is there, with all below; `plain` is its path."""
-    if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+    if entry_at(folder, name, plain).kind != "directory":
         os.unlink(name, dir_fd=folder)
         return
     with beneath.directory(tree.root, plain) as inner:
