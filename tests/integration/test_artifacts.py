@@ -68,6 +68,13 @@ async def test_files_go_in_and_out(keyed_mesh: Mesh, acme: httpx.AsyncClient) ->
     assert (await acme.delete(f"{base}/artifacts/in")).json() == {"removed": True}
     assert (await acme.delete(f"{base}/artifacts/in")).json() == {"removed": False}
     assert (await acme.get(f"{base}/artifacts/in/data.csv")).status_code == 404
+    kept = (await acme.get(f"{base}/artifact-versions", params={"path": "in"})).json()["versions"]
+    assert [(version["path"], version["kind"]) for version in kept] == [("in", "folder")]
+    restore = f"{base}/artifact-versions/{kept[0]['id']}/restore"
+    restored = await acme.post(restore, json={})
+    assert restored.json()["artifact"]["path"] == "in"
+    assert (await acme.post(restore, json={})).status_code == 409
+    assert (await acme.get(f"{base}/artifacts/in/data.csv")).content == content
 
 
 async def test_others_find_nothing(keyed_mesh: Mesh, acme: httpx.AsyncClient) -> None:
@@ -81,6 +88,8 @@ async def test_others_find_nothing(keyed_mesh: Mesh, acme: httpx.AsyncClient) ->
             await rival.get(f"{base}/artifacts"),
             await rival.get(f"{base}/artifacts/a.txt"),
             await rival.get(f"{base}/artifact-details/a.txt"),
+            await rival.get(f"{base}/artifact-versions"),
+            await rival.post(f"{base}/artifact-versions/1-1/restore", json={}),
             await rival.put(f"{base}/artifacts/a.txt", content=b"rival's", headers=FILE),
             await rival.delete(f"{base}/artifacts/a.txt"),
         ):

@@ -101,6 +101,30 @@ class ArtifactServicer:
             return pb2.DeleteArtifactResponse()
         return pb2.DeleteArtifactResponse(removed=True)
 
+    async def list_artifact_versions(
+        self, request: pb2.ListArtifactVersionsRequest, context: Context
+    ) -> pb2.ListArtifactVersionsResponse:
+        """What was overwritten or removed, the latest first."""
+        await self._require_conversation(request.conversation_id)
+        found = await self._runner.ListFileVersions(
+            runner_pb2.ListFileVersionsRequest(
+                conversation_id=request.conversation_id, path=request.path
+            )
+        )
+        return pb2.ListArtifactVersionsResponse(versions=found.versions)
+
+    async def restore_artifact_version(
+        self, request: pb2.RestoreArtifactVersionRequest, context: Context
+    ) -> pb2.RestoreArtifactVersionResponse:
+        """A copy, back at its path."""
+        await self._require_conversation(request.conversation_id)
+        restored = await self._runner.RestoreFileVersion(
+            runner_pb2.RestoreFileVersionRequest(
+                conversation_id=request.conversation_id, version_id=request.version_id
+            )
+        )
+        return pb2.RestoreArtifactVersionResponse(artifact=restored.file)
+
     async def _require_conversation(self, conversation_id: str) -> None:
         # The store knows whose conversation it is; the runner only knows workspaces.
         await self._conversations.GetConversation(

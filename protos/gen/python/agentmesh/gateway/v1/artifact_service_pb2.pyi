@@ -286,3 +286,88 @@ class DeleteArtifactResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["removed", b"removed"]) -> None: ...
 
 Global___DeleteArtifactResponse: typing_extensions.TypeAlias = DeleteArtifactResponse
+
+@typing.final
+class ListArtifactVersionsRequest(google.protobuf.message.Message):
+    """Which versions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    path: builtins.str
+    """Of this file, or of what was in this folder; all if empty."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        path: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "path", b"path"]) -> None: ...
+
+Global___ListArtifactVersionsRequest: typing_extensions.TypeAlias = ListArtifactVersionsRequest
+
+@typing.final
+class ListArtifactVersionsResponse(google.protobuf.message.Message):
+    """The versions."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: builtins.int
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.tool_runner.v1.tool_runner_service_pb2.FileVersion]:
+        """The latest first; 200 at most."""
+
+    def __init__(
+        self,
+        *,
+        versions: collections.abc.Iterable[agentmesh.tool_runner.v1.tool_runner_service_pb2.FileVersion] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["versions", b"versions"]) -> None: ...
+
+Global___ListArtifactVersionsResponse: typing_extensions.TypeAlias = ListArtifactVersionsResponse
+
+@typing.final
+class RestoreArtifactVersionRequest(google.protobuf.message.Message):
+    """Which version."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    VERSION_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    version_id: builtins.str
+    """From ListArtifactVersions."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        version_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "version_id", b"version_id"]) -> None: ...
+
+Global___RestoreArtifactVersionRequest: typing_extensions.TypeAlias = RestoreArtifactVersionRequest
+
+@typing.final
+class RestoreArtifactVersionResponse(google.protobuf.message.Message):
+    """Restored."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: builtins.int
+    @property
+    def artifact(self) -> agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        artifact: agentmesh.tool_runner.v1.tool_runner_service_pb2.FileInfo | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["artifact", b"artifact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["artifact", b"artifact"]) -> None: ...
+
+Global___RestoreArtifactVersionResponse: typing_extensions.TypeAlias = RestoreArtifactVersionResponse

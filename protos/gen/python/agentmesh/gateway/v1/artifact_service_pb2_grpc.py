@@ -61,6 +61,16 @@ class ArtifactServiceStub(object):
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactResponse.FromString,
                 _registered_method=True)
+        self.ListArtifactVersions = channel.unary_unary(
+                '/agentmesh.gateway.v1.ArtifactService/ListArtifactVersions',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.ListArtifactVersionsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.ListArtifactVersionsResponse.FromString,
+                _registered_method=True)
+        self.RestoreArtifactVersion = channel.unary_unary(
+                '/agentmesh.gateway.v1.ArtifactService/RestoreArtifactVersion',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.RestoreArtifactVersionRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.RestoreArtifactVersionResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
@@ -91,17 +101,32 @@ class ArtifactServiceServicer(object):
 
     def UploadArtifact(self, request_iterator, context):
         """Writes a file, in chunks of at most 1 MiB. It is there, as a whole, when the stream has ended well;
-        otherwise nothing of it is. What it replaces is kept as a version, which agents can restore. Over
-        REST: the body is the bytes, with a Content-Length, under any Content-Type that web forms cannot
-        send.
+        otherwise nothing of it is. What it replaces is kept as a version. Over REST: the body is the bytes,
+        with a Content-Length, under any Content-Type that web forms cannot send.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteArtifact(self, request, context):
-        """Removes a file, or a folder with all in it. What was there is kept as a version, which agents can
-        restore. That nothing is there is no error.
+        """Removes a file, or a folder with all in it. What was there is kept as a version. That nothing is
+        there is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListArtifactVersions(self, request, context):
+        """What files were before people or agents overwrote or removed them by file operations; what programs
+        do is not kept. The latest first; the oldest are dropped in time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreArtifactVersion(self, request, context):
+        """Copies a version back to its path. A file that is there now is kept as a version first; a folder
+        that is there is in the way: ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +159,16 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.DeleteArtifact,
                     request_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactRequest.FromString,
                     response_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactResponse.SerializeToString,
+            ),
+            'ListArtifactVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListArtifactVersions,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.ListArtifactVersionsRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.ListArtifactVersionsResponse.SerializeToString,
+            ),
+            'RestoreArtifactVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreArtifactVersion,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.RestoreArtifactVersionRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.RestoreArtifactVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +308,60 @@ class ArtifactService(object):
             '/agentmesh.gateway.v1.ArtifactService/DeleteArtifact',
             agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactRequest.SerializeToString,
             agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.DeleteArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListArtifactVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ArtifactService/ListArtifactVersions',
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.ListArtifactVersionsRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.ListArtifactVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreArtifactVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ArtifactService/RestoreArtifactVersion',
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.RestoreArtifactVersionRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_artifact__service__pb2.RestoreArtifactVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

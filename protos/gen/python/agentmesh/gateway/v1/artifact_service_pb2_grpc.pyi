@@ -105,7 +105,39 @@ _ArtifactServiceDeleteArtifactType = typing_extensions.TypeVar(
     ],
 )
 
-class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _ArtifactServiceDownloadArtifactType, _ArtifactServiceGetArtifactType, _ArtifactServiceUploadArtifactType, _ArtifactServiceDeleteArtifactType]):
+_ArtifactServiceListArtifactVersionsType = typing_extensions.TypeVar(
+    '_ArtifactServiceListArtifactVersionsType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse,
+    ],
+)
+
+_ArtifactServiceRestoreArtifactVersionType = typing_extensions.TypeVar(
+    '_ArtifactServiceRestoreArtifactVersionType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse,
+    ],
+)
+
+class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _ArtifactServiceDownloadArtifactType, _ArtifactServiceGetArtifactType, _ArtifactServiceUploadArtifactType, _ArtifactServiceDeleteArtifactType, _ArtifactServiceListArtifactVersionsType, _ArtifactServiceRestoreArtifactVersionType]):
     """Files of conversations: what agents made, and what people give them. Paths are relative to the
     conversation's workspace and never leave it; symbolic links are shown and never followed.
     """
@@ -132,6 +164,14 @@ class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _Art
             agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
             agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -156,6 +196,14 @@ class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _Art
             agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
             agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionRequest,
+            agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     ListArtifacts: _ArtifactServiceListArtifactsType
@@ -169,14 +217,23 @@ class ArtifactServiceStub(typing.Generic[_ArtifactServiceListArtifactsType, _Art
 
     UploadArtifact: _ArtifactServiceUploadArtifactType
     """Writes a file, in chunks of at most 1 MiB. It is there, as a whole, when the stream has ended well;
-    otherwise nothing of it is. What it replaces is kept as a version, which agents can restore. Over
-    REST: the body is the bytes, with a Content-Length, under any Content-Type that web forms cannot
-    send.
+    otherwise nothing of it is. What it replaces is kept as a version. Over REST: the body is the bytes,
+    with a Content-Length, under any Content-Type that web forms cannot send.
     """
 
     DeleteArtifact: _ArtifactServiceDeleteArtifactType
-    """Removes a file, or a folder with all in it. What was there is kept as a version, which agents can
-    restore. That nothing is there is no error.
+    """Removes a file, or a folder with all in it. What was there is kept as a version. That nothing is
+    there is no error.
+    """
+
+    ListArtifactVersions: _ArtifactServiceListArtifactVersionsType
+    """What files were before people or agents overwrote or removed them by file operations; what programs
+    do is not kept. The latest first; the oldest are dropped in time.
+    """
+
+    RestoreArtifactVersion: _ArtifactServiceRestoreArtifactVersionType
+    """Copies a version back to its path. A file that is there now is kept as a version first; a folder
+    that is there is in the way: ALREADY_EXISTS.
     """
 
 ArtifactServiceAsyncStub: typing_extensions.TypeAlias = ArtifactServiceStub[
@@ -199,6 +256,14 @@ ArtifactServiceAsyncStub: typing_extensions.TypeAlias = ArtifactServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
         agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionRequest,
+        agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse,
     ],
 ]
 
@@ -238,9 +303,8 @@ class ArtifactServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse, collections.abc.Awaitable[agentmesh.gateway.v1.artifact_service_pb2.UploadArtifactResponse]]:
         """Writes a file, in chunks of at most 1 MiB. It is there, as a whole, when the stream has ended well;
-        otherwise nothing of it is. What it replaces is kept as a version, which agents can restore. Over
-        REST: the body is the bytes, with a Content-Length, under any Content-Type that web forms cannot
-        send.
+        otherwise nothing of it is. What it replaces is kept as a version. Over REST: the body is the bytes,
+        with a Content-Length, under any Content-Type that web forms cannot send.
         """
 
     @abc.abstractmethod
@@ -249,8 +313,28 @@ class ArtifactServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse, collections.abc.Awaitable[agentmesh.gateway.v1.artifact_service_pb2.DeleteArtifactResponse]]:
-        """Removes a file, or a folder with all in it. What was there is kept as a version, which agents can
-        restore. That nothing is there is no error.
+        """Removes a file, or a folder with all in it. What was there is kept as a version. That nothing is
+        there is no error.
+        """
+
+    @abc.abstractmethod
+    def ListArtifactVersions(
+        self,
+        request: agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse, collections.abc.Awaitable[agentmesh.gateway.v1.artifact_service_pb2.ListArtifactVersionsResponse]]:
+        """What files were before people or agents overwrote or removed them by file operations; what programs
+        do is not kept. The latest first; the oldest are dropped in time.
+        """
+
+    @abc.abstractmethod
+    def RestoreArtifactVersion(
+        self,
+        request: agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse, collections.abc.Awaitable[agentmesh.gateway.v1.artifact_service_pb2.RestoreArtifactVersionResponse]]:
+        """Copies a version back to its path. A file that is there now is kept as a version first; a folder
+        that is there is in the way: ALREADY_EXISTS.
         """
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
