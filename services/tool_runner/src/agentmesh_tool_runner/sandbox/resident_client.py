@@ -126,8 +126,8 @@ class Resident:
 
     async def remove(self) -> None:
         """Kills it and waits until nothing of it is left."""
-        if not self.lost:
-            self.kill()
+        # Also one that is lost: that its channel has ended does not say that its sandbox has.
+        self.kill()
         if not self._ready.done():
             self._ready.cancel()
         if self._launcher.alive:
