@@ -27,6 +27,10 @@ if [ "${STRICT:-}" = 1 ]; then
     if [ "$(id -u)" -eq 0 ]; then
         command -v dockerd >/dev/null 2>&1 || missing+=(docker.io)
         command -v debootstrap >/dev/null 2>&1 || missing+=(debootstrap)
+        # Not in every release; what is about gVisor is tested where it is.
+        if ! command -v runsc >/dev/null 2>&1 && apt-cache show runsc >/dev/null 2>&1; then
+            missing+=(runsc)
+        fi
     fi
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -78,11 +78,8 @@ def _is_to_run(item: pytest.Item) -> bool:
 def make_backend(kind: str, folder: Path, **options: Any) -> AnyBackend:
     """A backend that is not started, with its data below the folder."""
     if kind == "docker":
-        return DockerBackend(
-            DockerOptions(
-                data_folder=folder, engine=engine.address(), image=engine.IMAGE, **options
-            )
-        )
+        where = {"engine": engine.address(), "image": engine.IMAGE, "runtime": "runc"}
+        return DockerBackend(DockerOptions(data_folder=folder, **(where | options)))
     options = {"warm_sandboxes": 1} | options
     if kind == "sandlock":
         return SandlockBackend(LocalOptions(data_folder=folder, **options))

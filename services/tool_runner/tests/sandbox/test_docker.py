@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import docker
 import pytest
 from agentmesh_tool_runner.sandbox import selftest
 from agentmesh_tool_runner.sandbox.backend import (
+    INPUT_DIRECTORY,
     MIB,
     EndReason,
     ExecutionSpec,
@@ -27,6 +28,7 @@ from agentmesh_tool_runner.sandbox.docker import backend as docker_backend
 from agentmesh_tool_runner.sandbox.docker import flags
 from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
 from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
+from meshkit.testkit.docker_engine import can_have_gvisor
 
 from . import engine
 from .conftest import LIMITS, Run, collect, make_backend
@@ -242,7 +244,8 @@ from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
 
 async def main():
     folder = pathlib.Path({folder!r})
-    backend = DockerBackend(DockerOptions(folder, engine={engine!r}, image={image!r}))
+    options = DockerOptions(folder, engine={engine!r}, image={image!r}, runtime="runc")
+    backend = DockerBackend(options)
     await backend.start()
     workspace = await backend.workspace(WorkspaceKey("t", "conv"))
     command = "(setsid sleep 34444 &) ; echo running; exec sleep 34444"
@@ -383,6 +386,58 @@ async def test_an_image_without_python_is_told(
         await backend.close()
     assert "python3" in report.remedy
     assert volumes(client) == []
+
+
+@pytest.fixture
+async def gvisor(kind: str, tmp_path: Path) -> AsyncIterator[DockerBackend]:
+    if not can_have_gvisor():
+        pytest.skip("gVisor is not installed")
+    backend = make_backend(kind, tmp_path, runtime=None)
+    await backend.start()
+    yield backend
+    await backend.close()
+
+
+async def test_gvisor_is_used_where_the_engine_has_it(gvisor: DockerBackend) -> None:
+    report = await selftest.run(gvisor)
+    assert report.passed, report.remedy
+    assert "runsc" in report.capabilities[0].detail
+    workspace = await gvisor.workspace(WorkspaceKey("tenant", "conv_test"))
+    await workspace.write_file("in", b"from the service")
+    spec = ExecutionSpec(["/bin/sh", "-c", "dmesg | head -c 400; cat in; echo out > out"])
+    ended = await collect(workspace, spec)
+    assert "from the service" in ended.stdout
+    assert await workspace.read_file("out") == b"out\n"
+
+
+async def test_under_gvisor_the_agent_is_another_user(gvisor: DockerBackend) -> None:
+    """There a uid may open the descriptors of its processes, and kill the first."""
+    code = """
+import os, signal
+for name in ("mem", "fd/0", "fd/1"):
+    for flags in (os.O_RDONLY, os.O_WRONLY):
+        try:
+            os.close(os.open(f"/proc/1/{name}", flags))
+            print("opened", name)
+        except OSError:
+            pass
+try:
+    os.kill(1, signal.SIGKILL)
+except PermissionError:
+    print("the agent goes on")
+for line in open("/proc/self/status"):
+    if line.startswith(("CapEff", "CapBnd")) and int(line.split()[1], 16):
+        print(line)
+try:
+    os.setresuid(0, 0, 0)
+except PermissionError:
+    print("and stays another")
+"""
+    workspace = await gvisor.workspace(WorkspaceKey("tenant", "conv_test"))
+    argv = [gvisor.python, f"{INPUT_DIRECTORY}/main.py"]
+    spec = ExecutionSpec(argv, files={"main.py": code.encode()}, limits=LIMITS)
+    ended = await collect(workspace, spec)
+    assert ended.stdout == "the agent goes on\nand stays another\n"
 
 
 async def test_workspaces_move_between_backends(

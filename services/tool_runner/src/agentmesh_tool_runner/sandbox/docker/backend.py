@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import resource
 import secrets
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping
@@ -22,6 +23,7 @@ from agentmesh_tool_runner.sandbox.backend import (
     EndReason,
     ExecutionSpec,
     InterpreterUnavailableError,
+    Limits,
     SandboxUnavailableError,
 )
 from agentmesh_tool_runner.sandbox.hosting import HostingBackend
@@ -30,13 +32,16 @@ from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place
 from .cell import Cell, ContainerExecution, ContainerMeter, State
 from .container import Container, command
 from .engine import Engine, Facts, this_process
-from .flags import ContainerPlan, Shape, workspace_volume
+from .flags import GVISOR, ContainerPlan, Shape, is_gvisor, workspace_volume
 from .options import DockerOptions
 from .profile import profile
 from .reach import ContainerReach
 
 _IDLE_CELLS: Final = 2
-_GVISOR: Final = "runsc"
+# The kernel of gVisor has no core dumps, message queues and real-time priorities to bound.
+_GVISOR_LIMITS: Final = frozenset(
+    {resource.RLIMIT_CPU, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC}
+)
 _MAPPED_UID: Final = 1000
 _TERMINAL: Final = {"TERM": "xterm-256color"}
 
@@ -74,12 +79,13 @@ class DockerBackend(HostingBackend[ContainerExecution]):
     @property
     def runtime(self) -> str | None:
         """The engine's runtime in use; None for its default."""
-        return self._options.runtime or (_GVISOR if _GVISOR in self._facts.runtimes else None)
+        return self._options.runtime or (GVISOR if GVISOR in self._facts.runtimes else None)
 
     @property
     def means(self) -> Mapping[str, str]:
         group = "control group of the container"
         counted = group if self._exact else f"{group}, told by the program's last words"
+        processes = "RLIMIT_NPROC of gVisor's kernel" if is_gvisor(self.runtime) else counted
         own = "a uid mapped by the engine" if self._facts.maps_users else "a uid of its own"
         return {
             "isolation": f"container of {self._options.image} by {self.runtime or 'runc'}, "
@@ -87,7 +93,7 @@ class DockerBackend(HostingBackend[ContainerExecution]):
             "network": "a network namespace without interfaces",
             "system_calls": "seccomp allow list, as the engine's profile and by each program",
             "memory_limit": counted,
-            "process_limit": counted,
+            "process_limit": processes,
             "cpu_limit": f"{group}, and a watchdog",
             "disk_limit": "tmpfs of fixed size",
             "output_limit": "counted by the service",
@@ -174,7 +180,8 @@ class DockerBackend(HostingBackend[ContainerExecution]):
             uid=uid,
             shape=shape,
             seccomp=self._profile,
-            runtime=self.runtime,
+            # A keeper runs nobody's code, and needs openat2, which gVisor has not.
+            runtime=self.runtime if role == "cell" else None,
         )
         return await Container.start(self._engine, plan)
 
@@ -233,7 +240,16 @@ class DockerBackend(HostingBackend[ContainerExecution]):
             meter,
             spec,
             environment=environment | dict(spec.environment),
-            limits=inside.process_limits(spec.limits, address_space=None),
+            limits=self._process_limits(spec.limits),
             program_filter=self._filter,
+            uid=mounted.uid if is_gvisor(self.runtime) else None,
         )
         return execution
+
+    def _process_limits(self, limits: Limits) -> list[tuple[int, int]]:
+        """Of each process; those of its uid together where no control group counts them."""
+        found = inside.process_limits(limits, address_space=None)
+        if not is_gvisor(self.runtime):
+            return found
+        found.append((resource.RLIMIT_NPROC, limits.processes))
+        return [each for each in found if each[0] in _GVISOR_LIMITS]

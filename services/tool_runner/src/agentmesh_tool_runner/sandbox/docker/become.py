@@ -16,6 +16,7 @@ from .inside import WORKSPACE
 
 PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
+_PR_CAPBSET_DROP = 24
 
 
 def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: bool) -> NoReturn:
@@ -41,6 +42,8 @@ def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: boo
             hard = resource.getrlimit(kind)[1]
             bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (bound, bound))
+        if header["uid"] is not None:
+            change_user(header["uid"])
         load_filter(bytes.fromhex(header["filter"]))
         run(header)
     except BaseException as error:
@@ -48,6 +51,16 @@ def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: boo
             os.write(2, f"sandbox could not start the program: {error}\n".encode())
             os.write(report, b"!")
     os._exit(125)
+
+
+def change_user(uid: int) -> None:
+    """Another user, for good: no capability stays, nor can come back."""
+    libc = ctypes.CDLL(None)
+    for capability in range(64):
+        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def run(header: dict[str, Any]) -> None:

@@ -133,8 +133,9 @@ class Cell:
         environment: Mapping[str, str],
         limits: Sequence[tuple[int, int]],
         program_filter: bytes,
+        uid: int | None,
     ) -> None:
-        """Starts the program. Its pipes are made here and given to the execution."""
+        """Starts the program, as `uid` where the agent is another. Its pipes are made here."""
         self.state = State.RUNNING
         self._settled.clear()
         execution.cell = self
@@ -155,6 +156,7 @@ class Cell:
             "environment": dict(environment),
             "limits": [list(each) for each in limits],
             "filter": program_filter.hex(),
+            "uid": uid,
             "files": [[name, len(data)] for name, data in spec.files.items()],
             "keep_stdin": spec.keep_stdin_open,
             "terminal": spec.terminal and [spec.terminal.rows, spec.terminal.columns],

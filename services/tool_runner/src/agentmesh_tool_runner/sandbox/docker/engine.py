@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 _CALL_SECONDS: Final = 60
 _EVENT_SECONDS: Final = 1.0
+_KILLED: Final = "137"
 _THREADS: Final = 8
 _RETRIES: Final = 100
 _RETRY_SECONDS: Final = 0.02
@@ -76,6 +77,7 @@ class Engine:
         self._api: docker.APIClient | None = None
         self._events: Any = None
         self._short_of_memory: set[str] = set()
+        self._killed: set[str] = set()
         self._ends: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def connect(self) -> Facts:
@@ -97,7 +99,11 @@ class Engine:
             # Asked for here, so that no event of a container is missed.
             self._events = self._api.events(
                 decode=True,
-                filters={"type": "container", "event": ["oom", "die"], "label": OWNER_LABEL},
+                filters={
+                    "type": "container",
+                    "event": ["oom", "kill", "die"],
+                    "label": OWNER_LABEL,
+                },
             )
             threading.Thread(target=self._watch, args=(loop,), daemon=True).start()
             return told
@@ -113,12 +119,19 @@ class Engine:
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(Exception):  # however it ends, engine, loop or object is gone
             for event in self._events:
-                loop.call_soon_threadsafe(self._heard, event["status"], event["id"])
+                code = event["Actor"]["Attributes"].get("exitCode", "")
+                loop.call_soon_threadsafe(self._heard, event["status"], event["id"], code)
 
-    def _heard(self, status: str, container: str) -> None:
-        if status == "oom":
+    def _heard(self, status: str, container: str, code: str) -> None:
+        if status == "kill":
+            self._killed.add(container)
+        elif status == "oom":
             self._short_of_memory.add(container)
         else:
+            # With gVisor the kernel ends all of a container at once, and the engine hears of no
+            # shortage: but nobody else kills what the engine was not asked to kill.
+            if code == _KILLED and container not in self._killed:
+                self._short_of_memory.add(container)
             self._ends[container].set()
 
     async def ran_out_of_memory(self, container: str) -> bool:
@@ -187,6 +200,7 @@ class Engine:
         await self._until_gone(container)
         self._ends.pop(container, None)
         self._short_of_memory.discard(container)
+        self._killed.discard(container)
 
     async def _until_gone(self, container: str) -> None:
         """Removal goes on after the engine has agreed to it."""

@@ -17,6 +17,13 @@ OWNER_LABEL: Final = "agentmesh.sandbox.owner"
 ROLE_LABEL: Final = "agentmesh.sandbox.role"
 AGENT_BYTES: Final = 32 * MIB
 """Room for the agent, and for what a program may leave behind before its container is dropped."""
+GVISOR: Final = "runsc"
+# Of gVisor's kernel, none of them of the machine's: to become the program's uid and drop all of
+# these, to kill it, and to remove what it leaves.
+_AGENT_CAPABILITIES: Final = ("SETUID", "SETGID", "SETPCAP", "KILL", "DAC_OVERRIDE", "FOWNER")
+# What gVisor's kernel takes for itself, counted with the program by the engine's groups.
+_KERNEL_BYTES: Final = 64 * MIB
+_KERNEL_PROCESSES: Final = 1000
 _CPU_PERIOD_MICROSECONDS: Final = 100_000
 _INPUT_BYTES: Final = 64 * MIB
 _AGENT_PROCESSES: Final = 1
@@ -68,6 +75,25 @@ class ContainerPlan:
     seccomp: str
     runtime: str | None = None
 
+    @property
+    def under_gvisor(self) -> bool:
+        """True if a kernel of its own runs in the container, as a process with many threads."""
+        return is_gvisor(self.runtime)
+
+    @property
+    def agent_uid(self) -> int:
+        """Who the agent is: the programs' own uid, for Linux guards a process that is not dumpable.
+
+        The kernel of gVisor lets a uid open the descriptors of all its processes and kill the first
+        one, so there the agent is that kernel's root, and becomes another for each program.
+        """
+        return 0 if self.under_gvisor else self.uid
+
+
+def is_gvisor(runtime: str | None) -> bool:
+    """True for gVisor's runtime, under whichever name the engine has it."""
+    return runtime is not None and runtime.startswith(GVISOR)
+
 
 def workspace_volume(*, size: int, files: int) -> dict[str, str]:
     """Options of a volume that is a tmpfs of that size and number of files.
@@ -82,7 +108,7 @@ def container_config(plan: ContainerPlan) -> dict[str, Any]:
     """The body of the engine's call that creates a container."""
     if any(len(word) >= _LONGEST_ARGUMENT for word in plan.command):
         raise ValueError("the agent's text is too long for an argument")
-    user = f"{plan.uid}:{plan.uid}"
+    user = f"{plan.agent_uid}:{plan.agent_uid}"
     return {
         "Image": plan.image,
         "Entrypoint": [],
@@ -106,18 +132,21 @@ def container_config(plan: ContainerPlan) -> dict[str, Any]:
 
 def _host_config(plan: ContainerPlan) -> dict[str, Any]:
     shape = plan.shape
-    memory = shape.memory_bytes + AGENT_BYTES
+    memory = shape.memory_bytes + AGENT_BYTES + (_KERNEL_BYTES if plan.under_gvisor else 0)
+    processes = shape.processes + _AGENT_PROCESSES
     config: dict[str, Any] = {
         "AutoRemove": True,
         "NetworkMode": "none",
         "CapDrop": ["ALL"],
+        "CapAdd": list(_AGENT_CAPABILITIES) if plan.under_gvisor else [],
         "SecurityOpt": ["no-new-privileges", f"seccomp={plan.seccomp}"],
         "Privileged": False,
         "ReadonlyRootfs": True,
         # The agent itself is the first process, for no signal from inside reaches that one.
         "Init": False,
         "IpcMode": "private",
-        "PidsLimit": shape.processes + _AGENT_PROCESSES,
+        # The kernel of gVisor bounds the program's by RLIMIT_NPROC, which the agent sets.
+        "PidsLimit": processes + (_KERNEL_PROCESSES if plan.under_gvisor else 0),
         "Memory": memory,
         "MemorySwap": memory,
         "CpuPeriod": _CPU_PERIOD_MICROSECONDS,
@@ -146,11 +175,12 @@ def _host_config(plan: ContainerPlan) -> dict[str, Any]:
 
 def _tmpfs(plan: ContainerPlan) -> Mapping[str, str]:
     shape = plan.shape
+    owner = f"uid={plan.agent_uid},gid={plan.agent_uid}"
     bounds = f"size={shape.temporary_bytes},nr_inodes={shape.temporary_files}"
     return {
         "/tmp": f"rw,exec,nosuid,nodev,mode=1777,{bounds}",  # noqa: S108 - inside
         # In the place of the engine's own, which has a size but no bound on the number of files.
         "/dev/shm": f"rw,noexec,nosuid,nodev,mode=1777,{bounds}",  # noqa: S108 - inside
-        INPUT_DIRECTORY: f"rw,exec,nosuid,nodev,mode=0755,uid={plan.uid},gid={plan.uid},"
+        INPUT_DIRECTORY: f"rw,exec,nosuid,nodev,mode=0755,{owner},"
         f"size={min(_INPUT_BYTES, shape.memory_bytes)},nr_inodes=1024",
     }

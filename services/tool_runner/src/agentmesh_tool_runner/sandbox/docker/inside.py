@@ -48,7 +48,8 @@ def reap_all() -> None:
 def is_full() -> bool:
     """True if the workspace has no room for another file."""
     status = os.statvfs(WORKSPACE)
-    return status.f_bavail * status.f_frsize < _FULL_BYTES or status.f_ffree == 0
+    no_more_files = status.f_files > 0 and status.f_ffree == 0
+    return status.f_bavail * status.f_frsize < _FULL_BYTES or no_more_files
 
 
 def empty(folder: str) -> bool:
