@@ -55,7 +55,8 @@ async def test_whoever_is_cancelled_takes_no_place_along() -> None:
     await asyncio.sleep(0)
     fourth = queue.come("fourth", "b")
     queue.leave.set()
-    await fourth
+    async with asyncio.timeout(5):
+        await fourth
     await asyncio.gather(first, second, third, return_exceptions=True)
     assert "second" not in queue.entered
     assert queue.entered[-1] == "fourth"

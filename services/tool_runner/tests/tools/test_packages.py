@@ -134,9 +134,11 @@ async def test_what_cannot_be_offered_is_not(
 
 
 async def test_nothing_is_offered_that_is_not_allowed(packages: Path, tmp_path: Path) -> None:
-    provider = PackageTools(rules(""), tmp_path)
-    await provider.start()
-    assert provider.tools() == []
+    for allowed in ("", "broken-tools"):
+        provider = PackageTools(rules(allowed), tmp_path)
+        await provider.start()
+        assert provider.tools() == []
+        await provider.close()
 
 
 async def test_functions_and_coroutines_answer_text_and_detail(bench: Bench) -> None:

@@ -202,6 +202,12 @@ async def test_bad_wishes_are_refused(mesh: Mesh) -> None:
     assert mesh.store.steps == {}
 
 
+async def test_a_tool_that_lies_about_its_result_has_failed(mesh: Mesh) -> None:
+    part = await call(mesh, "lies", {"how": "shape"}, retries=3)
+    assert (part.outcome, part.failure) == (ERROR, FAILURE.TOOL_FAILURE_OUTPUT)
+    assert (part.detail["violations"][0]["path"], part.attempts) == ("total.x", 1)
+
+
 async def test_results_that_no_message_can_hold_are_recorded_all_the_same(mesh: Mesh) -> None:
     for what in ("deep", "surrogate", "nan"):
         part = await call(mesh, "anything", {"what": what})
