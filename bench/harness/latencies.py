@@ -73,3 +73,34 @@ def report_latencies(
         ),
         flush=True,
     )
+
+
+def report_bounds(
+    name: str,
+    ours: Sequence[float],
+    reference: Sequence[float],
+    *,
+    bounds: Mapping[str, float],
+    reference_name: str,
+    more: Mapping[str, object] | None = None,
+) -> None:
+    """Prints the result as one line of JSON, where percentiles of ours have bounds in milliseconds
+    of their own; the ratio is that of the medians."""
+    mine, theirs = Latencies.of(ours), Latencies.of(reference)
+    print(
+        json.dumps(
+            {
+                "name": name,
+                "unit": "ms",
+                "ours": mine.rounded(),
+                "reference": theirs.rounded(),
+                "reference_name": reference_name,
+                "ratio": round(mine.p50 / theirs.p50, 3),
+                "target": dict(bounds),
+                "holds": all(getattr(mine, name) <= bound for name, bound in bounds.items()),
+                "rounds": len(ours),
+                **(more or {}),
+            }
+        ),
+        flush=True,
+    )

@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 _WRITER = Principal(subject="bench", tenant="default", role=3)
 _SEND_METHOD = "/agentmesh.conversation_store.v1.ConversationStoreService/SendMessage"
-_DEFINITION = team_pb2.TeamDefinition(
+SINGLE_WRITER = team_pb2.TeamDefinition(
     id="bench",
     kind=team_pb2.TEAM_KIND_SINGLE,
     participants=[team_pb2.Participant(agent=agent_pb2.AgentDefinition(id="writer"))],
@@ -82,7 +82,7 @@ class StoreAndGateway:
     async def start_conversation(self) -> str:
         """The id of a new conversation that nobody works on."""
         request = store_pb2.StartConversationRequest(
-            task="bench", definition=_DEFINITION, max_rounds=10
+            task="bench", definition=SINGLE_WRITER, max_rounds=10
         )
         started = await self.writer.StartConversation(request)
         conversation_id: str = started.conversation.conversation_id

@@ -375,16 +375,25 @@ def _remove_folder(folder: Path) -> None:
             return
 
 
+def _read(file: Path) -> bytes:
+    """A small file in one piece; read several times for each execution, so without a detour."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
 def _number(file: Path) -> int | None:
     try:
-        return int(file.read_text())
+        return int(_read(file))
     except (OSError, ValueError):
         return None
 
 
 def _keyed(file: Path) -> dict[str, int]:
     try:
-        pairs = (line.split() for line in file.read_text().splitlines())
+        pairs = (line.split() for line in _read(file).decode().splitlines())
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
     except (OSError, ValueError):
         return {}

@@ -10,7 +10,6 @@ import atexit
 import builtins
 import contextlib
 import gc
-import importlib
 import json
 import linecache
 import os
@@ -45,8 +44,8 @@ def look_bare(brought: frozenset[str]) -> None:
         hidden |= brought.intersection(name.partition(".")[0] for name in there)
     for name in [name for name in sys.modules if name.partition(".")[0] in hidden]:
         del sys.modules[name]
+    # No finder has looked there before, so that none remembers what was there.
     sys.path.insert(0, _WORKSPACE)
-    importlib.invalidate_caches()
 
 
 def run_script(argv: Sequence[str]) -> NoReturn:
