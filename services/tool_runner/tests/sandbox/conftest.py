@@ -70,8 +70,10 @@ def _is_to_run(item: pytest.Item) -> bool:
     given = item.callspec.params
     if given.get("kind") == "docker":
         # Its control groups are the engine's: there is no going without.
-        only_local = FOR_LOCAL & set(getattr(item, "fixturenames", ()))
-        return not only_local and given.get("backend") != WITHOUT_GROUPS
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "gvisor" in fixtures and shutil.which("runsc") is None:
+            return False
+        return not FOR_LOCAL & fixtures and given.get("backend") != WITHOUT_GROUPS
     return given.get("kind") in (None, *kinds())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import docker
 import pytest
+from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox import selftest
 from agentmesh_tool_runner.sandbox.backend import (
     INPUT_DIRECTORY,
@@ -28,8 +29,12 @@ from agentmesh_tool_runner.sandbox.docker import backend as docker_backend
 from agentmesh_tool_runner.sandbox.docker import flags
 from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
 from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
-from meshkit.testkit.docker_engine import can_have_gvisor
+from agentmesh_tool_runner.server import ToolRunner
+from meshkit.server import ServiceHost
+from meshkit.testkit import HostFactory
 
+from ..conftest import Mesh, settings  # noqa: TID252 - the tests are one tree
+from ..memory_store import MemoryStore  # noqa: TID252 - as above
 from . import engine
 from .conftest import LIMITS, Run, collect, make_backend
 from .test_lifecycle import SOURCE, start_service, wait_for, wait_until_gone
@@ -390,8 +395,6 @@ async def test_an_image_without_python_is_told(
 
 @pytest.fixture
 async def gvisor(kind: str, tmp_path: Path) -> AsyncIterator[DockerBackend]:
-    if not can_have_gvisor():
-        pytest.skip("gVisor is not installed")
     backend = make_backend(kind, tmp_path, runtime=None)
     await backend.start()
     yield backend
@@ -455,6 +458,34 @@ async def test_workspaces_move_between_backends(
         assert (await collect(moved, spec)).stdout == "text\n640\n"
     finally:
         await other.close()
+
+
+async def test_a_service_that_runs_code_in_containers(
+    kind: str,
+    mesh_hosts: HostFactory,
+    store_host: tuple[MemoryStore, ServiceHost],
+    tmp_path: Path,
+) -> None:
+    """As an operator says it: AUTOGEN_CODE_EXECUTION and DOCKER_HOST."""
+    store, host = store_host
+    said = {"code_execution": "docker", "sandbox_engine": engine.address()}
+    said |= {"sandbox_image": engine.IMAGE, "sandbox_runtime": "runc"}
+    runner = ToolRunner(settings(tmp_path, host.grpc_address, **said))
+    await runner.host.start()
+    try:
+        mesh = Mesh(runner, store, mesh_hosts.channels())
+        items = await mesh.execute("print(6 * 7)")
+        assert items[0].started.backend == kind
+        assert b"".join(item.output.data for item in items) == b"42\n"
+        await mesh.call("file_manager", action="write", path="data.txt", content="from a tool")
+        called = await mesh.call("code_executor", code="print(open('data.txt').read())")
+        assert "from a tool" in called.output
+        answer = await mesh.stub.GetCapabilities(pb.GetCapabilitiesRequest(), metadata=mesh.user())
+        assert answer.ready
+        assert all(capability.enforced for capability in answer.capabilities)
+        assert engine.IMAGE in answer.capabilities[0].detail
+    finally:
+        await runner.host.stop()
 
 
 def test_the_agent_needs_only_the_standard_library(kind: str) -> None:
