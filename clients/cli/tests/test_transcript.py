@@ -287,6 +287,7 @@ def test_what_goes_wrong_is_said() -> None:
     failed.retry_after.FromMilliseconds(500)
     reader.event(attempt_failed=failed)
     reader.event(turn_discarded=event_pb2.TurnDiscarded(reason="interrupted"))
+    reader.event(workspace_restored=event_pb2.WorkspaceRestored(text="Files were put back."))
     reader.event(
         run_status_changed=event_pb2.RunStatusChanged(
             status=conversation_pb2.RUN_STATUS_WAITING,
@@ -297,6 +298,7 @@ def test_what_goes_wrong_is_said() -> None:
     assert reader.page.splitlines() == [
         "· attempt 1 failed: model server: 503; the next one in 0.5 s",
         "↺ turn 1 given up: interrupted",
+        "· Files were put back.",
         "· waiting for input which format?",
     ]
 

@@ -231,6 +231,22 @@ async def test_a_person_s_file_is_there_everywhere_and_survives_a_turn_given_up(
     assert "['data.csv']" in seen
 
 
+async def test_who_hears_that_a_program_ended_finds_its_files(mesh: Mesh) -> None:
+    files = mesh.store.files
+    request = pb.ExecuteRequest(
+        code="open('made', 'w').write('x')",
+        language=pb.EXECUTION_LANGUAGE_PYTHON,
+        conversation_id=CONVERSATION,
+    )
+    async for answer in mesh.stub.Execute(request, metadata=mesh.user()):
+        if answer.item.HasField("finished"):
+            assert files.of(CONVERSATION).now.generation == 1
+    items = await mesh.execute(HOLES, conversation_id=CONVERSATION)
+    assert items[-1].finished.reason == pb.EXECUTION_END_REASON_DISK_FULL
+    assert "the workspace was not changed" in items[-1].finished.detail
+    assert files.of(CONVERSATION).now.generation == 1
+
+
 async def test_a_conversation_that_waits_has_nothing_open(mesh: Mesh) -> None:
     workspaces = mesh.runner.sandboxes.backend.workspaces
     await mesh.call("file_manager", "c1", action="write", path="a", content="x")

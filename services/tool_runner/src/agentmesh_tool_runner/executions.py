@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -217,8 +217,15 @@ class ExecutionRegistry:
                 kept -= self._logs.pop(key).kept_bytes
 
 
-async def follow(log: ExecutionLog, execution: Execution) -> Outcome:
-    """Writes an execution into its log, to its end; returns how it ended."""
+async def follow(
+    log: ExecutionLog,
+    execution: Execution,
+    settle: Callable[[Outcome], Awaitable[Outcome]] | None = None,
+) -> Outcome:
+    """Writes an execution into its log, to its end; returns how it ended.
+
+    What `settle` does comes before the end is told, and it may say something else of it.
+    """
     log.execution = execution
     log.append(Started(log.execution_id, execution.fresh_interpreter))
     kept = 0
@@ -229,5 +236,7 @@ async def follow(log: ExecutionLog, execution: Execution) -> Outcome:
     outcome = await execution.outcome()
     if outcome.output_truncated:
         log.append(Truncated(kept))
+    if settle is not None:
+        outcome = await settle(outcome)
     log.append(Finished(outcome))
     return outcome

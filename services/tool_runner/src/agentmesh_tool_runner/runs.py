@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from meshkit.tasks import ended
 
@@ -22,6 +23,8 @@ from .executions import (
 from .languages import Program, Programs
 from .packages import Packages, PackageWish
 from .sandbox.backend import (
+    EndReason,
+    Outcome,
     SandboxBackend,
     Workspace,
     WorkspaceFullError,
@@ -113,18 +116,29 @@ class CodeRuns:
     ) -> None:
         if log.execution is None:
             return
-        await follow(log, log.execution)
-        try:
-            if fresh:
-                await backend.delete_workspace(workspace.key)
-            else:
-                await workspace.save()
-        except (WorkspaceFullError, OSError) as error:
-            logger.warning("the files of %s could not be kept: %s", workspace.key, error)
+        if fresh:
+            await follow(log, log.execution)
+            await backend.delete_workspace(workspace.key)
+        else:
+            await follow(log, log.execution, partial(_kept, workspace))
 
     async def close(self) -> None:
         """Waits for the ends of all runs; the backend has killed them, or will."""
         await ended(*self._tasks)
+
+
+async def _kept(workspace: Workspace, outcome: Outcome) -> Outcome:
+    """Who is told that a program ended finds its files everywhere, or is told that they are not."""
+    try:
+        await workspace.save()
+    except WorkspaceFullError as error:
+        detail = f"the workspace was not changed: {error}"
+        return replace(outcome, reason=EndReason.DISK_FULL, detail=detail)
+    except Exception as error:
+        # The end is told whatever the store says, or whoever waits for it would wait for ever.
+        logger.warning("the files of %s could not be kept: %s", workspace.key, error)
+        return replace(outcome, detail=f"its files could not be kept: {error}")
+    return outcome
 
 
 def _traced(run: CodeRun) -> Program:

@@ -48,6 +48,7 @@ class Transcript:
             "message": self._show_message,
             "turn_committed": self._show_turn,
             "turn_discarded": self._show_discarded_turn,
+            "workspace_restored": self._show_restored_files,
             "run_started": self._show_run_started,
             "run_status_changed": self._show_status,
             "run_ended": self._show_end,
@@ -231,6 +232,9 @@ class Transcript:
         self._page.line(
             (f"{self._page.marks.again} turn {event.turn} given up: {reason}", "yellow")
         )
+
+    def _show_restored_files(self, event: event_pb2.Event) -> None:
+        self._note(one_line(event.workspace_restored.text, 300), "yellow")
 
     def _show_status(self, event: event_pb2.Event) -> None:
         change = event.run_status_changed

@@ -68,18 +68,20 @@ class StoreRest(Rest):
         mounted.notes = Notes()
         if key.temporary:
             return
-        if key not in self._states:
-            self.expect(key, (await self._shelf.head(key)).now)
+        await self._ask(key)
         await self._bring(mounted, self._states[key])
 
     async def refresh(self, key: WorkspaceKey, mounted: Mounted) -> None:
         if key.temporary:
             return
-        # A worker was told with the claim of its call.
-        if find_capability() is None:
-            self.expect(key, (await self._shelf.head(key)).now)
+        await self._ask(key)
         async with mounted.keeping:
             await self._bring(mounted, self._states[key])
+
+    async def _ask(self, key: WorkspaceKey) -> None:
+        """Learns which state counts; a worker was told with the claim of its call."""
+        if find_capability() is None or key not in self._states:
+            self.expect(key, (await self._shelf.head(key)).now)
 
     async def keep(self, key: WorkspaceKey, mounted: Mounted) -> None:
         async def save(change: Change | None) -> tuple[None, int]:

@@ -157,8 +157,11 @@ class Workspaces:
 
     async def refresh(self, key: WorkspaceKey) -> None:
         """Opens the workspace with what was kept of it elsewhere, too."""
+        before = self._open.get(key)
         async with self.use(key) as mounted:
-            await self.rest.refresh(key, mounted)
+            # One that was filled just now is up to date.
+            if mounted is before:
+                await self.rest.refresh(key, mounted)
 
     async def save(self, key: WorkspaceKey) -> None:
         """Raises WorkspaceFullError after going back to the files of the last save."""
