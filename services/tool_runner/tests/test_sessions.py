@@ -12,6 +12,7 @@ import pytest
 from agentmesh.common.v1 import errors_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.files import writing
 from agentmesh_tool_runner.server import ToolRunner
 from meshkit.context import Principal, principal_scope
 from meshkit.server import ServiceHost
@@ -82,6 +83,16 @@ async def test_a_session_tells_of_itself_to_its_own_tenant(mesh: Mesh) -> None:
     assert not await is_open(mine)
     assert (await refusal(mine.call("CloseSession"))).code is NOT_FOUND
     assert await mine.read("f") == b"x"
+
+
+async def test_closing_saves_what_nobody_saved_yet(mesh: Mesh) -> None:
+    with principal_scope(Principal("alice", "acme", 2)):
+        backend = mesh.runner.sandboxes.backend
+        workspace = await backend.workspace(WorkspaceKey("acme", CONVERSATION))
+        await workspace.change(writing.write_file, "f", b"left by a program")
+    files = Files(mesh)
+    await files.call("CloseSession")
+    assert await files.read("f") == b"left by a program"
 
 
 async def test_what_runs_keeps_it_open_and_closing_can_end_it(runners: Runners) -> None:
