@@ -33,8 +33,12 @@ rules:
     when: {agent: ^asker$, after: {tool: ^read_file$, result: "^in the file$"}}
     say: I ask.
     call: [{tool: query_database, arguments: {sql_query: "SELECT fact FROM facts"}}]
-  - name: ask wrongly
+  - name: ask whom nobody answers
     when: {agent: ^asker$, after: {tool: ^query_database$, result: wrote programs}}
+    say: I call.
+    call: [{tool: call_external_api, arguments: {endpoint: /x}}]
+  - name: ask wrongly
+    when: {agent: ^asker$, after: {tool: ^call_external_api$, result: "^API call failed"}}
     say: I ask wrongly.
     call: [{tool: custom_tool, arguments: {query: 7}}]
   - name: ask rightly
@@ -45,8 +49,8 @@ rules:
     when: {agent: ^asker$, after: {tool: ^custom_tool$}}
     say: "{{result}} TERMINATE"
 """
-TOOLS = ["code_writer", "custom_tool", "query_database", "read_file"]
-CALLED = ["code_writer", "read_file", "query_database", "custom_tool", "custom_tool"]
+TOOLS = ["code_writer", "read_file", "query_database", "call_external_api", "custom_tool"]
+CALLED = [*TOOLS, "custom_tool"]
 
 
 async def test_a_model_calls_tools_of_a_package(
@@ -64,7 +68,8 @@ async def test_a_model_calls_tools_of_a_package(
         tool_runner={
             "PYTHONPATH": str(install_example(tmp_path_factory.mktemp("example"))),
             "AGENTMESH_TOOL_PACKAGES": NAME,
-            "AGENTMESH_TOOL_WORKER_ENV": "EXAMPLE_DATABASE",
+            "AGENTMESH_TOOL_WORKER_ENV": "EXAMPLE_DATABASE, EXAMPLE_API",
+            "EXAMPLE_API": "http://127.0.0.1:9",
             "EXAMPLE_DATABASE": str(facts),
         },
     )
@@ -83,6 +88,7 @@ async def test_a_model_calls_tools_of_a_package(
         assert refused.status_code == 400
         assert "retries" in refused.text
         config["tool_config"]["custom_tool"] |= {"retries": 3, "cache_seconds": 60}
+        config["tool_config"]["call_external_api"] = {"retries": 1}
         accepted = await http.post("/agents/register", json={"name": "asker", "config": config})
         assert accepted.status_code == 200, accepted.text
     for cached in (False, True):
@@ -90,7 +96,8 @@ async def test_a_model_calls_tools_of_a_package(
         events = await follow(mesh.channel(), started.conversation_id)
         results = tool_results(events)
         assert [part.tool for part in results] == CALLED
-        wrong, right = results[-2:]
+        unanswered, wrong, right = results[-3:]
+        assert (unanswered.outcome, unanswered.attempts) == (message_pb2.TOOL_OUTCOME_ERROR, 2)
         assert wrong.failure == message_pb2.TOOL_FAILURE_ARGUMENTS
         (violation,) = MessageToDict(wrong.detail)["violations"]
         assert violation["path"] == "query"

@@ -40,6 +40,25 @@ _REFUSALS = frozenset(
 )
 
 
+def message_of(request: ToolRequest, turn: int) -> tools_pb2.CallToolRequest:
+    """A call as the contract has it; what the agent does not say is not set."""
+    message = tools_pb2.CallToolRequest(
+        turn=turn,
+        tool_call_id=request.tool_call_id,
+        tool=request.tool,
+        arguments_json=request.arguments_json,
+        agent=request.agent,
+        message_id=request.message_id,
+        retries=request.retries,
+        concurrency=request.concurrency or 0,
+    )
+    if request.timeout is not None:
+        message.timeout.FromNanoseconds(round(request.timeout * 1e9))
+    if request.cache_seconds is not None:
+        message.cache_ttl.FromNanoseconds(round(request.cache_seconds * 1e9))
+    return message
+
+
 class ToolRunnerCaller:
     """ToolCaller over ToolRunnerService, for one lease."""
 
@@ -52,20 +71,7 @@ class ToolRunnerCaller:
 
     async def call(self, request: ToolRequest, alive: Callable[[], None]) -> ToolOutput:
         """See ToolCaller. The tool's step makes it safe to call again after a broken stream."""
-        message = tools_pb2.CallToolRequest(
-            turn=self._grant.id.turn,
-            tool_call_id=request.tool_call_id,
-            tool=request.tool,
-            arguments_json=request.arguments_json,
-            agent=request.agent,
-            message_id=request.message_id,
-            retries=request.retries,
-            concurrency=request.concurrency or 0,
-        )
-        if request.timeout is not None:
-            message.timeout.FromNanoseconds(round(request.timeout * 1e9))
-        if request.cache_seconds is not None:
-            message.cache_ttl.FromNanoseconds(round(request.cache_seconds * 1e9))
+        message = message_of(request, self._grant.id.turn)
         finished = await insist(lambda: self._attempt(message, alive))
         self._head.sequence = max(self._head.sequence, finished.sequence)
         result = finished.result
