@@ -105,7 +105,7 @@ async def test_idle_workspaces_are_closed_and_come_back(local_kind: str, tmp_pat
         for number in range(6):
             workspace = await backend.workspace(WorkspaceKey("t", f"conv_{number}"))
             await workspace.write_file("number", str(number).encode())
-        mounted = read_host(f"/proc/{backend.launcher_pid}/mounts").count(b"workspace-")
+        mounted = read_host(f"/proc/{backend.launcher_pid}/mounts").count(b"/workspace-")
         assert mounted <= 2
         for number in range(6):
             workspace = await backend.workspace(WorkspaceKey("t", f"conv_{number}"))

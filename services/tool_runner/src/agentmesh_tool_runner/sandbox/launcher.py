@@ -22,6 +22,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from . import child, enclosure, kernel
 from .launcher_protocol import TEMPORARY_FOLDERS, receive, send
 
 START_MILLISECONDS = 5000
+GROUP_TRIES = 200
 
 
 class Sandbox:
@@ -85,6 +87,7 @@ class Launcher:
         self.control = control
         self.sandboxes: dict[int, Sandbox] = {}
         self.spares: dict[str, tuple[int, socket.socket]] = {}
+        self.groups: set[Path] = set()
         self.poll = select.poll()
         self.base = ""
 
@@ -182,6 +185,7 @@ class Launcher:
 
     def keep_spare(self, request: dict[str, Any]) -> None:
         """Forks a child that waits in its groups for the start of the same name."""
+        self.remember_groups(request)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         launcher = os.getpid()
         pid = os.fork()
@@ -190,7 +194,12 @@ class Launcher:
         theirs.close()
         self.spares[request["name"]] = pid, ours
 
+    def remember_groups(self, request: dict[str, Any]) -> None:
+        """Where the groups of the service's executions are, in each hierarchy."""
+        self.groups |= {Path(file).parents[1] for file in request["member_files"]}
+
     def start(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        self.remember_groups(request)
         status_read, status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         late = request["late_limits"]
         block = os.pipe2(os.O_CLOEXEC) if late else None
@@ -299,10 +308,28 @@ class Launcher:
     def end(self) -> NoReturn:
         for sandbox in self.sandboxes.values():
             sandbox.kill()
-        for pid in self.sandboxes:
+        for spare, channel in self.spares.values():
+            channel.close()
+            os.kill(spare, signal.SIGKILL)
+        for pid in (*self.sandboxes, *(spare for spare, _ in self.spares.values())):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+        self.remove_groups()
         os._exit(0)
+
+    def remove_groups(self) -> None:
+        """Of a service that was killed and so cannot; the last of their members may be dying."""
+        for _ in range(GROUP_TRIES):
+            for parent in list(self.groups):
+                with contextlib.suppress(OSError):
+                    for group in (folder for folder in parent.iterdir() if folder.is_dir()):
+                        group.rmdir()
+                    parent.rmdir()
+                if not parent.exists():
+                    self.groups.discard(parent)
+            if not self.groups:
+                return
+            time.sleep(0.01)
 
 
 def main() -> NoReturn:
