@@ -98,6 +98,8 @@ async def test_schemas_of_arguments_and_results_are_listed_and_published(mesh: M
     )
     assert add.timeout.ToSeconds() == 20
     assert tools["code_executor"].output_schema["type"] == "object"
+    assert tools["code_writer"].origin == ""
+    assert not {"ask_human", "transfer_to_reviewer"} & set(tools)
     await until(lambda: mesh.store.documents, "published")
     assert {document.name for document in mesh.store.documents} == set(tools)
 

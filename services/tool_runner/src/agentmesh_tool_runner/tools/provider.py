@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+from meshkit.builtin_tools import BUILTIN_TOOLS
 
 from .reply import ToolReply
 from .spec import ToolSpec
 from .tool import ToolContext
+
+logger = logging.getLogger(__name__)
+
+_HANDOFFS: Final = "transfer_to_"
+"""How the names of tools begin by which agents hand over; they are the runtime's."""
 
 
 class ProvidedTool(Protocol):
@@ -56,7 +64,11 @@ class Toolbox:
         self._tools = {}
         for provider in self.providers:
             for tool in provider.tools():
-                self._tools.setdefault(tool.spec.name, tool)
+                name = tool.spec.name
+                is_reserved = name in BUILTIN_TOOLS or name.startswith(_HANDOFFS)
+                if is_reserved or self._tools.setdefault(name, tool) is not tool:
+                    why = "the name means another tool; mend the entry point"
+                    logger.error("%s of %s is not offered: %s", name, tool.spec.origin, why)
 
     def find(self, name: str) -> ProvidedTool | None:
         """The tool of that name."""
