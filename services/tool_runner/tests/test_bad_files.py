@@ -148,9 +148,10 @@ async def test_a_program_that_plays_with_the_folders_of_the_service(mesh: Mesh) 
         "os.symlink('/etc', name)",
         "open(name, 'w').close()",
         "os.mkfifo(name)",
-        "os.makedirs(name + '/00000000000000000001-1/etc/passwd/deep')",
-        "os.makedirs(name + '/00000000000000000001-99')",
-        "os.makedirs(name + '/nonsense'); os.symlink('/etc', name + '/00000000000000000002-1')",
+        "os.makedirs(name + '/00000000000000000001-1-0-00000000/etc/passwd/deep')",
+        "os.makedirs(name + '/00000000000000000001-99-999999999999999999-00000000')",
+        "os.makedirs(name + '/nonsense')",
+        "os.makedirs(name); os.symlink('/etc', name + '/00000000000000000002-1-5-00000000')",
     ):
         for name in (".agentmesh-versions", ".agentmesh-drafts"):
             await run(mesh, f"import os; name = {name!r}; {trick}")

@@ -1,14 +1,15 @@
 """Versions of what file operations overwrite or remove, kept in the workspace within a bound.
 
-A version is `ID/PATH` below the versions folder, where ID is a time in nanoseconds and the number
-of the path's parts. So versions are saved, restored and forked with the files they belong to, the
-oldest come first, and keeping one is a rename or a link, never a copy. Programs in the sandbox can
-change them, as they can change the files themselves.
+A version is `ID/PATH` below the versions folder, where ID is a time in nanoseconds, the number of
+the path's parts, the size, and the beginning of the path's SHA-256. So versions are saved, restored
+and forked with the files they belong to, the oldest come first, and keeping one is a rename or a
+link, never a copy. Programs in the sandbox can change them, like the files themselves.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -35,7 +36,9 @@ from .tree import (
 
 MAX_VERSIONS: Final = 200
 _MAX_OF_ONE_PATH: Final = 10
-_ID: Final = re.compile(r"(\d{20})-(\d{1,2})")
+_ID: Final = re.compile(
+    r"(?P<time>\d{20})-(?P<parts>\d{1,2})-(?P<size>\d{1,18})-(?P<path>[0-9a-f]{8})", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ def keep(tree: Tree, folder: int, name: str, plain: str, *, moves: bool) -> str:
     if size > tree.rules.version_bytes:
         return ""
     _make_room(tree, plain, size)
-    version_id = f"{time.time_ns():020d}-{len(plain.split('/'))}"
+    parts = len(plain.split("/"))
+    version_id = f"{time.time_ns():020d}-{parts}-{size}-{_digest(plain)}"
     at = f"{VERSIONS_FOLDER}/{version_id}/{plain}"
     with room_is_bounded():
         clear_the_way(tree, VERSIONS_FOLDER)
@@ -106,8 +110,8 @@ def keep(tree: Tree, folder: int, name: str, plain: str, *, moves: bool) -> str:
 
 def drop_oldest(tree: Tree) -> bool:
     """Gives room back; False if there is no version any more."""
-    for kept in _all(tree.root):
-        drop(tree, kept.id)
+    for name in _names(tree.root):
+        drop(tree, name)
         return True
     return False
 
@@ -122,17 +126,25 @@ def drop(tree: Tree, version_id: str) -> None:
 
 
 def _make_room(tree: Tree, plain: str, size: int) -> None:
-    """Drops the oldest versions, of all and of this path, until one more is within the bounds."""
-    kept = list(_all(tree.root))
-    room = tree.rules.version_bytes - size - sum(each.size for each in kept)
-    of_this = [each for each in kept if each.plain == plain]
+    """Drops the oldest versions, of all and of this path, until one more is within the bounds.
+
+    Looks at names only, for there may be many versions and this is done at every write.
+    """
+    kept = [match for name in _names(tree.root) if (match := _ID.fullmatch(name))]
+    room = tree.rules.version_bytes - size - sum(int(each["size"]) for each in kept)
+    of_this = [each for each in kept if each["path"] == _digest(plain)]
     surplus = of_this[: max(0, len(of_this) + 1 - _MAX_OF_ONE_PATH)]
+    left = len(kept)
     for each in [*surplus, *(each for each in kept if each not in surplus)]:
-        if room >= 0 and len(kept) < MAX_VERSIONS and each not in surplus:
+        if room >= 0 and left < MAX_VERSIONS and each not in surplus:
             return
-        drop(tree, each.id)
-        kept.remove(each)
-        room += each.size
+        drop(tree, each[0])
+        left -= 1
+        room += int(each["size"])
+
+
+def _digest(plain: str) -> str:
+    return hashlib.sha256(os.fsencode(plain)).hexdigest()[:8]
 
 
 def _names(root: int) -> list[str]:
@@ -159,7 +171,7 @@ def _look(root: int, version_id: str) -> Kept | None:
     parts: list[str] = []
     at = f"{VERSIONS_FOLDER}/{version_id}"
     try:
-        for _ in range(int(match[2])):
+        for _ in range(int(match["parts"])):
             with beneath.directory(root, at) as folder:
                 (name,) = os.listdir(folder)  # noqa: PTH208 - a descriptor, not a path
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
