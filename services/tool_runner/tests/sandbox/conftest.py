@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from agentmesh_tool_runner.sandbox.backend import (
@@ -31,6 +31,9 @@ from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend, landlock_version
 
 from . import engine
+
+if TYPE_CHECKING:
+    import docker
 
 WITHOUT_GROUPS = "no control groups"
 LIMITS = Limits(wall_seconds=60, cpu_seconds=30, memory_bytes=256 * MIB, processes=24)
@@ -177,3 +180,13 @@ def saved_mode(folder: Path, name: str) -> int:
     [archive] = saved_archives(folder)
     with tarfile.open(archive) as saved:
         return saved.getmember(name).mode
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[docker.APIClient]:
+    """An own view of the engine."""
+    import docker
+
+    client = docker.APIClient(base_url=engine.address(), version="auto")
+    yield client
+    client.close()

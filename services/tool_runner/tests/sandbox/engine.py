@@ -10,6 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentmesh_tool_runner.sandbox.docker import flags
+
+if TYPE_CHECKING:
+    import docker
 
 IMAGE = "agentmesh/sandbox:tests"
 _SCRIPT = Path(__file__).parents[4] / "scripts/sandbox_image.py"
@@ -37,6 +43,16 @@ def address() -> str:
     found = running.enter_context(docker_engine())
     _image("--engine", found, "--tag", IMAGE).check_returncode()
     return found
+
+
+def ours(client: docker.APIClient, role: str = "") -> list[dict[str, Any]]:
+    label = f"{flags.ROLE_LABEL}={role}" if role else flags.ROLE_LABEL
+    return list(client.containers(all=True, filters={"label": label}))
+
+
+def volumes(client: docker.APIClient) -> list[str]:
+    found = client.volumes(filters={"label": flags.OWNER_LABEL})
+    return [volume["Name"] for volume in found["Volumes"] or []]
 
 
 def _image(*arguments: str) -> subprocess.CompletedProcess[bytes]:
