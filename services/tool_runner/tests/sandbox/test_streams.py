@@ -48,6 +48,19 @@ async def _count(workspace: Workspace) -> bytes:
         return b""
 
 
+async def test_what_a_program_wrote_last_is_there_however_late_it_is_read(
+    workspace: Workspace,
+) -> None:
+    size = MIB + 48 * 1024  # more than is taken from a pipe ahead of its reader, and fits the rest
+    spec = ExecutionSpec(
+        ["/bin/sh", "-c", f"head -c {size} /dev/zero"],
+        limits=replace(LIMITS, output_bytes=4 * MIB),
+    )
+    execution = await workspace.execute(spec)
+    assert (await execution.outcome()).reason is EndReason.EXITED
+    assert sum([len(piece.data) async for piece in execution.output()]) == size
+
+
 async def test_what_nobody_reads_does_not_keep_a_killed_program(workspace: Workspace) -> None:
     limits = replace(LIMITS, output_bytes=64 * MIB, wall_seconds=1)
     spec = ExecutionSpec(["/bin/sh", "-c", "cat /dev/zero"], limits=limits)
