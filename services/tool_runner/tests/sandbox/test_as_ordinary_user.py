@@ -29,7 +29,14 @@ NEEDED = (
     "typing_extensions",
     "sandlock",
 )
-SUITES = ("test_holes.py", "test_limits.py", "test_lifecycle.py", "test_selftest.py")
+SUITES = (
+    "sandbox/test_holes.py",
+    "sandbox/test_limits.py",
+    "sandbox/test_lifecycle.py",
+    "sandbox/test_selftest.py",
+    "abuse/test_attacks.py",
+    "abuse/test_lifecycle.py",
+)
 INTERPRETERS = (
     sys.executable,
     "/var/lib/agentmesh/sandbox-python/current/bin/python3",
@@ -72,7 +79,8 @@ def folder() -> Iterator[Path]:
         for module in (agentmesh_tool_runner, meshkit):
             package = Path(str(module.__file__)).parent
             shutil.copytree(package, source / package.name)
-        shutil.copytree(Path(__file__).parent, folder / "tests/sandbox")
+        for tests in ("sandbox", "abuse"):
+            shutil.copytree(Path(__file__).parents[1] / tests, folder / "tests" / tests)
         for name in NEEDED:
             copy_distribution(name, source)
         home = folder / "home"
@@ -111,7 +119,7 @@ def test_abuse_as_an_ordinary_user(folder: Path, interpreter: str, suite: str) -
         "asyncio_mode=auto",
         "--import-mode=importlib",
     ]
-    told = as_user(interpreter, "-m", "pytest", *options, f"tests/sandbox/{suite}", folder=folder)
+    told = as_user(interpreter, "-m", "pytest", *options, f"tests/{suite}", folder=folder)
     assert told.returncode == 0, told.stdout[-6000:] + told.stderr[-2000:]
     assert " passed" in told.stdout
     skipped = [line for line in told.stdout.splitlines() if line.startswith("SKIPPED")]

@@ -180,6 +180,21 @@ async def test_no_false_end_is_believed(session: Workspace) -> None:
     assert (after.stdout, after.code) == ("a\n", 4)
 
 
+FLOOD = """
+import socket
+control = socket.socket(fileno=4)
+while True:
+    control.send(b"{}")
+"""
+
+
+async def test_who_says_too_much_is_ended(session: Workspace) -> None:
+    """Every word costs the service as much as it costs the program."""
+    ended = await interpret(session, FLOOD)
+    assert ended.reason is EndReason.SANDBOX_LOST
+    assert (await interpret(session, "1 + 1")).stdout == "2\n"
+
+
 async def test_where_there_are_no_control_groups_there_is_none(tmp_path: Path) -> None:
     backend = make_backend("bubblewrap", tmp_path, use_cgroups=False)
     await backend.start()

@@ -21,6 +21,7 @@ from .launcher_client import Ended
 from .resident_client import Resident, ResidentLostError, Told
 
 _MESSAGE_BYTES = 4096
+_MOST_UNTRUE = 64
 
 
 class Interpreter:
@@ -32,6 +33,7 @@ class Interpreter:
         """Held by whoever runs a source."""
         self.used = False
         self._number = 0
+        self._untrue = 0
         self._nonce = ""
         self._ended: Told | None = None
         self._gone = False
@@ -98,6 +100,11 @@ class Interpreter:
                 code = message.get("code")
                 valid = type(code) is int and 0 <= code < 256
                 self._tell(Ended(code if valid else 1, 0.0, 0))
+                return
+        # To read them costs the service what it costs a program to write them.
+        self._untrue += 1
+        if self._untrue > _MOST_UNTRUE:
+            self.resident.kill()
 
     def _program_ended(self, ended: Ended) -> None:
         self._gone = True
