@@ -87,6 +87,9 @@ async def test_a_selection_of_tests_runs(mesh: Mesh) -> None:
     for number, paths in enumerate((["/etc"], ["--version"], ["../x", ""])):
         refused = await mesh.call("test_runner", call_id=f"r{number}", paths=paths)
         assert refused.result.failure == message_pb2.TOOL_FAILURE_ARGUMENTS
+    shadow = {"agentmesh_report.py": "raise SystemExit('a shadow')", "pytest.ini": "[pytest]"}
+    shadowed = await run(mesh, shadow, call_id="shadowed", paths=["test_a.py::test_good"])
+    assert shadowed.output == "1 passed"
     missing = await mesh.call("test_runner", call_id="c3", paths=["nowhere.py"])
     assert missing.result.outcome == ERROR
     assert "nowhere.py" in missing.result.output

@@ -24,8 +24,14 @@ _DECIDING = (
     "pytest_sessionfinish",
 )
 
-_descriptor = int(os.environ.pop("AGENTMESH_REPORT"))
-os.set_inheritable(_descriptor, False)
+_descriptor = -1
+
+
+def tell_over(descriptor: int) -> None:
+    """Before pytest starts; programs that tests start do not get it."""
+    global _descriptor  # pytest knows a plugin as a module
+    _descriptor = descriptor
+    os.set_inheritable(descriptor, False)
 
 
 def _tell(**line: Any) -> None:

@@ -18,6 +18,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+# As `python -m pytest`, with the plugin from here and not from the workspace.
+_PYTEST: Final = """
+import sys
+here, descriptor, *arguments = sys.argv[1:]
+sys.path.insert(0, here)
+import agentmesh_report
+sys.path.remove(here)
+agentmesh_report.tell_over(int(descriptor))
+import pytest
+sys.exit(pytest.main(arguments, plugins=[agentmesh_report]))
+"""
 _PR_SET_DUMPABLE: Final = 4
 _MAX_SHOWN: Final = 256 * 1024
 _MAX_REPORT: Final = 8 * 1024 * 1024
@@ -32,15 +43,12 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     reading, writing = os.pipe()
     here = str(Path(__file__).resolve().parent)
-    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "pytest", "-p", "agentmesh_report", *sys.argv[1:]]
     child = subprocess.Popen(  # noqa: S603  # in a sandbox, which is for what nobody trusts
-        command,
+        [sys.executable, "-c", _PYTEST, here, str(writing), *sys.argv[1:]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=[writing],
-        env={**os.environ, "PYTHONPATH": path, "AGENTMESH_REPORT": str(writing)},
     )
     os.close(writing)
     told = _follow(child, reading)
