@@ -184,12 +184,16 @@ class Workspaces:
             mounted.tainted = True
 
     async def clean(self, key: WorkspaceKey, patience: float) -> None:
-        """Closes a tainted workspace without keeping anything, unless somebody still uses it after
-        `patience` seconds; the next use fills it anew."""
+        """Closes a tainted workspace without keeping anything; the next use fills it anew.
+
+        If somebody still uses it after `patience` seconds, it stays as it is for good: what others
+        do there must neither be ended nor wait again.
+        """
         mounted = self._open.get(key)
         if mounted is not None and mounted.tainted:
             await self.unused(key, patience)
             await self.release(key)
+            mounted.tainted = False
 
     async def release(self, key: WorkspaceKey) -> None:
         """Closes the workspace unless somebody uses it."""
