@@ -214,6 +214,8 @@ class DockerBackend(HostingBackend[ContainerExecution]):
         container = await self._container("cell", mounted.name, mounted.uid, shape)
         files = mounted.files
         told_full = files.told_full if isinstance(files, ContainerReach) else lambda _: None
+        if not container.alive:
+            raise SandboxUnavailableError("the container died as it had started; try again")
         cell = Cell(container, shape, told_full=told_full)
         cell.take()
         self._cells[mounted.name].append(cell)
