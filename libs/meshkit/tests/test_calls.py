@@ -125,6 +125,34 @@ async def test_an_invalid_request_for_a_stream_never_reaches_the_servicer(
     assert reached == []
 
 
+@pytest.mark.parametrize("data", [b"garbage", b"\x1a\x02\xff\xfe"])
+async def test_bytes_that_are_no_request_are_the_callers_fault(
+    mesh: Any, operator: Principal, data: bytes
+) -> None:
+    """The second is a field of text that is no UTF-8. Neither reaches a servicer."""
+
+    async def lease(requests: Any, context: Any) -> Any:
+        async for _ in requests:
+            yield turn.LeaseTurnsResponse()
+
+    host = await mesh.serve(LeaseTurns=lease)
+    channel = mesh.channels().channel(host.grpc_address, "conversation_store")
+    runner, turns = (f"/{each.full_name}" for each in (_service(tool), _service(turn)))
+    malformed = (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY")
+    with principal_scope(operator), raises_rich(*malformed):
+        await channel.unary_unary(f"{runner}/ListFiles")(data)
+    with principal_scope(operator), raises_rich(*malformed):
+        await channel.unary_stream(f"{runner}/Execute")(data).read()
+    with raises_rich(*malformed):
+        call = channel.stream_stream(f"{turns}/LeaseTurns")()
+        await call.write(data)
+        await call.read()
+
+
+def _service(module: Any) -> Any:
+    return next(iter(module.DESCRIPTOR.services_by_name.values()))
+
+
 @pytest.mark.parametrize("shape", ["unary", "server_stream", "client_stream", "both"])
 async def test_missing_methods_say_so(mesh: Any, operator: Principal, shape: str) -> None:
     host = await mesh.serve()
