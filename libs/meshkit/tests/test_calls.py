@@ -125,7 +125,7 @@ async def test_an_invalid_request_for_a_stream_never_reaches_the_servicer(
     assert reached == []
 
 
-@pytest.mark.parametrize("data", [b"garbage", b"\x1a\x02\xff\xfe"])
+@pytest.mark.parametrize("data", [b"garbage", b"\x0a\x02\xff\xfe"])
 async def test_bytes_that_are_no_request_are_the_callers_fault(
     mesh: Any, operator: Principal, data: bytes
 ) -> None:
