@@ -12,7 +12,14 @@ import grpc
 import pytest
 from agentmesh.common.v1 import errors_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
+from agentmesh_tool_runner.sandbox.backend import (
+    ExecutionSpec,
+    WorkspaceFullError,
+    WorkspaceKey,
+)
+from agentmesh_tool_runner.sandbox.files import reading, writing
 from agentmesh_tool_runner.server import ToolRunner
+from meshkit.context import Principal, principal_scope
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory
 
@@ -185,6 +192,34 @@ async def test_names_of_any_bytes_can_be_listed_read_and_removed(mesh: Mesh) -> 
     for path in await files.names():
         await files.call("RemoveFile", path=path)
     assert await files.names() == []
+
+
+DEEP = """
+import os
+os.mkdir("deep"); os.chdir("deep")
+for n in range(1500):
+    os.mkdir(name); os.chdir(name)
+open("f", "w").close()
+"""
+
+
+async def test_folders_nested_deeper_than_paths_go_can_be_removed(mesh: Mesh) -> None:
+    files = Files(mesh)
+    await files.write("here", b"x")
+    for name in ("d", "d" * 250):
+        # Such a workspace cannot be kept; while it is open the folders are there.
+        with principal_scope(Principal("alice", "acme", 2)):
+            backend = mesh.runner.sandboxes.backend
+            workspace = await backend.workspace(WorkspaceKey("acme", "conv_1"))
+            async with workspace.hold():
+                argv = [backend.python, "-c", f"name = {name!r}\n{DEEP}"]
+                execution = await workspace.execute(ExecutionSpec(argv))
+                assert (await execution.outcome()).succeeded
+                with pytest.raises(WorkspaceFullError):
+                    await workspace.look(reading.list_files)
+                await workspace.change(writing.remove, "deep")
+                assert [e.path for e in await workspace.look(reading.list_files)] == ["here"]
+    assert await files.names(all_kinds=True) == ["here"]
 
 
 async def test_kinds_that_do_not_fit(mesh: Mesh) -> None:

@@ -18,7 +18,7 @@ _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x01, 0x02, 0x04, 0x08
 _RESOLVE: Final = _NO_XDEV | _NO_MAGICLINKS | _NO_SYMLINKS | _BENEATH
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
-MAX_PATH_BYTES: Final = 3072
+_MAX_PATH_BYTES: Final = 3072
 _MAX_NAME_BYTES: Final = 255
 _LAST_BYTE: Final = 0xFF
 _SHOWN_BYTE: Final = 0xF000
@@ -48,8 +48,6 @@ def normalize(path: str) -> str:
         raise UnsafePathError("a path holds no NUL character")
     if path.startswith("/"):
         raise UnsafePathError(f"{path!r} is absolute; give a path relative to the workspace")
-    if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise UnsafePathError(f"a path has at most {MAX_PATH_BYTES} bytes")
     plain = os.path.normpath(path or ".")
     if plain == ".." or plain.startswith("../"):
         raise UnsafePathError(f"{path!r} leaves the workspace")
@@ -71,6 +69,8 @@ def native(path: str) -> str:
             found += bytes((byte,)) if 0 <= byte <= _LAST_BYTE else character.encode()
     except UnicodeEncodeError:
         raise UnsafePathError("a path is text: half of a surrogate pair is none") from None
+    if len(found) > _MAX_PATH_BYTES:
+        raise UnsafePathError(f"a path has at most {_MAX_PATH_BYTES} bytes")
     return normalize(os.fsdecode(bytes(found)))
 
 

@@ -23,6 +23,8 @@ from .backend import WorkspaceFullError
 DRAFTS_FOLDER: Final = ".agentmesh-drafts"
 """Where files are while they are uploaded, at the top of the workspace; never kept."""
 _MAX_DEPTH: Final = 64
+_MAX_PATH_BYTES: Final = 4000
+_MAX_NAME_BYTES: Final = 255
 _BLOCK: Final = 256 * 1024
 
 
@@ -63,6 +65,8 @@ def walk(
     """
     if depth > _MAX_DEPTH:
         raise WorkspaceFullError(f"folders nest deeper than {_MAX_DEPTH}")
+    if len(os.fsencode(path)) > _MAX_PATH_BYTES - _MAX_NAME_BYTES:
+        raise WorkspaceFullError(f"paths are longer than {_MAX_PATH_BYTES} bytes")
     with beneath.directory(root, path) as folder:
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a descriptor, not a path
             with contextlib.suppress(FileNotFoundError, beneath.UnsafePathError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,15 +125,31 @@ def make_folders(tree: Tree, plain: str) -> None:
         done = part if done == "." else f"{done}/{part}"
 
 
-def remove_entry(tree: Tree, folder: int, name: str, plain: str) -> None:
-    """Removes what is there, with all below; `plain` is its path."""
-    if entry_at(folder, name, plain).kind != "directory":
+def remove_entry(folder: int, name: str) -> None:
+    """Removes what is there in an open folder, with all below.
+
+    Folders below are moved up before they are emptied: a program can nest them deeper than paths,
+    recursion and descriptors go. That needs no room in a full workspace.
+    """
+    if entry_at(folder, name, name).kind != "directory":
         os.unlink(name, dir_fd=folder)
         return
-    with beneath.directory(tree.root, plain) as inner:
-        for child in os.listdir(inner):  # noqa: PTH208 - a descriptor, not a path
-            remove_entry(tree, inner, child, f"{plain}/{child}")
-    os.rmdir(name, dir_fd=folder)
+    waiting = [_move_up(folder, name, folder)]
+    while waiting:
+        highest = waiting.pop()
+        with beneath.directory(folder, highest) as inner:
+            for child in os.listdir(inner):  # noqa: PTH208 - a descriptor, not a path
+                if entry_at(inner, child, child).kind == "directory":
+                    waiting.append(_move_up(inner, child, folder))
+                else:
+                    os.unlink(child, dir_fd=inner)
+        os.rmdir(highest, dir_fd=folder)
+
+
+def _move_up(source: int, name: str, folder: int) -> str:
+    passing = f".removing-{secrets.token_hex(16)}"
+    os.rename(name, passing, src_dir_fd=source, dst_dir_fd=folder)
+    return passing
 
 
 @contextlib.contextmanager

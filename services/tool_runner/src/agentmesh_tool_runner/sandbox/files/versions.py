@@ -122,7 +122,7 @@ def drop(tree: Tree, version_id: str) -> None:
         contextlib.suppress(FileNotFoundError),
         beneath.directory(tree.root, VERSIONS_FOLDER) as folder,
     ):
-        remove_entry(tree, folder, version_id, f"{VERSIONS_FOLDER}/{version_id}")
+        remove_entry(folder, version_id)
 
 
 def _make_room(tree: Tree, plain: str, size: int) -> None:

@@ -144,7 +144,7 @@ def _copy(tree: Tree, source: Entry, destination: str, *, replace_existing: bool
             _copy_folder(tree, source, new_plain)
         except (OSError, WorkspaceFullError):
             with contextlib.suppress(FileNotFoundError):
-                remove_entry(tree, folder, name, new_plain)
+                remove_entry(folder, name)
             raise
     return as_file_entry(look(tree.root, new_plain))
 
@@ -198,7 +198,7 @@ def remove(root: int, rules: FileRules, path: str, *, keeps_version: bool = True
             with contextlib.suppress(WorkspaceFullError):
                 kept = versions.keep(tree, folder, name, plain, moves=True)
         if not kept:
-            remove_entry(tree, folder, name, plain)
+            remove_entry(folder, name)
     return kept
 
 
