@@ -1,4 +1,4 @@
-"""The known holes of a plain bubblewrap profile, and what hostile code may try with each."""
+"""The known holes of a plain bubblewrap profile, looked at from outside; tests/abuse tries them."""
 
 from __future__ import annotations
 
@@ -26,25 +26,6 @@ from .conftest import LIMITS, Run, collect, read_host, saved_mode
 def seen_by_launcher(backend: LocalBackend, name: str) -> list[Path]:
     """Files of that name in the mounted workspaces, which only the launcher's namespace shows."""
     return sorted(Path(f"/proc/{backend.launcher_pid}/root/mnt").glob(f"workspace-*/{name}"))
-
-
-async def test_no_process_shows_the_environment_of_the_service(
-    python: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AGENTMESH_INTERNAL_SECRET", "canary")
-    code = """
-import glob
-for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
-    try:
-        print(path, open(path, "rb").read())
-    except OSError as error:
-        print(path, error)
-"""
-    ended = await python(code)
-    assert ended.outcome.succeeded
-    assert "/proc/1/environ" in ended.stdout
-    assert "canary" not in ended.stdout
-    assert "AGENTMESH" not in ended.stdout
 
 
 # Bubblewrap's first process can be looked into: it holds nothing, and is under the same filter.
@@ -191,22 +172,6 @@ async def test_service_follows_no_link_out_of_the_workspace(
     assert "d/root/etc" not in entries
 
 
-async def test_service_does_not_block_on_a_pipe_in_the_workspace(
-    shell: Run, workspace: Workspace
-) -> None:
-    await shell("mkfifo pipe")
-    with pytest.raises(UnsafePathError):
-        await workspace.read_file("pipe")
-    with pytest.raises(UnsafePathError):
-        await workspace.write_file("pipe", b"x")
-    await workspace.save()
-
-
-async def test_hard_links_to_the_host_cannot_be_made(python: Run) -> None:
-    ended = await python("import os; os.link('/usr/bin/env', '/workspace/env')")
-    assert "Invalid cross-device link" in ended.stderr or "not permitted" in ended.stderr
-
-
 async def test_no_descriptor_of_the_service_is_inherited(shell: Run) -> None:
     readable, writable = os.pipe()
     os.set_inheritable(readable, True)
@@ -217,37 +182,6 @@ async def test_no_descriptor_of_the_service_is_inherited(shell: Run) -> None:
         os.close(writable)
     numbers = sorted(int(line.split()[-3]) for line in seen.stdout.splitlines() if "->" in line)
     assert numbers == [0, 1, 2, 3]  # 3 is the directory that ls reads
-
-
-async def test_dangerous_system_calls_are_refused(python: Run) -> None:
-    code = """
-import ctypes, errno, json, platform
-libc = ctypes.CDLL(None, use_errno=True)
-table = {
-    "x86_64": {"keyctl": 250, "userfaultfd": 323, "bpf": 321, "ptrace": 101, "unshare": 272,
-               "mount": 165, "setns": 308, "perf_event_open": 298, "add_key": 248, "shmget": 29},
-    "aarch64": {"keyctl": 219, "userfaultfd": 282, "bpf": 280, "ptrace": 117, "unshare": 97,
-                "mount": 40, "setns": 268, "perf_event_open": 241, "add_key": 217, "shmget": 194},
-}[platform.machine()]
-table |= {"io_uring_setup": 425, "clone3": 435, "pidfd_getfd": 438, "memfd_secret": 447}
-table |= {"not invented yet": 900}
-answers = {}
-for name, number in table.items():
-    ctypes.set_errno(0)
-    answers[name] = [libc.syscall(number, 0, 0, 0, 0, 0), errno.errorcode.get(ctypes.get_errno())]
-clone = {"x86_64": 56, "aarch64": 220}[platform.machine()]
-answer = libc.syscall(clone, 0x10000011, 0, 0, 0, 0)
-answers["clone NEWUSER"] = [answer, errno.errorcode[ctypes.get_errno()]]
-socket = {"x86_64": 41, "aarch64": 198}[platform.machine()]
-answers["AF_NETLINK"] = [libc.syscall(socket, 16, 3, 0), errno.errorcode[ctypes.get_errno()]]
-answers["AF_VSOCK"] = [libc.syscall(socket, 40, 1, 0), errno.errorcode[ctypes.get_errno()]]
-print(json.dumps(answers))
-"""
-    answers = json.loads((await python(code)).stdout)
-    assert answers.pop("clone NEWUSER") == [-1, "EPERM"]
-    assert answers.pop("AF_NETLINK") == [-1, "EAFNOSUPPORT"]
-    assert answers.pop("AF_VSOCK") == [-1, "EAFNOSUPPORT"]
-    assert set(map(tuple, answers.values())) == {(-1, "ENOSYS")}
 
 
 async def test_the_network_is_off(python: Run) -> None:
@@ -268,11 +202,11 @@ print(open("/proc/net/dev").read().count(":"))
 
 async def test_abstract_sockets_of_the_host_are_out_of_reach(python: Run) -> None:
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind("\0agentmesh-sandbox-test")
+        # The kernel chooses a free name.
+        server.bind("")
         server.listen()
-        ended = await python(
-            "import socket; socket.socket(socket.AF_UNIX).connect('\\0agentmesh-sandbox-test')"
-        )
+        name = server.getsockname()
+        ended = await python(f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})")
     assert "Connection refused" in ended.stderr
 
 

@@ -110,6 +110,16 @@ def home_folder_of_root() -> str:
     return f"{len(os.listdir('/root'))} entries"
 
 
+@secret(means="mounts of their own", stopped_by=("EXDEV", "EPERM", "EACCES"))
+def hard_link_to_the_host() -> str:
+    """A second name for a file of the host's, kept when the first is gone."""
+    if settings().get("outside"):
+        os.link(settings()["host_file"], settings()["host_file"] + ".linked")
+    else:
+        os.link("/usr/bin/env", "linked")
+    return "linked"
+
+
 @secret(means="pid namespace", stopped_by=("not there",))
 def processes_of_the_host() -> str:
     """/proc/PID of the service."""
