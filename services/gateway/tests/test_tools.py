@@ -30,6 +30,7 @@ class ScriptedRunner:
 
     def __init__(self) -> None:
         self.endless = False
+        self.asked: list[runner_pb2.ExecuteRequest] = []
         self.left = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -37,6 +38,7 @@ class ScriptedRunner:
     async def execute(
         self, request: runner_pb2.ExecuteRequest, context: Any
     ) -> AsyncIterator[runner_pb2.ExecuteResponse]:
+        self.asked.append(request)
         items = [
             runner_pb2.ExecutionItem(
                 chunk=0, started=runner_pb2.ExecutionStarted(execution_id="exec_1")
@@ -106,6 +108,31 @@ async def test_code_streams_its_output_as_events(gateway: Gateway) -> None:
     assert base64.b64decode(output["output"]["data"]) == b"print('hi')"
     assert output["output"]["stream"] == "stdout"
     assert json.loads(frames[2].data)["finished"]["reason"] == "exited"
+
+
+async def test_all_that_a_program_needs_is_passed_on(
+    gateway: Gateway, runner: ScriptedRunner
+) -> None:
+    requirement = {"name": "tea", "version": "1.0", "sha256": ["a" * 64]}
+    wanted = {
+        "language": "c",
+        "code": "int main() { }",
+        "args": ["a", "b"],
+        "files": [{"path": "d/x", "content": base64.b64encode(b"\0x").decode()}],
+        "environment": {"COLOUR": "red"},
+        "packages": {"index_url": "https://example.org", "requirements": [requirement]},
+        "network": {"mode": "allow_list", "allow": [{"host": "example.org", "ports": [443]}]},
+    }
+    async with aconnect_sse(gateway.http, "POST", "/tools/execute", json=wanted) as source:
+        _ = [frame async for frame in source.aiter_sse()]
+    (asked,) = runner.asked
+    assert asked.language == runner_pb2.EXECUTION_LANGUAGE_C
+    assert list(asked.args) == ["a", "b"]
+    assert [(file.path, file.content) for file in asked.files] == [("d/x", b"\0x")]
+    assert dict(asked.environment) == {"COLOUR": "red"}
+    assert asked.packages.requirements[0].name == "tea"
+    assert asked.network.allow[0].ports == [443]
+    assert not asked.HasField("limits")
 
 
 @pytest.mark.parametrize("edge", ["http", "grpc"])

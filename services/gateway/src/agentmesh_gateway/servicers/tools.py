@@ -39,10 +39,17 @@ class ToolServicer:
     ) -> AsyncIterator[bytes]:
         """Runs code; the runner ends it when this stream is left."""
         wanted = runner_pb2.ExecuteRequest(
-            language=request.language, code=request.code, stdin=request.stdin
+            language=request.language,
+            code=request.code,
+            stdin=request.stdin,
+            args=request.args,
+            files=request.files,
+            environment=request.environment,
+            # What is not set stays so.
+            limits=request.limits if request.HasField("limits") else None,
+            packages=request.packages if request.HasField("packages") else None,
+            network=request.network if request.HasField("network") else None,
         )
-        if request.HasField("limits"):
-            wanted.limits.CopyFrom(request.limits)
         return forward(self._execute(wanted, timeout=context.time_remaining()))
 
     async def get_sandbox_capabilities(

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+import agentmesh.catalog.v1.network_policy_pb2
 import agentmesh.catalog.v1.tool_pb2
 import agentmesh.tool_runner.v1.tool_runner_service_pb2
 import builtins
@@ -58,10 +59,31 @@ class ExecuteCodeRequest(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class EnvironmentEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     LANGUAGE_FIELD_NUMBER: builtins.int
     CODE_FIELD_NUMBER: builtins.int
     STDIN_FIELD_NUMBER: builtins.int
     LIMITS_FIELD_NUMBER: builtins.int
+    ARGS_FIELD_NUMBER: builtins.int
+    FILES_FIELD_NUMBER: builtins.int
+    ENVIRONMENT_FIELD_NUMBER: builtins.int
+    PACKAGES_FIELD_NUMBER: builtins.int
+    NETWORK_FIELD_NUMBER: builtins.int
     language: agentmesh.tool_runner.v1.tool_runner_service_pb2.ExecutionLanguage.ValueType
     """In what."""
     code: builtins.str
@@ -72,6 +94,26 @@ class ExecuteCodeRequest(google.protobuf.message.Message):
     def limits(self) -> agentmesh.tool_runner.v1.tool_runner_service_pb2.ExecutionLimits:
         """Bounds."""
 
+    @property
+    def args(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Arguments of the program."""
+
+    @property
+    def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.tool_runner.v1.tool_runner_service_pb2.FileContent]:
+        """Files that are there when it starts."""
+
+    @property
+    def environment(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Environment variables."""
+
+    @property
+    def packages(self) -> agentmesh.tool_runner.v1.tool_runner_service_pb2.PackageInstallation:
+        """Packages to install first."""
+
+    @property
+    def network(self) -> agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy:
+        """What it may reach; nothing if unset."""
+
     def __init__(
         self,
         *,
@@ -79,9 +121,14 @@ class ExecuteCodeRequest(google.protobuf.message.Message):
         code: builtins.str = ...,
         stdin: builtins.bytes = ...,
         limits: agentmesh.tool_runner.v1.tool_runner_service_pb2.ExecutionLimits | None = ...,
+        args: collections.abc.Iterable[builtins.str] | None = ...,
+        files: collections.abc.Iterable[agentmesh.tool_runner.v1.tool_runner_service_pb2.FileContent] | None = ...,
+        environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        packages: agentmesh.tool_runner.v1.tool_runner_service_pb2.PackageInstallation | None = ...,
+        network: agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["limits", b"limits"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "language", b"language", "limits", b"limits", "stdin", b"stdin"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["limits", b"limits", "network", b"network", "packages", b"packages"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "code", b"code", "environment", b"environment", "files", b"files", "language", b"language", "limits", b"limits", "network", b"network", "packages", b"packages", "stdin", b"stdin"]) -> None: ...
 
 Global___ExecuteCodeRequest: typing_extensions.TypeAlias = ExecuteCodeRequest
 
