@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from agentmesh.conversation_store.v1.workspace_service_pb2 import GetWorkspaceRe
 from agentmesh.conversation_store.v1.workspace_service_pb2_grpc import WorkspaceServiceStub
 from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
-from meshkit.channels import MeshChannels, call_metadata
-from meshkit.context import Principal
+from agentmesh.tool_runner.v1.tool_runner_service_pb2 import ListSessionsRequest
+from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
+from meshkit.channels import MeshChannels
+from meshkit.context import Principal, principal_scope
 from meshkit.settings import ServiceSettings
 from meshkit.testkit import free_port
 from pydantic import SecretStr
@@ -75,18 +78,34 @@ class Scene:
         """All events until its run has ended."""
         return await follow(self.mesh.channel(), name)
 
-    async def runner_of(self, name: str) -> str:
-        """The runner that has the workspace of a conversation open, as the store knows it."""
+    @asynccontextmanager
+    async def inside(self) -> AsyncIterator[MeshChannels]:
+        """Channels to the services of the mesh, for a viewer."""
         settings = ServiceSettings(data_dir=self.mesh.folder, internal_secret=SecretStr(SECRET))
         channels = MeshChannels("gateway", settings)
-        channel = channels.channel(self.mesh.address("conversation_store"), "conversation_store")
-        request = GetWorkspaceRequest(conversation_id=name)
-        caller = Principal("tester", "default", ROLE_VIEWER)
-        stub: Any = WorkspaceServiceStub(channel)
-        answer = await stub.GetWorkspace(request, metadata=call_metadata(caller))
+        with principal_scope(Principal("tester", "default", ROLE_VIEWER)):
+            yield channels
         await channels.close()
+
+    async def sessions(self, name: str) -> int:
+        """How many runners have the workspace of a conversation open."""
+        found: list[str] = []
+        async with self.inside() as channels:
+            for each in self.mesh.tool_runners:
+                channel = channels.channel(self.mesh.address(each), "tool_runner")
+                stub: Any = ToolRunnerServiceStub(channel)
+                answer = await stub.ListSessions(ListSessionsRequest())
+                found += [session.conversation_id for session in answer.sessions]
+        return found.count(name)
+
+    async def runner_of(self, name: str) -> str:
+        """The runner that has the workspace of a conversation open, as the store knows it."""
+        async with self.inside() as channels:
+            address = self.mesh.address("conversation_store")
+            stub: Any = WorkspaceServiceStub(channels.channel(address, "conversation_store"))
+            answer = await stub.GetWorkspace(GetWorkspaceRequest(conversation_id=name))
         names = {self.mesh.address(each): each for each in self.mesh.tool_runners}
-        return names[answer.runner_address]
+        return names.get(answer.runner_address, "")
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +188,37 @@ async def test_another_runner_goes_on_with_exactly_the_recorded_files(
         assert shown.startswith(f"[{', '.join(lines)}]"), done
         made = shown.partition("] ")[2]
         assert made.count("made_by_") == len(numbers), done
+
+
+async def test_a_conversation_that_waits_has_nothing_open_and_goes_on_as_it_was(
+    scene: Scene,
+) -> None:
+    asked = asyncio.Event()
+
+    def slow(body: dict[str, Any], number: int) -> Reply:
+        if number == 5:
+            asked.set()
+            scene.model.chunk_delay = 1
+        return worker(body, number)
+
+    scene.model.reply_with(slow)
+    name = await scene.start(6)
+    async with asyncio.timeout(60):
+        await asked.wait()
+        assert await scene.sessions(name) >= 1
+        await scene.stub.PauseConversation(
+            conversations.PauseConversationRequest(conversation_id=name)
+        )
+        scene.model.chunk_delay = 0
+        while await scene.runner_of(name):
+            await asyncio.sleep(0.05)
+        while await scene.sessions(name):
+            await asyncio.sleep(0.05)
+    await scene.stub.ResumeConversation(
+        conversations.ResumeConversationRequest(conversation_id=name)
+    )
+    results = tool_results(await scene.follow(name))
+    assert results[-1].output.partition("] ")[2].count("made_by_") == 3
 
 
 async def test_an_interrupted_turn_takes_its_files_back_and_the_model_reads_of_it(
