@@ -21,13 +21,16 @@ from agentmesh_conversation_store.domain.model import (
     ApiKey,
     Checkpoint,
     ConversationFacts,
+    Origin,
     Role,
     Run,
     RunStatus,
+    StepKind,
     Strategy,
 )
 from agentmesh_conversation_store.domain.search import words_of
 from agentmesh_conversation_store.domain.usage import Budget, Usage
+from agentmesh_conversation_store.domain.workspaces import Manifest, WorkspaceChange
 from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.requests import Request
@@ -47,6 +50,8 @@ DAY = 24 * 3600
 NAMES = ("acme", "blue")
 SHARED = "a" * 64
 """The digest of a blob that both refer to."""
+MANIFEST = "d" * 64
+"""The digest of a manifest that names files of both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Ids:
     keys: tuple[str, ...]
     checkpoints: tuple[str, ...]
     digests: tuple[str, ...]
+    manifests: tuple[str, ...]
     words: tuple[str, ...]
 
 
@@ -74,7 +80,8 @@ EVERYTHING = Ids(
     documents=_both("doc", own="doc"),
     keys=_both("key", own="key"),
     checkpoints=_both("ckpt_1", "ckpt_2", own="ckpt"),
-    digests=(SHARED, "b" * 64, "c" * 64),
+    digests=(SHARED, "b" * 64, "c" * 64, MANIFEST),
+    manifests=(MANIFEST, SHARED),
     words=("common", "onlyb", *NAMES),
 )
 
@@ -206,8 +213,22 @@ class Tenant:
         await self.storage.execute(begin(run, attempt_id="attempt"))
 
     async def _own(self) -> None:
+        """conv_<name>: has files."""
         await self.start("own", f"conv_{self.name}")
-        await self.turn(1, status=RunStatus.WAITING)
+        (run,) = await self.storage.grant({"w": 1}, LEASE)
+        await self.storage.execute(begin(run, kind=StepKind.TOOL, origin=Origin.TOOL_RUNNER))
+        files = Manifest(MANIFEST, ((MANIFEST, 9), (SHARED, 7), (self.own, 8)))
+        change = WorkspaceChange(0, files)
+        await self.storage.execute(record(run, origin=Origin.TOOL_RUNNER, workspace=change))
+        state = Checkpoint(f"ckpt_{run.conversation_id}_1", run.run_id, run.turn + 1, b"")
+        await self.storage.execute(
+            commit(
+                run,
+                checkpoint=state,
+                status=RunStatus.WAITING,
+                last_input_sequence=run.inbox_head,
+            )
+        )
 
     async def _asking(self) -> None:
         """conv_q: two questions open."""

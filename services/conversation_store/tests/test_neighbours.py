@@ -255,6 +255,7 @@ QUESTIONS: dict[str, Question] = {
     "feed_heads": lambda storage, tenant: storage.feed_heads([tenant]),
     "blob_references": _each(ALL.conversations, "blob_references"),
     "referenced_blobs": _each(tuple((d,) for d in ALL.digests), "referenced_blobs"),
+    "manifest_blobs": _each(ALL.manifests, "manifest_blobs"),
     "approval": _each(ALL.approvals, "approval"),
     "approvals": _approvals,
     "granted_turns": _granted_turns,

@@ -36,6 +36,7 @@ async def store(tmp_path: Path, server: PostgresServer) -> AsyncIterator[Running
         postgres_url=SecretStr(url),
         api_key_secret=SecretStr("pepper"),
         postgres_timeout_seconds=10.0,
+        lease_seconds=2.0,
     )
     yield running
     await running.stop()

@@ -280,7 +280,7 @@ async def test_a_pause_that_came_during_the_turn_holds_when_it_is_suspended(
 
 async def test_a_deadline_ends_a_suspended_run(store: RunningStore) -> None:
     worker = await store.worker()
-    turn, (approval_id,) = await suspended(store, worker, timeout=Duration(nanos=400_000_000))
+    turn, (approval_id,) = await suspended(store, worker, timeout=Duration(seconds=3))
     cid = turn.grant.run.conversation_id
     while (shown := await store.get(cid)).run.status == WAITING:
         await asyncio.sleep(0.02)
