@@ -1,4 +1,4 @@
-"""Executions whose variables last, as callers and agents have them."""
+"""Executions of open sessions: in warm sandboxes, and some with variables that last."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ async def stateful(mesh: Mesh) -> Mesh:
         pytest.skip("no interpreters that keep their variables here")
     assert told.warm_sandboxes > 0
     return mesh
+
+
+async def test_a_session_has_a_warm_sandbox_for_its_programs(stateful: Mesh) -> None:
+    code = "print('/run/resident/start.py' in open('/proc/1/cmdline').read())"
+    for _ in range(3):
+        assert text(await stateful.execute(code, conversation_id=CONVERSATION)) == "True\n"
 
 
 async def test_users_and_agents_share_the_interpreter_of_a_conversation(stateful: Mesh) -> None:

@@ -60,5 +60,8 @@ class BubblewrapBackend(LocalBackend):
 
     def _compose_resident(self, workspace: str) -> Launch:
         return profile.compose_resident(
-            self._installation, workspace=workspace, seccomp=self._filter
+            self._installation,
+            self._options.resident_limits,
+            workspace=workspace,
+            seccomp=self._filter,
         )

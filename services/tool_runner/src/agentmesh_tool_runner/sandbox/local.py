@@ -148,7 +148,7 @@ class LocalBackend(HostingBackend[LocalExecution]):
             self._start_resident,
             python=self.python,
             environment=inside.environment(options.python_folder, options.toolchains),
-            maximum=options.maximum,
+            limits=options.resident_limits,
             new_name=self._new_name,
         )
 

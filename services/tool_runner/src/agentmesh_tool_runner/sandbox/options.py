@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -43,3 +43,10 @@ class LocalOptions:
 
     Its `workspace_bytes` and `workspace_files` are those of every workspace.
     """
+
+    @property
+    def resident_limits(self) -> Limits:
+        """What a program in a resident's sandbox may have at most: its temporary folders have their
+        sizes before it is known, and those are the usual ones."""
+        usual = min(Limits().temporary_bytes, self.maximum.temporary_bytes)
+        return replace(self.maximum, temporary_bytes=usual)

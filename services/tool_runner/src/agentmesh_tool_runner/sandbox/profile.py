@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from . import inside
-from .backend import INPUT_DIRECTORY, MIB, WORKSPACE_DIRECTORY, ExecutionSpec
+from .backend import INPUT_DIRECTORY, MIB, WORKSPACE_DIRECTORY, ExecutionSpec, Limits
 from .inside import Launch
 from .launcher_protocol import (
     BLOCK_DESCRIPTOR,
@@ -81,10 +81,13 @@ def compose(
     return arguments.launch(installation.bwrap, environment, spec.argv, late)
 
 
-def compose_resident(installation: Installation, *, workspace: str, seccomp: bytes) -> Launch:
+def compose_resident(
+    installation: Installation, limits: Limits, *, workspace: str, seccomp: bytes
+) -> Launch:
     """A sandbox whose first process is a resident.
 
-    Its channel is the descriptor after the contents. It keeps two capabilities over the sandbox's
+    Each program gets the temporary folders of `limits`. Its channel is the descriptor after the
+    contents. It keeps two capabilities over the sandbox's
     namespaces and loads the filter into its children, which lose both.
     """
     arguments = _Arguments(seccomp)
@@ -98,7 +101,8 @@ def compose_resident(installation: Installation, *, workspace: str, seccomp: byt
     del environment["PYTHONPATH"]
     argv = [inside.python_path(installation.python_folder), "-u", "-B"]
     argv += [f"{_RESIDENT_DIRECTORY}/start.py", str(arguments.next_descriptor)]
-    return arguments.launch(installation.bwrap, environment, [*argv, str(_FILTER_DESCRIPTOR)], [])
+    argv += [str(_FILTER_DESCRIPTOR), str(limits.temporary_bytes), str(limits.workspace_files)]
+    return arguments.launch(installation.bwrap, environment, argv, [])
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """The resident: a process that stays in a sandbox and forks each program that runs there.
 
+It forks the next one ahead, while nothing runs, so that no caller waits for that.
+
 Standard library only, one thread; runs inside, on the sandbox's own Python, whose start it saves
 each program. It is the first process of its pid namespace: no program can signal it, and when the
 program's first process ends, one call kills whatever is left. It is not dumpable: no program can
@@ -37,18 +39,30 @@ class _Running:
     pid: int
     report: int
     """Readable end of a pipe: anything in it means that the program could not be started."""
+    start: socket.socket
+    """Tells it to become the program."""
+
+    def close(self) -> None:
+        self.start.close()
+        os.close(self.report)
 
 
 class Resident:
     """Serves one channel until it is closed or a program has changed what it may not."""
 
     def __init__(
-        self, channel: socket.socket, seccomp_filter: bytes, brought: frozenset[str]
+        self,
+        channel: socket.socket,
+        seccomp_filter: bytes,
+        brought: frozenset[str],
+        sizes: tuple[int, int],
     ) -> None:
         self.channel = channel
+        self.sizes = sizes
         self.filter = seccomp_filter
         self.brought = brought
         self.machine = os.uname().machine
+        self.ahead: _Running | None = None
         self.running: _Running | None = None
         self.normal: tuple[Any, ...] = ()
 
@@ -66,6 +80,7 @@ class Resident:
         # What is there now is never collected, so that forked programs share its memory.
         gc.collect()
         gc.freeze()
+        self.ahead = self.fork()
         self.send({"ready": os.getpid()})
         while True:
             for descriptor, _ in poll.poll():
@@ -91,14 +106,28 @@ class Resident:
             os.close(descriptor)
 
     def run(self, descriptors: list[int]) -> None:
+        child, self.ahead = self.ahead or self.fork(), None
+        try:
+            socket.send_fds(child.start, [b"run"], descriptors)
+        except OSError:
+            # It has died meanwhile, which nothing that runs here could bring about.
+            child.close()
+            child = self.fork()
+            socket.send_fds(child.start, [b"run"], descriptors)
+        child.start.close()
+        self.running = child
+
+    def fork(self) -> _Running:
+        """A child that waits to become a program."""
         report_read, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            resident_child.become_program(
-                descriptors, report, self.filter, machine=self.machine, brought=self.brought
-            )
+            ours.close()
+            resident_child.wait(theirs, report, self.filter, self.machine, self.brought, self.sizes)
         os.close(report)
-        self.running = _Running(pid, report_read)
+        theirs.close()
+        return _Running(pid, report_read, ours)
 
     def reap(self) -> None:
         """Takes leave of the dead; with the program's first process all others die."""
@@ -111,6 +140,9 @@ class Resident:
                 return
             if self.running is not None and pid == self.running.pid:
                 self.end(self.running, os.waitstatus_to_exitcode(status))
+            elif self.ahead is not None and pid == self.ahead.pid:
+                self.ahead.close()
+                self.ahead = self.fork()
 
     def end(self, running: _Running, code: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -126,6 +158,7 @@ class Resident:
         self.send({"code": None if failed else told, "last": altered})
         if altered:
             os._exit(1)
+        self.ahead = self.fork()
 
 
 def _has_anything(pipe: int) -> bool:
@@ -147,9 +180,10 @@ def _condition() -> tuple[Any, ...]:
 
 
 def main(bare: frozenset[str]) -> NoReturn:
-    """Serves the channel and loads the filter whose descriptors are the arguments.
+    """Serves the channel and loads the filter whose descriptors are the first arguments.
 
-    `bare` names the modules that a bare interpreter has loaded.
+    The others are bytes and files of a temporary folder. `bare` names the modules that a bare
+    interpreter has loaded.
     """
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
@@ -159,4 +193,5 @@ def main(bare: frozenset[str]) -> NoReturn:
     os.close(filter_descriptor)
     sys.path[:] = [path for path in sys.path if path != sys.path[0]]
     brought = resident_python.modules_besides(bare)
-    Resident(channel, seccomp_filter, brought).serve()
+    sizes = int(sys.argv[3]), int(sys.argv[4])
+    Resident(channel, seccomp_filter, brought, sizes).serve()

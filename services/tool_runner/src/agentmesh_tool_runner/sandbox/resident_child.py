@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,15 +28,16 @@ _TEMPORARY: Final = ("/tmp", "/dev/shm")  # noqa: S108 - inside
 # CAP_SETPCAP and CAP_SYS_ADMIN, all that a resident is given.
 _HELD: Final = (8, 21)
 _LENGTH: Final = struct.Struct("=I")
-_PAGE: Final = 4096
+# Room for all that a request or a compiler can bring; only what is there takes memory.
+_INPUT_OPTIONS: Final = "mode=0755,size=256m,nr_inodes=4096"
 
 
 def pack(plan: Mapping[str, Any], contents: Sequence[bytes]) -> bytes:
     """A plan as it is handed over.
 
-    It has `argv`, `environment`, `limits` (pairs of RLIMIT_* and value), `temporary_bytes`,
-    `temporary_files`, `how` ("exec", "script" or "interpreter") and `files`, pairs of a name below
-    INPUT_DIRECTORY and a size; their `contents` follow it.
+    It has `argv`, `environment`, `limits` (pairs of RLIMIT_* and value), `how` ("exec", "script" or
+    "interpreter") and `files`, pairs of a name below INPUT_DIRECTORY and a size; their `contents`
+    follow it.
     """
     told = json.dumps(plan).encode()
     return b"".join((_LENGTH.pack(len(told)), told, *contents))
@@ -49,28 +51,36 @@ def unpack(descriptor: int) -> tuple[dict[str, Any], bytes]:
     return json.loads(data[_LENGTH.size : end]), data[end:]
 
 
-def become_program(
-    descriptors: Sequence[int],
+def wait(
+    start: socket.socket,
     report: int,
     seccomp_filter: bytes,
-    *,
     machine: str,
     brought: frozenset[str],
+    sizes: tuple[int, int],
 ) -> NoReturn:
-    """Never returns. Writes to `report` if the program could not be started."""
+    """Gets ready, and waits for a message with the program's descriptors, then becomes it.
+
+    `sizes` are bytes and files of each temporary folder. Writes to `report` if the program cannot
+    be started.
+    """
     try:
         _restore_signals()
         os.setsid()
-        plan, contents = unpack(descriptors[3])
-        _arrange(descriptors, report)
-        _make_folders(plan, contents)
-        for kind, value in plan["limits"]:
-            resource.setrlimit(kind, (value, value))
+        inputs = _make_folders(*sizes)
         kernel.drop_capabilities(machine, _HELD)
         kernel.load_filter(seccomp_filter)
         # So that it owns its own /proc files again.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         os.chdir(WORKSPACE_DIRECTORY)
+        data, descriptors, _, _ = socket.recv_fds(start, 16, 8)
+        if not data:
+            os._exit(0)
+        plan, contents = unpack(descriptors[3])
+        _lay(inputs, plan["files"], contents)
+        _arrange(descriptors, report)
+        for kind, value in plan["limits"]:
+            resource.setrlimit(kind, (value, value))
         _run(plan, brought)
     except BaseException as error:
         with contextlib.suppress(BaseException):
@@ -96,27 +106,31 @@ def _arrange(descriptors: Sequence[int], report: int) -> None:
     os.closerange(len(high), 1 << 16)
 
 
-def _make_folders(plan: Mapping[str, Any], contents: bytes) -> None:
-    """Fresh temporary folders, and the input, which cannot be written to any more."""
+def _make_folders(size: int, files: int) -> int:
+    """Fresh temporary folders, and one for input, which nobody can write to but by the descriptor
+    that this returns."""
     kernel.unshare_mounts()
     flags = kernel.MS_NOSUID | kernel.MS_NODEV
-    size = f"mode=1777,size={plan['temporary_bytes']},nr_inodes={plan['temporary_files']}"
     for folder in _TEMPORARY:
-        kernel.mount("tmpfs", folder, "tmpfs", flags, size)
-    files: list[tuple[str, int]] = plan["files"]
-    if not files:
-        return
-    room = sum(-(-length // _PAGE) + 2 for _, length in files) * _PAGE
-    options = f"mode=0755,size={room},nr_inodes={len(files) + 8}"
-    kernel.mount("tmpfs", INPUT_DIRECTORY, "tmpfs", flags, options)
-    at = 0
-    for name, length in files:
-        path = Path(INPUT_DIRECTORY, name)
-        path.write_bytes(contents[at : at + length])
-        path.chmod(0o555)
-        at += length
+        options = f"mode=1777,size={size},nr_inodes={files}"
+        kernel.mount("tmpfs", folder, "tmpfs", flags, options)
+    kernel.mount("tmpfs", INPUT_DIRECTORY, "tmpfs", flags, _INPUT_OPTIONS)
+    inputs = os.open(INPUT_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    kernel.mount(INPUT_DIRECTORY, INPUT_DIRECTORY, None, kernel.MS_BIND, None)
     flags |= kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
     kernel.mount("none", INPUT_DIRECTORY, None, flags, None)
+    return inputs
+
+
+def _lay(inputs: int, files: Sequence[tuple[str, int]], contents: bytes) -> None:
+    at = 0
+    for name, length in files:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o555, dir_fd=inputs)
+        view = memoryview(contents)[at : at + length]
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.close(descriptor)
+        at += length
 
 
 def _run(plan: Mapping[str, Any], brought: frozenset[str]) -> NoReturn:

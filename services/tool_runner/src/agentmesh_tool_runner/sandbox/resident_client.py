@@ -197,8 +197,6 @@ def plan(spec: ExecutionSpec, environment: Mapping[str, str], python: str, how: 
             # An interpreter's is that of each of its executions, which its group's is watched for.
             if (how, kind) != ("interpreter", resource.RLIMIT_CPU)
         ],
-        "temporary_bytes": limits.temporary_bytes,
-        "temporary_files": limits.workspace_files,
         "how": how or ("script" if script and plain else "exec"),
         "files": [(name, len(data)) for name, data in spec.files.items()],
     }

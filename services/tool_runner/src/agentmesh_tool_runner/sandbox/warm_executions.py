@@ -34,33 +34,40 @@ class WarmExecutions:
         *,
         python: str,
         environment: Mapping[str, str],
-        maximum: Limits,
+        limits: Limits,
         new_name: Callable[[], str],
     ) -> None:
         self.pool = pool
         self._start = start
         self._python = python
         self._environment = environment
-        self._maximum = maximum
+        self._limits = limits
         self._new_name = new_name
         self._interpreters: dict[str, Interpreter] = {}
         self._making = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def launch(self, mounted: Mounted, spec: ExecutionSpec) -> LocalExecution | None:
-        """Starts a program in the place's resident; None where none is free."""
+        """Starts a program in the place's resident; None where none is free that fits."""
         place = mounted.place
+        wanted, there = spec.limits, self._limits
+        if (wanted.temporary_bytes, wanted.workspace_files) != (
+            there.temporary_bytes,
+            there.workspace_files,
+        ):
+            # Temporary folders have their sizes before a program is known.
+            return None
         resident = self.pool.claim(place)
         if resident is None:
             return None
-        wanted = plan(terminal.within(spec, self._python), self._environment, self._python)
+        told = plan(terminal.within(spec, self._python), self._environment, self._python)
         try:
             with Descriptors() as descriptors:
                 streams = Streams.open(descriptors, spec)
                 execution = self._execution(
                     mounted, spec, resident, lambda: self.pool.give_back(place, resident)
                 )
-                resident.run([*streams.theirs, descriptors.memory(wanted)], execution.ended)
+                resident.run([*streams.theirs, descriptors.memory(told)], execution.ended)
                 streams.attach(descriptors, execution)
         except (ResidentLostError, OSError):
             resident.lost = True
@@ -134,7 +141,7 @@ class WarmExecutions:
             try:
                 resident = self.pool.take_resident(place) or await self._start(place)
                 interpreter = Interpreter(resident)
-                wanted = ExecutionSpec([self._python], limits=self._maximum)
+                wanted = ExecutionSpec([self._python], limits=self._limits)
                 interpreter.start(plan(wanted, self._environment, self._python, "interpreter"))
             except (ResidentLostError, OSError) as error:
                 raise InterpreterUnavailableError(str(error)) from error
