@@ -198,7 +198,8 @@ class LocalBackend(HostingBackend[LocalExecution]):
                 await self._launcher.close()
                 await self._forget_all(self._launcher)
             folder = self._options.python_folder
-            launcher = LauncherClient(avoid=[folder] if folder else [], sandlock=self.sandlock)
+            avoid = [*([folder] if folder else []), *self._options.toolchains]
+            launcher = LauncherClient(avoid=avoid, sandlock=self.sandlock)
             await launcher.start()
             self._launcher = launcher
             return launcher
