@@ -91,6 +91,16 @@ async def test_operations_and_what_a_program_laid(workspace: Workspace, shell: R
     assert not await workspace.look(reading.list_files)
 
 
+async def test_holes_do_not_hide_what_is_behind_them(workspace: Workspace, shell: Run) -> None:
+    """A search reads 256 MiB at most, and holes are read like anything else."""
+    async with workspace.hold():
+        await shell("for f in a b c; do truncate -s 100M $f; done; echo found > d")
+        result = await workspace.look(reading.search_files, "found")
+        assert ([hit.path for hit in result.hits], result.complete) == (["d"], False)
+        stat = await workspace.look(reading.stat_file, "a", with_hash=True)
+        assert stat.sha256 == hashlib.sha256(bytes(100 << 20)).digest()
+
+
 async def test_a_session_is_closed_when_nothing_runs_in_it(
     backend: SandboxBackend, workspace: Workspace
 ) -> None:

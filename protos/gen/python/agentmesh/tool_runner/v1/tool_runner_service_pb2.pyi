@@ -1721,7 +1721,7 @@ class SearchFilesResponse(google.protobuf.message.Message):
     LINES_FIELD_NUMBER: builtins.int
     INCOMPLETE_FIELD_NUMBER: builtins.int
     incomplete: builtins.bool
-    """True if there may be more: the limit was reached, or 256 MiB were searched."""
+    """True if there may be more: the limit was reached, or files were left out after 256 MiB."""
     @property
     def lines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___FileLine]:
         """By path and line."""

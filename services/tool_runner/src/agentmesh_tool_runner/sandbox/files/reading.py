@@ -22,6 +22,7 @@ from .tree import etag as etag_of
 
 _LOOKED_AT: Final = 64 * 1024
 _MAX_LINE: Final = 64 * 1024
+_BLOCK: Final = 256 * 1024
 _MAX_SEARCHED_BYTES: Final = 256 * 1024 * 1024
 _SHOWN_OF_A_LINE: Final = 300
 
@@ -62,9 +63,16 @@ def stat_file(root: int, path: str, *, with_hash: bool = False) -> FileEntry:
     if not with_hash or entry.kind != "file":
         return as_file_entry(entry)
     with _open(root, path) as (descriptor, opened):
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        return as_file_entry(opened, digest)
+        return as_file_entry(opened, _sha256(descriptor, opened.size))
+
+
+def _sha256(descriptor: int, size: int) -> bytes:
+    """Of so many bytes: a program may go on writing."""
+    found, offset = hashlib.sha256(), 0
+    while offset < size and (block := os.pread(descriptor, min(_BLOCK, size - offset), offset)):
+        found.update(block)
+        offset += len(block)
+    return found.digest()
 
 
 def list_files(
@@ -140,17 +148,18 @@ def search_files(
 ) -> SearchResult:
     """Lines that hold `text`, in files whose name matches `glob`; binary files are passed over.
 
-    The text is taken as it is, not as a pattern. At most 256 MiB are read.
+    The text is taken as it is, not as a pattern. At most 256 MiB are read, holes included.
     """
     hits: list[Hit] = []
-    left = _MAX_SEARCHED_BYTES
+    left, complete = _MAX_SEARCHED_BYTES, True
     matches = _Matcher(glob)
     wanted = (text.lower() if ignore_case else text).encode(errors="surrogateescape")
     for entry in walk(root, inside(path), leave_out=HIDDEN):
         if entry.kind != "file" or not matches(entry.path):
             continue
         if left < entry.size:
-            return SearchResult(hits, complete=False)
+            complete = False
+            continue
         left -= entry.size
         for number, line in _lines(root, entry):
             if wanted in (line.decode(errors="replace").lower().encode() if ignore_case else line):
@@ -158,7 +167,7 @@ def search_files(
                     return SearchResult(hits, complete=False)
                 shown = line.decode(errors="replace").strip()[:_SHOWN_OF_A_LINE]
                 hits.append(Hit(beneath.shown(entry.path), number, shown))
-    return SearchResult(hits, complete=True)
+    return SearchResult(hits, complete)
 
 
 def _lines(root: int, entry: Entry) -> Iterator[tuple[int, bytes]]:
