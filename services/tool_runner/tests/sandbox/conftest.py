@@ -83,8 +83,9 @@ def _is_to_run(item: pytest.Item) -> bool:
 def make_backend(kind: str, folder: Path, **options: Any) -> AnyBackend:
     """A backend that is not started, with its data below the folder."""
     if kind == "docker":
-        where = {"engine": engine.address(), "image": engine.IMAGE, "runtime": "runc"}
-        return DockerBackend(DockerOptions(data_folder=folder, **(where | options)))
+        values: dict[str, Any] = {"engine": engine.address(), "image": engine.IMAGE}
+        values |= {"runtime": "runc", "warm_sandboxes": 0}
+        return DockerBackend(DockerOptions(data_folder=folder, **(values | options)))
     options = {"warm_sandboxes": 1} | options
     if kind == "sandlock":
         return SandlockBackend(LocalOptions(data_folder=folder, **options))

@@ -197,6 +197,34 @@ async def test_idle_workspaces_are_closed_and_come_back(
         await backend.close()
 
 
+async def test_workspaces_are_made_ahead_with_a_cell(
+    client: docker.APIClient, kind: str, tmp_path: Path
+) -> None:
+    backend = make_backend(kind, tmp_path, warm_sandboxes=1)
+    await backend.start()
+    try:
+        first = await backend.workspace(WorkspaceKey("t", "first"))
+        await collect(first, ExecutionSpec(["/bin/true"], limits=LIMITS))
+        async with asyncio.timeout(60):
+            while not backend.warm_sandboxes:
+                await asyncio.sleep(0.02)
+        ahead = {each["Id"] for each in ours(client)}
+        second = await backend.workspace(WorkspaceKey("t", "second"))
+        execution = await start_sleeping(second, "35555")
+        mounts = [each["Mounts"][0]["Name"] for each in ours(client) if each["Id"] in ahead]
+        # Nobody else's: both containers of each workspace were there before it was opened.
+        assert sorted(mounts.count(name) for name in set(mounts)) == [2, 2]
+        running = [each for each in ours(client, "cell") if each["Id"] in ahead]
+        tops = [client.top(each["Id"])["Processes"] for each in running]
+        assert sum("sleep 35555" in " ".join(line) for top in tops for line in top) == 2
+        execution.cancel()
+        await execution.outcome()
+    finally:
+        await backend.close()
+    assert ours(client) == []
+    assert volumes(client) == []
+
+
 async def test_nothing_is_left_of_a_closed_backend(
     client: docker.APIClient, kind: str, tmp_path: Path
 ) -> None:

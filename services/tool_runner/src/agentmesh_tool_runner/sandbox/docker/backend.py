@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import resource
 import secrets
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Coroutine, Mapping
 from typing import Final
 
@@ -37,6 +38,7 @@ from .options import DockerOptions
 from .profile import profile
 from .reach import ContainerReach
 
+_log: Final = logging.getLogger(__name__)
 _IDLE_CELLS: Final = 2
 # The kernel of gVisor has no core dumps, message queues and real-time priorities to bound.
 _GVISOR_LIMITS: Final = frozenset(
@@ -66,6 +68,14 @@ class DockerBackend(HostingBackend[ContainerExecution]):
         self._keepers: dict[str, Container] = {}
         self._cells: defaultdict[str, list[Cell]] = defaultdict(list)
         self._uids: set[int] = set()
+        self._spares: deque[Place] = deque()
+        self._usual: Shape | None = None
+        self._filling = False
+        self._closing = False
+
+    @property
+    def warm_sandboxes(self) -> int:
+        return len(self._spares)
 
     @property
     def name(self) -> str:
@@ -116,7 +126,41 @@ class DockerBackend(HostingBackend[ContainerExecution]):
         await self._engine.require_image(self._options.image)
         self._begin()
 
+    async def close(self) -> None:
+        self._closing = True
+        await super().close()
+
     async def mount(self) -> Place:
+        """One that was made ahead, else a new one."""
+        place = self._spares.popleft() if self._spares else None
+        self._refill()
+        return place or await self._make_place()
+
+    def _refill(self) -> None:
+        """Makes places ahead of need, each with a cell of the shape that was wanted last."""
+        wanted = self._options.warm_sandboxes if self._usual else 0
+        if not self._closing and not self._filling and len(self._spares) < wanted:
+            self._filling = True
+            self._in_background(self._make_spare())
+
+    async def _make_spare(self) -> None:
+        place: Place | None = None
+        try:
+            place = await self._make_place()
+            if self._usual is not None:
+                await self._new_cell(place, self._usual)
+        except SandboxUnavailableError as error:
+            _log.warning("no sandbox could be made ahead of need: %s", error)
+            if place is not None:
+                await self.unmount(place)
+            return
+        finally:
+            self._filling = False
+        if place.name in self._keepers:
+            self._spares.append(place)
+            self._refill()
+
+    async def _make_place(self) -> Place:
         name, uid = f"{self._prefix}-workspace-{next(self._numbers)}", self._take_uid()
         maximum = self._options.maximum
         volume = workspace_volume(size=maximum.workspace_bytes, files=maximum.workspace_files)
@@ -135,6 +179,8 @@ class DockerBackend(HostingBackend[ContainerExecution]):
 
     def _keeper_lost(self, place: Place) -> None:
         """With it go the files since the last save; what runs on them must not go on."""
+        if place in self._spares:
+            self._spares.remove(place)
         self._workspaces.forget(place)
         for execution in [each for _, each in self._running.values()]:
             if execution.workspace == place.name:
@@ -188,11 +234,13 @@ class DockerBackend(HostingBackend[ContainerExecution]):
     async def _launch(self, mounted: Mounted, spec: ExecutionSpec) -> ContainerExecution:
         if spec.stateful:
             raise InterpreterUnavailableError(_NO_INTERPRETER)
-        cell = await self._cell(mounted, Shape.of(spec.limits))
+        self._usual = Shape.of(spec.limits)
+        cell = await self._cell(mounted, self._usual)
         return self._start(mounted, cell, spec)
 
     def _released(self, mounted: Mounted) -> None:
         """Keeps few cells for the next programs of a workspace, the newest, and none spent."""
+        self._refill()
         free = [cell for cell in self._cells.get(mounted.name, []) if not cell.taken]
         spent = [cell for cell in free if cell.state is State.SPENT]
         fit = [cell for cell in free if cell.state is not State.SPENT]
@@ -200,6 +248,9 @@ class DockerBackend(HostingBackend[ContainerExecution]):
             self._discard(mounted.name, cell)
 
     async def _let_go(self) -> None:
+        while self._spares:
+            await self.unmount(self._spares.popleft())
+        await self._until_settled()
         self._engine.close()
 
     async def _cell(self, mounted: Mounted, shape: Shape) -> Cell:
@@ -209,16 +260,23 @@ class DockerBackend(HostingBackend[ContainerExecution]):
                 if await cell.idle():
                     return cell
                 self._discard(mounted.name, cell)
-        if mounted.uid is None:
+        cell = await self._new_cell(mounted.place, shape)
+        cell.take()
+        return cell
+
+    async def _new_cell(self, place: Place, shape: Shape) -> Cell:
+        if place.uid is None:
             raise SandboxUnavailableError("the workspace has no uid")
-        container = await self._container("cell", mounted.name, mounted.uid, shape)
-        files = mounted.files
+        container = await self._container("cell", place.name, place.uid, shape)
+        files = place.files
         told_full = files.told_full if isinstance(files, ContainerReach) else lambda _: None
         if not container.alive:
             raise SandboxUnavailableError("the container died as it had started; try again")
         cell = Cell(container, shape, told_full=told_full)
-        cell.take()
-        self._cells[mounted.name].append(cell)
+        if place.name not in self._keepers:
+            self._in_background(cell.close())
+            raise SandboxUnavailableError("the workspace went meanwhile; try again")
+        self._cells[place.name].append(cell)
         return cell
 
     def _discard(self, name: str, cell: Cell) -> None:
