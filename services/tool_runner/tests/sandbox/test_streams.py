@@ -79,7 +79,7 @@ async def test_a_signal_reaches_the_children_of_a_shell(workspace: Workspace) ->
     output = execution.output()
     assert (await anext(output)).data == b"ready\n"
     execution.send_signal(10)
-    # The streams are not ordered to each other, and a shell may tell of the signal on the other one.
+    # The streams are not ordered to each other; a shell may tell of the signal on the other one.
     said = b"".join([piece.data async for piece in output if piece.stream is Stream.STDOUT])
     assert b"child\n" in said
     assert said.endswith(b"shell\n")
