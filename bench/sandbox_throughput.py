@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import psutil
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 
 from bench.harness.tool_runner import (
@@ -33,7 +35,7 @@ LEAST_PER_SECOND = 300.0
 LEAST_MEGABYTES_PER_SECOND = 100.0
 _SESSIONS = 4
 _WARM = 8
-_RESIDENT = b"/run/resident/start.py"
+_RESIDENT = "/run/resident/start.py"
 _WRITTEN = 256 * 1024 * 1024
 _WRITER = f"""
 import os
@@ -80,18 +82,15 @@ async def bare_written_per_second(interpreter: str) -> float:
     return received / 1e6 / (time.perf_counter() - began)
 
 
-def warm_sandbox_mib() -> float:
-    """Mean over the residents of this machine: their own memory and their share of the rest."""
-    shares = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if _RESIDENT not in (folder / "cmdline").read_bytes():
-                continue
-            told = (folder / "smaps_rollup").read_text()
-        except OSError:
-            continue
-        shares.append(int(told.split("Pss:")[1].split()[0]) / 1024)
-    return statistics.mean(shares)
+def warm_sandbox_mib(count: int) -> float:
+    """Of each of so many warm sandboxes: its processes' own memory, their share of the rest."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(OSError, psutil.Error):
+            if _RESIDENT in process.cmdline():
+                told = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                total += int(told.split("Pss:")[1].split()[0])
+    return total / 1024 / count
 
 
 async def measure(rounds: int, count: int) -> None:
@@ -108,7 +107,7 @@ async def measure(rounds: int, count: int) -> None:
         interpreter = await interpreter_of(runner)
         conversations = [await runner.conversation() for _ in range(_SESSIONS)]
         await until_warm(runner, _WARM)
-        mib = warm_sandbox_mib()
+        mib = warm_sandbox_mib(_WARM)
         for number in range(rounds + 1):
             theirs = await per_second(lambda _: bare(interpreter), count)
             mine = await per_second(lambda caller: timed(runner, conversations[caller]), count)

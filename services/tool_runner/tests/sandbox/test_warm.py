@@ -199,6 +199,24 @@ async def test_cancel_ends_the_execution_with_its_daemons_and_not_the_session(
     assert (await run(warm, workspace, "print(open('kept').read())")).stdout == "x\n"
 
 
+async def test_a_resident_imports_nothing_of_the_workspace(warm: LocalBackend) -> None:
+    workspace = await session(warm, "a")
+    hostile = b"import os\nif os.getpid() == 1: open('/workspace/imported', 'w').close()\n"
+    for name in ("json", "socket", "resource", "sitecustomize", "usercustomize"):
+        await workspace.write_file(f"{name}.py", hostile)
+    execution = await workspace.execute(ExecutionSpec(["/bin/sleep", "600"], limits=LIMITS))
+    execution.cancel()
+    await execution.outcome()
+    # Its resident is gone; the next one begins with these files there.
+    for _ in range(200):
+        first = await collect(workspace, ExecutionSpec(["/bin/cat", "/proc/1/cmdline"]))
+        if "resident" in first.stdout:
+            break
+        await asyncio.sleep(0.02)
+    assert "resident" in first.stdout
+    assert {entry.path for entry in await workspace.list_files()}.isdisjoint({"imported"})
+
+
 async def test_usage_is_that_of_the_execution_alone(warm: LocalBackend) -> None:
     workspace = await session(warm, "a")
     spin = "import time\nx = bytearray(60 << 20)\nwhile time.process_time() < 0.6: pass"
