@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from agentmesh_tool_runner.sandbox.files import reading, writing
 from agentmesh_tool_runner.sandbox.files.organising import OrganiseBy
 
 SHAPE = flags.Shape(64 * MIB, 8, 0.5, 16 * MIB, 100)
+
+
+@dataclass
+class Foreign:
+    """A record of nobody that workspaces have to do with."""
 
 
 def plan(**changes: Any) -> flags.ContainerPlan:
@@ -95,7 +101,9 @@ def test_choices_and_records_stay_what_they_are() -> None:
     ("module", "name"),
     [
         ("os", "system"),
-        ("subprocess", "Popen"),
+        ("email.headerregistry", "Address"),
+        (flags.ContainerPlan.__module__.replace("agentmesh_tool_runner", "other"), "Shape"),
+        (__name__, "Foreign"),
         ("agentmesh_tool_runner.sandbox.snapshot", "restore"),
         ("agentmesh_tool_runner.sandbox.not_loaded", "Thing"),
     ],
@@ -110,7 +118,7 @@ def test_errors_come_back_as_what_they_were_or_as_no_more_than_errors() -> None:
     with pytest.raises(WorkspaceFullError, match="no room"):
         codec.result({"error": "WorkspaceFullError", "module": module, "text": "no room"}, b"")
     with pytest.raises(RuntimeError, match="text"):
-        codec.result({"error": "SystemExit", "module": "builtins", "text": "text"}, b"")
+        codec.result({"error": "PermissionError", "module": "builtins", "text": "text"}, b"")
 
 
 def test_a_keeper_is_asked_for_operations_of_the_package_alone() -> None:
