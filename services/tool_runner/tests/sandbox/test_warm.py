@@ -288,3 +288,14 @@ async def test_scripts_run_as_the_interpreter_runs_them(warm: LocalBackend) -> N
         assert ends[0] == ends[1], code
         if "never closed" in code:
             assert await workspace.read_file("never closed") == b"text"
+
+
+async def test_a_signal_reaches_the_first_program_of_a_resident(warm: LocalBackend) -> None:
+    """Also where the resident was ready before the launcher told which process it is."""
+    code = "import signal\nprint('on', flush=True)\nsignal.pause()"
+    for name in ("a", "b"):
+        workspace = await session(warm, name)
+        execution = await workspace.execute(script(warm, code))
+        assert await first_line(execution) == "on\n"
+        execution.send_signal(15)
+        assert (await execution.outcome()).signal == 15

@@ -47,6 +47,7 @@ class Resident:
         self._ended: Told | None = None
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._inner_known = asyncio.Event()
         self._gone = asyncio.Event()
         self._channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
@@ -75,6 +76,8 @@ class Resident:
             try:
                 async with asyncio.timeout(_READY_SECONDS):
                     await self._ready
+                    # Told by another process, and so perhaps later; signals need it.
+                    await self._inner_known.wait()
             except (TimeoutError, ResidentLostError):
                 said = os.pread(words, _LAST_WORDS, 0).decode(errors="replace").strip()
                 raise ResidentLostError(said or "it was not ready in time") from None
@@ -161,10 +164,12 @@ class Resident:
 
     def _inner_started(self, pid: int) -> None:
         self.inner = pid
+        self._inner_known.set()
 
     def _sandbox_ended(self, ended: Ended) -> None:
         self.lost = True
         self._gone.set()
+        self._inner_known.set()
         if not self._ready.done():
             self._ready.set_exception(ResidentLostError("it ended"))
         self._tell(Ended(None, 0.0, 0))
