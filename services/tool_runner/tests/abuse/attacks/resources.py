@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import mmap
 import os
 import resource
-import select
 import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from .attack import StoppedError, attack, settings
+from .families import family
 
 MIB = 1 << 20
 MEMORY = 128 * MIB
@@ -32,49 +30,6 @@ SIZED = "tmpfs of fixed size"
 
 uses_up = partial(attack, "resources")
 memory = partial(uses_up, means=GROUP_OR_RLIMIT, contained_by=("OUT_OF_MEMORY",), limits=SMALL)
-
-
-def _family(count: int, work: Callable[[], None], *, seconds: float = 5) -> str:
-    """So many children that do the work and hold what they have so long after all are done."""
-    done, tell = os.pipe()
-    pids = [_start_child(work, tell) for _ in range(count)]
-    os.close(tell)
-    try:
-        _wait_for_all(done, count)
-        if not settings().get("outside"):
-            time.sleep(seconds)
-            _wait_for_all(done, 0)
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-    return f"{count} processes had it at once"
-
-
-def _start_child(work: Callable[[], None], tell: int) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        work()
-        os.write(tell, b".")
-        time.sleep(120)
-    except BaseException as error:
-        print(error, file=sys.stderr)
-    os._exit(1)
-
-
-def _wait_for_all(done: int, count: int) -> None:
-    """Raises OSError as soon as one of them has died."""
-    finished = 0
-    while True:
-        ready, _, _ = select.select([done], [], [], 0.02)
-        if ready:
-            finished += len(os.read(done, 64))
-        dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if dead is not None:
-            raise OSError(errno.ENOMEM, "one of them died")
-        if finished >= count:
-            return
 
 
 def _touch(size: int) -> bytearray:
@@ -141,9 +96,9 @@ def memory_of_one() -> str:
 
 
 @memory()
-def memory_of_a_family() -> str:
+def memory_of_afamily() -> str:
     """Four processes, each far below the limit."""
-    return _family(4, lambda: _hold(_touch(PAST_MEMORY // 4)))
+    return family(4, lambda: _hold(_touch(PAST_MEMORY // 4)))
 
 
 def _hold(what: object) -> None:
@@ -154,7 +109,7 @@ _HELD: list[object] = []
 
 
 @memory()
-def shared_memory_of_a_family() -> str:
+def shared_memory_of_afamily() -> str:
     """The same with memory that is marked as shared, and so is nobody's."""
 
     def take() -> None:
@@ -163,7 +118,7 @@ def shared_memory_of_a_family() -> str:
             pages[start] = 1
         _hold(pages)
 
-    return _family(4, take)
+    return family(4, take)
 
 
 @uses_up(
@@ -322,7 +277,7 @@ def memory_in_sockets() -> str:
             except BlockingIOError:
                 _hold(pair)
 
-    told = _family(8, fill, seconds=0)
+    told = family(8, fill, seconds=0)
     if not settings().get("outside") and not settings().get("groups"):
         raise StoppedError("within its descriptors")
     return told
@@ -350,7 +305,7 @@ def flood_of_errors() -> str:
         for _ in range(16):
             os.write(2, b"x" * 65535 + b"\n")
 
-    return _family(4, write)
+    return family(4, write)
 
 
 @uses_up(
@@ -365,13 +320,13 @@ def processor_of_many() -> str:
         while time.process_time() < 0.4:
             pass
 
-    return _family(4, burn)
+    return family(4, burn)
 
 
 @uses_up(means="the service's clock", contained_by=("WALL_TIMEOUT",), limits={"wall_seconds": 0.5})
 def sleepers() -> str:
     """Processes that wait, use nothing, and never end."""
-    return _family(4, lambda: time.sleep(1.0))
+    return family(4, lambda: time.sleep(1.0))
 
 
 @uses_up(

@@ -9,10 +9,20 @@ import os
 import signal
 import sys
 
-from . import files, kernel, lifecycle, network, paths, resources, secrets
+from . import (
+    files,
+    kernel,
+    lifecycle,
+    namespaces,
+    network,
+    paths,
+    processes,
+    resources,
+    secrets,
+)
 from .attack import ATTACKS, Attack, NotHereError, StoppedError
 
-MODULES = (files, kernel, lifecycle, network, paths, resources, secrets)
+MODULES = (files, kernel, lifecycle, namespaces, network, paths, processes, resources, secrets)
 _SECONDS = 20
 _INTERESTING = 500
 
