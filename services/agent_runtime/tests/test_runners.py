@@ -64,7 +64,7 @@ async def test_the_runner_that_has_the_workspace_open_is_called(mesh_hosts: Host
     some.remember("conv_1", near)
     assert await called(some, "conv_1") == "near"
     assert await called(some, "conv_2") == "any"
-    await some.lose("conv_1")
+    some.lose("conv_1")
     assert await called(some, "conv_1") == "any"
 
 
@@ -91,3 +91,11 @@ async def test_not_more_is_remembered_than_there_is_room_for(
         assert await called(some, f"conv_{number}") == f"near {number}"
     assert [some.place_of(f"conv_{number}") for number in range(3)] == ["", *addresses[1:]]
     assert await called(some, "conv_1") == "near 1"
+
+
+async def test_the_address_of_all_runners_is_never_given_up(mesh_hosts: HostFactory) -> None:
+    address = await start(mesh_hosts, "any")
+    some = Runners(mesh_hosts.channels(), address)
+    some.remember("conv_1", address)
+    some.lose("conv_1")
+    assert await called(some, "conv_1") == "any"

@@ -29,6 +29,7 @@ class Runners:
 
     def __init__(self, channels: MeshChannels, address: str) -> None:
         self._channels = channels
+        self._address = address
         self._any: ToolRunnerServiceAsyncStub = ToolRunnerServiceStub(
             channels.channel(address, _SERVICE)
         )
@@ -38,7 +39,8 @@ class Runners:
     def remember(self, conversation_id: str, address: str) -> None:
         """The workspace of a conversation is open at this address; nowhere known if empty."""
         self._places.pop(conversation_id, None)
-        if address:
+        # A single runner advertises the address at which all of them are called.
+        if address and address != self._address:
             self._places[conversation_id] = address
         while len(self._places) > _MOST_CONVERSATIONS:
             self._places.popitem(last=False)
@@ -53,22 +55,25 @@ class Runners:
         if not address:
             return self._any
         channel = self._channels.channel(address, _SERVICE)
+        stub = self._near.pop(address, None) or ToolRunnerServiceStub(channel)
+        self._near[address] = stub
+        await self._drop_unused()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await channel.channel_ready()
         except TimeoutError:
-            await self.lose(conversation_id)
+            self.lose(conversation_id)
             return self._any
-        stub = self._near.pop(address, None) or ToolRunnerServiceStub(channel)
-        self._near[address] = stub
-        while len(self._near) > _MOST_RUNNERS:
-            oldest, _ = self._near.popitem(last=False)
-            await self._channels.drop(oldest, _SERVICE)
         return stub
 
-    async def lose(self, conversation_id: str) -> None:
+    def lose(self, conversation_id: str) -> None:
         """The runner that had the workspace of a conversation open does not answer."""
-        address = self._places.pop(conversation_id, "")
-        # Calls of other conversations may still end well there.
-        if address and address not in self._near:
+        self._places.pop(conversation_id, None)
+
+    async def _drop_unused(self) -> None:
+        """Calls may be under way at every runner that a conversation is known to be at."""
+        needed = set(self._places.values())
+        unused = [address for address in self._near if address not in needed]
+        for address in unused[: max(0, len(self._near) - _MOST_RUNNERS)]:
+            del self._near[address]
             await self._channels.drop(address, _SERVICE)
