@@ -12,12 +12,8 @@ import grpc
 import pytest
 from agentmesh.common.v1 import errors_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
-from agentmesh_tool_runner.sandbox.backend import (
-    ExecutionSpec,
-    WorkspaceFullError,
-    WorkspaceKey,
-)
 from agentmesh_tool_runner.sandbox.files import reading, writing
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceFullError, WorkspaceKey
 from agentmesh_tool_runner.server import ToolRunner
 from meshkit.context import Principal, principal_scope
 from meshkit.server import ServiceHost

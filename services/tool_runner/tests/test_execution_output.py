@@ -19,7 +19,7 @@ from agentmesh_tool_runner.executions import (
     OutputRemovedError,
     UnknownExecutionError,
 )
-from agentmesh_tool_runner.sandbox.backend import EndReason, Outcome, Output, Stream
+from agentmesh_tool_runner.sandbox.model import EndReason, Outcome, Output, Stream
 from agentmesh_tool_runner.server import ToolRunner
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, raises_rich

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from .sandbox.backend import MIB, Execution, Outcome, Output
+from .sandbox.backend import Execution
+from .sandbox.model import MIB, Outcome, Output
 
 _KEEP_SECONDS: Final = 300.0
 _ITEM_BYTES: Final = 200  # what an item takes beside its data

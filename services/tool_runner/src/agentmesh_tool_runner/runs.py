@@ -22,14 +22,8 @@ from .executions import (
 )
 from .languages import Program, Programs
 from .packages import Packages, PackageWish
-from .sandbox.backend import (
-    EndReason,
-    Outcome,
-    SandboxBackend,
-    Workspace,
-    WorkspaceFullError,
-    WorkspaceKey,
-)
+from .sandbox.backend import SandboxBackend, Workspace
+from .sandbox.model import EndReason, Outcome, WorkspaceFullError, WorkspaceKey
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 from meshkit.tasks import ended
 
 from .sandbox import selftest
-from .sandbox.backend import SandboxBackend, SandboxUnavailableError, WorkspaceKey
+from .sandbox.backend import SandboxBackend
 from .sandbox.bubblewrap import BubblewrapBackend
 from .sandbox.docker.backend import DockerBackend
+from .sandbox.model import SandboxUnavailableError, WorkspaceKey
 from .sandbox.rest import Rest
 from .sandbox.sandlock import SandlockBackend
 from .settings import ToolRunnerSettings

@@ -22,7 +22,8 @@ from .generations.store_shelf import StoreShelf
 from .languages import CompileCache, Programs, Toolchains
 from .packages import Packages
 from .runs import CodeRuns
-from .sandbox.backend import MIB, SandboxBackend
+from .sandbox.backend import SandboxBackend
+from .sandbox.model import MIB
 from .sandboxes import Sandboxes
 from .servicers.capabilities import CapabilityMethods
 from .servicers.composed import FULL_NAME, ToolRunnerServicer

@@ -13,9 +13,9 @@ from pydantic import AliasChoices, Field, field_validator
 
 from .executions import BufferBounds
 from .languages.programs import BUILD_BYTES
-from .sandbox.backend import MIB, Limits
 from .sandbox.bubblewrap import BubblewrapOptions
 from .sandbox.docker.options import DEFAULT_IMAGE, DockerOptions
+from .sandbox.model import MIB, Limits
 from .sandbox.options import LocalOptions
 from .tools.packages.provider import PackageRules
 

@@ -19,7 +19,7 @@ from agentmesh.conversation_store.v1 import (
 )
 
 from .calls import Authority, ToolCall
-from .sandbox.backend import Output, Stream
+from .sandbox.model import Output, Stream
 
 logger = logging.getLogger(__name__)
 

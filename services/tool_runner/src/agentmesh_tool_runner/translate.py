@@ -11,7 +11,7 @@ from google.protobuf import duration_pb2
 
 from . import executions
 from .languages import Language, LanguageSupport
-from .sandbox.backend import EndReason, Limits, Outcome, Output, Stream
+from .sandbox.model import EndReason, Limits, Outcome, Output, Stream
 from .tools.spec import ToolSpec
 
 PROVIDER = "tool_runner"

@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from agentmesh_tool_runner.sandbox.backend import (
-    SandboxUnavailableError,
-    Workspace,
-    WorkspaceKey,
-)
+from agentmesh_tool_runner.sandbox.backend import Workspace
 from agentmesh_tool_runner.sandbox.cgroups import process_start_time
 from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import SandboxUnavailableError, WorkspaceKey
 
 from ..sandbox.conftest import WITHOUT_GROUPS, AnyBackend, kinds, make_backend  # noqa: TID252 - the tests are one tree
 from .attacks.attack import Attack

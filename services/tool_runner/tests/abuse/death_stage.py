@@ -10,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 
 from ..sandbox.conftest import make_backend  # noqa: TID252 - the tests are one tree
 from .conftest import options_of

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 
 from .attacks.attack import SETTINGS_VARIABLE
 from .stage import PYTHON, archive, inside, of_family

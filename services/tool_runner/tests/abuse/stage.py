@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     ExecutionSpec,
     Limits,
     Outcome,
-    SandboxBackend,
     Stream,
-    Workspace,
 )
 
 from .attacks import run

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 
 from .attacks.attack import ATTACKS
 from .conftest import CANARY_VARIABLE, Stage, Verdict
@@ -78,7 +78,7 @@ async def probed(stage: Stage) -> dict[str, Answer]:
 
 
 async def leave_behind(stage: Stage) -> None:
-    from agentmesh_tool_runner.sandbox.backend import ExecutionSpec
+    from agentmesh_tool_runner.sandbox.model import ExecutionSpec
 
     workspace = await stage.workspace("conv_probes")
     command = f"echo {stage.canary} | tee /tmp/{LEFT} > /dev/shm/{LEFT}"

@@ -11,14 +11,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from agentmesh_tool_runner.sandbox.backend import (
-    EndReason,
-    ExecutionSpec,
-    Limits,
-    Workspace,
-    WorkspaceKey,
-)
+from agentmesh_tool_runner.sandbox.backend import Workspace
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.sandbox.model import EndReason, ExecutionSpec, Limits, WorkspaceKey
 
 from ..sandbox.conftest import AnyBackend, collect, kinds, make_backend  # noqa: TID252
 from .attacks.attack import ATTACKS

@@ -17,17 +17,9 @@ from agentmesh_tool_runner.languages import (
     Programs,
     Toolchains,
 )
-from agentmesh_tool_runner.sandbox.backend import (
-    MIB,
-    Execution,
-    Limits,
-    Outcome,
-    SandboxBackend,
-    Stream,
-    Workspace,
-    WorkspaceKey,
-)
+from agentmesh_tool_runner.sandbox.backend import Execution, SandboxBackend, Workspace
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
+from agentmesh_tool_runner.sandbox.model import MIB, Limits, Outcome, Stream, WorkspaceKey
 from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from agentmesh_tool_runner.languages import CompileCache, Language, Program
 from agentmesh_tool_runner.languages.compile_cache import Compiled, CompileKey
-from agentmesh_tool_runner.sandbox.backend import EndReason
+from agentmesh_tool_runner.sandbox.model import EndReason
 
 from .conftest import Bench
 

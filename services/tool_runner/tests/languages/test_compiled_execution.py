@@ -8,13 +8,8 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 from agentmesh_tool_runner.languages import Language, Program
-from agentmesh_tool_runner.sandbox.backend import (
-    EndReason,
-    Execution,
-    ExecutionSpec,
-    Limits,
-    TerminalSize,
-)
+from agentmesh_tool_runner.sandbox.backend import Execution
+from agentmesh_tool_runner.sandbox.model import EndReason, ExecutionSpec, Limits, TerminalSize
 
 from .conftest import Bench, collect
 

@@ -12,7 +12,8 @@ from agentmesh_tool_runner.languages import (
     Toolchains,
     catalog,
 )
-from agentmesh_tool_runner.sandbox.backend import EndReason, SandboxBackend
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend
+from agentmesh_tool_runner.sandbox.model import EndReason
 
 from .conftest import COMPILED, Bench
 

@@ -11,22 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
+from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
+from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
+from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
+from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     MIB,
     ExecutionSpec,
     Limits,
     Outcome,
-    SandboxBackend,
     SandboxUnavailableError,
     Stream,
-    Workspace,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
-from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
-from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
-from agentmesh_tool_runner.sandbox.local import LocalBackend
 from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend, landlock_version
 

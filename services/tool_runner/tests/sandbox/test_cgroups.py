@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from agentmesh_tool_runner.sandbox import cgroups
-from agentmesh_tool_runner.sandbox.backend import MIB, Limits, SandboxUnavailableError
 from agentmesh_tool_runner.sandbox.family import plan_family_bound
+from agentmesh_tool_runner.sandbox.model import MIB, Limits, SandboxUnavailableError
 
 V1 = """\
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory

@@ -12,15 +12,10 @@ from typing import Any
 
 import docker
 import pytest
-from agentmesh_tool_runner.sandbox.backend import (
-    MIB,
-    EndReason,
-    ExecutionSpec,
-    Workspace,
-    WorkspaceKey,
-)
+from agentmesh_tool_runner.sandbox.backend import Workspace
 from agentmesh_tool_runner.sandbox.docker import flags
 from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
+from agentmesh_tool_runner.sandbox.model import MIB, EndReason, ExecutionSpec, WorkspaceKey
 
 from . import engine
 from .conftest import LIMITS, Run, collect, make_backend
@@ -241,7 +236,7 @@ async def test_nothing_is_left_of_a_closed_backend(
 _SERVICE = """
 import asyncio, pathlib, sys
 sys.path.insert(0, {source!r})
-from agentmesh_tool_runner.sandbox.backend import ExecutionSpec, WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceKey
 from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
 from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from agentmesh_tool_runner.sandbox import beneath, seccomp, snapshot
-from agentmesh_tool_runner.sandbox.backend import MIB, FileRules, WorkspaceFullError
 from agentmesh_tool_runner.sandbox.docker import codec, container, engine, flags
 from agentmesh_tool_runner.sandbox.docker.frames import PREFIX, Frames, frame
 from agentmesh_tool_runner.sandbox.docker.profile import profile
 from agentmesh_tool_runner.sandbox.files import reading, writing
 from agentmesh_tool_runner.sandbox.files.organising import OrganiseBy
+from agentmesh_tool_runner.sandbox.model import MIB, FileRules, WorkspaceFullError
 
 SHAPE = flags.Shape(64 * MIB, 8, 0.5, 16 * MIB, 100)
 

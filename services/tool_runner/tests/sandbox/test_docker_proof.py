@@ -11,16 +11,16 @@ import docker
 import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox import selftest
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.docker import backend as docker_backend
+from agentmesh_tool_runner.sandbox.docker import flags
+from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
+from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     ExecutionSpec,
     SandboxUnavailableError,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.docker import backend as docker_backend
-from agentmesh_tool_runner.sandbox.docker import flags
-from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
-from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
 from agentmesh_tool_runner.server import ToolRunner
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory

@@ -8,19 +8,18 @@ import hashlib
 import threading
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import (
-    EndReason,
-    ExecutionSpec,
-    FileRules,
-    SandboxBackend,
-    Workspace,
-    WorkspaceInUseError,
-    WorkspaceKey,
-)
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 from agentmesh_tool_runner.sandbox.files import organising, reading, versions, writing
 from agentmesh_tool_runner.sandbox.files.organising import Move, OrganiseBy
 from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import (
+    EndReason,
+    ExecutionSpec,
+    FileRules,
+    WorkspaceInUseError,
+    WorkspaceKey,
+)
 
 from .conftest import LIMITS, Run
 

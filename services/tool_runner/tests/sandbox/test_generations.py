@@ -18,7 +18,8 @@ from agentmesh_tool_runner.generations.manifest import (
 )
 from agentmesh_tool_runner.generations.reading import Library
 from agentmesh_tool_runner.generations.shelf import Head, Shelf
-from agentmesh_tool_runner.sandbox.backend import ExecutionSpec, SandboxBackend, WorkspaceKey
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceKey
 
 from .conftest import LIMITS, collect
 

@@ -11,14 +11,10 @@ from pathlib import Path
 
 import pytest
 from agentmesh_tool_runner.sandbox import launcher, seccomp
-from agentmesh_tool_runner.sandbox.backend import (
-    ExecutionSpec,
-    SandboxBackend,
-    Workspace,
-    WorkspaceKey,
-)
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceKey
 
 from .conftest import LIMITS, Run, collect, read_host, saved_mode
 

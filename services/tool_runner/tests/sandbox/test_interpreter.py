@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import Execution, Workspace
+from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import (
     EndReason,
-    Execution,
     ExecutionSpec,
     InterpreterUnavailableError,
     Limits,
     Stream,
-    Workspace,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.local import LocalBackend
 
 from .conftest import LIMITS, collect, make_backend
 from .test_lifecycle import processes_with

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 from agentmesh_tool_runner.sandbox import cgroups
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
+from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import (
     EndReason,
     ExecutionSpec,
-    SandboxBackend,
-    Workspace,
     WorkspaceFullError,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.local import LocalBackend
 
 from .conftest import LIMITS, Run, collect, make_backend, read_host, saved_archives
 
@@ -129,7 +128,7 @@ async def test_launcher_death_ends_executions_and_the_next_one_runs(
 _SERVICE = """
 import asyncio, pathlib, sys
 sys.path.insert(0, {source!r})
-from agentmesh_tool_runner.sandbox.backend import ExecutionSpec, WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceKey
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
 from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend

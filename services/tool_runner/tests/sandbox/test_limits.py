@@ -7,14 +7,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import (
-    MIB,
-    EndReason,
-    ExecutionSpec,
-    Limits,
-    Stream,
-    Workspace,
-)
+from agentmesh_tool_runner.sandbox.backend import Workspace
+from agentmesh_tool_runner.sandbox.model import MIB, EndReason, ExecutionSpec, Limits, Stream
 
 from .conftest import LIMITS, Run, collect
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from agentmesh_tool_runner.sandbox import sandlock, selftest
-from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
 from agentmesh_tool_runner.sandbox.inside import Launch
 from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import SandboxUnavailableError
 
 from .conftest import make_backend
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from agentmesh_tool_runner.sandbox import snapshot
-from agentmesh_tool_runner.sandbox.backend import WorkspaceFullError
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.sandbox.model import WorkspaceFullError
 
 Make = Callable[[tarfile.TarFile, Path], None]
 

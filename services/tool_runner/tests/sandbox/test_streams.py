@@ -5,14 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from agentmesh_tool_runner.sandbox.backend import (
-    MIB,
-    EndReason,
-    ExecutionSpec,
-    SandboxBackend,
-    Stream,
-    Workspace,
-)
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
+from agentmesh_tool_runner.sandbox.model import MIB, EndReason, ExecutionSpec, Stream
 
 from .conftest import LIMITS, Run, collect
 

@@ -6,17 +6,16 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import Execution, Workspace
+from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     EndReason,
-    Execution,
     ExecutionSpec,
     Output,
     Stream,
     TerminalSize,
-    Workspace,
 )
-from agentmesh_tool_runner.sandbox.local import LocalBackend
 
 from .conftest import LIMITS, collect
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import ExecutionSpec, WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceKey
 from agentmesh_tool_runner.settings import ToolRunnerSettings
 from pydantic import ValidationError
 

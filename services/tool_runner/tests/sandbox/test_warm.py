@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import Execution, Workspace
+from agentmesh_tool_runner.sandbox.local import LocalBackend
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     EndReason,
-    Execution,
     ExecutionSpec,
     Limits,
     ResourceUsage,
-    Workspace,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.local import LocalBackend
 
 from .conftest import LIMITS, Result, collect, make_backend
 from .test_lifecycle import processes_with, wait_until_gone

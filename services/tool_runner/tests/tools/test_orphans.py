@@ -13,7 +13,7 @@ from agentmesh_tool_runner.tools.packages.provider import PackageTools
 SERVICE = """
 import asyncio, json, sys
 from pathlib import Path
-from agentmesh_tool_runner.sandbox.backend import Limits
+from agentmesh_tool_runner.sandbox.model import Limits
 from agentmesh_tool_runner.settings import ToolRunnerSettings
 from agentmesh_tool_runner.tools.packages.provider import PackageTools
 from agentmesh_tool_runner.tools.tool import ToolContext

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from agentmesh_tool_runner.sandbox.backend import Limits, Output, Stream
+from agentmesh_tool_runner.sandbox.model import Limits, Output, Stream
 from agentmesh_tool_runner.settings import ToolRunnerSettings
 from agentmesh_tool_runner.tools.output import OutputCheck
 from agentmesh_tool_runner.tools.packages.provider import PackageRules, PackageTools

@@ -15,18 +15,16 @@ from agentmesh_tool_runner.generations.rest import StoreRest
 from agentmesh_tool_runner.generations.shelf import ShelfUnavailableError
 from agentmesh_tool_runner.languages import Program, Programs
 from agentmesh_tool_runner.rooms import Rooms
-from agentmesh_tool_runner.sandbox.backend import (
-    Execution,
+from agentmesh_tool_runner.sandbox.backend import Execution, SandboxBackend, Workspace
+from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.sandbox.model import (
     ExecutionSpec,
     Limits,
     Output,
-    SandboxBackend,
     SandboxUnavailableError,
-    Workspace,
     WorkspaceFullError,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 from agentmesh_tool_runner.tools.output import OutputCheck
 from agentmesh_tool_runner.tools.provider import ProvidedTool, Toolbox
 from agentmesh_tool_runner.tools.reply import Failure, ReplyOutcome, ToolReply

@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
 from agentmesh_tool_runner.generations.manifest import Change
-from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError
+from agentmesh_tool_runner.sandbox.model import SandboxUnavailableError
 from agentmesh_tool_runner.tools.reply import ReplyOutcome, ToolReply
 
 from .effects import CANCELLED, Effects

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentmesh_tool_runner.generations.manifest import NO_STATE, State
-from agentmesh_tool_runner.sandbox.backend import EndReason, Execution, Output, WorkspaceKey
+from agentmesh_tool_runner.sandbox.backend import Execution
+from agentmesh_tool_runner.sandbox.model import EndReason, Output, WorkspaceKey
 from agentmesh_tool_runner.tools.reply import ToolReply
 
 from .steps import Authority, CallEnd, ToolCall

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Protocol, TypeAlias
 
 from agentmesh_tool_runner.generations.manifest import NO_STATE, Change, State
-from agentmesh_tool_runner.sandbox.backend import Output
+from agentmesh_tool_runner.sandbox.model import Output
 from agentmesh_tool_runner.tools.reply import ToolReply
 
 Key: TypeAlias = tuple[str, str, int, str]

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from meshkit.context import find_capability
 
-from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 from agentmesh_tool_runner.sandbox.rest import Rest
 from agentmesh_tool_runner.sandbox.snapshot import Entry
 from agentmesh_tool_runner.sandbox.workspaces import Mounted

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 
 from .manifest import Change, State
 

@@ -15,7 +15,7 @@ from agentmesh.conversation_store.v1 import workspace_service_pb2_grpc as pb_grp
 from meshkit.context import find_capability
 from meshkit.errors import from_rpc_error
 
-from agentmesh_tool_runner.sandbox.backend import WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 
 from .manifest import BrokenManifestError, Change, MovedError, State
 from .shelf import Head, Shelf, ShelfUnavailableError

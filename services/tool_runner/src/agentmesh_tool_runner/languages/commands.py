@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from agentmesh_tool_runner.sandbox.backend import INPUT_DIRECTORY, MIB, Limits
+from agentmesh_tool_runner.sandbox.model import INPUT_DIRECTORY, MIB, Limits
 
 from .catalog import STRIPS_BY_ITSELF, Language
 from .program import Program

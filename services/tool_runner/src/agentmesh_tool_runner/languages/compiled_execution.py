@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import Execution
+from agentmesh_tool_runner.sandbox.model import (
     EndReason,
-    Execution,
     Outcome,
     Output,
     ResourceUsage,

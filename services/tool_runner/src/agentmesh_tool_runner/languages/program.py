@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agentmesh_tool_runner.sandbox.backend import Limits, TerminalSize
+from agentmesh_tool_runner.sandbox.model import Limits, TerminalSize
 
 from .catalog import Language
 

@@ -8,20 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import Execution, SandboxBackend, Workspace
+from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     MIB,
     EndReason,
-    Execution,
     ExecutionSpec,
     Limits,
     Outcome,
-    SandboxBackend,
     Stream,
-    Workspace,
     WorkspaceKey,
 )
-from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 
 from . import commands
 from .compile_cache import CompileCache, Compiled, CompileKey

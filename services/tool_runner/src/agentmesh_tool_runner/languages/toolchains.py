@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     EndReason,
     ExecutionSpec,
     Limits,
-    SandboxBackend,
     SandboxUnavailableError,
     Stream,
     WorkspaceKey,

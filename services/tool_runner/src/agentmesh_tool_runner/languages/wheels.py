@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from agentmesh_tool_runner.sandbox.backend import (
-    INPUT_DIRECTORY,
-    WORKSPACE_DIRECTORY,
-    ExecutionSpec,
-)
+from agentmesh_tool_runner.sandbox.model import INPUT_DIRECTORY, WORKSPACE_DIRECTORY, ExecutionSpec
 
 FOLDER: Final = "/tmp/packages"  # noqa: S108 - inside
 # In the program's own process and under its limits: a wheel that is too large ends it as its own

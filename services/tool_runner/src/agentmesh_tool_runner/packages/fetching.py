@@ -9,11 +9,11 @@ from typing import Final
 
 from agentmesh_tool_runner.languages import CompileCache
 from agentmesh_tool_runner.languages.compile_cache import Compiled, CompileKey
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.backend import SandboxBackend
+from agentmesh_tool_runner.sandbox.model import (
     MIB,
     ExecutionSpec,
     Limits,
-    SandboxBackend,
     SandboxUnavailableError,
     Stream,
     WorkspaceKey,

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from typing import Any, Final
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-from agentmesh_tool_runner.sandbox.backend import MIB
+from agentmesh_tool_runner.sandbox.model import MIB
 
 from .requirements import PackagesNotAllowedError, PackagesUnavailableError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import profile
-from .backend import ExecutionSpec, SandboxUnavailableError
 from .inside import Launch
 from .local import LocalBackend
+from .model import ExecutionSpec, SandboxUnavailableError
 from .options import LocalOptions
 
 

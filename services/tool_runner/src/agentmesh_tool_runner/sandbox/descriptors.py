@@ -6,8 +6,8 @@ import os
 import socket
 from dataclasses import dataclass
 
-from .backend import ExecutionSpec
 from .execution import LocalExecution
+from .model import ExecutionSpec
 
 
 class Descriptors:

@@ -14,16 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from .backend import (
-    EndReason,
-    ExecutionSpec,
-    Outcome,
-    Output,
-    ResourceUsage,
-    Stream,
-    TerminalSize,
-)
 from .launcher_client import Ended
+from .model import EndReason, ExecutionSpec, Outcome, Output, ResourceUsage, Stream, TerminalSize
 from .terminal import Terminal, is_hang_up
 
 _PIPE_READ_BYTES: Final = 64 * 1024

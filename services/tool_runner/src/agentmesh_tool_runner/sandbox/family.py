@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from .backend import MIB, Limits, SandboxUnavailableError
+from .model import MIB, Limits, SandboxUnavailableError
 
 _FEWEST_PROCESSES: Final = 6
 _SMALLEST_ADDRESS_SPACE: Final = 256 * MIB

@@ -12,16 +12,9 @@ from typing import ClassVar, Final, Generic, TypeVar
 
 from meshkit.tasks import ended, stop
 
-from .backend import (
-    Execution,
-    ExecutionSpec,
-    SandboxBackend,
-    SandboxUnavailableError,
-    Session,
-    Workspace,
-    WorkspaceKey,
-)
+from .backend import Execution, SandboxBackend, Workspace
 from .execution import LocalExecution
+from .model import ExecutionSpec, SandboxUnavailableError, Session, WorkspaceKey
 from .options import LocalOptions
 from .workspace_handle import WorkspaceHandle
 from .workspaces import Mounted, Place, WorkspaceRules, Workspaces

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .backend import MIB, WORKSPACE_DIRECTORY, Limits
+from .model import MIB, WORKSPACE_DIRECTORY, Limits
 
 INNER_ID: Final = 1000
 PYTHON_DIRECTORY: Final = "/opt/python"

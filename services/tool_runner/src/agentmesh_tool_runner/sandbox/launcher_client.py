@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import launcher
-from .backend import SandboxUnavailableError
 from .launcher_protocol import receive, send
+from .model import SandboxUnavailableError
 
 _PROGRAM: Final = (
     f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "

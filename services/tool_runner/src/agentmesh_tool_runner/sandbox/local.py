@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Final
 
 from . import cgroups, inside, seccomp, terminal
-from .backend import (
-    Execution,
-    ExecutionSpec,
-    InterpreterUnavailableError,
-    Limits,
-    SandboxUnavailableError,
-    WorkspaceKey,
-)
+from .backend import Execution
 from .descriptors import Descriptors, Streams
 from .execution import LocalExecution, Meter
 from .family import FamilyBound, plan_family_bound
 from .hosting import HostingBackend
 from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequest
 from .meters import FamilyMeter, GroupMeter
+from .model import (
+    ExecutionSpec,
+    InterpreterUnavailableError,
+    Limits,
+    SandboxUnavailableError,
+    WorkspaceKey,
+)
 from .options import LocalOptions
 from .places import Places, first_uid
 from .resident_client import Resident, ResidentLostError

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from .backend import ExecutionSpec
 from .cgroups import Group, GroupUsage
 from .execution import Measured
+from .model import ExecutionSpec
 
 _SHORTEST_CHECK: Final = 0.01
 _LONGEST_CHECK: Final = 3600.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from .backend import MIB, Limits
+from .model import MIB, Limits
 
 _MAXIMUM: Final = Limits(
     wall_seconds=600,

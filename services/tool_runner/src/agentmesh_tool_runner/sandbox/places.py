@@ -8,8 +8,8 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from .backend import Limits
 from .launcher_client import LauncherClient, LauncherLostError
+from .model import Limits
 from .reach import LocalReach
 from .workspaces import Place
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from . import inside
-from .backend import INPUT_DIRECTORY, MIB, WORKSPACE_DIRECTORY, ExecutionSpec, Limits
 from .inside import Launch
 from .launcher_protocol import (
     BLOCK_DESCRIPTOR,
@@ -20,6 +19,7 @@ from .launcher_protocol import (
     STATUS_DESCRIPTOR,
     TEMPORARY_FOLDERS,
 )
+from .model import INPUT_DIRECTORY, MIB, WORKSPACE_DIRECTORY, ExecutionSpec, Limits
 
 _FILTER_DESCRIPTOR: Final = FIRST_EXTRA_DESCRIPTOR + 1
 _RESIDENT_DIRECTORY: Final = "/run/resident"

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from . import resident_child
-from .backend import ExecutionSpec
 from .cgroups import Group, GroupLimits, GroupUsage
 from .descriptors import Descriptors
 from .inside import Launch, process_limits
 from .launcher_client import Ended, LauncherClient, StartRequest
+from .model import ExecutionSpec
 
 _MESSAGE_BYTES: Final = 4096
 _READY_SECONDS: Final = 20.0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import quote
 
-from .backend import WorkspaceFullError, WorkspaceKey
+from .model import WorkspaceFullError, WorkspaceKey
 
 if TYPE_CHECKING:
     from .workspaces import Mounted

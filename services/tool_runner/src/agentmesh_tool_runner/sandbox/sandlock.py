@@ -15,16 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from . import inside
-from .backend import (
-    INPUT_DIRECTORY,
-    MIB,
-    WORKSPACE_DIRECTORY,
-    ExecutionSpec,
-    SandboxUnavailableError,
-)
 from .enclosure import NAMESPACES
 from .launcher_protocol import FIRST_EXTRA_DESCRIPTOR
 from .local import LocalBackend
+from .model import INPUT_DIRECTORY, MIB, WORKSPACE_DIRECTORY, ExecutionSpec, SandboxUnavailableError
 from .options import LocalOptions
 
 _LANDLOCK_NEEDED: Final = 6

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from .backend import (
+from .backend import SandboxBackend, Workspace
+from .model import (
     INPUT_DIRECTORY,
     MIB,
     Capability,
@@ -16,9 +17,7 @@ from .backend import (
     ExecutionSpec,
     Limits,
     Outcome,
-    SandboxBackend,
     SandboxUnavailableError,
-    Workspace,
     WorkspaceKey,
 )
 

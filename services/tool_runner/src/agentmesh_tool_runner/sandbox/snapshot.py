@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from . import beneath
-from .backend import WorkspaceFullError
+from .model import WorkspaceFullError
 
 DRAFTS_FOLDER: Final = ".agentmesh-drafts"
 """Where files are while they are uploaded, at the top of the workspace; never kept."""

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from . import cgroups
-from .backend import Limits
 from .launcher_client import LauncherClient, LauncherLostError
+from .model import Limits
 
 _SPARES: Final = 2
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from .backend import ExecutionSpec, TerminalSize
+from .model import ExecutionSpec, TerminalSize
 
 # Makes the terminal, hands its other end out by descriptor 0, and becomes the program in the same
 # process: the terminal controls it, and its end is the program's own.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import beneath
-from .backend import WorkspaceFullError
+from .model import WorkspaceFullError
 from .snapshot import DRAFTS_FOLDER, Entry, walk
 
 _BLOCK: Final = 256 * 1024

@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from meshkit.tasks import ended
 
 from . import terminal
-from .backend import ExecutionSpec, InterpreterUnavailableError, Limits
 from .descriptors import Descriptors, Streams
 from .execution import LocalExecution
 from .interpreter import Interpreter
 from .launcher_client import LauncherLostError
 from .meters import ResidentMeter
+from .model import ExecutionSpec, InterpreterUnavailableError, Limits
 from .resident_client import Resident, ResidentLostError, plan
 from .spares import group_limits
 from .warm import WarmSandboxes

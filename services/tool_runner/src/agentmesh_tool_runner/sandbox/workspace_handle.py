@@ -10,18 +10,9 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from meshkit.tasks import ended
 
-from .backend import (
-    MIB,
-    Execution,
-    ExecutionSpec,
-    FileEntry,
-    FileRules,
-    SandboxUnavailableError,
-    Upload,
-    Workspace,
-    WorkspaceKey,
-)
+from .backend import Execution, Upload, Workspace
 from .files import drafts, reading, writing
+from .model import MIB, ExecutionSpec, FileEntry, FileRules, SandboxUnavailableError, WorkspaceKey
 from .workspaces import Mounted, Workspaces
 
 _Arguments = ParamSpec("_Arguments")

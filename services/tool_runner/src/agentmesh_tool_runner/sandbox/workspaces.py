@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from . import snapshot
-from .backend import Session, WorkspaceFullError, WorkspaceInUseError, WorkspaceKey
+from .model import Session, WorkspaceFullError, WorkspaceInUseError, WorkspaceKey
 from .reach import Reach
 from .rest import ArchiveRest, Rest
 

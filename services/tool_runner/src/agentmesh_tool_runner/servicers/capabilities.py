@@ -9,7 +9,7 @@ from google.protobuf import struct_pb2
 
 from agentmesh_tool_runner import translate
 from agentmesh_tool_runner.languages import Toolchains
-from agentmesh_tool_runner.sandbox.backend import Limits
+from agentmesh_tool_runner.sandbox.model import Limits
 from agentmesh_tool_runner.sandboxes import Sandboxes
 
 from .errors import rich_errors

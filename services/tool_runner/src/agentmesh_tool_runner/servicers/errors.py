@@ -24,13 +24,13 @@ from agentmesh_tool_runner.packages import (
     PackagesUnavailableError,
     UnknownPackageError,
 )
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.sandbox.model import (
     InterpreterUnavailableError,
     SandboxUnavailableError,
     WorkspaceFullError,
     WorkspaceInUseError,
 )
-from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 
 
 @contextlib.contextmanager

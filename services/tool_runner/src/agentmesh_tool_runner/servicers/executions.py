@@ -13,7 +13,8 @@ from meshkit.errors import MeshError
 from agentmesh_tool_runner import translate
 from agentmesh_tool_runner.executions import ExecutionLog, UnknownExecutionError
 from agentmesh_tool_runner.runs import CodeRuns
-from agentmesh_tool_runner.sandbox.backend import Execution, Limits, TerminalSize
+from agentmesh_tool_runner.sandbox.backend import Execution
+from agentmesh_tool_runner.sandbox.model import Limits, TerminalSize
 
 from .errors import rich_errors
 from .run_requests import code_run

@@ -10,10 +10,10 @@ from typing import Final
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from meshkit.errors import MeshError
 
-from agentmesh_tool_runner.sandbox.backend import FileEntry, FileVersion
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
 from agentmesh_tool_runner.sandbox.files.organising import OrganiseBy
 from agentmesh_tool_runner.sandbox.files.tree import inside
+from agentmesh_tool_runner.sandbox.model import FileEntry, FileVersion
 
 _KINDS: Final = {
     "file": pb.FILE_KIND_FILE,

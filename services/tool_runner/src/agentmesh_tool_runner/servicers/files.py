@@ -7,8 +7,9 @@ from typing import Any, Final
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from meshkit.context import current_principal
 
-from agentmesh_tool_runner.sandbox.backend import Workspace, WorkspaceKey
+from agentmesh_tool_runner.sandbox.backend import Workspace
 from agentmesh_tool_runner.sandbox.files import organising, reading, versions, writing
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 from agentmesh_tool_runner.sandboxes import Sandboxes
 
 from .errors import rich_errors

@@ -17,8 +17,8 @@ from agentmesh_tool_runner import translate
 from agentmesh_tool_runner.languages import Program
 from agentmesh_tool_runner.packages import PackageWish, Requirement
 from agentmesh_tool_runner.runs import CodeRun
-from agentmesh_tool_runner.sandbox.backend import MIB, Limits, TerminalSize
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError, normalize
+from agentmesh_tool_runner.sandbox.model import MIB, Limits, TerminalSize
 
 from .network_policies import insist_on_none
 

@@ -10,7 +10,7 @@ from google.protobuf import timestamp_pb2
 from meshkit.context import current_principal
 from meshkit.errors import MeshError
 
-from agentmesh_tool_runner.sandbox.backend import Session, WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import Session, WorkspaceKey
 from agentmesh_tool_runner.sandboxes import Sandboxes
 
 from .errors import rich_errors

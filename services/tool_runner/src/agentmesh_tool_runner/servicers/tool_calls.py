@@ -14,7 +14,7 @@ from meshkit.telemetry import current_traceparent
 
 from agentmesh_tool_runner import translate
 from agentmesh_tool_runner.calls import Authority, RunningCall, ToolCall, ToolCalls
-from agentmesh_tool_runner.sandbox.backend import Limits
+from agentmesh_tool_runner.sandbox.model import Limits
 from agentmesh_tool_runner.store import result_part
 from agentmesh_tool_runner.tools.provider import Toolbox
 

@@ -13,8 +13,9 @@ from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from meshkit.context import current_principal
 from meshkit.errors import MeshError
 
-from agentmesh_tool_runner.sandbox.backend import Upload, WorkspaceKey
+from agentmesh_tool_runner.sandbox.backend import Upload
 from agentmesh_tool_runner.sandbox.files import reading
+from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 from agentmesh_tool_runner.sandboxes import Sandboxes
 
 from .errors import rich_errors

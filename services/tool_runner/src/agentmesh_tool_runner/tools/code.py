@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, model_validator
 
 from agentmesh_tool_runner.languages import Language, LanguageNotInstalledError, Program
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     EndReason,
     ExecutionSpec,

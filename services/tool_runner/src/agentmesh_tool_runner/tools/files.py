@@ -6,9 +6,9 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from agentmesh_tool_runner.sandbox.backend import FileEntry
 from agentmesh_tool_runner.sandbox.files import organising, reading, versions, writing
 from agentmesh_tool_runner.sandbox.files.organising import OrganiseBy
+from agentmesh_tool_runner.sandbox.model import FileEntry
 
 from .file_formats import Format, MalformedError, as_base64, describe, encode, printable
 from .tool import Arguments, Result, Tool, ToolContext, ToolReply

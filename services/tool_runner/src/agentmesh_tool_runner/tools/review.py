@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator
 
-from agentmesh_tool_runner.sandbox.backend import EndReason, ExecutionSpec
 from agentmesh_tool_runner.sandbox.files.tree import VERSIONS_FOLDER
+from agentmesh_tool_runner.sandbox.model import EndReason, ExecutionSpec
 
 from .reply import Failure
 from .tool import Arguments, Finished, Result, Tool, ToolContext, ToolReply

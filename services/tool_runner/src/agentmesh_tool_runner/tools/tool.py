@@ -11,15 +11,8 @@ from typing import ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentmesh_tool_runner.languages import Program
-from agentmesh_tool_runner.sandbox.backend import (
-    Execution,
-    ExecutionSpec,
-    Limits,
-    Outcome,
-    Output,
-    Stream,
-    Workspace,
-)
+from agentmesh_tool_runner.sandbox.backend import Execution, Workspace
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, Limits, Outcome, Output, Stream
 
 from .reply import Failure, ReplyOutcome, ToolReply
 from .schemas import explain, schema_of, violations

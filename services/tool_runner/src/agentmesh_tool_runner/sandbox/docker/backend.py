@@ -19,7 +19,8 @@ from collections.abc import Coroutine, Mapping
 from typing import Final
 
 from agentmesh_tool_runner.sandbox import inside, seccomp
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.hosting import HostingBackend
+from agentmesh_tool_runner.sandbox.model import (
     MIB,
     EndReason,
     ExecutionSpec,
@@ -27,7 +28,6 @@ from agentmesh_tool_runner.sandbox.backend import (
     Limits,
     SandboxUnavailableError,
 )
-from agentmesh_tool_runner.sandbox.hosting import HostingBackend
 from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place
 
 from .cell import Cell, ContainerExecution, ContainerMeter, State

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from meshkit.tasks import ended
 
-from agentmesh_tool_runner.sandbox.backend import MIB, ExecutionSpec, TerminalSize
 from agentmesh_tool_runner.sandbox.execution import LocalExecution, Measured
 from agentmesh_tool_runner.sandbox.launcher_client import Ended
+from agentmesh_tool_runner.sandbox.model import MIB, ExecutionSpec, TerminalSize
 
 from .container import Container
 from .flags import Shape

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError
+from agentmesh_tool_runner.sandbox.model import SandboxUnavailableError
 
 from . import agent, boot, codec
 from .engine import Engine

@@ -16,8 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agentmesh_tool_runner.sandbox.backend import SandboxUnavailableError
 from agentmesh_tool_runner.sandbox.cgroups import process_start_time
+from agentmesh_tool_runner.sandbox.model import SandboxUnavailableError
 
 from .flags import OWNER_LABEL, ContainerPlan, container_config
 

@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentmesh_tool_runner.sandbox.backend import (
-    INPUT_DIRECTORY,
-    MIB,
-    WORKSPACE_DIRECTORY,
-    Limits,
-)
+from agentmesh_tool_runner.sandbox.model import INPUT_DIRECTORY, MIB, WORKSPACE_DIRECTORY, Limits
 
 OWNER_LABEL: Final = "agentmesh.sandbox.owner"
 ROLE_LABEL: Final = "agentmesh.sandbox.role"

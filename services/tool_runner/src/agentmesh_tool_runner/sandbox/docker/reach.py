@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from agentmesh_tool_runner.sandbox import snapshot
-from agentmesh_tool_runner.sandbox.backend import MIB, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.model import MIB, WorkspaceFullError
 from agentmesh_tool_runner.sandbox.reach import Reach
 
 from . import staging

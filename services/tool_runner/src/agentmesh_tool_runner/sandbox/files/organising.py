@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from agentmesh_tool_runner.sandbox import beneath
-from agentmesh_tool_runner.sandbox.backend import FileRules
+from agentmesh_tool_runner.sandbox.model import FileRules
 from agentmesh_tool_runner.sandbox.snapshot import Entry, walk
 
 from .tree import HIDDEN, inside, look

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentmesh_tool_runner.sandbox import beneath
-from agentmesh_tool_runner.sandbox.backend import FileEntry
+from agentmesh_tool_runner.sandbox.model import FileEntry
 from agentmesh_tool_runner.sandbox.snapshot import Entry, walk
 
 from .tree import HIDDEN, as_entry, as_file_entry, inside, look

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentmesh_tool_runner.sandbox import beneath
-from agentmesh_tool_runner.sandbox.backend import FileEntry, FileRules, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.model import FileEntry, FileRules, WorkspaceFullError
 from agentmesh_tool_runner.sandbox.snapshot import DRAFTS_FOLDER, Entry, readable
 
 VERSIONS_FOLDER: Final = ".agentmesh-versions"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentmesh_tool_runner.sandbox import beneath
-from agentmesh_tool_runner.sandbox.backend import FileVersion, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.model import FileVersion, WorkspaceFullError
 from agentmesh_tool_runner.sandbox.snapshot import walk
 
 from .tree import (

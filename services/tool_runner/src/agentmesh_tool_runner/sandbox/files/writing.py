@@ -9,7 +9,7 @@ import stat
 from typing import Final
 
 from agentmesh_tool_runner.sandbox import beneath
-from agentmesh_tool_runner.sandbox.backend import FileEntry, FileRules, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.model import FileEntry, FileRules, WorkspaceFullError
 from agentmesh_tool_runner.sandbox.snapshot import Entry, walk
 
 from . import versions

@@ -7,8 +7,9 @@ import errno
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentmesh_tool_runner.sandbox.backend import Workspace, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.backend import Workspace
 from agentmesh_tool_runner.sandbox.beneath import UnsafePathError
+from agentmesh_tool_runner.sandbox.model import WorkspaceFullError
 
 from .frames import MAX_FILE_BYTES, ProtocolError
 

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any, Final
 
-from agentmesh_tool_runner.sandbox.backend import MIB
+from agentmesh_tool_runner.sandbox.model import MIB
 from agentmesh_tool_runner.tools.provider import ProvidedTool
 from agentmesh_tool_runner.tools.reply import Failure, ReplyOutcome, ToolReply
 from agentmesh_tool_runner.tools.spec import ToolSpec

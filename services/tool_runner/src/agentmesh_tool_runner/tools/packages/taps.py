@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from agentmesh_tool_runner.sandbox.backend import Output, Stream
+from agentmesh_tool_runner.sandbox.model import Output, Stream
 
 _PIECE_BYTES: Final = 64 * 1024
 _MAX_DRAINED: Final = 4 * 1024 * 1024

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from agentmesh_tool_runner.sandbox.backend import Output, Stream
+from agentmesh_tool_runner.sandbox.model import Output, Stream
 from agentmesh_tool_runner.tools.tool import ToolContext
 
 from . import files

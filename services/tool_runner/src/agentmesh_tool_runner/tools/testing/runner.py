@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator
 
-from agentmesh_tool_runner.sandbox.backend import (
+from agentmesh_tool_runner.sandbox.model import (
     INPUT_DIRECTORY,
     EndReason,
     ExecutionSpec,
