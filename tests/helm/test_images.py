@@ -126,6 +126,10 @@ def test_final_stage_is_unprivileged_and_without_tools(service: str) -> None:
         for word in match.group(1).split()
         if not word.startswith("-")
     }
+    if service == "tool_runner":
+        # Languages are the builder's choice, and none are there without it.
+        assert 'LANGUAGE_PACKAGES=""' in arguments(final, "ARG")
+        packages.remove("${LANGUAGE_PACKAGES}")
     assert packages == ({"bubblewrap"} if service == "tool_runner" else set())
 
 
