@@ -66,7 +66,10 @@ def until_dead(descriptors: Sequence[int], began: float) -> float:
         poll.register(descriptor, select.POLLIN)
     left = len(descriptors)
     while left:
-        for descriptor, _ in poll.poll(_PATIENCE_SECONDS * 1000):
+        dead = poll.poll(_PATIENCE_SECONDS * 1000)
+        if not dead:
+            raise TimeoutError(f"{left} processes live on")
+        for descriptor, _ in dead:
             poll.unregister(descriptor)
             os.close(descriptor)
             left -= 1

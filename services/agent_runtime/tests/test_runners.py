@@ -64,7 +64,7 @@ async def test_the_runner_that_has_the_workspace_open_is_called(mesh_hosts: Host
     some.remember("conv_1", near)
     assert await called(some, "conv_1") == "near"
     assert await called(some, "conv_2") == "any"
-    some.lose("conv_1")
+    some.lose("conv_1", near)
     assert await called(some, "conv_1") == "any"
 
 
@@ -97,5 +97,5 @@ async def test_the_address_of_all_runners_is_never_given_up(mesh_hosts: HostFact
     address = await start(mesh_hosts, "any")
     some = Runners(mesh_hosts.channels(), address)
     some.remember("conv_1", address)
-    some.lose("conv_1")
+    some.lose("conv_1", address)
     assert await called(some, "conv_1") == "any"

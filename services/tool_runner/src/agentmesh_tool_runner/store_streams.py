@@ -171,6 +171,8 @@ class DeltaPublisher:
             except grpc.aio.AioRpcError as error:
                 logger.debug("the stream of deltas ended: %s", error.code().name)
                 await retry.pause()
+                if self._waiting:
+                    self._arrived.set()
             else:
                 retry.reset()
 

@@ -62,13 +62,14 @@ class Runners:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await channel.channel_ready()
         except TimeoutError:
-            self.lose(conversation_id)
+            self.lose(conversation_id, address)
             return self._any
         return stub
 
-    def lose(self, conversation_id: str) -> None:
+    def lose(self, conversation_id: str, address: str) -> None:
         """The runner that had the workspace of a conversation open does not answer."""
-        self._places.pop(conversation_id, None)
+        if self.place_of(conversation_id) == address:
+            del self._places[conversation_id]
 
     async def _drop_unused(self) -> None:
         """Calls may be under way at every runner that a conversation is known to be at."""

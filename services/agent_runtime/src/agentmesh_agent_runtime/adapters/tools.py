@@ -97,7 +97,7 @@ class ToolRunnerCaller:
             if finished is not None:
                 return finished
             if near and error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._runners.lose(self._conversation_id)
+                self._runners.lose(self._conversation_id, near)
             found = from_rpc_error(error)
             refused = found.reason in _REFUSALS or (
                 found.reason == errors_pb2.ERROR_REASON_NOT_FOUND

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .changes import Changes, Decision, Loaded, Scope, Transition
+from .changes import Decision, Loaded, Scope, Transition
 from .events import WorkspaceRestored
 from .model import Conversation, Instant, Origin, Run, WorkspaceBlob, WorkspaceState
 from .rejections import Reason, Rejection, invalid
@@ -174,5 +174,4 @@ class SaveWorkspace:
         transition.conversation = replace(
             transition.conversation, kept_manifest=kept.digest, before_manifest=before.digest
         )
-        changes: Changes = transition.done()
-        return Decision(changes, now_of(transition.conversation))
+        return Decision(transition.done(), now_of(transition.conversation))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -94,7 +95,7 @@ def _get(url: str, limit: int) -> tuple[bytes, str, str]:
             return bytes(data), answer.headers.get_content_type(), answer.url
     except urllib.error.HTTPError:
         raise
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise PackagesUnavailableError(f"{url}: {error}") from None
 
 

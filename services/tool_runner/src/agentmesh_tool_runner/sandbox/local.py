@@ -182,6 +182,8 @@ class LocalBackend(HostingBackend[LocalExecution]):
     async def _let_go(self) -> None:
         if self._warm:
             await self._warm.close()
+            # It may have begun to make ready what it needs next.
+            await self._until_settled()
         if self._launcher:
             if self._spares:
                 await self._spares.drop(self._launcher)

@@ -40,19 +40,20 @@ class Places:
         self._launcher = launcher
         self._sizes = sizes
         self._first_uid = first_uid
-        self._uids: set[int] = set()
+        self._uids: dict[str, int] = {}
         self._numbers = itertools.count(1)
 
     async def mount(self) -> Place:
         """A new, empty place. Raises what the launcher raises."""
         launcher = await self._launcher()
-        name, uid = f"workspace-{next(self._numbers)}", self._take_uid()
+        name = f"workspace-{next(self._numbers)}"
+        uid = self._take_uid(name)
         try:
             root = await launcher.mount(
                 name, size=self._sizes.workspace_bytes, files=self._sizes.workspace_files, uid=uid
             )
         except BaseException:
-            self._give_back(uid)
+            self._uids.pop(name, None)
             raise
         return Place(name, LocalReach(root), uid)
 
@@ -61,19 +62,17 @@ class Places:
         if launcher is not None and launcher.alive:
             with contextlib.suppress(OSError, LauncherLostError):
                 await launcher.unmount(place.name)
-        self._give_back(place.uid)
+        # By name: the uid of a place that was lost may be another one's by now.
+        self._uids.pop(place.name, None)
 
     def forget_all(self) -> None:
         """The launcher is gone, and all its mounts and sandboxes with it."""
         self._uids.clear()
 
-    def _take_uid(self) -> int | None:
+    def _take_uid(self, name: str) -> int | None:
         if self._first_uid is None:
             return None
-        uid = next(uid for uid in itertools.count(self._first_uid) if uid not in self._uids)
-        self._uids.add(uid)
+        taken = set(self._uids.values())
+        uid = next(uid for uid in itertools.count(self._first_uid) if uid not in taken)
+        self._uids[name] = uid
         return uid
-
-    def _give_back(self, uid: int | None) -> None:
-        if uid is not None:
-            self._uids.discard(uid)

@@ -276,6 +276,9 @@ class Workspaces:
         await self._drop(key, mounted)
 
     async def _drop(self, key: WorkspaceKey, mounted: Mounted) -> None:
+        if mounted.dropped:
+            # It was lost, and another may be open by now.
+            return
         self._open.pop(key, None)
         mounted.dropped = True
         mounted.close_when_unused()

@@ -60,13 +60,13 @@ _FOLLOWERS = (
     "SELECT base_id, checkpoint_id FROM checkpoints"
     " WHERE tenant = ? AND base_id = ? AND base_id <> ''"
 )
-# The first two places of a range: if the turn of the first one was replaced, the second one stands
-# at the state before it, which lies outside of the range.
 _FORGET_MANIFESTS = (
     "DELETE FROM workspace_blobs WHERE (tenant, manifest, digest) IN"
     " (SELECT tenant, manifest, digest FROM workspace_blobs"
     f" WHERE tenant = ? AND conversation_id = ? AND {NAMED_BY_NOBODY} LIMIT ?) RETURNING digest"
 )
+# The first two places of a range: if the turn of the first one was replaced, the second one stands
+# at the state before it, which lies outside of the range.
 _STANDING = (
     "SELECT checkpoint_id FROM milestones WHERE tenant = ? AND conversation_id = ?"
     " AND sequence >= ? ORDER BY sequence LIMIT 2"
