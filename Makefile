@@ -48,11 +48,13 @@ up: setup ## Start a mesh and keep it serving
 # --- testing ---------------------------------------------------------------------------------
 
 .PHONY: test abuse check lint types charts-check soak bench
-# Most of a test is waiting for processes, so three at once suit two cores.
+# Most of a test is waiting for processes, so three at once suit two cores. What fails in the crowd runs once more alone:
+# what fails there too is broken, and what passes stands in the output of both runs.
 JOBS ?= 3
 test: setup check ## Run all tests (STRICT=1: install what is missing, no silent skips)
 	@if [ "$(STRICT)" = 1 ] && [ "$$(id -u)" = 0 ]; then python scripts/sandbox_image.py --only-archive; fi
-	@pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	@pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS) || { [ $$? = 1 ] && echo "=== once more, alone: what failed ===" && \
+		pytest --last-failed --last-failed-no-failures none $(PYTEST_ARGS); }
 
 abuse: setup ## Attack every sandbox backend of this machine; print how each attack ended
 	@pytest -q -n $(JOBS) --dist worksteal services/tool_runner/tests/abuse
