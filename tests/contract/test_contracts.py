@@ -55,6 +55,14 @@ def test_every_method_says_who_may_call_it(method: MethodDescriptor) -> None:
     assert (stated.required_role != options_pb2.ROLE_UNSPECIFIED) == needs_role
 
 
+@pytest.mark.parametrize("method", METHODS, ids=name)
+def test_public_methods_and_no_others_have_a_scope(method: MethodDescriptor) -> None:
+    stated = policy(method)
+    assert bool(stated.scope) == (stated.audience == options_pb2.AUDIENCE_PUBLIC)
+    if stated.scope:
+        assert re.fullmatch(r"[a-z_]+:(read|write|execute)", stated.scope)
+
+
 @pytest.mark.parametrize("method", PUBLIC, ids=name)
 def test_every_public_method_has_a_rest_path(method: MethodDescriptor) -> None:
     verb, path = rest_path(method)

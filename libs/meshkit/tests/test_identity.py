@@ -87,3 +87,11 @@ def test_ids_are_unique_and_sort_by_time() -> None:
     assert len(set(ids)) == len(ids)
     assert ids == sorted(ids)
     assert all(len(i) == len("conv_") + 26 for i in ids)
+
+
+def test_a_token_carries_the_scopes_of_the_credentials(identity: InternalIdentity) -> None:
+    limited = Principal("key_1", "acme", 3, scopes=frozenset({"agents:read"}))
+    assert identity.verify(identity.mint(limited)).scopes == {"agents:read"}
+    nothing = Principal("key_1", "acme", 3, scopes=frozenset())
+    assert identity.verify(identity.mint(nothing)).scopes == frozenset()
+    assert identity.verify(identity.mint(Principal("key_1", "acme", 3))).scopes is None

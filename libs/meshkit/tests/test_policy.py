@@ -163,6 +163,37 @@ async def test_public_methods_ask_the_authenticator(mesh: Any) -> None:
             await stub.ListAgents(request)
 
 
+@pytest.mark.parametrize(
+    ("scopes", "outcome"),
+    [
+        (None, True),
+        ({"agents:read", "keys:write"}, True),
+        ({"agents:write"}, "agents:write"),
+        (set(), ""),
+    ],
+)
+async def test_limited_credentials_need_the_scope_of_the_method(
+    mesh: Any, scopes: set[str] | None, outcome: Any
+) -> None:
+    async def authenticate(_: Any) -> Principal:
+        limits = None if scopes is None else frozenset(scopes)
+        return Principal("key_1", "acme", ADMIN, scopes=limits)
+
+    async def list_agents(request: Any, context: Any) -> Any:
+        return agent_service_pb2.ListAgentsResponse()
+
+    host = await mesh.serve(public_authenticator=authenticate, ListAgents=list_agents)
+    async with grpc.aio.insecure_channel(host.grpc_address) as channel:
+        stub: Any = agent_service_pb2_grpc.AgentServiceStub(channel)
+        request = agent_service_pb2.ListAgentsRequest()
+        if outcome is True:
+            await stub.ListAgents(request)
+            return
+        with raises_rich(grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING") as expected:
+            await stub.ListAgents(request)
+    assert expected.error.metadata == {"required_scope": "agents:read", "scopes": outcome}
+
+
 async def test_public_methods_without_an_authenticator_do_not_start(mesh: Any) -> None:
     host = mesh.hosts.build("gateway")
     host.add(

@@ -41,6 +41,7 @@ class Admission:
                 raise MeshError.credentials_invalid("this service takes no public calls")
             principal = await self.public_authenticator(context)
             _require_role(rules, principal)
+            _require_scope(rules, principal)
             return principal, None
         return self._admit_internal(rules, internal, capability)
 
@@ -76,6 +77,11 @@ class Admission:
 def _require_role(rules: MethodRules, principal: Principal) -> None:
     if principal.role < rules.required_role:
         raise MeshError.role_too_low(role_name(rules.required_role), role_name(principal.role))
+
+
+def _require_scope(rules: MethodRules, principal: Principal) -> None:
+    if not principal.has_scope(rules.scope):
+        raise MeshError.scope_missing(rules.scope, principal.scopes or ())
 
 
 def role_name(role: int) -> str:

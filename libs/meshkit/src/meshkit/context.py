@@ -12,12 +12,20 @@ from meshkit.errors import MeshError
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A caller: who, of which tenant, in which role (`common.v1.Role`), through which service."""
+    """A caller: who, of which tenant, in which role (`common.v1.Role`), through which service.
+
+    `scopes` are those that the caller's credentials are limited to; None: they are not limited.
+    """
 
     subject: str
     tenant: str
     role: int
     service: str = ""
+    scopes: frozenset[str] | None = None
+
+    def has_scope(self, scope: str) -> bool:
+        """Whether the credentials allow what needs `scope`."""
+        return self.scopes is None or scope in self.scopes
 
 
 @dataclass(frozen=True, slots=True)

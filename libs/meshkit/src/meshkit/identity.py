@@ -88,19 +88,18 @@ class InternalIdentity:
         if cached is not None:
             return cached
         now = int(time.time())
-        token = jwt.encode(
-            {
-                "iss": self.service,
-                "aud": _AUDIENCE_INTERNAL,
-                "sub": principal.subject,
-                "tenant": principal.tenant,
-                "role": principal.role,
-                "iat": now,
-                "exp": now + TOKEN_SECONDS,
-            },
-            self._internal_key,
-            algorithm=_ALGORITHM,
-        )
+        claims: dict[str, Any] = {
+            "iss": self.service,
+            "aud": _AUDIENCE_INTERNAL,
+            "sub": principal.subject,
+            "tenant": principal.tenant,
+            "role": principal.role,
+            "iat": now,
+            "exp": now + TOKEN_SECONDS,
+        }
+        if principal.scopes is not None:
+            claims["scopes"] = sorted(principal.scopes)
+        token = jwt.encode(claims, self._internal_key, algorithm=_ALGORITHM)
         self._minted.put(principal, token, now + TOKEN_SECONDS - _RENEW_SECONDS)
         return token
 
@@ -116,6 +115,7 @@ class InternalIdentity:
                 tenant=str(claims["tenant"]),
                 role=int(claims["role"]),
                 service=str(claims["iss"]),
+                scopes=frozenset(claims["scopes"]) if "scopes" in claims else None,
             )
         except (KeyError, ValueError, TypeError):
             raise MeshError.credentials_invalid("the internal token lacks claims") from None

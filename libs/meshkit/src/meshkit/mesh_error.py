@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -117,6 +117,26 @@ class MeshError(Exception):
         )
 
     @classmethod
+    def credentials_expired(cls, message: str, expired_at: str) -> Self:
+        """UNAUTHENTICATED: the credentials were good until `expired_at` (RFC 3339)."""
+        return cls(
+            grpc.StatusCode.UNAUTHENTICATED,
+            errors_pb2.ERROR_REASON_CREDENTIALS_EXPIRED,
+            message,
+            metadata={"expired_at": expired_at},
+        )
+
+    @classmethod
+    def grant_too_wide(cls, message: str, metadata: Mapping[str, str]) -> Self:
+        """PERMISSION_DENIED: somebody gives a key more than they have themselves."""
+        return cls(
+            grpc.StatusCode.PERMISSION_DENIED,
+            errors_pb2.ERROR_REASON_GRANT_TOO_WIDE,
+            message,
+            metadata=metadata,
+        )
+
+    @classmethod
     def role_too_low(cls, required: str, actual: str) -> Self:
         """PERMISSION_DENIED: role names such as "admin" and "viewer"."""
         return cls(
@@ -124,6 +144,17 @@ class MeshError(Exception):
             errors_pb2.ERROR_REASON_ROLE_TOO_LOW,
             f"needs the role {required}; these credentials have {actual}",
             metadata={"required_role": required, "role": actual},
+        )
+
+    @classmethod
+    def scope_missing(cls, required: str, actual: Iterable[str]) -> Self:
+        """PERMISSION_DENIED: the credentials are limited to scopes without `required`."""
+        scopes = " ".join(sorted(actual))
+        return cls(
+            grpc.StatusCode.PERMISSION_DENIED,
+            errors_pb2.ERROR_REASON_SCOPE_MISSING,
+            f"needs the scope {required}; these credentials have {scopes or 'none'}",
+            metadata={"required_scope": required, "scopes": scopes},
         )
 
     @classmethod

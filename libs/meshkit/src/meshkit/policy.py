@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from agentmesh.common.v1 import options_pb2, trace_service_pb2
 from google.protobuf import descriptor_pool
@@ -27,6 +27,7 @@ class MethodRules:
     audience: options_pb2.Audience.ValueType
     required_role: options_pb2.Role.ValueType
     safe_to_retry: bool
+    scope: str
     client_streaming: bool
     server_streaming: bool
     request_class: type[Message]
@@ -57,6 +58,7 @@ def method_rules(method: MethodDescriptor) -> MethodRules:
         audience=policy.audience,
         required_role=policy.required_role,
         safe_to_retry=policy.safe_to_retry,
+        scope=policy.scope,
         client_streaming=method.client_streaming,
         server_streaming=method.server_streaming,
         request_class=GetMessageClass(method.input_type),
@@ -78,6 +80,12 @@ def rules_of_component(component: str) -> list[MethodRules]:
     services = [trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]]
     services += _services_of(component)
     return [method_rules(method) for service in services for method in service.methods]
+
+
+@cache
+def known_scopes() -> tuple[str, ...]:
+    """The scopes of all public methods, in order: what credentials can be limited to."""
+    return tuple(sorted({rules.scope for rules in rules_of_component("gateway") if rules.scope}))
 
 
 def _services_of(component: str) -> Iterator[ServiceDescriptor]:

@@ -176,6 +176,10 @@ class ServiceHost:
                 raise StartupError(f"{rules.full_name} has no policy, so nobody may call it")
             if rules.audience == options_pb2.AUDIENCE_PUBLIC and not self.public_authenticator:
                 raise StartupError(f"{rules.full_name} is public and needs a public_authenticator")
+            if (rules.audience == options_pb2.AUDIENCE_PUBLIC) != bool(rules.scope):
+                raise StartupError(
+                    f"{rules.full_name}: public methods, and no others, have a scope"
+                )
             prepare(rules.request_class)
 
     def _build(self) -> grpc.aio.Server:

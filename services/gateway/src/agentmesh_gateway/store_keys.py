@@ -42,5 +42,10 @@ class StoreKeys:
         if not answer.HasField("key"):
             return KeyCheck(None, keys_exist=answer.keys_exist)
         key = answer.key
-        principal = Principal(subject=key.key_id, tenant=key.tenant, role=key.role)
+        principal = Principal(
+            subject=key.key_id,
+            tenant=key.tenant,
+            role=key.role,
+            scopes=frozenset(key.scopes) or None,
+        )
         return KeyCheck(principal, keys_exist=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 
 from agentmesh.conversation_store.v1 import identity_service_pb2 as store_pb2
 from agentmesh.conversation_store.v1 import ledger_service_pb2 as ledger_pb2
 from agentmesh.gateway.v1 import admin_service_pb2 as pb2
+from meshkit.errors import FieldViolation, MeshError
+from meshkit.policy import known_scopes
 
 from agentmesh_gateway.health import Probe, examine
 from agentmesh_gateway.identity import Authenticator
@@ -32,7 +35,10 @@ class AdminServicer:
     ) -> pb2.CreateKeyResponse:
         """Makes a key."""
         wanted = store_pb2.CreateKeyRequest(
-            request_id=request.request_id, role=request.role, name=request.name
+            request_id=request.request_id,
+            role=request.role,
+            name=request.name,
+            scopes=_checked_scopes(request.scopes),
         )
         if request.HasField("ttl"):
             wanted.ttl.CopyFrom(request.ttl)
@@ -49,6 +55,14 @@ class AdminServicer:
             store_pb2.ListKeysRequest(page_size=request.page_size, page_token=request.page_token)
         )
         return pb2.ListKeysResponse(keys=page.keys, next_page_token=page.next_page_token)
+
+    async def rotate_key(
+        self, request: pb2.RotateKeyRequest, context: Context
+    ) -> pb2.RotateKeyResponse:
+        """Gives a key a new secret."""
+        rotated = await self._keys.RotateKey(recast(request, store_pb2.RotateKeyRequest))
+        self._authenticator.forget()
+        return pb2.RotateKeyResponse(key=rotated.key, secret=rotated.secret)
 
     async def revoke_key(
         self, request: pb2.RevokeKeyRequest, context: Context
@@ -91,3 +105,15 @@ class AdminServicer:
         return pb2.CheckHealthResponse(
             status=report.status, services=report.services, version=_VERSION
         )
+
+
+def _checked_scopes(scopes: Sequence[str]) -> Sequence[str]:
+    known = known_scopes()
+    violations = [
+        FieldViolation(f"scopes[{index}]", f"must be one of {', '.join(known)}")
+        for index, scope in enumerate(scopes)
+        if scope not in known
+    ]
+    if violations:
+        raise MeshError.invalid_fields(violations)
+    return scopes

@@ -40,6 +40,19 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """PERMISSION_DENIED. The call may only come from another service of the mesh."""
     ERROR_REASON_CAPABILITY_REQUIRED: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED. A run capability is missing or belongs to another run."""
+    ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 15
+    """PERMISSION_DENIED. The credentials are limited to scopes that do not allow the call. metadata:
+    `required_scope`, `scopes` (those that the credentials have, separated by spaces).
+    """
+    ERROR_REASON_CREDENTIALS_EXPIRED: _ErrorReason.ValueType  # 16
+    """UNAUTHENTICATED. The credentials were good and have expired: get new ones. A stream that ends
+    so goes on where it was with new ones and its last `resume_token`. metadata: `expired_at`
+    (RFC 3339).
+    """
+    ERROR_REASON_GRANT_TOO_WIDE: _ErrorReason.ValueType  # 17
+    """PERMISSION_DENIED. A key may be given no more than those who make it may do themselves.
+    metadata: `role` or `scope`, what was too much.
+    """
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 20
     """NOT_FOUND. There is no such thing, or it belongs to another tenant; `google.rpc.ResourceInfo`
     names it.
@@ -168,6 +181,19 @@ ERROR_REASON_INTERNAL_ONLY: ErrorReason.ValueType  # 13
 """PERMISSION_DENIED. The call may only come from another service of the mesh."""
 ERROR_REASON_CAPABILITY_REQUIRED: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED. A run capability is missing or belongs to another run."""
+ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 15
+"""PERMISSION_DENIED. The credentials are limited to scopes that do not allow the call. metadata:
+`required_scope`, `scopes` (those that the credentials have, separated by spaces).
+"""
+ERROR_REASON_CREDENTIALS_EXPIRED: ErrorReason.ValueType  # 16
+"""UNAUTHENTICATED. The credentials were good and have expired: get new ones. A stream that ends
+so goes on where it was with new ones and its last `resume_token`. metadata: `expired_at`
+(RFC 3339).
+"""
+ERROR_REASON_GRANT_TOO_WIDE: ErrorReason.ValueType  # 17
+"""PERMISSION_DENIED. A key may be given no more than those who make it may do themselves.
+metadata: `role` or `scope`, what was too much.
+"""
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND. There is no such thing, or it belongs to another tenant; `google.rpc.ResourceInfo`
 names it.

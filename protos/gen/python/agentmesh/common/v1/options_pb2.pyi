@@ -92,6 +92,7 @@ class MethodPolicy(google.protobuf.message.Message):
     AUDIENCE_FIELD_NUMBER: builtins.int
     REQUIRED_ROLE_FIELD_NUMBER: builtins.int
     SAFE_TO_RETRY_FIELD_NUMBER: builtins.int
+    SCOPE_FIELD_NUMBER: builtins.int
     audience: Global___Audience.ValueType
     """Who may call it."""
     required_role: Global___Role.ValueType
@@ -100,14 +101,19 @@ class MethodPolicy(google.protobuf.message.Message):
     """True if the call may be repeated without harm although it carries no `request_id`; clients
     retry such calls by themselves.
     """
+    scope: builtins.str
+    """What credentials that are limited to some scopes must have to call it, for example
+    "conversations:read". Every method of AUDIENCE_PUBLIC has one, no other has.
+    """
     def __init__(
         self,
         *,
         audience: Global___Audience.ValueType = ...,
         required_role: Global___Role.ValueType = ...,
         safe_to_retry: builtins.bool = ...,
+        scope: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["audience", b"audience", "required_role", b"required_role", "safe_to_retry", b"safe_to_retry"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["audience", b"audience", "required_role", b"required_role", "safe_to_retry", b"safe_to_retry", "scope", b"scope"]) -> None: ...
 
 Global___MethodPolicy: typing_extensions.TypeAlias = MethodPolicy
 

@@ -34,6 +34,11 @@ class ApiKey(google.protobuf.message.Message):
     CREATED_AT_FIELD_NUMBER: builtins.int
     EXPIRES_AT_FIELD_NUMBER: builtins.int
     REVOKED_AT_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
+    CREATED_BY_FIELD_NUMBER: builtins.int
+    LAST_USED_AT_FIELD_NUMBER: builtins.int
+    ROTATED_AT_FIELD_NUMBER: builtins.int
+    PREVIOUS_SECRET_EXPIRES_AT_FIELD_NUMBER: builtins.int
     key_id: builtins.str
     """"key_…"."""
     tenant: builtins.str
@@ -42,6 +47,8 @@ class ApiKey(google.protobuf.message.Message):
     """What it may do."""
     name: builtins.str
     """A name for people."""
+    created_by: builtins.str
+    """Who made it: the subject of the credentials that it was made with."""
     @property
     def created_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was made."""
@@ -54,6 +61,24 @@ class ApiKey(google.protobuf.message.Message):
     def revoked_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it was revoked, if it was."""
 
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The scopes that it is limited to, for example "conversations:read"; all that its role allows if
+        there are none.
+        """
+
+    @property
+    def last_used_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was last used, up to a minute late, and that much more after a crash of the store."""
+
+    @property
+    def rotated_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it got the secret that it has, if it was rotated."""
+
+    @property
+    def previous_secret_expires_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """Until when the secret before that one stays good, if it was rotated."""
+
     def __init__(
         self,
         *,
@@ -64,9 +89,14 @@ class ApiKey(google.protobuf.message.Message):
         created_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revoked_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
+        created_by: builtins.str = ...,
+        last_used_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        rotated_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        previous_secret_expires_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "key_id", b"key_id", "name", b"name", "revoked_at", b"revoked_at", "role", b"role", "tenant", b"tenant"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "previous_secret_expires_at", b"previous_secret_expires_at", "revoked_at", b"revoked_at", "rotated_at", b"rotated_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["created_at", b"created_at", "created_by", b"created_by", "expires_at", b"expires_at", "key_id", b"key_id", "last_used_at", b"last_used_at", "name", b"name", "previous_secret_expires_at", b"previous_secret_expires_at", "revoked_at", b"revoked_at", "role", b"role", "rotated_at", b"rotated_at", "scopes", b"scopes", "tenant", b"tenant"]) -> None: ...
 
 Global___ApiKey: typing_extensions.TypeAlias = ApiKey
 
@@ -123,6 +153,7 @@ class CreateKeyRequest(google.protobuf.message.Message):
     ROLE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     TTL_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller."""
     role: agentmesh.common.v1.options_pb2.Role.ValueType
@@ -133,6 +164,10 @@ class CreateKeyRequest(google.protobuf.message.Message):
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """How long it lives; for ever if unset."""
 
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The scopes that it is limited to; all that its role allows if there are none."""
+
     def __init__(
         self,
         *,
@@ -140,9 +175,10 @@ class CreateKeyRequest(google.protobuf.message.Message):
         role: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
         name: builtins.str = ...,
         ttl: google.protobuf.duration_pb2.Duration | None = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "request_id", b"request_id", "role", b"role", "ttl", b"ttl"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "request_id", b"request_id", "role", b"role", "scopes", b"scopes", "ttl", b"ttl"]) -> None: ...
 
 Global___CreateKeyRequest: typing_extensions.TypeAlias = CreateKeyRequest
 
@@ -216,6 +252,60 @@ class ListKeysResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["keys", b"keys", "next_page_token", b"next_page_token"]) -> None: ...
 
 Global___ListKeysResponse: typing_extensions.TypeAlias = ListKeysResponse
+
+@typing.final
+class RotateKeyRequest(google.protobuf.message.Message):
+    """Which key, and how long both secrets are good."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    key_id: builtins.str
+    """"key_…"."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
+    @property
+    def overlap(self) -> google.protobuf.duration_pb2.Duration:
+        """How long the present secret stays good; 24 h if unset, 0: not at all."""
+
+    def __init__(
+        self,
+        *,
+        key_id: builtins.str = ...,
+        overlap: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["overlap", b"overlap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["key_id", b"key_id", "overlap", b"overlap", "request_id", b"request_id"]) -> None: ...
+
+Global___RotateKeyRequest: typing_extensions.TypeAlias = RotateKeyRequest
+
+@typing.final
+class RotateKeyResponse(google.protobuf.message.Message):
+    """The key as it is now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    SECRET_FIELD_NUMBER: builtins.int
+    secret: builtins.str
+    """The new secret, "amk_…"."""
+    @property
+    def key(self) -> Global___ApiKey:
+        """Without its secrets."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___ApiKey | None = ...,
+        secret: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "secret", b"secret"]) -> None: ...
+
+Global___RotateKeyResponse: typing_extensions.TypeAlias = RotateKeyResponse
 
 @typing.final
 class RevokeKeyRequest(google.protobuf.message.Message):

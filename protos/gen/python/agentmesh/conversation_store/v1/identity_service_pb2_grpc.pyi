@@ -73,6 +73,22 @@ _IdentityServiceListKeysType = typing_extensions.TypeVar(
     ],
 )
 
+_IdentityServiceRotateKeyType = typing_extensions.TypeVar(
+    '_IdentityServiceRotateKeyType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyRequest,
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyRequest,
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyRequest,
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse,
+    ],
+)
+
 _IdentityServiceRevokeKeyType = typing_extensions.TypeVar(
     '_IdentityServiceRevokeKeyType',
     grpc.UnaryUnaryMultiCallable[
@@ -89,7 +105,7 @@ _IdentityServiceRevokeKeyType = typing_extensions.TypeVar(
     ],
 )
 
-class IdentityServiceStub(typing.Generic[_IdentityServiceAuthenticateKeyType, _IdentityServiceCreateKeyType, _IdentityServiceListKeysType, _IdentityServiceRevokeKeyType]):
+class IdentityServiceStub(typing.Generic[_IdentityServiceAuthenticateKeyType, _IdentityServiceCreateKeyType, _IdentityServiceListKeysType, _IdentityServiceRotateKeyType, _IdentityServiceRevokeKeyType]):
     """API keys. Only their hashes are stored."""
 
     @typing.overload
@@ -105,6 +121,10 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAuthenticateKeyType, _I
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.identity_service_pb2.ListKeysRequest,
             agentmesh.conversation_store.v1.identity_service_pb2.ListKeysResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyRequest,
+            agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.identity_service_pb2.RevokeKeyRequest,
@@ -127,6 +147,10 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAuthenticateKeyType, _I
             agentmesh.conversation_store.v1.identity_service_pb2.ListKeysResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyRequest,
+            agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.identity_service_pb2.RevokeKeyRequest,
             agentmesh.conversation_store.v1.identity_service_pb2.RevokeKeyResponse,
         ],
@@ -141,8 +165,14 @@ class IdentityServiceStub(typing.Generic[_IdentityServiceAuthenticateKeyType, _I
     ListKeys: _IdentityServiceListKeysType
     """The tenant's keys, without their secrets."""
 
+    RotateKey: _IdentityServiceRotateKeyType
+    """Gives a key a new secret; the old one stays good for as long as `overlap` says. Of two rotations
+    within an overlap the older secret ends with the second. A revoked or expired key:
+    FAILED_PRECONDITION.
+    """
+
     RevokeKey: _IdentityServiceRevokeKeyType
-    """Makes a key useless. Revoking a revoked key succeeds."""
+    """Makes a key useless, with all its secrets. Revoking a revoked key succeeds."""
 
 IdentityServiceAsyncStub: typing_extensions.TypeAlias = IdentityServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -156,6 +186,10 @@ IdentityServiceAsyncStub: typing_extensions.TypeAlias = IdentityServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.identity_service_pb2.ListKeysRequest,
         agentmesh.conversation_store.v1.identity_service_pb2.ListKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyRequest,
+        agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.identity_service_pb2.RevokeKeyRequest,
@@ -191,11 +225,22 @@ class IdentityServiceServicer(metaclass=abc.ABCMeta):
         """The tenant's keys, without their secrets."""
 
     @abc.abstractmethod
+    def RotateKey(
+        self,
+        request: agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.identity_service_pb2.RotateKeyResponse]]:
+        """Gives a key a new secret; the old one stays good for as long as `overlap` says. Of two rotations
+        within an overlap the older secret ends with the second. A revoked or expired key:
+        FAILED_PRECONDITION.
+        """
+
+    @abc.abstractmethod
     def RevokeKey(
         self,
         request: agentmesh.conversation_store.v1.identity_service_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.identity_service_pb2.RevokeKeyResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.identity_service_pb2.RevokeKeyResponse]]:
-        """Makes a key useless. Revoking a revoked key succeeds."""
+        """Makes a key useless, with all its secrets. Revoking a revoked key succeeds."""
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

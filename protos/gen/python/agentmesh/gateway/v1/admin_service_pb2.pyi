@@ -33,6 +33,7 @@ class CreateKeyRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     TTL_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    SCOPES_FIELD_NUMBER: builtins.int
     role: agentmesh.common.v1.options_pb2.Role.ValueType
     """What it may do."""
     name: builtins.str
@@ -43,6 +44,12 @@ class CreateKeyRequest(google.protobuf.message.Message):
     def ttl(self) -> google.protobuf.duration_pb2.Duration:
         """How long it lives; for ever if unset."""
 
+    @property
+    def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The scopes that it is limited to, each that of some method's policy, for example
+        "conversations:read"; all that its role allows if there are none.
+        """
+
     def __init__(
         self,
         *,
@@ -50,9 +57,10 @@ class CreateKeyRequest(google.protobuf.message.Message):
         name: builtins.str = ...,
         ttl: google.protobuf.duration_pb2.Duration | None = ...,
         request_id: builtins.str = ...,
+        scopes: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["ttl", b"ttl"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "request_id", b"request_id", "role", b"role", "ttl", b"ttl"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "request_id", b"request_id", "role", b"role", "scopes", b"scopes", "ttl", b"ttl"]) -> None: ...
 
 Global___CreateKeyRequest: typing_extensions.TypeAlias = CreateKeyRequest
 
@@ -126,6 +134,60 @@ class ListKeysResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["keys", b"keys", "next_page_token", b"next_page_token"]) -> None: ...
 
 Global___ListKeysResponse: typing_extensions.TypeAlias = ListKeysResponse
+
+@typing.final
+class RotateKeyRequest(google.protobuf.message.Message):
+    """Which key, and how long both secrets are good."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: builtins.int
+    OVERLAP_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    key_id: builtins.str
+    """"key_…"."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
+    @property
+    def overlap(self) -> google.protobuf.duration_pb2.Duration:
+        """How long the present secret stays good; 24 h if unset, 0: not at all."""
+
+    def __init__(
+        self,
+        *,
+        key_id: builtins.str = ...,
+        overlap: google.protobuf.duration_pb2.Duration | None = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["overlap", b"overlap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["key_id", b"key_id", "overlap", b"overlap", "request_id", b"request_id"]) -> None: ...
+
+Global___RotateKeyRequest: typing_extensions.TypeAlias = RotateKeyRequest
+
+@typing.final
+class RotateKeyResponse(google.protobuf.message.Message):
+    """The key as it is now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    SECRET_FIELD_NUMBER: builtins.int
+    secret: builtins.str
+    """The new secret, "amk_…"."""
+    @property
+    def key(self) -> agentmesh.conversation_store.v1.identity_service_pb2.ApiKey:
+        """Without its secrets."""
+
+    def __init__(
+        self,
+        *,
+        key: agentmesh.conversation_store.v1.identity_service_pb2.ApiKey | None = ...,
+        secret: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["key", b"key"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "secret", b"secret"]) -> None: ...
+
+Global___RotateKeyResponse: typing_extensions.TypeAlias = RotateKeyResponse
 
 @typing.final
 class RevokeKeyRequest(google.protobuf.message.Message):

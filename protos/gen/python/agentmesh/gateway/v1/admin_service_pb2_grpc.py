@@ -45,6 +45,11 @@ class AdminServiceStub(object):
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.ListKeysResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/agentmesh.gateway.v1.AdminService/RotateKey',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/agentmesh.gateway.v1.AdminService/RevokeKey',
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.RevokeKeyRequest.SerializeToString,
@@ -90,8 +95,17 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Gives a key a new secret; the old one stays good for as long as `overlap` says. Of two rotations
+        within an overlap the older secret ends with the second. A revoked or expired key:
+        FAILED_PRECONDITION.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeKey(self, request, context):
-        """Makes a key useless.
+        """Makes a key useless, with all its secrets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +151,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ListKeys,
                     request_deserializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.ListKeysRequest.FromString,
                     response_serializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.RotateKeyRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.RotateKeyResponse.SerializeToString,
             ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
@@ -219,6 +238,33 @@ class AdminService(object):
             '/agentmesh.gateway.v1.AdminService/ListKeys',
             agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.ListKeysRequest.SerializeToString,
             agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.AdminService/RotateKey',
+            agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.RotateKeyRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_admin__service__pb2.RotateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,22 @@ _AdminServiceListKeysType = typing_extensions.TypeVar(
     ],
 )
 
+_AdminServiceRotateKeyType = typing_extensions.TypeVar(
+    '_AdminServiceRotateKeyType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyRequest,
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyRequest,
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyRequest,
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse,
+    ],
+)
+
 _AdminServiceRevokeKeyType = typing_extensions.TypeVar(
     '_AdminServiceRevokeKeyType',
     grpc.UnaryUnaryMultiCallable[
@@ -137,7 +153,7 @@ _AdminServiceCheckHealthType = typing_extensions.TypeVar(
     ],
 )
 
-class AdminServiceStub(typing.Generic[_AdminServiceCreateKeyType, _AdminServiceListKeysType, _AdminServiceRevokeKeyType, _AdminServiceGetTenantPolicyType, _AdminServicePutTenantPolicyType, _AdminServiceListAuditType, _AdminServiceCheckHealthType]):
+class AdminServiceStub(typing.Generic[_AdminServiceCreateKeyType, _AdminServiceListKeysType, _AdminServiceRotateKeyType, _AdminServiceRevokeKeyType, _AdminServiceGetTenantPolicyType, _AdminServicePutTenantPolicyType, _AdminServiceListAuditType, _AdminServiceCheckHealthType]):
     """Keys, limits, audit, health."""
 
     @typing.overload
@@ -149,6 +165,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceCreateKeyType, _AdminServiceL
         grpc.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.admin_service_pb2.ListKeysRequest,
             agentmesh.gateway.v1.admin_service_pb2.ListKeysResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.admin_service_pb2.RotateKeyRequest,
+            agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.admin_service_pb2.RevokeKeyRequest,
@@ -183,6 +203,10 @@ class AdminServiceStub(typing.Generic[_AdminServiceCreateKeyType, _AdminServiceL
             agentmesh.gateway.v1.admin_service_pb2.ListKeysResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.admin_service_pb2.RotateKeyRequest,
+            agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.admin_service_pb2.RevokeKeyRequest,
             agentmesh.gateway.v1.admin_service_pb2.RevokeKeyResponse,
         ],
@@ -210,8 +234,14 @@ class AdminServiceStub(typing.Generic[_AdminServiceCreateKeyType, _AdminServiceL
     ListKeys: _AdminServiceListKeysType
     """The tenant's keys, without their secrets."""
 
+    RotateKey: _AdminServiceRotateKeyType
+    """Gives a key a new secret; the old one stays good for as long as `overlap` says. Of two rotations
+    within an overlap the older secret ends with the second. A revoked or expired key:
+    FAILED_PRECONDITION.
+    """
+
     RevokeKey: _AdminServiceRevokeKeyType
-    """Makes a key useless."""
+    """Makes a key useless, with all its secrets."""
 
     GetTenantPolicy: _AdminServiceGetTenantPolicyType
     """The tenant's limits."""
@@ -233,6 +263,10 @@ AdminServiceAsyncStub: typing_extensions.TypeAlias = AdminServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.admin_service_pb2.ListKeysRequest,
         agentmesh.gateway.v1.admin_service_pb2.ListKeysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyRequest,
+        agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.admin_service_pb2.RevokeKeyRequest,
@@ -276,12 +310,23 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         """The tenant's keys, without their secrets."""
 
     @abc.abstractmethod
+    def RotateKey(
+        self,
+        request: agentmesh.gateway.v1.admin_service_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse, collections.abc.Awaitable[agentmesh.gateway.v1.admin_service_pb2.RotateKeyResponse]]:
+        """Gives a key a new secret; the old one stays good for as long as `overlap` says. Of two rotations
+        within an overlap the older secret ends with the second. A revoked or expired key:
+        FAILED_PRECONDITION.
+        """
+
+    @abc.abstractmethod
     def RevokeKey(
         self,
         request: agentmesh.gateway.v1.admin_service_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.admin_service_pb2.RevokeKeyResponse, collections.abc.Awaitable[agentmesh.gateway.v1.admin_service_pb2.RevokeKeyResponse]]:
-        """Makes a key useless."""
+        """Makes a key useless, with all its secrets."""
 
     @abc.abstractmethod
     def GetTenantPolicy(
