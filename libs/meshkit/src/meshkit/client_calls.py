@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
 
+from meshkit.call_origin import ORIGIN_HEADER, find_begun
 from meshkit.context import SYSTEM, RunCapability, find_capability, find_principal
 from meshkit.errors import SERVICE_ATTRIBUTE, stream_reset
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER, InternalIdentity
@@ -62,6 +63,9 @@ class CallScope:
         capability = find_capability()
         if capability is not None and CAPABILITY_HEADER not in keys:
             complete += ((CAPABILITY_HEADER, capability.token),)
+        origin = find_begun()
+        if origin is not None and ORIGIN_HEADER not in keys:
+            complete += ((ORIGIN_HEADER, origin.header()),)
         if span is not None and TRACEPARENT not in keys:
             complete += context_headers(span.get_span_context())
         return complete

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from agentmesh.common.v1 import options_pb2, trace_service_pb2
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -31,6 +32,8 @@ class MethodRules:
     client_streaming: bool
     server_streaming: bool
     request_class: type[Message]
+    changes: bool = False
+    """Whether a call may change something: every public method but those that HTTP would GET."""
 
     @cached_property
     def full_name(self) -> str:
@@ -62,7 +65,13 @@ def method_rules(method: MethodDescriptor) -> MethodRules:
         client_streaming=method.client_streaming,
         server_streaming=method.server_streaming,
         request_class=GetMessageClass(method.input_type),
+        changes=policy.audience == options_pb2.AUDIENCE_PUBLIC and not _is_get(method),
     )
+
+
+def _is_get(method: MethodDescriptor) -> bool:
+    rule = method.GetOptions().Extensions[annotations_pb2.http]
+    return bool(rule.WhichOneof("pattern") == "get")
 
 
 def service_rules(full_name: str) -> dict[str, MethodRules]:

@@ -25,6 +25,7 @@ from meshkit.admission import Admission, PublicAuthenticator
 from meshkit.channels import MeshChannels
 from meshkit.identity import InternalIdentity, use_identity
 from meshkit.policy import MethodRules, service_rules
+from meshkit.served_call import CallListener
 from meshkit.server_calls import MeshServerInterceptor
 from meshkit.settings import ServiceSettings
 from meshkit.trace_ring import TraceRing
@@ -66,6 +67,7 @@ class ServiceHost:
         self.name = name
         self.settings = settings
         self.public_authenticator = public_authenticator
+        self.call_listener: CallListener | None = None
         self.grpc_address = ""
         self.http_address: str | None = None
         self.on_start: list[Hook] = []
@@ -188,6 +190,7 @@ class ServiceHost:
             Admission(self.identity, self.public_authenticator),
             self.telemetry,
             self._calls,
+            self.call_listener,
         )
         server = grpc.aio.server(interceptors=[interceptor], options=server_options(self.settings))
         for register in self._registrations:

@@ -13,28 +13,32 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
-from agentmesh.common.v1 import errors_pb2
+from agentmesh.common.v1 import errors_pb2, options_pb2
 from google.protobuf.message import Message
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from meshkit import call_origin
 from meshkit import context as mesh_context
 from meshkit import identity as mesh_identity
 from meshkit import telemetry as mesh_telemetry
 from meshkit.active_calls import ActiveCalls
 from meshkit.admission import Admission, ServicerContext
+from meshkit.call_origin import ORIGIN_HEADER
 from meshkit.errors import STATUS_DETAILS_KEY, MeshError, from_rpc_error, to_rich_status
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER
 from meshkit.ids import new_id
 from meshkit.policy import INFRASTRUCTURE_PREFIXES, MethodRules
+from meshkit.served_call import CallListener, ServedCall
 from meshkit.telemetry import STATUS_ATTRIBUTE, TRACEPARENT, TRACESTATE, Telemetry
 from meshkit.tenant_spans import TENANT_ATTRIBUTE
 from meshkit.validation import decoding, validate
 
 Behavior: TypeAlias = Callable[[Any, Any], Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Check: TypeAlias = Callable[[Any, ServedCall], Any]
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +54,6 @@ _LOG_LEVELS = {
 _LOG_LEVELS_OF_REASONS = {errors_pb2.ERROR_REASON_STORAGE_FULL: logging.ERROR}
 
 
-class _Call:
-    """One call being served: its span and its task."""
-
-    __slots__ = ("capability", "internal", "principal", "rules", "span", "task")
-
-    def __init__(self, rules: MethodRules, task: asyncio.Task[Any]) -> None:
-        self.rules = rules
-        self.task = task
-        self.span: Span | None = None
-        self.internal = ""
-        self.capability = ""
-        self.principal: mesh_context.Principal | None = None
-
-
 class MeshServerInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method of the contracts; health and reflection pass."""
 
@@ -73,12 +63,14 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         admission: Admission,
         telemetry: Telemetry,
         calls: ActiveCalls,
+        listener: CallListener | None = None,
     ) -> None:
         self._rules = rules
         self._admission = admission
         self._telemetry = telemetry
         self._spans = telemetry.rpc_spans
         self._calls = calls
+        self._listener = listener
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -118,15 +110,16 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         behavior = self._unary_out(rules, _of(inner.unary_unary), _validated)
         return grpc.unary_unary_rpc_method_handler(behavior, **codec)
 
-    def _unary_out(
-        self, rules: MethodRules, behavior: Behavior, check: Callable[[Any], Any]
-    ) -> Behavior:
+    def _unary_out(self, rules: MethodRules, behavior: Behavior, check: Check) -> Behavior:
         async def serve(request: Any, context: ServicerContext) -> Any:
-            call = self._open(rules, context)
+            call = self._open(rules, context, request)
             try:
                 await self._admit(call, context)
-                result = behavior(check(request), _context_for(rules, context))
-                return await result if inspect.isawaitable(result) else result
+                checked = check(request, call)
+                await self._begin(call)
+                result = behavior(checked, _context_for(call, context))
+                call.response = await result if inspect.isawaitable(result) else result
+                return call.response
             except BaseException as error:
                 await self._fail(call, context, error)
             finally:
@@ -134,14 +127,14 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
 
         return serve
 
-    def _stream_out(
-        self, rules: MethodRules, behavior: Behavior, check: Callable[[Any], Any]
-    ) -> Behavior:
+    def _stream_out(self, rules: MethodRules, behavior: Behavior, check: Check) -> Behavior:
         async def serve(request: Any, context: ServicerContext) -> None:
-            call = self._open(rules, context)
+            call = self._open(rules, context, request)
             try:
                 await self._admit(call, context)
-                result = behavior(check(request), _context_for(rules, context))
+                checked = check(request, call)
+                await self._begin(call)
+                result = behavior(checked, _context_for(call, context))
                 if hasattr(result, "__aiter__"):
                     await _forward(result, context)
                 elif inspect.isawaitable(result):
@@ -182,9 +175,11 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
             response_serializer=inner.response_serializer,
         )
 
-    def _open(self, rules: MethodRules, context: ServicerContext) -> _Call:
+    def _open(self, rules: MethodRules, context: ServicerContext, request: Any) -> ServedCall:
         """Reads the metadata and starts the span. The task ends with the call: nothing to reset."""
-        call = _Call(rules, self._calls.enter())
+        call = ServedCall(rules, self._calls.enter(), context)
+        if isinstance(request, Message):
+            call.request = request
         traceparent = tracestate = ""
         for key, value in context.invocation_metadata() or ():
             if key == INTERNAL_HEADER:
@@ -195,6 +190,8 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
                 call.capability = str(value)
             elif key == TRACESTATE:
                 tracestate = str(value)
+            elif key == ORIGIN_HEADER:
+                call.origin = str(value)
         mesh_telemetry.enter_call(self._telemetry)
         mesh_identity.enter_call(self._admission.identity)
         if not rules.is_control_stream:
@@ -203,29 +200,37 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
             otel_context.attach(trace.set_span_in_context(call.span, Context()))
         return call
 
-    async def _admit(self, call: _Call, context: ServicerContext) -> None:
+    async def _admit(self, call: ServedCall, context: ServicerContext) -> None:
         principal, capability = await self._admission.admit(
             call.rules, context, call.internal, call.capability
         )
         call.principal = principal
         mesh_context.enter_call(principal, capability)
+        if call.origin and call.rules.audience == options_pb2.AUDIENCE_INTERNAL:
+            call_origin.receive(call_origin.parse(call.origin))
         if call.span is not None and principal is not None and principal.tenant:
             call.span.set_attribute(TENANT_ATTRIBUTE, principal.tenant)
 
-    async def _fail(self, call: _Call, context: ServicerContext, error: BaseException) -> NoReturn:
+    async def _begin(self, call: ServedCall) -> None:
+        if self._listener is not None:
+            await self._listener.admitted(call)
+
+    async def _fail(
+        self, call: ServedCall, context: ServicerContext, error: BaseException
+    ) -> NoReturn:
         """Ends the call with a rich status; a cancelled one just ends."""
         if isinstance(error, grpc.aio.AbortError):
-            _mark(call.span, context.code(), "")
+            _mark(call, context.code(), "")
             raise error
         if isinstance(error, grpc.aio.InternalError):
             # The transport took no response: the caller has left, which is about to be known.
-            _mark(call.span, grpc.StatusCode.CANCELLED, "CANCELLED")
+            _mark(call, grpc.StatusCode.CANCELLED, "CANCELLED")
             raise asyncio.CancelledError from error
         if isinstance(error, asyncio.CancelledError):
             if self._calls.ended_by_drain(call.task):
                 failure = MeshError.draining()
             elif context.cancelled() or call.task.cancelling():
-                _mark(call.span, grpc.StatusCode.CANCELLED, "CANCELLED")
+                _mark(call, grpc.StatusCode.CANCELLED, "CANCELLED")
                 raise error
             else:  # something that the handler waited for was cancelled, not the call
                 failure = _internal(call, error)
@@ -233,12 +238,14 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
             failure = _as_mesh_error(call, error)
         else:
             raise error
-        _mark(call.span, failure.code, failure.reason_name)
+        _mark(call, failure.code, failure.reason_name)
         _log(call, failure)
         await _abort(context, failure)
 
-    def _close(self, call: _Call) -> None:
+    def _close(self, call: ServedCall) -> None:
         self._calls.leave(call.task)
+        if self._listener is not None:
+            self._listener.ended(call)
         if call.span is not None:
             call.span.end()
 
@@ -249,13 +256,17 @@ def _of(behavior: Any) -> Behavior:
     return cast("Behavior", behavior)
 
 
-def _validated(request: Message) -> Message:
+def _validated(request: Message, _: ServedCall) -> Message:
     validate(request)
     return request
 
 
-async def _validated_stream(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+async def _validated_stream(
+    requests: AsyncIterator[Message], call: ServedCall
+) -> AsyncIterator[Message]:
     async for request in requests:
+        if call.request is None:
+            call.request = request
         validate(request)
         yield request
 
@@ -263,10 +274,11 @@ async def _validated_stream(requests: AsyncIterator[Message]) -> AsyncIterator[M
 class _ValidatingContext:
     """A context whose `read` validates; for handlers that read instead of iterating."""
 
-    __slots__ = ("_context",)
+    __slots__ = ("_call", "_context")
 
-    def __init__(self, context: ServicerContext) -> None:
+    def __init__(self, context: ServicerContext, call: ServedCall) -> None:
         self._context = context
+        self._call = call
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -274,12 +286,14 @@ class _ValidatingContext:
     async def read(self) -> Any:
         request = await self._context.read()
         if request is not grpc.aio.EOF:
+            if self._call.request is None:
+                self._call.request = request
             validate(request)
         return request
 
 
-def _context_for(rules: MethodRules, context: ServicerContext) -> Any:
-    return _ValidatingContext(context) if rules.client_streaming else context
+def _context_for(call: ServedCall, context: ServicerContext) -> Any:
+    return _ValidatingContext(context, call) if call.rules.client_streaming else context
 
 
 async def _forward(responses: AsyncIterator[Any], context: ServicerContext) -> None:
@@ -293,7 +307,7 @@ async def _forward(responses: AsyncIterator[Any], context: ServicerContext) -> N
             await aclose()
 
 
-def _as_mesh_error(call: _Call, error: Exception) -> MeshError:
+def _as_mesh_error(call: ServedCall, error: Exception) -> MeshError:
     if isinstance(error, MeshError):
         return error
     if isinstance(error, grpc.aio.AioRpcError):
@@ -303,25 +317,27 @@ def _as_mesh_error(call: _Call, error: Exception) -> MeshError:
     return _internal(call, error)
 
 
-def _internal(call: _Call, error: BaseException) -> MeshError:
+def _internal(call: ServedCall, error: BaseException) -> MeshError:
     reference = new_id("err")
     failure = MeshError.internal(reference)
     failure.__cause__ = error
     return failure
 
 
-def _mark(span: Span | None, code: grpc.StatusCode | int, reason: str) -> None:
+def _mark(call: ServedCall, code: grpc.StatusCode | int, reason: str) -> None:
     """Notes the outcome. The message stays out: it may quote what a user wrote."""
+    status = code if isinstance(code, grpc.StatusCode) else None
+    call.failed(status or grpc.StatusCode.UNKNOWN, reason)
+    span = call.span
     if span is None:
         return
-    status = code if isinstance(code, grpc.StatusCode) else None
     number = status.value[0] if status else int(code) if isinstance(code, int) else 2
     span.set_attribute(STATUS_ATTRIBUTE, number)
     name = status.name if status else str(number)
     span.set_status(Status(StatusCode.ERROR, f"{name} {reason}".strip()))
 
 
-def _log(call: _Call, failure: MeshError) -> None:
+def _log(call: ServedCall, failure: MeshError) -> None:
     """The one line of a failed call; with a traceback if it is a defect."""
     principal = call.principal
     logger.log(

@@ -1,0 +1,80 @@
+"""A call as those see it who keep account of calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+from google.protobuf.message import Message
+from opentelemetry.trace import Span
+
+from meshkit.context import Principal
+from meshkit.policy import MethodRules
+
+if TYPE_CHECKING:
+    from meshkit.admission import ServicerContext
+
+
+class ServedCall:
+    """One call being served. `code` and `reason` are its outcome; OK until something failed."""
+
+    __slots__ = (
+        "capability",
+        "code",
+        "context",
+        "internal",
+        "notes",
+        "origin",
+        "principal",
+        "reason",
+        "request",
+        "response",
+        "rules",
+        "span",
+        "started",
+        "task",
+    )
+
+    def __init__(
+        self, rules: MethodRules, task: asyncio.Task[Any], context: ServicerContext
+    ) -> None:
+        self.rules = rules
+        self.task = task
+        self.context = context
+        self.started = time.perf_counter()
+        self.span: Span | None = None
+        self.internal = ""
+        self.capability = ""
+        self.origin = ""
+        self.principal: Principal | None = None
+        self.request: Message | None = None
+        """The request, or the first of a stream; None before it came. Not validated yet."""
+        self.response: Message | bytes | None = None
+        """The response of a call that has one."""
+        self.code: grpc.StatusCode = grpc.StatusCode.OK
+        self.reason = ""
+        self.notes: Any = None
+        """What the listener wants to find again."""
+
+    def failed(self, code: grpc.StatusCode, reason: str) -> None:
+        """Notes the outcome."""
+        self.code, self.reason = code, reason
+
+    @property
+    def trace_id(self) -> str:
+        """In hexadecimal digits; empty without a trace."""
+        if self.span is None:
+            return ""
+        return f"{self.span.get_span_context().trace_id:032x}"
+
+
+class CallListener(Protocol):
+    """Is told of the calls of a server."""
+
+    async def admitted(self, call: ServedCall) -> None:
+        """Before the call is carried out. What this raises refuses it."""
+
+    def ended(self, call: ServedCall) -> None:
+        """When it is over, whatever came of it; also for a call that was not admitted."""
