@@ -106,6 +106,11 @@ async def test_a_policy_over_the_wire(store: RunningStore) -> None:
         "daily_budget": usage_pb2.Budget(max_tokens=5, max_turns=7, max_cost_micros=9),
         "retention_age": Duration(seconds=60),
         "retention_events": 11,
+        "max_queued_runs": 13,
+        "requests_per_second": 17,
+        "requests_per_second_per_principal": 19,
+        "max_open_streams": 23,
+        "max_open_streams_per_principal": 29,
     }
     put = await _put(store, **limits, etag=unset.etag)
     assert put == pb.TenantPolicy(**limits, etag="v1")

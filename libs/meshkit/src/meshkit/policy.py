@@ -28,6 +28,7 @@ class MethodRules:
     audience: options_pb2.Audience.ValueType
     required_role: options_pb2.Role.ValueType
     safe_to_retry: bool
+    importance: options_pb2.Importance.ValueType
     scope: str
     client_streaming: bool
     server_streaming: bool
@@ -61,6 +62,7 @@ def method_rules(method: MethodDescriptor) -> MethodRules:
         audience=policy.audience,
         required_role=policy.required_role,
         safe_to_retry=policy.safe_to_retry,
+        importance=policy.importance or options_pb2.IMPORTANCE_NORMAL,
         scope=policy.scope,
         client_streaming=method.client_streaming,
         server_streaming=method.server_streaming,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from agentmesh.conversation_store.v1 import ledger_service_pb2 as pb
 
@@ -16,6 +17,15 @@ from agentmesh_conversation_store.domain.model import SECOND, Instant
 from agentmesh_conversation_store.domain.usage import NO_USAGE, Budget
 
 from . import values
+
+_COUNTS: tuple[str, ...] = (
+    "max_queued_runs",
+    "requests_per_second",
+    "requests_per_second_per_principal",
+    "max_open_streams",
+    "max_open_streams_per_principal",
+)
+"""Limits that are numbers of the same name on both sides, or unset."""
 
 
 def usage_row(found: UsageSum, dimension: Dimension) -> pb.UsageRow:
@@ -37,12 +47,14 @@ def policy_message(policy: TenantPolicy) -> pb.TenantPolicy:
         else values.budget_message(policy.daily_budget),
         retention_age=None if age is None else values.duration(age),
         retention_events=policy.retention_events,
+        **{name: getattr(policy, name) for name in _COUNTS},
         etag=policy.etag,
     )
 
 
 def policy(message: pb.TenantPolicy, tenant: str) -> TenantPolicy:
     """Limits as somebody wants them."""
+    fields: Any = message  # its names are literals to the type checker
     return TenantPolicy(
         tenant,
         max_active_runs=message.max_active_runs if message.HasField("max_active_runs") else None,
@@ -51,6 +63,7 @@ def policy(message: pb.TenantPolicy, tenant: str) -> TenantPolicy:
         if message.HasField("retention_age")
         else None,
         retention_events=message.retention_events if message.HasField("retention_events") else None,
+        **{name: getattr(message, name) for name in _COUNTS if fields.HasField(name)},
     )
 
 

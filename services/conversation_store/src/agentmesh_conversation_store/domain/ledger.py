@@ -63,7 +63,8 @@ class TenantPolicy:
     """Limits of a tenant; None and the empty budget limit nothing.
 
     `daily_budget` bounds what one day (UTC) consumes, `max_active_runs` runs under a lease at
-    once. `version` is 0 while nobody has written one.
+    once, `max_queued_runs` those that wait for one. The gateway enforces those of requests and
+    streams, and has defaults for them. `version` is 0 while nobody has written one.
     """
 
     tenant: str
@@ -71,6 +72,11 @@ class TenantPolicy:
     daily_budget: Budget = field(default_factory=Budget)
     retention_age: Micros | None = None
     retention_events: int | None = None
+    max_queued_runs: int | None = None
+    requests_per_second: int | None = None
+    requests_per_second_per_principal: int | None = None
+    max_open_streams: int | None = None
+    max_open_streams_per_principal: int | None = None
     version: int = 0
 
     @property

@@ -83,6 +83,38 @@ AUDIENCE_WORKER: Audience.ValueType  # 5
 """Workers that hold a lease, under the run capability that came with it."""
 Global___Audience: typing_extensions.TypeAlias = Audience
 
+class _Importance:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ImportanceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Importance.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    IMPORTANCE_UNSPECIFIED: _Importance.ValueType  # 0
+    """As IMPORTANCE_NORMAL."""
+    IMPORTANCE_SHEDDABLE: _Importance.ValueType  # 1
+    """Can wait, or be had later: lists, exports, files, inspection."""
+    IMPORTANCE_NORMAL: _Importance.ValueType  # 2
+    """The work itself: conversations, messages, subscriptions."""
+    IMPORTANCE_VITAL: _Importance.ValueType  # 3
+    """What people stop things with, and see how things stand: cancel, pause, approvals, revoking keys,
+    limits, health. Refused last, and limited by a rate of its own.
+    """
+
+class Importance(_Importance, metaclass=_ImportanceEnumTypeWrapper):
+    """What a replica that has more to do than it can goes on serving. It refuses the first kind first."""
+
+IMPORTANCE_UNSPECIFIED: Importance.ValueType  # 0
+"""As IMPORTANCE_NORMAL."""
+IMPORTANCE_SHEDDABLE: Importance.ValueType  # 1
+"""Can wait, or be had later: lists, exports, files, inspection."""
+IMPORTANCE_NORMAL: Importance.ValueType  # 2
+"""The work itself: conversations, messages, subscriptions."""
+IMPORTANCE_VITAL: Importance.ValueType  # 3
+"""What people stop things with, and see how things stand: cancel, pause, approvals, revoking keys,
+limits, health. Refused last, and limited by a rate of its own.
+"""
+Global___Importance: typing_extensions.TypeAlias = Importance
+
 @typing.final
 class MethodPolicy(google.protobuf.message.Message):
     """The policy of one method."""
@@ -93,6 +125,7 @@ class MethodPolicy(google.protobuf.message.Message):
     REQUIRED_ROLE_FIELD_NUMBER: builtins.int
     SAFE_TO_RETRY_FIELD_NUMBER: builtins.int
     SCOPE_FIELD_NUMBER: builtins.int
+    IMPORTANCE_FIELD_NUMBER: builtins.int
     audience: Global___Audience.ValueType
     """Who may call it."""
     required_role: Global___Role.ValueType
@@ -105,6 +138,8 @@ class MethodPolicy(google.protobuf.message.Message):
     """What credentials that are limited to some scopes must have to call it, for example
     "conversations:read". Every method of AUDIENCE_PUBLIC has one, no other has.
     """
+    importance: Global___Importance.ValueType
+    """How long an overloaded replica goes on serving it."""
     def __init__(
         self,
         *,
@@ -112,8 +147,9 @@ class MethodPolicy(google.protobuf.message.Message):
         required_role: Global___Role.ValueType = ...,
         safe_to_retry: builtins.bool = ...,
         scope: builtins.str = ...,
+        importance: Global___Importance.ValueType = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["audience", b"audience", "required_role", b"required_role", "safe_to_retry", b"safe_to_retry", "scope", b"scope"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["audience", b"audience", "importance", b"importance", "required_role", b"required_role", "safe_to_retry", b"safe_to_retry", "scope", b"scope"]) -> None: ...
 
 Global___MethodPolicy: typing_extensions.TypeAlias = MethodPolicy
 

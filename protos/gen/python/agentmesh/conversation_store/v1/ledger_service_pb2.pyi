@@ -150,7 +150,10 @@ Global___UsageRow: typing_extensions.TypeAlias = UsageRow
 
 @typing.final
 class TenantPolicy(google.protobuf.message.Message):
-    """Limits of a tenant. What is not set is not limited."""
+    """Limits of a tenant. What is not set is not limited by the store; for requests and streams the
+    defaults of the gateway hold. A policy may raise those, up to a multiple that the operator of the
+    gateway sets, or lower them.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -159,12 +162,29 @@ class TenantPolicy(google.protobuf.message.Message):
     RETENTION_AGE_FIELD_NUMBER: builtins.int
     RETENTION_EVENTS_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    MAX_QUEUED_RUNS_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: builtins.int
+    REQUESTS_PER_SECOND_PER_PRINCIPAL_FIELD_NUMBER: builtins.int
+    MAX_OPEN_STREAMS_FIELD_NUMBER: builtins.int
+    MAX_OPEN_STREAMS_PER_PRINCIPAL_FIELD_NUMBER: builtins.int
     max_active_runs: builtins.int
     """Runs under a lease at once."""
     retention_events: builtins.int
     """Only this many newest events of a conversation are kept."""
     etag: builtins.str
     """Changes with every write. In a write: the one that was read, or empty to write in any case."""
+    max_queued_runs: builtins.int
+    """Runs that wait for a worker at once, whatever for: a start, a message or an import that would add
+    one more is refused with QUOTA_EXCEEDED. Runs that wait for people or children do not count.
+    """
+    requests_per_second: builtins.int
+    """Calls a second of all the tenant's principals together. A burst may take twice as many at once."""
+    requests_per_second_per_principal: builtins.int
+    """Calls a second of each of the tenant's principals. A burst may take twice as many at once."""
+    max_open_streams: builtins.int
+    """Streams that are open at once at one replica of the gateway, of all the tenant's principals."""
+    max_open_streams_per_principal: builtins.int
+    """Streams that are open at once at one replica of the gateway, of each of its principals."""
     @property
     def daily_budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
         """What one day (UTC) may consume. Runs that meet it wait: they go on when the day is over, or the
@@ -183,11 +203,26 @@ class TenantPolicy(google.protobuf.message.Message):
         retention_age: google.protobuf.duration_pb2.Duration | None = ...,
         retention_events: builtins.int | None = ...,
         etag: builtins.str = ...,
+        max_queued_runs: builtins.int | None = ...,
+        requests_per_second: builtins.int | None = ...,
+        requests_per_second_per_principal: builtins.int | None = ...,
+        max_open_streams: builtins.int | None = ...,
+        max_open_streams_per_principal: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_active_runs", b"_max_active_runs", "_retention_events", b"_retention_events", "daily_budget", b"daily_budget", "max_active_runs", b"max_active_runs", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_active_runs", b"_max_active_runs", "_retention_events", b"_retention_events", "daily_budget", b"daily_budget", "etag", b"etag", "max_active_runs", b"max_active_runs", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_active_runs", b"_max_active_runs", "_max_open_streams", b"_max_open_streams", "_max_open_streams_per_principal", b"_max_open_streams_per_principal", "_max_queued_runs", b"_max_queued_runs", "_requests_per_second", b"_requests_per_second", "_requests_per_second_per_principal", b"_requests_per_second_per_principal", "_retention_events", b"_retention_events", "daily_budget", b"daily_budget", "max_active_runs", b"max_active_runs", "max_open_streams", b"max_open_streams", "max_open_streams_per_principal", b"max_open_streams_per_principal", "max_queued_runs", b"max_queued_runs", "requests_per_second", b"requests_per_second", "requests_per_second_per_principal", b"requests_per_second_per_principal", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_active_runs", b"_max_active_runs", "_max_open_streams", b"_max_open_streams", "_max_open_streams_per_principal", b"_max_open_streams_per_principal", "_max_queued_runs", b"_max_queued_runs", "_requests_per_second", b"_requests_per_second", "_requests_per_second_per_principal", b"_requests_per_second_per_principal", "_retention_events", b"_retention_events", "daily_budget", b"daily_budget", "etag", b"etag", "max_active_runs", b"max_active_runs", "max_open_streams", b"max_open_streams", "max_open_streams_per_principal", b"max_open_streams_per_principal", "max_queued_runs", b"max_queued_runs", "requests_per_second", b"requests_per_second", "requests_per_second_per_principal", b"requests_per_second_per_principal", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_active_runs", b"_max_active_runs"]) -> typing.Literal["max_active_runs"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_open_streams", b"_max_open_streams"]) -> typing.Literal["max_open_streams"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_open_streams_per_principal", b"_max_open_streams_per_principal"]) -> typing.Literal["max_open_streams_per_principal"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_max_queued_runs", b"_max_queued_runs"]) -> typing.Literal["max_queued_runs"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_requests_per_second", b"_requests_per_second"]) -> typing.Literal["requests_per_second"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_requests_per_second_per_principal", b"_requests_per_second_per_principal"]) -> typing.Literal["requests_per_second_per_principal"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_retention_events", b"_retention_events"]) -> typing.Literal["retention_events"] | None: ...
 
@@ -238,7 +273,7 @@ class PutTenantPolicyRequest(google.protobuf.message.Message):
     """Chosen by the caller."""
     @property
     def policy(self) -> Global___TenantPolicy:
-        """They, all of them: what is unset becomes unlimited."""
+        """They, all of them: what is unset goes back to no limit, or to the gateway's default."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/gateway/v1/blob_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"J\n\x11UploadBlobRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"8\n\x12UploadBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xae\x01\n\x13\x44ownloadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12W\n\nmedia_type\x18\x03 \x01(\tBC\xbaH@r>\x18\x7f\x32:^([a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*)?$\"%\n\x14\x44ownloadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xb6\x02\n\x0b\x42lobService\x12\x8d\x01\n\nUploadBlob\x12\'.agentmesh.gateway.v1.UploadBlobRequest\x1a(.agentmesh.gateway.v1.UploadBlobResponse\"*\xca\xf3\x18\x11\x08\x02\x10\x02\"\x0b\x62lobs:write\x82\xd3\xe4\x93\x02\x0f\"\x06/blobs:\x05\x63hunk(\x01\x12\x96\x01\n\x0c\x44ownloadBlob\x12).agentmesh.gateway.v1.DownloadBlobRequest\x1a*.agentmesh.gateway.v1.DownloadBlobResponse\"-\xca\xf3\x18\x12\x08\x02\x10\x01\x18\x01\"\nblobs:read\x82\xd3\xe4\x93\x02\x11\x12\x0f/blobs/{digest}0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/gateway/v1/blob_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"J\n\x11UploadBlobRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"8\n\x12UploadBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xae\x01\n\x13\x44ownloadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12W\n\nmedia_type\x18\x03 \x01(\tBC\xbaH@r>\x18\x7f\x32:^([a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*)?$\"%\n\x14\x44ownloadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xba\x02\n\x0b\x42lobService\x12\x8f\x01\n\nUploadBlob\x12\'.agentmesh.gateway.v1.UploadBlobRequest\x1a(.agentmesh.gateway.v1.UploadBlobResponse\",\xca\xf3\x18\x13\x08\x02\x10\x02\"\x0b\x62lobs:write0\x01\x82\xd3\xe4\x93\x02\x0f\"\x06/blobs:\x05\x63hunk(\x01\x12\x98\x01\n\x0c\x44ownloadBlob\x12).agentmesh.gateway.v1.DownloadBlobRequest\x1a*.agentmesh.gateway.v1.DownloadBlobResponse\"/\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\nblobs:read0\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/blobs/{digest}0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,9 +45,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADBLOBREQUEST'].fields_by_name['media_type']._loaded_options = None
   _globals['_DOWNLOADBLOBREQUEST'].fields_by_name['media_type']._serialized_options = b'\272H@r>\030\1772:^([a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*)?$'
   _globals['_BLOBSERVICE'].methods_by_name['UploadBlob']._loaded_options = None
-  _globals['_BLOBSERVICE'].methods_by_name['UploadBlob']._serialized_options = b'\312\363\030\021\010\002\020\002\"\013blobs:write\202\323\344\223\002\017\"\006/blobs:\005chunk'
+  _globals['_BLOBSERVICE'].methods_by_name['UploadBlob']._serialized_options = b'\312\363\030\023\010\002\020\002\"\013blobs:write0\001\202\323\344\223\002\017\"\006/blobs:\005chunk'
   _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._loaded_options = None
-  _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._serialized_options = b'\312\363\030\022\010\002\020\001\030\001\"\nblobs:read\202\323\344\223\002\021\022\017/blobs/{digest}'
+  _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._serialized_options = b'\312\363\030\024\010\002\020\001\030\001\"\nblobs:read0\001\202\323\344\223\002\021\022\017/blobs/{digest}'
   _globals['_UPLOADBLOBREQUEST']._serialized_start=159
   _globals['_UPLOADBLOBREQUEST']._serialized_end=233
   _globals['_UPLOADBLOBRESPONSE']._serialized_start=235
@@ -57,5 +57,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=470
   _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=507
   _globals['_BLOBSERVICE']._serialized_start=510
-  _globals['_BLOBSERVICE']._serialized_end=820
+  _globals['_BLOBSERVICE']._serialized_end=824
 # @@protoc_insertion_point(module_scope)

@@ -29,7 +29,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/usage_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x34\x61gentmesh/conversation_store/v1/ledger_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n\x15SummarizeUsageRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\tdimension\x18\x03 \x01(\x0e\x32/.agentmesh.conversation_store.v1.UsageDimensionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \"j\n\x16SummarizeUsageResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa2\x01\n\x0cUsageService\x12\x91\x01\n\x0eSummarizeUsage\x12+.agentmesh.gateway.v1.SummarizeUsageRequest\x1a,.agentmesh.gateway.v1.SummarizeUsageResponse\"$\xca\xf3\x18\x12\x08\x02\x10\x01\x18\x01\"\nusage:read\x82\xd3\xe4\x93\x02\x08\x12\x06/usageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/usage_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x34\x61gentmesh/conversation_store/v1/ledger_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n\x15SummarizeUsageRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\tdimension\x18\x03 \x01(\x0e\x32/.agentmesh.conversation_store.v1.UsageDimensionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \"j\n\x16SummarizeUsageResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa4\x01\n\x0cUsageService\x12\x93\x01\n\x0eSummarizeUsage\x12+.agentmesh.gateway.v1.SummarizeUsageRequest\x1a,.agentmesh.gateway.v1.SummarizeUsageResponse\"&\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\nusage:read0\x01\x82\xd3\xe4\x93\x02\x08\x12\x06/usageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,11 +43,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUMMARIZEUSAGEREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_SUMMARIZEUSAGEREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200 '
   _globals['_USAGESERVICE'].methods_by_name['SummarizeUsage']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['SummarizeUsage']._serialized_options = b'\312\363\030\022\010\002\020\001\030\001\"\nusage:read\202\323\344\223\002\010\022\006/usage'
+  _globals['_USAGESERVICE'].methods_by_name['SummarizeUsage']._serialized_options = b'\312\363\030\024\010\002\020\001\030\001\"\nusage:read0\001\202\323\344\223\002\010\022\006/usage'
   _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=248
   _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=502
   _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=504
   _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=610
   _globals['_USAGESERVICE']._serialized_start=613
-  _globals['_USAGESERVICE']._serialized_end=775
+  _globals['_USAGESERVICE']._serialized_end=777
 # @@protoc_insertion_point(module_scope)
