@@ -15,10 +15,10 @@ from agentmesh_conversation_store.domain.approvals import AskedApproval
 from agentmesh_conversation_store.domain.conversations import SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage, WorkerEvent
 from agentmesh_conversation_store.domain.forks import Fork
+from agentmesh_conversation_store.domain.keys import ApiKey
 from agentmesh_conversation_store.domain.ledger import AuditRecord, TenantPolicy
 from agentmesh_conversation_store.domain.model import (
     SECOND,
-    ApiKey,
     Checkpoint,
     ConversationFacts,
     Origin,

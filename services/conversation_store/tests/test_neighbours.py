@@ -20,6 +20,7 @@ from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.forks import Fork
 from agentmesh_conversation_store.domain.history import DeleteConversation
+from agentmesh_conversation_store.domain.keys import ApiKey, Grantor, KeyRotation
 from agentmesh_conversation_store.domain.ledger import (
     AuditQuery,
     AuditRecord,
@@ -27,7 +28,7 @@ from agentmesh_conversation_store.domain.ledger import (
     TenantPolicy,
     UsageQuery,
 )
-from agentmesh_conversation_store.domain.model import ApiKey, Role, Strategy
+from agentmesh_conversation_store.domain.model import Role, Strategy
 from agentmesh_conversation_store.domain.rejections import Rejection
 from agentmesh_conversation_store.domain.search import parse_query
 from agentmesh_conversation_store.domain.usage import NO_USAGE
@@ -192,6 +193,16 @@ async def _add_key(storage: Storage, tenant: str) -> Answer:
     return {n: await storage.add_key(key, secret, request) for n in range(2)}
 
 
+async def _rotate_key(storage: Storage, tenant: str) -> Answer:
+    async def rotate(key_id: str) -> ApiKey | bytes:
+        secret = f"new secret of {tenant} {key_id}".encode()
+        by = Grantor("me", Role.ADMIN)
+        rotation = KeyRotation(tenant, key_id, await storage.now(), 5, by)
+        return await storage.rotate_key(rotation, secret)
+
+    return await _of_each(ALL.keys, rotate)
+
+
 async def _append_audit(storage: Storage, tenant: str) -> Answer:
     record = AuditRecord(tenant, 5, "me", "M", "r", "OK", "peer")
     request: Request[None] = Request(tenant, "again", b"d", lambda _: b"")
@@ -288,6 +299,7 @@ QUESTIONS: dict[str, Question] = {
         lambda name: storage.delete_document(tenant, DocumentDeletion(1, name, "agent")),
     ),
     "add_key": _add_key,
+    "rotate_key": _rotate_key,
     "revoke_key": _each(ALL.keys, "revoke_key"),
     "append_audit": _append_audit,
     "fork": _fork,
@@ -311,7 +323,8 @@ OF_ALL_TENANTS = {
     "due": "the queue of all tenants; each says whose it is",
     "raised_fences": "of all tenants; each says whose it is",
     "prune": "by age alone",
-    "key_by_hash": "finds out whose a secret is",
+    "usable_key": "finds out whose a secret is",
+    "note_key_uses": "each says whose it is",
     "keys_exist": "whether any tenant has one",
     "tenants_with_retention": "lists tenants",
     "tenants_to_keep_short": "lists tenants",

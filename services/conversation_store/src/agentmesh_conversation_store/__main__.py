@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
-from meshkit.ids import new_id
+from meshkit.policy import known_scopes
 from meshkit.settings import load_settings
 
 from .codec.events import ProtobufEvents
-from .domain.model import SECOND, ApiKey, Instant, Role
+from .domain.keys import ApiKey, Grantor
+from .domain.model import SECOND, Instant, Role
 from .domain.rejections import Rejection
-from .identity import ApiKeys, load_pepper
+from .identity import ApiKeys, NewKey, load_pepper, random_seed
 from .settings import StoreSettings
 from .storage.chosen import chosen_storage
 from .storage.interface import Storage
@@ -28,6 +29,10 @@ app.command(keys)
 
 RoleName = Literal["viewer", "operator", "admin"]
 _KEYS_LISTED = 1000
+_HOUR = 3600 * SECOND
+_LONGEST_OVERLAP_HOURS = 30 * 24
+_OPERATOR = Grantor("command line", max(Role))
+"""Who has the database may make any key."""
 
 
 @app.default
@@ -65,18 +70,54 @@ def create(
     role: Annotated[RoleName, Parameter(help="What it may do.")],
     name: Annotated[str, Parameter(help="A name for people.")] = "",
     ttl_hours: Annotated[float | None, Parameter(help="How long it lives; else for ever.")] = None,
+    scope: Annotated[
+        list[str] | None, Parameter(help="Limits it to this, as agents:read; may be repeated.")
+    ] = None,
 ) -> None:
     """Makes a key and prints its secret, for the only time."""
     if not tenant:
         raise SystemExit("error: --tenant must not be empty")
 
+    unknown = set(scope or ()) - set(known_scopes())
+    if unknown:
+        raise SystemExit(f"error: --scope must be one of {', '.join(known_scopes())}")
+    if ttl_hours is not None and ttl_hours <= 0:
+        raise SystemExit("error: --ttl-hours must be more than 0")
+
     async def make(storage: Storage, api_keys: ApiKeys) -> None:
-        secret = api_keys.new_secret()
-        ttl = None if ttl_hours is None else round(ttl_hours * 3600 * SECOND)
-        await api_keys.create(tenant, new_id("key"), Role[role.upper()], name, ttl, secret)
-        print(secret)  # noqa: T201 - the command's output
+        ttl = None if ttl_hours is None else round(ttl_hours * _HOUR)
+        scopes = tuple(sorted(set(scope or ())))
+        wanted = NewKey(tenant, Role[role.upper()], name, ttl, scopes)
+        seed = random_seed()
+        made = await api_keys.create(wanted, _OPERATOR, seed)
+        assert isinstance(made, ApiKey)  # noqa: S101  bytes answer repeated requests alone
+        print(api_keys.secret(tenant, made.key_id, made.created_at, seed))  # noqa: T201
 
     _with_keys(make)
+
+
+@keys.command
+def rotate(
+    key_id: Annotated[str, Parameter(help='"key_…".')],
+    *,
+    tenant: Annotated[str, Parameter(help="Whose key it is.")],
+    overlap_hours: Annotated[
+        float, Parameter(help="How long the present secret stays good.")
+    ] = 24.0,
+) -> None:
+    """Gives a key a new secret and prints it, for the only time."""
+    if not 0 <= overlap_hours <= _LONGEST_OVERLAP_HOURS:
+        raise SystemExit(f"error: --overlap-hours must be 0 to {_LONGEST_OVERLAP_HOURS}")
+
+    async def change(storage: Storage, api_keys: ApiKeys) -> None:
+        seed = random_seed()
+        overlap = round(overlap_hours * _HOUR)
+        made = await api_keys.rotate(tenant, key_id, overlap, _OPERATOR, seed)
+        assert isinstance(made, ApiKey)  # noqa: S101  bytes answer repeated requests alone
+        assert made.rotated_at is not None  # noqa: S101  it was just rotated
+        print(api_keys.secret(tenant, made.key_id, made.rotated_at, seed))  # noqa: T201
+
+    _with_keys(change)
 
 
 @keys.command(name="list")
@@ -128,9 +169,15 @@ def _with_storage(settings: StoreSettings, work: Callable[[Storage], Awaitable[N
 
 
 def _line(key: ApiKey, now: Instant) -> str:
-    state = "active" if key.usable_at(now) else "revoked" if key.revoked_at else "expired"
-    made = datetime.fromtimestamp(key.created_at / SECOND, UTC).isoformat(timespec="seconds")
-    return f"{key.key_id}  {key.role.name.lower():8}  {state:7}  {made}  {key.name}".rstrip()
+    used = "never" if key.last_used_at is None else _time(key.last_used_at)
+    return (
+        f"{key.key_id}  {key.role.name.lower():8}  {key.state_at(now):7}  {_time(key.created_at)}"
+        f"  used {used}  {' '.join(key.scopes) or '*'}  {key.name}"
+    ).rstrip()
+
+
+def _time(at: Instant) -> str:
+    return datetime.fromtimestamp(at / SECOND, UTC).isoformat(timespec="seconds")
 
 
 def main() -> None:

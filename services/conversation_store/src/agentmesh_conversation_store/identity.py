@@ -7,9 +7,14 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from .domain.model import ApiKey, Instant, Micros, Role
+from meshkit.ids import new_id
+
+from .domain.keys import ApiKey, Grantor, KeyRotation
+from .domain.model import Instant, Micros, Role
 from .domain.rejections import Reason, Rejection
 from .settings import StoreSettings
 from .storage.interface import Storage
@@ -48,52 +53,90 @@ def _create_pepper(path: Path) -> None:
         draft.unlink()
 
 
-class ApiKeys:
-    """The keys of all tenants. Secrets are shown once and never stored."""
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to make: it ends after `ttl`, and is limited to `scopes` if there are any."""
 
-    def __init__(self, storage: Storage, pepper: bytes) -> None:
+    tenant: str
+    role: Role
+    name: str = ""
+    ttl: Micros | None = None
+    scopes: tuple[str, ...] = ()
+
+
+class ApiKeys:
+    """The keys of all tenants. Secrets are shown once and never stored.
+
+    A secret comes of the pepper, of what it is for, and of a `seed`: random bits, or the id of the
+    request that asked for it, so that a repetition gets the same one.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        pepper: bytes,
+        used: Callable[[ApiKey, Instant], None] = lambda key, at: None,
+    ) -> None:
         self._storage = storage
         self._pepper = pepper
+        self._used = used
 
-    def new_secret(self) -> str:
-        """A secret of 256 random bits."""
-        return _as_secret(secrets.token_bytes(_SECRET_BYTES))
-
-    def secret_of_request(self, tenant: str, request_id: str) -> str:
-        """The secret of a key made under a request id: a repetition gets the same one, and
-        still nothing but its hash is stored."""
-        text = f"api-key-of-request\0{tenant}\0{request_id}".encode()
-        return _as_secret(hmac.new(self._pepper, text, hashlib.sha256).digest())
+    def secret(self, tenant: str, key_id: str, issued_at: Instant, seed: str) -> str:
+        """The secret that a key got at `issued_at`."""
+        text = "\0".join(("api-key-secret", tenant, key_id, str(issued_at), seed)).encode()
+        raw = hmac.new(self._pepper, text, hashlib.sha256).digest()
+        return PREFIX + base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
     async def create(
+        self, wanted: NewKey, by: Grantor, seed: str, request: Request[ApiKey] | None = None
+    ) -> ApiKey | bytes:
+        """Makes a key; bytes are the kept response of a repeated request. GRANT_TOO_WIDE if it
+        could do more than who asks for it."""
+        by.require(wanted.role, wanted.scopes)
+        now = await self._storage.now()
+        key = ApiKey(
+            new_id("key"),
+            wanted.tenant,
+            wanted.role,
+            wanted.name,
+            now,
+            None if wanted.ttl is None else now + wanted.ttl,
+            scopes=wanted.scopes,
+            created_by=by.subject,
+        )
+        secret = self.secret(wanted.tenant, key.key_id, now, seed)
+        return await self._storage.add_key(key, self._hash(secret), request)
+
+    async def rotate(
         self,
         tenant: str,
         key_id: str,
-        role: Role,
-        name: str,
-        ttl: Micros | None,
-        secret: str,
+        overlap: Micros,
+        by: Grantor,
+        seed: str,
         request: Request[ApiKey] | None = None,
     ) -> ApiKey | bytes:
-        """Keeps a key for `secret`; bytes are the kept response of a repeated request."""
+        """Gives a key a new secret; bytes are the kept response of a repeated request."""
         now = await self._storage.now()
-        expires_at = None if ttl is None else now + ttl
-        key = ApiKey(key_id, tenant, role, name, now, expires_at)
-        return await self._storage.add_key(key, self._hash(secret), request)
+        secret = self.secret(tenant, key_id, now, seed)
+        rotation = KeyRotation(tenant, key_id, now, overlap, by)
+        return await self._storage.rotate_key(rotation, self._hash(secret), request)
 
     async def authenticate(self, secret: str) -> ApiKey:
         """The key behind a secret. CREDENTIALS_INVALID if it is unknown, revoked or expired."""
-        key = await self._storage.key_by_hash(self._hash(secret))
-        now: Instant = await self._storage.now()
-        if key is None or not key.usable_at(now):
+        found = await self._storage.usable_key(self._hash(secret))
+        if found is None:
             raise Rejection(
                 Reason.CREDENTIALS_INVALID, "the API key is unknown, revoked or expired"
             )
+        key, now = found
+        self._used(key, now)
         return key
 
     def _hash(self, secret: str) -> bytes:
         return hmac.new(self._pepper, secret.encode(), hashlib.sha256).digest()
 
 
-def _as_secret(raw: bytes) -> str:
-    return PREFIX + base64.urlsafe_b64encode(raw).decode().rstrip("=")
+def random_seed() -> str:
+    """256 random bits."""
+    return secrets.token_hex(_SECRET_BYTES)

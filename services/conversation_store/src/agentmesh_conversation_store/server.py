@@ -28,6 +28,7 @@ from .fanout.interface import Fanout
 from .fanout.redis import RedisFanout
 from .fanout.seal import Seal
 from .identity import ApiKeys, load_pepper
+from .key_uses import KeyUses
 from .leasing.dispatcher import Dispatcher, LeaseTimes
 from .leasing.fence_watch import FenceWatch
 from .retention import Retention
@@ -88,6 +89,7 @@ def build(settings: StoreSettings) -> ServiceHost:
         look_seconds=settings.retention_seconds,
         poll_seconds=settings.removal_poll_seconds,
     )
+    uses = KeyUses(storage)
     payloads = Payloads(kept)
     kept_files = KeptFiles(storage, kept)
     turn_servicer = TurnServicer(
@@ -117,7 +119,7 @@ def build(settings: StoreSettings) -> ServiceHost:
             ),
         ),
         turn_servicer,
-        ApiKeys(storage, load_pepper(settings)),
+        ApiKeys(storage, load_pepper(settings), uses.note),
     )
     _register_blobs(host, kept, kept_files, storage, settings)
 
@@ -126,7 +128,7 @@ def build(settings: StoreSettings) -> ServiceHost:
         subscriptions.drain()
         feeds.drain()
 
-    talking = (fanout, subscriptions, feeds, fences, dispatcher, housekeeping, retention)
+    talking = (fanout, subscriptions, feeds, fences, dispatcher, housekeeping, retention, uses)
     host.on_start += [storage.open, *(part.start for part in talking)]
     host.on_drain.append(drain)
     host.on_stop += [storage.close, *(part.stop for part in talking)]

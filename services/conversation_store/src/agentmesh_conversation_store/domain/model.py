@@ -372,20 +372,3 @@ class RaisedFence:
     raised_at: Instant
     worker_id: str = ""
     rests: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A key without its secret."""
-
-    key_id: str
-    tenant: str
-    role: Role
-    name: str
-    created_at: Instant
-    expires_at: Instant | None = None
-    revoked_at: Instant | None = None
-
-    def usable_at(self, now: Instant) -> bool:
-        """True if it is neither revoked nor expired."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -8,24 +8,25 @@ from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation_store.v1 import identity_service_pb2 as pb
 from agentmesh.conversation_store.v1 import identity_service_pb2_grpc as pb_grpc
 from meshkit.admission import ServicerContext
-from meshkit.context import current_principal
+from meshkit.context import Principal, current_principal
 from meshkit.errors import MeshError
-from meshkit.ids import new_id
 
 from agentmesh_conversation_store.codec import tokens, values
-from agentmesh_conversation_store.domain.model import ApiKey, Role
+from agentmesh_conversation_store.domain.keys import ApiKey, Grantor
+from agentmesh_conversation_store.domain.model import SECOND, Role
 from agentmesh_conversation_store.domain.rejections import not_found
-from agentmesh_conversation_store.identity import ApiKeys
+from agentmesh_conversation_store.identity import ApiKeys, NewKey, random_seed
 from agentmesh_conversation_store.storage.interface import (
     Storage,
 )
 from agentmesh_conversation_store.storage.requests import Request
 
 from .rejections import answers_rejections
-from .repeatable import request_record
+from .repeatable import Repeatable, request_record
 
 FULL_NAME = "agentmesh.conversation_store.v1.IdentityService"
 _KEYS_A_PAGE = 100
+_OVERLAP = 24 * 3600 * SECOND  # as the contract says
 
 
 class IdentityServicer(pb_grpc.IdentityServiceServicer):
@@ -48,22 +49,32 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
     async def CreateKey(
         self, request: pb.CreateKeyRequest, _: ServicerContext
     ) -> pb.CreateKeyResponse:
-        tenant = current_principal().tenant
+        caller = current_principal()
         ttl = values.micros(request.ttl) if request.HasField("ttl") else None
         if ttl is not None and ttl <= 0:
             raise MeshError.invalid("ttl", "must be longer than nothing")
-        record: Request[ApiKey] | None = None
-        secret = self._keys.new_secret()
-        if request.request_id:
-            secret = self._keys.secret_of_request(tenant, request.request_id)
-            method = f"{FULL_NAME}/CreateKey"
-            record = request_record(tenant, method, request, _key)
-        role = Role(request.role)
-        made = await self._keys.create(
-            tenant, new_id("key"), role, request.name, ttl, secret, record
+        wanted = NewKey(
+            caller.tenant, Role(request.role), request.name, ttl, tuple(sorted(request.scopes))
         )
-        key = pb.ApiKey.FromString(made) if isinstance(made, bytes) else _key(made)
-        return pb.CreateKeyResponse(key=key, secret=secret)
+        seed = request.request_id or random_seed()
+        record = _record(caller.tenant, "CreateKey", request)
+        made = _told(await self._keys.create(wanted, _grantor(caller), seed, record))
+        return pb.CreateKeyResponse(key=made, secret=self._secret(made, seed))
+
+    @answers_rejections
+    async def RotateKey(
+        self, request: pb.RotateKeyRequest, _: ServicerContext
+    ) -> pb.RotateKeyResponse:
+        caller = current_principal()
+        overlap = values.micros(request.overlap) if request.HasField("overlap") else _OVERLAP
+        seed = request.request_id or random_seed()
+        record = _record(caller.tenant, "RotateKey", request)
+        rotated = _told(
+            await self._keys.rotate(
+                caller.tenant, request.key_id, overlap, _grantor(caller), seed, record
+            )
+        )
+        return pb.RotateKeyResponse(key=rotated, secret=self._secret(rotated, seed))
 
     @answers_rejections
     async def ListKeys(
@@ -90,6 +101,24 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
             raise not_found("key", request.key_id)
         return pb.RevokeKeyResponse(key=_key(key))
 
+    def _secret(self, key: pb.ApiKey, seed: str) -> str:
+        issued_at = key.rotated_at if key.HasField("rotated_at") else key.created_at
+        return self._keys.secret(key.tenant, key.key_id, values.instant(issued_at), seed)
+
+
+def _grantor(caller: Principal) -> Grantor:
+    return Grantor(caller.subject, caller.role, caller.scopes)
+
+
+def _record(tenant: str, method: str, request: Repeatable) -> Request[ApiKey] | None:
+    if not request.request_id:
+        return None
+    return request_record(tenant, f"{FULL_NAME}/{method}", request, _key)
+
+
+def _told(made: ApiKey | bytes) -> pb.ApiKey:
+    return pb.ApiKey.FromString(made) if isinstance(made, bytes) else _key(made)
+
 
 def _key(key: ApiKey) -> pb.ApiKey:
     return pb.ApiKey(
@@ -100,4 +129,9 @@ def _key(key: ApiKey) -> pb.ApiKey:
         created_at=values.timestamp(key.created_at),
         expires_at=values.optional_timestamp(key.expires_at),
         revoked_at=values.optional_timestamp(key.revoked_at),
+        scopes=key.scopes,
+        created_by=key.created_by,
+        last_used_at=values.optional_timestamp(key.last_used_at),
+        rotated_at=values.optional_timestamp(key.rotated_at),
+        previous_secret_expires_at=values.optional_timestamp(key.previous_expires_at),
     )

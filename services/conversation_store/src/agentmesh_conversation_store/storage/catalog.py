@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from agentmesh_conversation_store.domain.model import ApiKey, Instant
+from agentmesh_conversation_store.domain.keys import ApiKey, KeyRotation, KeyUse
+from agentmesh_conversation_store.domain.model import Instant, Micros
 
 from .requests import Request
 
@@ -118,8 +119,19 @@ class Catalog(Protocol):
         """Keeps a key; bytes are the kept response of a repeated request."""
         ...
 
-    async def key_by_hash(self, secret_hash: bytes) -> ApiKey | None:
-        """The key whose secret has this hash."""
+    async def rotate_key(
+        self, rotation: KeyRotation, secret_hash: bytes, request: Request[ApiKey] | None = None
+    ) -> ApiKey | bytes:
+        """Gives a key the secret with this hash; bytes are the kept response of a repeated request.
+        Refused with NOT_FOUND, and as the rotation itself says."""
+        ...
+
+    async def usable_key(self, secret_hash: bytes) -> tuple[ApiKey, Instant] | None:
+        """The key one of whose secrets has this hash, and the time at which both were good."""
+        ...
+
+    async def note_key_uses(self, uses: Sequence[KeyUse], apart: Micros) -> None:
+        """Writes last uses that are at least `apart` later than those that are kept."""
         ...
 
     async def keys_exist(self) -> bool:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentmesh_conversation_store.domain.model import ApiKey, Instant
+from agentmesh_conversation_store.domain.keys import ApiKey, KeyRotation, KeyUse
+from agentmesh_conversation_store.domain.model import Instant, Micros
+from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.storage.requests import Request
 
 from .plan import Plan, each, fetch, first, now
@@ -14,6 +16,20 @@ from .requests import once
 from .tables import KEYS
 
 _COLUMNS = (*KEYS.fields, "hash")
+_LOCK = f"SELECT {KEYS.select} FROM api_keys WHERE tenant = ? AND key_id = ? FOR UPDATE"
+_ROTATE = f"""
+UPDATE api_keys SET previous_hash = CASE WHEN ? THEN hash END, hash = ?, rotated_at = ?,
+    previous_expires_at = ?
+WHERE tenant = ? AND key_id = ? RETURNING {KEYS.select}
+"""
+_USABLE = f"""
+SELECT {KEYS.select} FROM api_keys
+WHERE hash = ? OR (previous_hash = ? AND previous_expires_at > ?)
+"""
+_USE = """
+UPDATE api_keys SET last_used_at = ?
+WHERE tenant = ? AND key_id = ? AND (last_used_at IS NULL OR last_used_at <= ?)
+"""
 _ADD = f"INSERT INTO api_keys ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 
@@ -27,10 +43,41 @@ def add(key: ApiKey, secret_hash: bytes, request: Request[ApiKey] | None) -> Pla
     return (yield from once(request, keep))
 
 
-def by_hash(secret_hash: bytes) -> Plan[ApiKey | None]:
-    """The key whose secret has this hash."""
-    row = yield from first(f"SELECT {KEYS.select} FROM api_keys WHERE hash = ?", secret_hash)
-    return KEYS.value(row) if row else None
+def rotate(
+    rotation: KeyRotation, secret_hash: bytes, request: Request[ApiKey] | None
+) -> Plan[ApiKey | bytes]:
+    """Gives a key another secret, unless the request was carried out before."""
+    which = (rotation.tenant, rotation.key_id)
+
+    def change() -> Plan[ApiKey]:
+        row = yield from first(_LOCK, *which)
+        if row is None:
+            raise not_found("key", rotation.key_id)
+        rotation.check(KEYS.value(row))
+        until = rotation.previous_until
+        changed = yield from first(
+            _ROTATE, rotation.overlap > 0, secret_hash, rotation.at, until, *which
+        )
+        assert changed is not None  # noqa: S101  the row is locked
+        return KEYS.value(changed)
+
+    return (yield from once(request, change))
+
+
+def usable(secret_hash: bytes) -> Plan[tuple[ApiKey, Instant] | None]:
+    """The key one of whose secrets has this hash, if both are good now."""
+    at = yield from now()
+    row = yield from first(_USABLE, secret_hash, secret_hash, at)
+    if row is None:
+        return None
+    key = KEYS.value(row)
+    return (key, at) if key.usable_at(at) else None
+
+
+def note_uses(uses: Sequence[KeyUse], apart: Micros) -> Plan[None]:
+    """Keeps later uses than those that are kept, if they are late enough."""
+    ordered = sorted(uses, key=lambda use: (use.tenant, use.key_id))
+    yield from each(_USE, [(u.at, u.tenant, u.key_id, u.at - apart) for u in ordered])
 
 
 def exist() -> Plan[bool]:

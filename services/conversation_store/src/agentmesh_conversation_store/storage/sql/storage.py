@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from agentmesh_conversation_store.domain.approvals import Approval
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.events import StoredEvent
+from agentmesh_conversation_store.domain.keys import ApiKey, KeyRotation, KeyUse
 from agentmesh_conversation_store.domain.model import (
-    ApiKey,
     BlobReference,
     Checkpoint,
     ConversationView,
@@ -268,9 +268,22 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         """See `Storage`."""
         return await self._write((key.tenant,), lambda _: keys.add(key, secret_hash, request))
 
-    async def key_by_hash(self, secret_hash: bytes) -> ApiKey | None:
+    async def rotate_key(
+        self, rotation: KeyRotation, secret_hash: bytes, request: Request[ApiKey] | None = None
+    ) -> ApiKey | bytes:
         """See `Storage`."""
-        return await self._read(ALL, keys.by_hash(secret_hash))
+        return await self._write(
+            (rotation.tenant,), lambda _: keys.rotate(rotation, secret_hash, request)
+        )
+
+    async def usable_key(self, secret_hash: bytes) -> tuple[ApiKey, Instant] | None:
+        """See `Storage`."""
+        return await self._read(ALL, keys.usable(secret_hash))
+
+    async def note_key_uses(self, uses: Sequence[KeyUse], apart: Micros) -> None:
+        """See `Storage`."""
+        tenants = tuple(sorted({use.tenant for use in uses}))
+        await self._write(tenants, lambda _: keys.note_uses(uses, apart))
 
     async def keys_exist(self) -> bool:
         """See `Storage`."""

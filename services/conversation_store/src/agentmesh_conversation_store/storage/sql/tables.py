@@ -17,9 +17,9 @@ from agentmesh_conversation_store.domain.history import (
     SharedHistory,
     SharedInput,
 )
+from agentmesh_conversation_store.domain.keys import ApiKey
 from agentmesh_conversation_store.domain.ledger import AuditRecord, TenantDay, TenantPolicy
 from agentmesh_conversation_store.domain.model import (
-    ApiKey,
     BlobReference,
     Checkpoint,
     CommittedTurn,
@@ -254,7 +254,12 @@ AUDIT = Table(
     ("tenant", "time", "batch_id", "ordinal"),
     extra=("batch_id", "ordinal"),
 )
-KEYS = Table(ApiKey, "api_keys", ("tenant", "key_id"), {"role": (int, Role)})
+KEYS = Table(
+    ApiKey,
+    "api_keys",
+    ("tenant", "key_id"),
+    {"role": (int, Role), "scopes": _texts},
+)
 
 TABLES: dict[type[Any], Table[Any]] = {
     table.kind: table
