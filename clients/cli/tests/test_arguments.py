@@ -39,6 +39,8 @@ CLOSED = "127.0.0.1:9"  # discard: nobody listens there
         (["agents", "register", "a", "--human-input-mode", "often"], "--human-input-mode"),
         (["agents", "update", "a", "--system-message", "@no-such"], "@no-such: No such file"),
         (["keys", "create", "--role", "king"], "--role"),
+        (["keys", "create", "--expires", "soon"], "--expires soon is no span of time"),
+        (["keys", "rotate", "key_1", "--overlap", "0d"], "--overlap 0d is no span of time"),
         (["keys", "create", "--tenant", "t", "--address", CLOSED], "--tenant cannot be chosen"),
     ],
 )

@@ -365,6 +365,16 @@ def test_keys_of_the_local_store_open_the_mesh_and_close_it_to_others(
         low = own.try_run("run", "hi", "--api-key", made["secret"])
         assert low.returncode == 1
         assert "role" in low.stderr
+        limits = ("--scope", "agents:read", "--expires", "1d")
+        limited = own("keys", "create", *limits, "--json", *at_mesh)
+        limited_secret = json.loads(limited)["secret"]
+        assert "writer" in own("agents", "--api-key", limited_secret)
+        assert "scope" in own.try_run("list", "--api-key", limited_secret).stderr
+        key_id = json.loads(limited)["key"]["key_id"]
+        rotated = json.loads(own("keys", "rotate", key_id, "--json", *at_mesh))["secret"]
+        at_store = own("keys", "rotate", key_id, "--overlap", "30m").strip()
+        for good in (rotated, at_store):
+            assert "writer" in own("agents", "--api-key", good)
         assert "boss" in own("keys", "list", *at_mesh)
         own("keys", "revoke", made["key"]["key_id"], *at_mesh)
         wait_until(

@@ -269,7 +269,25 @@ async def test_keys_and_agents(own: RealMesh) -> None:
             await boss.keys.revoke(made.id)
             with pytest.raises(UnauthenticatedError):
                 await viewer.agents.list()
-        assert {key.id for key in await boss.keys.list()} == {admin.id, made.id}
+        narrow = await boss.keys.create("admin", scopes=["agents:read", "keys:write"])
+        assert (narrow.scopes, narrow.created_by) == (("agents:read", "keys:write"), admin.id)
+        async with AgentMesh(address, api_key=narrow.secret) as limited:
+            await limited.agents.list()
+            with pytest.raises(PermissionDeniedError) as no_scope:
+                await limited.keys.list()
+            assert no_scope.value.reason == "SCOPE_MISSING"
+            for attempt in (limited.keys.create("viewer"), limited.keys.rotate(admin.id)):
+                with pytest.raises(PermissionDeniedError) as too_wide:
+                    await attempt
+                assert too_wide.value.reason == "GRANT_TOO_WIDE"
+        rotated = await boss.keys.rotate(narrow.id)
+        ended = await boss.keys.rotate(narrow.id, overlap=timedelta())
+        async with AgentMesh(address, api_key=ended.secret) as again:
+            await again.agents.list()
+        async with AgentMesh(address, api_key=rotated.secret) as late:
+            with pytest.raises(UnauthenticatedError):
+                await late.agents.list()
+        assert {key.id for key in await boss.keys.list()} == {admin.id, made.id, narrow.id}
         assert (await boss.health()).services["conversation_store"] == "serving"
 
 

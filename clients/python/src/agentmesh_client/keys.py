@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -22,10 +23,24 @@ class Keys:
         self._stub: Any = AdminServiceStub(channel)
         self._call = call
 
-    async def create(self, role: str, *, name: str = "", ttl: timedelta | None = None) -> ApiKey:
-        """Makes a key for "viewer", "operator" or "admin"; `secret` is shown only now."""
+    async def create(
+        self,
+        role: str,
+        *,
+        name: str = "",
+        ttl: timedelta | None = None,
+        scopes: Sequence[str] = (),
+    ) -> ApiKey:
+        """Makes a key of a role such as "operator"; `secret` is shown only now.
+
+        With `scopes`, such as "conversations:read", it does no more than they say. Neither role nor
+        scopes can be wider than those of the key that asks.
+        """
         request = admin_pb2.CreateKeyRequest(
-            role=Role.Value(f"ROLE_{role.upper()}"), name=name, request_id=uuid4().hex
+            role=Role.Value(f"ROLE_{role.upper()}"),
+            name=name,
+            scopes=scopes,
+            request_id=uuid4().hex,
         )
         if ttl is not None:
             request.ttl.FromTimedelta(ttl)
@@ -42,6 +57,15 @@ class Keys:
             if not page.next_page_token:
                 return keys
             request.page_token = page.next_page_token
+
+    async def rotate(self, key_id: str, *, overlap: timedelta | None = None) -> ApiKey:
+        """Gives a key a new secret, which is shown only now. The old one stays good for `overlap`,
+        24 hours if it is None, and not at all if it is 0."""
+        request = admin_pb2.RotateKeyRequest(key_id=key_id, request_id=uuid4().hex)
+        if overlap is not None:
+            request.overlap.FromTimedelta(overlap)
+        rotated = await self._call(self._stub.RotateKey, request)
+        return ApiKey.of(rotated.key, rotated.secret)
 
     async def revoke(self, key_id: str) -> ApiKey:
         """Makes a key useless, everywhere within ten seconds."""

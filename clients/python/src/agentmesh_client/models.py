@@ -272,7 +272,8 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """An API key. `secret` is known only of a key that was just made."""
+    """An API key. `secret` is known only of a key that was just made or rotated; without `scopes`
+    it may do all that its role may."""
 
     id: str
     role: str
@@ -281,6 +282,9 @@ class ApiKey:
     created_at: datetime | None
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None
+    scopes: tuple[str, ...]
+    created_by: str
     secret: str = field(repr=False)
     raw: identity_service_pb2.ApiKey = field(repr=False)
 
@@ -295,6 +299,9 @@ class ApiKey:
             created_at=_time(raw, "created_at"),
             expires_at=_time(raw, "expires_at"),
             revoked_at=_time(raw, "revoked_at"),
+            last_used_at=_time(raw, "last_used_at"),
+            scopes=tuple(raw.scopes),
+            created_by=raw.created_by,
             secret=secret,
             raw=raw,
         )

@@ -1,11 +1,14 @@
 """agentmesh keys: API keys."""
 
+import re
 import subprocess
 import sys
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+from agentmesh_client.models import ApiKey
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
@@ -20,7 +23,9 @@ from agentmesh_cli.rendering.terminal_text import one_line
 
 KEYS_EXAMPLES = """Examples:
   agentmesh keys create --tenant acme --role operator --name ci
+  agentmesh keys create --role viewer --scope conversations:read --expires 90d
   agentmesh keys list
+  agentmesh keys rotate key_… --overlap 12h
   agentmesh keys revoke key_…
   agentmesh keys create --role viewer --address mesh:50051
 
@@ -34,6 +39,18 @@ DEFAULT_TENANT = "default"
 TenantHelp = Parameter(help=f"Whose key [default: {DEFAULT_TENANT}].")
 
 
+Scopes = Annotated[
+    list[str] | None,
+    Parameter(
+        negative="",
+        help="Limits the key to this, as conversations:read. May be given several times.",
+    ),
+]
+_SPAN = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[dhm])")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_LONGEST = 100_000  # of whatever unit
+
+
 class Role(StrEnum):
     """What a key may do; each includes those before it."""
 
@@ -44,7 +61,9 @@ class Role(StrEnum):
 
 def register(app: App, console: Console) -> None:
     """Adds the commands to `app`."""
-    keys = App(name="keys", help="Make, list and revoke API keys.", help_epilogue=KEYS_EXAMPLES)
+    keys = App(
+        name="keys", help="Make, list, rotate and revoke API keys.", help_epilogue=KEYS_EXAMPLES
+    )
     app.command(keys)
 
     @keys.command(help_epilogue=KEYS_EXAMPLES)
@@ -53,23 +72,56 @@ def register(app: App, console: Console) -> None:
         tenant: Annotated[str, TenantHelp] = "",
         role: Annotated[Role, Parameter(help="What it may do.")] = Role.OPERATOR,
         name: Annotated[str, Parameter(help="A name for people.")] = "",
+        scope: Scopes = None,
+        expires: Annotated[
+            str | None, Parameter(help="How long it lives, as 90d, 12h or 30m [default: for ever].")
+        ] = None,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
         """Make an API key; its secret is shown this once."""
+        ttl = _span("--expires", expires)
         if not connection.address:
             _refuse_json(json)
             arguments = ["--tenant", tenant or DEFAULT_TENANT, "--role", role, "--name", name]
+            arguments += [part for wanted in scope or () for part in ("--scope", wanted)]
+            if ttl is not None:
+                arguments += ["--ttl-hours", _hours(ttl)]
             return _at_local_store(connection, "create", *arguments)
         _refuse_tenant(tenant)
         async with Gateway.open(connection) as gateway:
-            made = await gateway.mesh.keys.create(role, name=name)
-        if json:
-            shown = {"key": to_json(made.raw), "secret": made.secret}
-            console.out(dump(shown), highlight=False)
-        else:
-            print_keys(console, [made])
-            console.print(Text(one_line(made.secret, 256), "bold"), soft_wrap=True)
+            made = await gateway.mesh.keys.create(role, name=name, ttl=ttl, scopes=scope or ())
+        _show_secret(console, made, json)
+        return EXIT_OK
+
+    @keys.command
+    async def rotate(
+        key: str,
+        /,
+        *,
+        tenant: Annotated[str, TenantHelp] = "",
+        overlap: Annotated[
+            str, Parameter(help="How long the old secret stays good, as 12h; 0: not at all.")
+        ] = "24h",
+        json: JsonFlag = False,
+        connection: Connection = NO_CONNECTION,
+    ) -> int:
+        """Give an API key a new secret, shown this once; the old one stays good for a while.
+
+        Parameters
+        ----------
+        key
+            Its id (key_…).
+        """
+        both = timedelta() if overlap == "0" else _span("--overlap", overlap) or timedelta()
+        if not connection.address:
+            _refuse_json(json)
+            arguments = [key, "--tenant", tenant or DEFAULT_TENANT, "--overlap-hours", _hours(both)]
+            return _at_local_store(connection, "rotate", *arguments)
+        _refuse_tenant(tenant)
+        async with Gateway.open(connection) as gateway:
+            rotated = await gateway.mesh.keys.rotate(key, overlap=both)
+        _show_secret(console, rotated, json)
         return EXIT_OK
 
     @keys.command(name="list")
@@ -114,6 +166,30 @@ def register(app: App, console: Console) -> None:
             revoked = await gateway.mesh.keys.revoke(key)
         print_keys(console, [revoked])
         return EXIT_OK
+
+
+def _show_secret(console: Console, key: ApiKey, json: bool) -> None:
+    if json:
+        shown = {"key": to_json(key.raw), "secret": key.secret}
+        console.out(dump(shown), highlight=False)
+        return
+    print_keys(console, [key])
+    console.print(Text(one_line(key.secret, 256), "bold"), soft_wrap=True)
+
+
+def _span(option: str, text: str | None) -> timedelta | None:
+    if text is None:
+        return None
+    found = _SPAN.fullmatch(text)
+    if found is None or not 0 < int(found["number"]) <= _LONGEST:
+        raise UsageError(
+            f"{option} {text} is no span of time", remedy="write days, hours or minutes: 90d"
+        )
+    return timedelta(**{_UNITS[found["unit"]]: int(found["number"])})
+
+
+def _hours(span: timedelta) -> str:
+    return str(span / timedelta(hours=1))
 
 
 def _at_local_store(connection: Connection, *arguments: str) -> int:

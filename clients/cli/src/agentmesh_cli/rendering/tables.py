@@ -61,7 +61,9 @@ def print_conversations(console: Console, conversations: Sequence[Conversation])
 
 def print_keys(console: Console, keys: Sequence[ApiKey]) -> None:
     """One line for each API key."""
-    table = new_table("key", "tenant", "role", "created", "expires", "state", "name")
+    table = new_table(
+        "key", "tenant", "role", "created", "expires", "last used", "state", "scopes", "name"
+    )
     for key in keys:
         table.add_row(
             key.id,
@@ -69,10 +71,20 @@ def print_keys(console: Console, keys: Sequence[ApiKey]) -> None:
             key.role,
             moment(key.created_at),
             moment(key.expires_at) if key.expires_at else "never",
-            Text("revoked", "red") if key.revoked_at else Text("valid", "green"),
+            moment(key.last_used_at) if key.last_used_at else "never",
+            _state(key),
+            Text(one_line(" ".join(key.scopes) or "all", 80)),
             Text(one_line(key.name, 40)),
         )
     console.print(table, soft_wrap=not console.is_terminal)
+
+
+def _state(key: ApiKey) -> Text:
+    if key.revoked_at:
+        return Text("revoked", "red")
+    if key.expires_at and key.expires_at <= datetime.now(UTC):
+        return Text("expired", "red")
+    return Text("valid", "green")
 
 
 def print_health(console: Console, status: str, services: Mapping[str, str], version: str) -> None:
