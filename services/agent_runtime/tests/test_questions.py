@@ -51,7 +51,7 @@ async def test_a_question_to_a_person_has_their_answer_as_its_result(
     assert (needed.prompt, needed.call, needed.role) == (
         "Which colour?",
         None,
-        ApproverRole.OPERATOR,
+        ApproverRole.USER,
     )
     assert results_told(model_server) == [told]
     assert len(model_server.requests) == 2

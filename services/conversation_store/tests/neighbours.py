@@ -22,7 +22,6 @@ from agentmesh_conversation_store.domain.model import (
     Checkpoint,
     ConversationFacts,
     Origin,
-    Role,
     Run,
     RunStatus,
     StepKind,
@@ -36,6 +35,7 @@ from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.sql.plan import Each, Fetch
 from agentmesh_conversation_store.storage.transfer import Arrivals
+from meshkit.roles import Role
 
 from services.conversation_store.tests.support import (
     ManualClock,

@@ -17,11 +17,12 @@ from agentmesh.conversation_store.v1 import (
 from agentmesh_conversation_store.domain.approvals import AskedApproval
 from agentmesh_conversation_store.domain.conversations import StartConversation
 from agentmesh_conversation_store.domain.events import WorkerEvent
-from agentmesh_conversation_store.domain.model import SECOND, ConversationFacts, Instant, Role
+from agentmesh_conversation_store.domain.model import SECOND, ConversationFacts, Instant
 from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.storage.interface import Committed
 from meshkit.channels import call_metadata
 from meshkit.identity import Principal
+from meshkit.roles import Role
 
 store_pb = conversation_store_service_pb2
 turn_pb = turn_service_pb2

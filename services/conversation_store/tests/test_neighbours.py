@@ -28,7 +28,7 @@ from agentmesh_conversation_store.domain.ledger import (
     TenantPolicy,
     UsageQuery,
 )
-from agentmesh_conversation_store.domain.model import Role, Strategy
+from agentmesh_conversation_store.domain.model import Strategy
 from agentmesh_conversation_store.domain.rejections import Rejection
 from agentmesh_conversation_store.domain.search import parse_query
 from agentmesh_conversation_store.domain.usage import NO_USAGE
@@ -46,6 +46,7 @@ from agentmesh_conversation_store.storage.interface import (
 from agentmesh_conversation_store.storage.postgres.driver import tenants_setting
 from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.transfer import Arrivals
+from meshkit.roles import Role
 
 from services.conversation_store.tests.neighbours import EVERYTHING as ALL
 from services.conversation_store.tests.neighbours import NAMES, Town

@@ -18,7 +18,6 @@ from agentmesh_conversation_store.domain.children import ChildRun
 from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.model import (
     SECOND,
-    Role,
     Run,
     RunStatus,
     WaitKind,
@@ -36,6 +35,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from meshkit.roles import Role
 
 from services.conversation_store.tests.machines import OnPostgres, StorageMachine
 from services.conversation_store.tests.model_run import ModelRun

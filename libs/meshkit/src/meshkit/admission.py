@@ -12,6 +12,7 @@ from meshkit.context import Principal, RunCapability
 from meshkit.errors import MeshError
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER, InternalIdentity
 from meshkit.policy import MethodRules
+from meshkit.roles import includes, role_name
 
 ServicerContext: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 PublicAuthenticator: TypeAlias = Callable[[ServicerContext], Awaitable[Principal]]
@@ -75,17 +76,10 @@ class Admission:
 
 
 def _require_role(rules: MethodRules, principal: Principal) -> None:
-    if principal.role < rules.required_role:
+    if not includes(principal.role, rules.required_role):
         raise MeshError.role_too_low(role_name(rules.required_role), role_name(principal.role))
 
 
 def _require_scope(rules: MethodRules, principal: Principal) -> None:
     if not principal.has_scope(rules.scope):
         raise MeshError.scope_missing(rules.scope, principal.scopes or ())
-
-
-def role_name(role: int) -> str:
-    """ "viewer", "operator", "admin", or "none"."""
-    known = {value: name for name, value in options_pb2.Role.items()}
-    name = known.get(options_pb2.Role.ValueType(role), "")
-    return name.removeprefix("ROLE_").lower() if role else "none"

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from meshkit.policy import known_scopes
+from meshkit.roles import Role
 from meshkit.settings import load_settings
 
 from .codec.events import ProtobufEvents
 from .domain.keys import ApiKey, Grantor
-from .domain.model import SECOND, Instant, Role
+from .domain.model import SECOND, Instant
 from .domain.rejections import Rejection
 from .identity import ApiKeys, NewKey, load_pepper, random_seed
 from .settings import StoreSettings
@@ -27,11 +28,11 @@ app = App(
 keys = App(name="keys", help="API keys, in the database of POSTGRES_URL or AGENTMESH_DATA_DIR.")
 app.command(keys)
 
-RoleName = Literal["viewer", "operator", "admin"]
+RoleName = Literal["viewer", "user", "service", "operator", "admin"]
 _KEYS_LISTED = 1000
 _HOUR = 3600 * SECOND
 _LONGEST_OVERLAP_HOURS = 30 * 24
-_OPERATOR = Grantor("command line", max(Role))
+_OPERATOR = Grantor("command line", Role.ADMIN)
 """Who has the database may make any key."""
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshkit.ids import new_id
+from meshkit.roles import Role
 
 from .domain.keys import ApiKey, Grantor, KeyRotation
-from .domain.model import Instant, Micros, Role
+from .domain.model import Instant, Micros
 from .domain.rejections import Reason, Rejection
 from .settings import StoreSettings
 from .storage.interface import Storage

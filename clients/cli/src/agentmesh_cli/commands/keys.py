@@ -52,9 +52,11 @@ _LONGEST = 100_000  # of whatever unit
 
 
 class Role(StrEnum):
-    """What a key may do; each includes those before it."""
+    """What a key may do; each but service includes those before it."""
 
     VIEWER = "viewer"
+    USER = "user"
+    SERVICE = "service"
     OPERATOR = "operator"
     ADMIN = "admin"
 

@@ -56,7 +56,9 @@ class OmittedAnswers:
 
     async def complete(self, grant: turns_pb2.TurnGrant) -> None:
         """Puts the answers where they were left out. Raises what `insist` does."""
-        reader = Principal("agent_runtime", grant.tenant, options_pb2.ROLE_VIEWER, "agent_runtime")
+        reader = Principal(
+            "agent_runtime", grant.tenant, options_pb2.ROLE_OPERATOR, "agent_runtime"
+        )
         for child in grant.children:
             if not child.summary_omitted:
                 continue

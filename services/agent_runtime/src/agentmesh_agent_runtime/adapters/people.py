@@ -68,7 +68,9 @@ class OmittedWords:
 
     async def complete(self, grant: turns_pb2.TurnGrant) -> None:
         """Puts the texts where they were left out. Raises what `insist` does."""
-        reader = Principal("agent_runtime", grant.tenant, options_pb2.ROLE_VIEWER, "agent_runtime")
+        reader = Principal(
+            "agent_runtime", grant.tenant, options_pb2.ROLE_OPERATOR, "agent_runtime"
+        )
         for asked in grant.approvals:
             if not asked.text_omitted:
                 continue

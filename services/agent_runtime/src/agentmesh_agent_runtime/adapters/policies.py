@@ -17,6 +17,7 @@ from agentmesh_agent_runtime.definitions.approval_policies import (
 )
 
 _ROLES: Final = {
+    ApproverRole.USER: options_pb2.ROLE_USER,
     ApproverRole.OPERATOR: options_pb2.ROLE_OPERATOR,
     ApproverRole.ADMIN: options_pb2.ROLE_ADMIN,
 }
@@ -28,8 +29,8 @@ _ACTIONS: Final = {
 
 
 def approver_role(role: options_pb2.Role.ValueType) -> ApproverRole:
-    """Operators, if the contract names nobody."""
-    return _ROLES_BACK.get(role, ApproverRole.OPERATOR)
+    """Users, if the contract names nobody."""
+    return _ROLES_BACK.get(role, ApproverRole.USER)
 
 
 def policies_to_specs(policies: Iterable[pb.ApprovalPolicy]) -> tuple[ApprovalPolicySpec, ...]:

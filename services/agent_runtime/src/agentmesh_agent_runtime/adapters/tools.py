@@ -139,7 +139,7 @@ class ToolDirectory:
         request = catalog_pb2.ListDocumentsRequest(
             kind=catalog_pb2.DOCUMENT_KIND_TOOL, page_size=1000, names=names
         )
-        reader = Principal("agent_runtime", tenant, options_pb2.ROLE_VIEWER, "agent_runtime")
+        reader = Principal("agent_runtime", tenant, options_pb2.ROLE_OPERATOR, "agent_runtime")
         with principal_scope(reader):
             response = await insist(lambda: self._stub.ListDocuments(request), seconds=20.0)
         return [

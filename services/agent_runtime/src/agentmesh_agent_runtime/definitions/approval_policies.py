@@ -18,14 +18,16 @@ _ANY: Final = "*"
 
 
 class ApproverRole(StrEnum):
-    """Who may decide; an admin may decide what an operator may."""
+    """Who of those who take part in a conversation may decide; each includes those before it."""
 
+    USER = "user"
     OPERATOR = "operator"
     ADMIN = "admin"
 
     def includes(self, other: ApproverRole) -> bool:
         """True if it may decide what `other` may."""
-        return self is ApproverRole.ADMIN or other is ApproverRole.OPERATOR
+        ranks = list(ApproverRole)
+        return ranks.index(self) >= ranks.index(other)
 
 
 class ExpiryAction(StrEnum):
@@ -48,7 +50,7 @@ class ApprovalPolicySpec(BaseModel):
     agents: tuple[str, ...] = ()
     arguments: dict[str, str] = Field(default_factory=dict)
     unless: dict[str, str] = Field(default_factory=dict)
-    role: ApproverRole = ApproverRole.OPERATOR
+    role: ApproverRole = ApproverRole.USER
     expires_after: float = Field(default=DEFAULT_WAIT, gt=0, le=LONGEST_WAIT)
     on_expiry: ExpiryAction = ExpiryAction.REJECT
     escalate_after: float | None = Field(default=None, gt=0, le=LONGEST_WAIT)
@@ -122,7 +124,7 @@ def _escalation_problems(policy: ApprovalPolicySpec) -> Iterator[tuple[str, str]
         yield "escalate_after", "must be set with escalate_to"
     elif to is None:
         yield "escalate_to", "must be set with escalate_after"
-    elif to is policy.role or to is ApproverRole.OPERATOR:
+    elif policy.role.includes(to):
         yield "escalate_to", f"must be a higher role than {policy.role}"
     elif after >= policy.expires_after:
         yield "escalate_after", "must be less than expires_after"

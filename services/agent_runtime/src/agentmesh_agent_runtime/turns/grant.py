@@ -90,7 +90,7 @@ class PersonsWord:
     text: str = ""
     edited_arguments_json: str = ""
     person: str = ""
-    role: ApproverRole = ApproverRole.OPERATOR
+    role: ApproverRole = ApproverRole.USER
 
 
 @dataclass(frozen=True)

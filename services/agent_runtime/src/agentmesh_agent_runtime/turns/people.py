@@ -32,7 +32,7 @@ class PersonNeeded:
     agent: str
     prompt: str
     call: CallInQuestion | None = None
-    role: ApproverRole = ApproverRole.OPERATOR
+    role: ApproverRole = ApproverRole.USER
     expires_after: float = DEFAULT_WAIT
     approve_on_expiry: bool = False
     escalate_after: float | None = None

@@ -8,9 +8,10 @@ from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation.v1 import event_pb2, message_pb2
 from agentmesh.conversation_store.v1 import approval_store_service_pb2 as pb
 from meshkit.errors import MeshError
+from meshkit.roles import Role
 
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus, AskedApproval
-from agentmesh_conversation_store.domain.model import Instant, Role
+from agentmesh_conversation_store.domain.model import Instant
 
 from .values import instant, optional_timestamp, timestamp
 
@@ -18,7 +19,12 @@ MAX_ID_BYTES = 128
 MAX_PROMPT_BYTES = 64 * 1024
 MAX_CALL_BYTES = 1024 * 1024
 _ID_PREFIX = "appr_"
-_ROLES = {"": Role.OPERATOR, "operator": Role.OPERATOR, "admin": Role.ADMIN}
+_ROLES = {
+    "": Role.USER,
+    "user": Role.USER,
+    "operator": Role.OPERATOR,
+    "admin": Role.ADMIN,
+}
 
 
 def approval_message(approval: Approval) -> pb.Approval:
@@ -68,7 +74,7 @@ def asked_approval(asked: event_pb2.ApprovalRequested) -> AskedApproval:
         f"may be {MAX_PROMPT_BYTES} bytes long",
     )
     _require(asked.HasField("expires_at"), "expires_at", "must be set")
-    _require(asked.role in _ROLES, "role", 'must be "operator" or "admin"')
+    _require(asked.role in _ROLES, "role", 'must be "user", "operator" or "admin"')
     call = asked.tool_call.SerializeToString() if asked.HasField("tool_call") else b""
     _require(len(call) <= MAX_CALL_BYTES, "tool_call", f"may be {MAX_CALL_BYTES} bytes long")
     if asked.HasField("tool_call"):
@@ -95,9 +101,13 @@ def _escalation(
     if not asked.HasField("escalate_at"):
         _require(not asked.escalate_to, "escalate_at", "must be set with escalate_to")
         return None, None
-    _require(asked.escalate_to in _ROLES, "escalate_to", 'must be "admin"')
+    _require(asked.escalate_to in _ROLES, "escalate_to", 'must be "operator" or "admin"')
     higher = _ROLES[asked.escalate_to]
-    _require(higher > role, "escalate_to", "must be a higher role than the one that is asked")
+    _require(
+        not role.includes(higher),
+        "escalate_to",
+        "must be a higher role than the one that is asked",
+    )
     return instant(asked.escalate_at), higher
 
 

@@ -6,7 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .model import Instant, Role
+from meshkit.roles import Role
+
+from .model import Instant
 
 
 class ApprovalStatus(IntEnum):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from meshkit.roles import Role
+
 from . import runs
 from .approvals import Approval, ApprovalStatus
 from .changes import Changes, Decision, Loaded, Lookup, Scope, Transition
-from .model import Instant, Origin, Role
+from .model import Instant, Origin
 from .rejections import Reason, Rejection, invalid, not_found
 from .resolving import settle
 
@@ -67,7 +69,7 @@ class ResolveApproval:
 
     def _require_role(self, approval: Approval, now: Instant) -> None:
         required = approval.role_at(now)
-        if self.role < required:
+        if not self.role.includes(required):
             raise Rejection(
                 Reason.ROLE_TOO_LOW,
                 f"{approval.approval_id} is for the role {required.name.lower()} to decide",

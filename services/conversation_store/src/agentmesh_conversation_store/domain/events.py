@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from meshkit.roles import Role
+
 from .approvals import ApprovalStatus, AskedApproval
-from .model import EndReason, Instant, Micros, Origin, Role, RunStatus, WaitKind
+from .model import EndReason, Instant, Micros, Origin, RunStatus, WaitKind
 from .usage import Usage
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .model import Instant, Micros, Role
+from meshkit.roles import Role, includes
+
+from .model import Instant, Micros
 from .rejections import Reason, Rejection
 
 
@@ -47,7 +49,7 @@ class Grantor:
 
     def require(self, role: Role, scopes: Iterable[str]) -> None:
         """Rejects a key that could do what its maker cannot."""
-        if role > self.role:
+        if not includes(self.role, role):
             raise Rejection(
                 Reason.GRANT_TOO_WIDE,
                 f"these credentials cannot make a key of the role {role.name.lower()}",

@@ -115,14 +115,6 @@ class Strategy(IntEnum):
     REJECT_IF_RUNNING = 4
 
 
-class Role(IntEnum):
-    """What a principal may do; each role includes those before it."""
-
-    VIEWER = 1
-    OPERATOR = 2
-    ADMIN = 3
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a team over a conversation.

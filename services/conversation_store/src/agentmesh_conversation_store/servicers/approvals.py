@@ -8,12 +8,12 @@ from agentmesh.conversation_store.v1 import approval_store_service_pb2 as pb
 from agentmesh.conversation_store.v1 import approval_store_service_pb2_grpc as pb_grpc
 from meshkit.admission import ServicerContext
 from meshkit.context import current_principal
+from meshkit.roles import Role
 
 from agentmesh_conversation_store.codec import tokens
 from agentmesh_conversation_store.codec.approvals import approval_message, edited_arguments
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
 from agentmesh_conversation_store.domain.approving import ResolveApproval
-from agentmesh_conversation_store.domain.model import Role
 from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.storage.interface import ApprovalQuery, Storage
 

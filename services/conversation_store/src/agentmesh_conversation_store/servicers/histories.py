@@ -7,13 +7,14 @@ from meshkit.context import current_principal
 from meshkit.errors import MeshError
 from meshkit.identity import Principal
 from meshkit.ids import new_id
+from meshkit.roles import Role, includes
 
 from agentmesh_conversation_store.codec import values
 from agentmesh_conversation_store.codec.resources import conversation_message
 from agentmesh_conversation_store.domain.conversations import UpdateConversation
 from agentmesh_conversation_store.domain.forks import Fork
 from agentmesh_conversation_store.domain.history import DeleteConversation
-from agentmesh_conversation_store.domain.model import ConversationView, Role
+from agentmesh_conversation_store.domain.model import ConversationView
 from agentmesh_conversation_store.storage.interface import Storage
 
 from .repeatable import carry_out, request_record
@@ -93,5 +94,5 @@ def _require_may_hold(request: pb.UpdateConversationRequest, principal: Principa
     """Who may delete may protect from it, and nobody else: retention deletes as well."""
     given = request.HasField
     changes = given("legal_hold") or given("retention_age") or given("retention_events")
-    if changes and principal.role < Role.ADMIN:
+    if changes and not includes(principal.role, Role.ADMIN):
         raise MeshError.role_too_low("admin", Role(principal.role).name.lower())

@@ -10,10 +10,11 @@ from agentmesh.conversation_store.v1 import identity_service_pb2_grpc as pb_grpc
 from meshkit.admission import ServicerContext
 from meshkit.context import Principal, current_principal
 from meshkit.errors import MeshError
+from meshkit.roles import Role
 
 from agentmesh_conversation_store.codec import tokens, values
 from agentmesh_conversation_store.domain.keys import ApiKey, Grantor
-from agentmesh_conversation_store.domain.model import SECOND, Role
+from agentmesh_conversation_store.domain.model import SECOND
 from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.identity import ApiKeys, NewKey, random_seed
 from agentmesh_conversation_store.storage.interface import (

@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*agentmesh/catalog/v1/approval_policy.proto\x12\x14\x61gentmesh.catalog.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xac\x05\n\x0e\x41pprovalPolicy\x12!\n\x05tools\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x01\"\x07r\x05\x10\x01\x18\xc8\x01\x12\"\n\x06\x61gents\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x01\"\x07r\x05\x10\x01\x18\xc8\x01\x12P\n\targuments\x18\x03 \x03(\x0b\x32\x33.agentmesh.catalog.v1.ApprovalPolicy.ArgumentsEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12J\n\x06unless\x18\x04 \x03(\x0b\x32\x30.agentmesh.catalog.v1.ApprovalPolicy.UnlessEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12\x35\n\x04role\x18\x05 \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\x0c\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\x03\x12\x41\n\rexpires_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00\x12?\n\ton_expiry\x18\x07 \x01(\x0e\x32\".agentmesh.catalog.v1.ExpiryActionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x42\n\x0e\x65scalate_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00\x12:\n\x0b\x65scalate_to\x18\t \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\n\xbaH\x07\x82\x01\x04\x18\x00\x18\x03\x12\x19\n\x06prompt\x18\n \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01\x1a\x30\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bUnlessEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*b\n\x0c\x45xpiryAction\x12\x1d\n\x19\x45XPIRY_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45XPIRY_ACTION_REJECT\x10\x01\x12\x19\n\x15\x45XPIRY_ACTION_APPROVE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*agentmesh/catalog/v1/approval_policy.proto\x12\x14\x61gentmesh.catalog.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb0\x05\n\x0e\x41pprovalPolicy\x12!\n\x05tools\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x01\"\x07r\x05\x10\x01\x18\xc8\x01\x12\"\n\x06\x61gents\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x01\"\x07r\x05\x10\x01\x18\xc8\x01\x12P\n\targuments\x18\x03 \x03(\x0b\x32\x33.agentmesh.catalog.v1.ApprovalPolicy.ArgumentsEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12J\n\x06unless\x18\x04 \x03(\x0b\x32\x30.agentmesh.catalog.v1.ApprovalPolicy.UnlessEntryB\x08\xbaH\x05\x9a\x01\x02\x10 \x12\x37\n\x04role\x18\x05 \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\x0e\xbaH\x0b\x82\x01\x08\x18\x00\x18\x02\x18\x03\x18\x04\x12\x41\n\rexpires_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00\x12?\n\ton_expiry\x18\x07 \x01(\x0e\x32\".agentmesh.catalog.v1.ExpiryActionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x42\n\x0e\x65scalate_after\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00\x12<\n\x0b\x65scalate_to\x18\t \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\x0c\xbaH\t\x82\x01\x06\x18\x00\x18\x02\x18\x03\x12\x19\n\x06prompt\x18\n \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x01\x1a\x30\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bUnlessEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*b\n\x0c\x45xpiryAction\x12\x1d\n\x19\x45XPIRY_ACTION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x45XPIRY_ACTION_REJECT\x10\x01\x12\x19\n\x15\x45XPIRY_ACTION_APPROVE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,7 +47,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPROVALPOLICY'].fields_by_name['unless']._loaded_options = None
   _globals['_APPROVALPOLICY'].fields_by_name['unless']._serialized_options = b'\272H\005\232\001\002\020 '
   _globals['_APPROVALPOLICY'].fields_by_name['role']._loaded_options = None
-  _globals['_APPROVALPOLICY'].fields_by_name['role']._serialized_options = b'\272H\t\202\001\006\030\000\030\002\030\003'
+  _globals['_APPROVALPOLICY'].fields_by_name['role']._serialized_options = b'\272H\013\202\001\010\030\000\030\002\030\003\030\004'
   _globals['_APPROVALPOLICY'].fields_by_name['expires_after']._loaded_options = None
   _globals['_APPROVALPOLICY'].fields_by_name['expires_after']._serialized_options = b'\272H\014\252\001\t\"\005\010\200\212\212\017*\000'
   _globals['_APPROVALPOLICY'].fields_by_name['on_expiry']._loaded_options = None
@@ -55,15 +55,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPROVALPOLICY'].fields_by_name['escalate_after']._loaded_options = None
   _globals['_APPROVALPOLICY'].fields_by_name['escalate_after']._serialized_options = b'\272H\014\252\001\t\"\005\010\200\212\212\017*\000'
   _globals['_APPROVALPOLICY'].fields_by_name['escalate_to']._loaded_options = None
-  _globals['_APPROVALPOLICY'].fields_by_name['escalate_to']._serialized_options = b'\272H\007\202\001\004\030\000\030\003'
+  _globals['_APPROVALPOLICY'].fields_by_name['escalate_to']._serialized_options = b'\272H\t\202\001\006\030\000\030\002\030\003'
   _globals['_APPROVALPOLICY'].fields_by_name['prompt']._loaded_options = None
   _globals['_APPROVALPOLICY'].fields_by_name['prompt']._serialized_options = b'\272H\006r\004(\200\200\001'
-  _globals['_EXPIRYACTION']._serialized_start=851
-  _globals['_EXPIRYACTION']._serialized_end=949
+  _globals['_EXPIRYACTION']._serialized_start=855
+  _globals['_EXPIRYACTION']._serialized_end=953
   _globals['_APPROVALPOLICY']._serialized_start=165
-  _globals['_APPROVALPOLICY']._serialized_end=849
-  _globals['_APPROVALPOLICY_ARGUMENTSENTRY']._serialized_start=754
-  _globals['_APPROVALPOLICY_ARGUMENTSENTRY']._serialized_end=802
-  _globals['_APPROVALPOLICY_UNLESSENTRY']._serialized_start=804
-  _globals['_APPROVALPOLICY_UNLESSENTRY']._serialized_end=849
+  _globals['_APPROVALPOLICY']._serialized_end=853
+  _globals['_APPROVALPOLICY_ARGUMENTSENTRY']._serialized_start=758
+  _globals['_APPROVALPOLICY_ARGUMENTSENTRY']._serialized_end=806
+  _globals['_APPROVALPOLICY_UNLESSENTRY']._serialized_start=808
+  _globals['_APPROVALPOLICY_UNLESSENTRY']._serialized_end=853
 # @@protoc_insertion_point(module_scope)

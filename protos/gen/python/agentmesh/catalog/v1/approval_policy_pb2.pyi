@@ -98,7 +98,7 @@ class ApprovalPolicy(google.protobuf.message.Message):
     ESCALATE_TO_FIELD_NUMBER: builtins.int
     PROMPT_FIELD_NUMBER: builtins.int
     role: agentmesh.common.v1.options_pb2.Role.ValueType
-    """The role that may decide; operators if unset."""
+    """The role that may decide, of those who take part in the conversation; users if unset."""
     on_expiry: Global___ExpiryAction.ValueType
     """What becomes of the call then."""
     escalate_to: agentmesh.common.v1.options_pb2.Role.ValueType

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!agentmesh/common/v1/options.proto\x12\x13\x61gentmesh.common.v1\x1a google/protobuf/descriptor.proto\"\xcc\x01\n\x0cMethodPolicy\x12/\n\x08\x61udience\x18\x01 \x01(\x0e\x32\x1d.agentmesh.common.v1.Audience\x12\x30\n\rrequired_role\x18\x02 \x01(\x0e\x32\x19.agentmesh.common.v1.Role\x12\x15\n\rsafe_to_retry\x18\x03 \x01(\x08\x12\r\n\x05scope\x18\x04 \x01(\t\x12\x33\n\nimportance\x18\x06 \x01(\x0e\x32\x1f.agentmesh.common.v1.Importance*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03*\x8f\x01\n\x08\x41udience\x12\x18\n\x14\x41UDIENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41UDIENCE_ANYONE\x10\x01\x12\x13\n\x0f\x41UDIENCE_PUBLIC\x10\x02\x12\x15\n\x11\x41UDIENCE_INTERNAL\x10\x03\x12\x13\n\x0f\x41UDIENCE_SYSTEM\x10\x04\x12\x13\n\x0f\x41UDIENCE_WORKER\x10\x05*o\n\nImportance\x12\x1a\n\x16IMPORTANCE_UNSPECIFIED\x10\x00\x12\x18\n\x14IMPORTANCE_SHEDDABLE\x10\x01\x12\x15\n\x11IMPORTANCE_NORMAL\x10\x02\x12\x14\n\x10IMPORTANCE_VITAL\x10\x03:S\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x0b\x32!.agentmesh.common.v1.MethodPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!agentmesh/common/v1/options.proto\x12\x13\x61gentmesh.common.v1\x1a google/protobuf/descriptor.proto\"\xcc\x01\n\x0cMethodPolicy\x12/\n\x08\x61udience\x18\x01 \x01(\x0e\x32\x1d.agentmesh.common.v1.Audience\x12\x30\n\rrequired_role\x18\x02 \x01(\x0e\x32\x19.agentmesh.common.v1.Role\x12\x15\n\rsafe_to_retry\x18\x03 \x01(\x08\x12\r\n\x05scope\x18\x04 \x01(\t\x12\x33\n\nimportance\x18\x06 \x01(\x0e\x32\x1f.agentmesh.common.v1.Importance*q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\r\n\tROLE_USER\x10\x04\x12\x10\n\x0cROLE_SERVICE\x10\x05*\x8f\x01\n\x08\x41udience\x12\x18\n\x14\x41UDIENCE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41UDIENCE_ANYONE\x10\x01\x12\x13\n\x0f\x41UDIENCE_PUBLIC\x10\x02\x12\x15\n\x11\x41UDIENCE_INTERNAL\x10\x03\x12\x13\n\x0f\x41UDIENCE_SYSTEM\x10\x04\x12\x13\n\x0f\x41UDIENCE_WORKER\x10\x05*o\n\nImportance\x12\x1a\n\x16IMPORTANCE_UNSPECIFIED\x10\x00\x12\x18\n\x14IMPORTANCE_SHEDDABLE\x10\x01\x12\x15\n\x11IMPORTANCE_NORMAL\x10\x02\x12\x14\n\x10IMPORTANCE_VITAL\x10\x03:S\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb9\x8e\x03 \x01(\x0b\x32!.agentmesh.common.v1.MethodPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentmesh.common.v1.options
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ROLE']._serialized_start=299
-  _globals['_ROLE']._serialized_end=379
-  _globals['_AUDIENCE']._serialized_start=382
-  _globals['_AUDIENCE']._serialized_end=525
-  _globals['_IMPORTANCE']._serialized_start=527
-  _globals['_IMPORTANCE']._serialized_end=638
+  _globals['_ROLE']._serialized_end=412
+  _globals['_AUDIENCE']._serialized_start=415
+  _globals['_AUDIENCE']._serialized_end=558
+  _globals['_IMPORTANCE']._serialized_start=560
+  _globals['_IMPORTANCE']._serialized_end=671
   _globals['_METHODPOLICY']._serialized_start=93
   _globals['_METHODPOLICY']._serialized_end=297
 # @@protoc_insertion_point(module_scope)

@@ -28,23 +28,41 @@ class _RoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     """Nothing; a method without a policy is refused."""
     ROLE_VIEWER: _Role.ValueType  # 1
-    """Reads conversations, agents, workflows, tools and usage."""
+    """Reads the conversations that are shared with it, agents, workflows and tools."""
     ROLE_OPERATOR: _Role.ValueType  # 2
-    """Starts, answers, steers and cancels conversations; registers agents."""
+    """Sees and steers all conversations of its tenant; registers agents. Includes user."""
     ROLE_ADMIN: _Role.ValueType  # 3
-    """Manages keys, retention, budgets and other tenants' quotas."""
+    """Manages keys, retention, budgets and quotas, removes conversations, reads the audit log. Includes
+    every other role.
+    """
+    ROLE_USER: _Role.ValueType  # 4
+    """Starts conversations; steers and answers its own and those shared with it. Includes viewer."""
+    ROLE_SERVICE: _Role.ValueType  # 5
+    """A program that starts conversations for people: a user that may name their owners, and keeps
+    access to what it started. Includes user.
+    """
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """What a principal may do. Each role includes those before it."""
+    """What a principal may do. The numbers are no order: viewer < user < operator < admin; service stands
+    beside user.
+    """
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Nothing; a method without a policy is refused."""
 ROLE_VIEWER: Role.ValueType  # 1
-"""Reads conversations, agents, workflows, tools and usage."""
+"""Reads the conversations that are shared with it, agents, workflows and tools."""
 ROLE_OPERATOR: Role.ValueType  # 2
-"""Starts, answers, steers and cancels conversations; registers agents."""
+"""Sees and steers all conversations of its tenant; registers agents. Includes user."""
 ROLE_ADMIN: Role.ValueType  # 3
-"""Manages keys, retention, budgets and other tenants' quotas."""
+"""Manages keys, retention, budgets and quotas, removes conversations, reads the audit log. Includes
+every other role.
+"""
+ROLE_USER: Role.ValueType  # 4
+"""Starts conversations; steers and answers its own and those shared with it. Includes viewer."""
+ROLE_SERVICE: Role.ValueType  # 5
+"""A program that starts conversations for people: a user that may name their owners, and keeps
+access to what it started. Includes user.
+"""
 Global___Role: typing_extensions.TypeAlias = Role
 
 class _Audience:
@@ -129,7 +147,7 @@ class MethodPolicy(google.protobuf.message.Message):
     audience: Global___Audience.ValueType
     """Who may call it."""
     required_role: Global___Role.ValueType
-    """The lowest role that may call it; unset for AUDIENCE_ANYONE, AUDIENCE_SYSTEM and AUDIENCE_WORKER."""
+    """A role that includes this one may call it; unset for AUDIENCE_ANYONE, AUDIENCE_SYSTEM and AUDIENCE_WORKER."""
     safe_to_retry: builtins.bool
     """True if the call may be repeated without harm although it carries no `request_id`; clients
     retry such calls by themselves.

@@ -3,6 +3,7 @@
 isort:skip_file
 Conversations and their runs."""
 
+import agentmesh.common.v1.options_pb2
 import agentmesh.common.v1.usage_pb2
 import builtins
 import collections.abc
@@ -61,6 +62,58 @@ CONVERSATION_STATUS_FAILED: ConversationStatus.ValueType  # 5
 CONVERSATION_STATUS_CANCELLED: ConversationStatus.ValueType  # 6
 """The newest run was cancelled."""
 Global___ConversationStatus: typing_extensions.TypeAlias = ConversationStatus
+
+class _ConversationVisibility:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ConversationVisibilityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ConversationVisibility.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CONVERSATION_VISIBILITY_UNSPECIFIED: _ConversationVisibility.ValueType  # 0
+    """As the tenant's policy says."""
+    CONVERSATION_VISIBILITY_PRIVATE: _ConversationVisibility.ValueType  # 1
+    """Nobody: for others it does not exist."""
+    CONVERSATION_VISIBILITY_TENANT: _ConversationVisibility.ValueType  # 2
+    """Everybody of the tenant."""
+
+class ConversationVisibility(_ConversationVisibility, metaclass=_ConversationVisibilityEnumTypeWrapper):
+    """Who may read a conversation besides its owner, those it is shared with, operators and admins."""
+
+CONVERSATION_VISIBILITY_UNSPECIFIED: ConversationVisibility.ValueType  # 0
+"""As the tenant's policy says."""
+CONVERSATION_VISIBILITY_PRIVATE: ConversationVisibility.ValueType  # 1
+"""Nobody: for others it does not exist."""
+CONVERSATION_VISIBILITY_TENANT: ConversationVisibility.ValueType  # 2
+"""Everybody of the tenant."""
+Global___ConversationVisibility: typing_extensions.TypeAlias = ConversationVisibility
+
+class _ConversationAccess:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ConversationAccessEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ConversationAccess.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CONVERSATION_ACCESS_UNSPECIFIED: _ConversationAccess.ValueType  # 0
+    """Not used."""
+    CONVERSATION_ACCESS_READ: _ConversationAccess.ValueType  # 1
+    """It may be read."""
+    CONVERSATION_ACCESS_WRITE: _ConversationAccess.ValueType  # 2
+    """It may be read, steered and answered."""
+    CONVERSATION_ACCESS_SHARE: _ConversationAccess.ValueType  # 3
+    """As WRITE, and it may be shared: what its owner, operators and admins may."""
+
+class ConversationAccess(_ConversationAccess, metaclass=_ConversationAccessEnumTypeWrapper):
+    """What may be done in a conversation."""
+
+CONVERSATION_ACCESS_UNSPECIFIED: ConversationAccess.ValueType  # 0
+"""Not used."""
+CONVERSATION_ACCESS_READ: ConversationAccess.ValueType  # 1
+"""It may be read."""
+CONVERSATION_ACCESS_WRITE: ConversationAccess.ValueType  # 2
+"""It may be read, steered and answered."""
+CONVERSATION_ACCESS_SHARE: ConversationAccess.ValueType  # 3
+"""As WRITE, and it may be shared: what its owner, operators and admins may."""
+Global___ConversationAccess: typing_extensions.TypeAlias = ConversationAccess
 
 class _RunStatus:
     ValueType = typing.NewType("ValueType", builtins.int)
@@ -211,6 +264,43 @@ WAIT_KIND_TIMER: WaitKind.ValueType  # 4
 Global___WaitKind: typing_extensions.TypeAlias = WaitKind
 
 @typing.final
+class Grant(google.protobuf.message.Message):
+    """A conversation shared with somebody."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    ACCESS_FIELD_NUMBER: builtins.int
+    GRANTED_BY_FIELD_NUMBER: builtins.int
+    GRANTED_AT_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """With one subject of the tenant, as `owner` has it; empty if with a role."""
+    role: agentmesh.common.v1.options_pb2.Role.ValueType
+    """With every principal of the tenant whose role includes this one; unset if with a subject."""
+    access: Global___ConversationAccess.ValueType
+    """For what: READ or WRITE."""
+    granted_by: builtins.str
+    """The subject who shared it; output only."""
+    @property
+    def granted_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was shared with them, or changed; output only."""
+
+    def __init__(
+        self,
+        *,
+        subject: builtins.str = ...,
+        role: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
+        access: Global___ConversationAccess.ValueType = ...,
+        granted_by: builtins.str = ...,
+        granted_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["granted_at", b"granted_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access", "granted_at", b"granted_at", "granted_by", b"granted_by", "role", b"role", "subject", b"subject"]) -> None: ...
+
+Global___Grant: typing_extensions.TypeAlias = Grant
+
+@typing.final
 class Conversation(google.protobuf.message.Message):
     """A conversation as the store keeps it."""
 
@@ -253,6 +343,8 @@ class Conversation(google.protobuf.message.Message):
     LEGAL_HOLD_FIELD_NUMBER: builtins.int
     RETENTION_AGE_FIELD_NUMBER: builtins.int
     RETENTION_EVENTS_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     status: Global___ConversationStatus.ValueType
@@ -283,6 +375,10 @@ class Conversation(google.protobuf.message.Message):
     """The oldest events are removed, in whole turns, down to about this many; unset: as the tenant's
     policy says.
     """
+    owner: builtins.str
+    """The subject that it belongs to, for example "key:…"; empty if it is older than owners are."""
+    visibility: Global___ConversationVisibility.ValueType
+    """Who may read it besides those who have a right of their own."""
     @property
     def agents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The agents that take part, in order."""
@@ -337,9 +433,11 @@ class Conversation(google.protobuf.message.Message):
         legal_hold: builtins.bool = ...,
         retention_age: google.protobuf.duration_pb2.Duration | None = ...,
         retention_events: builtins.int | None = ...,
+        owner: builtins.str = ...,
+        visibility: Global___ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_retention_events", b"_retention_events", "completed_at", b"completed_at", "retention_age", b"retention_age", "retention_events", b"retention_events", "run", b"run", "started_at", b"started_at", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_retention_events", b"_retention_events", "agents", b"agents", "completed_at", b"completed_at", "conversation_id", b"conversation_id", "etag", b"etag", "forked_at_sequence", b"forked_at_sequence", "forked_from_conversation_id", b"forked_from_conversation_id", "head_sequence", b"head_sequence", "labels", b"labels", "legal_hold", b"legal_hold", "oldest_sequence", b"oldest_sequence", "retention_age", b"retention_age", "retention_events", b"retention_events", "run", b"run", "size_bytes", b"size_bytes", "started_at", b"started_at", "status", b"status", "summary", b"summary", "task", b"task", "tenant", b"tenant", "usage", b"usage", "workflow", b"workflow"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_retention_events", b"_retention_events", "agents", b"agents", "completed_at", b"completed_at", "conversation_id", b"conversation_id", "etag", b"etag", "forked_at_sequence", b"forked_at_sequence", "forked_from_conversation_id", b"forked_from_conversation_id", "head_sequence", b"head_sequence", "labels", b"labels", "legal_hold", b"legal_hold", "oldest_sequence", b"oldest_sequence", "owner", b"owner", "retention_age", b"retention_age", "retention_events", b"retention_events", "run", b"run", "size_bytes", b"size_bytes", "started_at", b"started_at", "status", b"status", "summary", b"summary", "task", b"task", "tenant", b"tenant", "usage", b"usage", "visibility", b"visibility", "workflow", b"workflow"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_retention_events", b"_retention_events"]) -> typing.Literal["retention_events"] | None: ...
 
 Global___Conversation: typing_extensions.TypeAlias = Conversation

@@ -530,7 +530,7 @@ class ApprovalRequested(google.protobuf.message.Message):
     prompt: builtins.str
     """A question in words, or what a tool call would do; at most 64 KiB."""
     role: builtins.str
-    """The role that may decide: "operator", as if empty, or "admin"."""
+    """The role that may decide: "user", as if empty, "operator" or "admin"."""
     escalate_to: builtins.str
     """The role that may decide from then on, above `role`."""
     approve_on_expiry: builtins.bool

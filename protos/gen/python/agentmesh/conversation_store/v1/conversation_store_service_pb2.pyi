@@ -4,6 +4,7 @@ isort:skip_file
 The durable side of the mesh, for its other services."""
 
 import agentmesh.catalog.v1.team_pb2
+import agentmesh.common.v1.options_pb2
 import agentmesh.common.v1.usage_pb2
 import agentmesh.conversation.v1.conversation_pb2
 import agentmesh.conversation.v1.event_pb2
@@ -125,6 +126,8 @@ class StartConversationRequest(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     HUMAN_INPUT_FIELD_NUMBER: builtins.int
     PARTS_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller, makes repetition harmless for 24 h. Empty: not deduplicated."""
     task: builtins.str
@@ -137,6 +140,12 @@ class StartConversationRequest(google.protobuf.message.Message):
     """Work with a higher number is granted first, within the tenant."""
     human_input: builtins.bool
     """True if people may be asked."""
+    owner: builtins.str
+    """The subject that it shall belong to; the caller's if empty. Only services, operators and admins may
+    name another; the caller keeps access to it.
+    """
+    visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType
+    """Who may read it besides those who have a right of their own; as the tenant's policy says if unset."""
     @property
     def definition(self) -> agentmesh.catalog.v1.team_pb2.TeamDefinition:
         """What runs, with every reference resolved."""
@@ -176,9 +185,11 @@ class StartConversationRequest(google.protobuf.message.Message):
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         human_input: builtins.bool = ...,
         parts: collections.abc.Iterable[agentmesh.conversation.v1.message_pb2.Part] | None = ...,
+        owner: builtins.str = ...,
+        visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget", "definition", b"definition", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agents", b"agents", "budget", b"budget", "definition", b"definition", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "parts", b"parts", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "workflow", b"workflow"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agents", b"agents", "budget", b"budget", "definition", b"definition", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "owner", b"owner", "parts", b"parts", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "visibility", b"visibility", "workflow", b"workflow"]) -> None: ...
 
 Global___StartConversationRequest: typing_extensions.TypeAlias = StartConversationRequest
 
@@ -265,6 +276,7 @@ class ListConversationsRequest(google.protobuf.message.Message):
     STARTED_AFTER_FIELD_NUMBER: builtins.int
     STARTED_BEFORE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """At most this many; 50 if 0."""
     page_token: builtins.str
@@ -276,6 +288,8 @@ class ListConversationsRequest(google.protobuf.message.Message):
     their case. "In quotes" words follow each other, -word must not be there, and word* may go on.
     A text without a word to look for finds nothing.
     """
+    owner: builtins.str
+    """Only those that belong to this subject."""
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType]:
         """Only with one of these statuses."""
@@ -298,9 +312,10 @@ class ListConversationsRequest(google.protobuf.message.Message):
         started_after: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         started_before: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         text: builtins.str = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["started_after", b"started_after", "started_before", b"started_before"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "page_size", b"page_size", "page_token", b"page_token", "started_after", b"started_after", "started_before", b"started_before", "statuses", b"statuses", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "started_after", b"started_after", "started_before", b"started_before", "statuses", b"statuses", "text", b"text"]) -> None: ...
 
 Global___ListConversationsRequest: typing_extensions.TypeAlias = ListConversationsRequest
 
@@ -672,6 +687,7 @@ class UpdateConversationRequest(google.protobuf.message.Message):
     ETAG_FIELD_NUMBER: builtins.int
     RETENTION_AGE_FIELD_NUMBER: builtins.int
     RETENTION_EVENTS_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the caller."""
     conversation_id: builtins.str
@@ -686,6 +702,8 @@ class UpdateConversationRequest(google.protobuf.message.Message):
     """The etag that was read; empty: not compared."""
     retention_events: builtins.int
     """How many events it may have, about; 0: as the tenant's policy says."""
+    visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType
+    """Who may read it besides those who have a right of their own; unset: as it is."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """The labels that replace the present ones, if `set_labels`."""
@@ -711,9 +729,10 @@ class UpdateConversationRequest(google.protobuf.message.Message):
         etag: builtins.str = ...,
         retention_age: google.protobuf.duration_pb2.Duration | None = ...,
         retention_events: builtins.int | None = ...,
+        visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_legal_hold", b"_legal_hold", "_max_rounds", b"_max_rounds", "_retention_events", b"_retention_events", "budget", b"budget", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_legal_hold", b"_legal_hold", "_max_rounds", b"_max_rounds", "_retention_events", b"_retention_events", "budget", b"budget", "conversation_id", b"conversation_id", "etag", b"etag", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "request_id", b"request_id", "retention_age", b"retention_age", "retention_events", b"retention_events", "set_labels", b"set_labels"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_legal_hold", b"_legal_hold", "_max_rounds", b"_max_rounds", "_retention_events", b"_retention_events", "budget", b"budget", "conversation_id", b"conversation_id", "etag", b"etag", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "request_id", b"request_id", "retention_age", b"retention_age", "retention_events", b"retention_events", "set_labels", b"set_labels", "visibility", b"visibility"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_legal_hold", b"_legal_hold"]) -> typing.Literal["legal_hold"] | None: ...
     @typing.overload
@@ -743,6 +762,193 @@ class UpdateConversationResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["conversation", b"conversation"]) -> None: ...
 
 Global___UpdateConversationResponse: typing_extensions.TypeAlias = UpdateConversationResponse
+
+@typing.final
+class ShareConversationRequest(google.protobuf.message.Message):
+    """With whom to share what."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    ACCESS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    subject: builtins.str
+    """A subject of the tenant; or `role`."""
+    role: agentmesh.common.v1.options_pb2.Role.ValueType
+    """Everybody whose role includes this one; or `subject`."""
+    access: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType
+    """For what; READ if unset."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        subject: builtins.str = ...,
+        role: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
+        access: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access", "conversation_id", b"conversation_id", "request_id", b"request_id", "role", b"role", "subject", b"subject"]) -> None: ...
+
+Global___ShareConversationRequest: typing_extensions.TypeAlias = ShareConversationRequest
+
+@typing.final
+class ShareConversationResponse(google.protobuf.message.Message):
+    """Shared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: builtins.int
+    @property
+    def grant(self) -> agentmesh.conversation.v1.conversation_pb2.Grant:
+        """As it is kept."""
+
+    def __init__(
+        self,
+        *,
+        grant: agentmesh.conversation.v1.conversation_pb2.Grant | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["grant", b"grant"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["grant", b"grant"]) -> None: ...
+
+Global___ShareConversationResponse: typing_extensions.TypeAlias = ShareConversationResponse
+
+@typing.final
+class UnshareConversationRequest(google.protobuf.message.Message):
+    """What is to be shared no longer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    subject: builtins.str
+    """As it was shared; or `role`."""
+    role: agentmesh.common.v1.options_pb2.Role.ValueType
+    """As it was shared; or `subject`."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        subject: builtins.str = ...,
+        role: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "request_id", b"request_id", "role", b"role", "subject", b"subject"]) -> None: ...
+
+Global___UnshareConversationRequest: typing_extensions.TypeAlias = UnshareConversationRequest
+
+@typing.final
+class UnshareConversationResponse(google.protobuf.message.Message):
+    """Shared no longer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___UnshareConversationResponse: typing_extensions.TypeAlias = UnshareConversationResponse
+
+@typing.final
+class ListGrantsRequest(google.protobuf.message.Message):
+    """Whose grants."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    page_size: builtins.int
+    """At most this many; 100 if 0."""
+    page_token: builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListGrantsRequest: typing_extensions.TypeAlias = ListGrantsRequest
+
+@typing.final
+class ListGrantsResponse(google.protobuf.message.Message):
+    """A page."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GRANTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def grants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.conversation_pb2.Grant]:
+        """Roles first, then subjects, each in alphabetical order."""
+
+    def __init__(
+        self,
+        *,
+        grants: collections.abc.Iterable[agentmesh.conversation.v1.conversation_pb2.Grant] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grants", b"grants", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListGrantsResponse: typing_extensions.TypeAlias = ListGrantsResponse
+
+@typing.final
+class CheckAccessRequest(google.protobuf.message.Message):
+    """What is asked for."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    NEEDED_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    needed: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType
+    """The least that is needed; READ if unset."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        needed: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "needed", b"needed"]) -> None: ...
+
+Global___CheckAccessRequest: typing_extensions.TypeAlias = CheckAccessRequest
+
+@typing.final
+class CheckAccessResponse(google.protobuf.message.Message):
+    """What is allowed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACCESS_FIELD_NUMBER: builtins.int
+    access: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType
+    """All of it."""
+    def __init__(
+        self,
+        *,
+        access: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access"]) -> None: ...
+
+Global___CheckAccessResponse: typing_extensions.TypeAlias = CheckAccessResponse
 
 @typing.final
 class ForkConversationRequest(google.protobuf.message.Message):

@@ -209,7 +209,7 @@ class ConversationStoreServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeTenant(self, request, context):
-        """Events of all conversations of the tenant, ordered within each of them.
+        """Events of all conversations that the caller may read, ordered within each of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

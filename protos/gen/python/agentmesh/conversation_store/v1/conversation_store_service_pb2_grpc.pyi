@@ -446,7 +446,7 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
     """
 
     SubscribeTenant: _ConversationStoreServiceSubscribeTenantType
-    """Events of all conversations of the tenant, ordered within each of them."""
+    """Events of all conversations that the caller may read, ordered within each of them."""
 
     ExportConversation: _ConversationStoreServiceExportConversationType
     """A conversation as JSON Lines, in chunks: everything that another store needs to show it, find it
@@ -640,7 +640,7 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeTenantRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeTenantResponse], collections.abc.AsyncIterator[agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeTenantResponse]]:
-        """Events of all conversations of the tenant, ordered within each of them."""
+        """Events of all conversations that the caller may read, ordered within each of them."""
 
     @abc.abstractmethod
     def ExportConversation(

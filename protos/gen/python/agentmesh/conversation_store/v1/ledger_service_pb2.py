@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from agentmesh.common.v1 import options_pb2 as agentmesh_dot_common_dot_v1_dot_options__pb2
 from agentmesh.common.v1 import usage_pb2 as agentmesh_dot_common_dot_v1_dot_usage__pb2
+from agentmesh.conversation.v1 import conversation_pb2 as agentmesh_dot_conversation_dot_v1_dot_conversation__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4agentmesh/conversation_store/v1/ledger_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1f\x61gentmesh/common/v1/usage.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x01\n\x15SummarizeUsageRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\tdimension\x18\x03 \x01(\x0e\x32/.agentmesh.conversation_store.v1.UsageDimensionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x12\n\npage_token\x18\x05 \x01(\t\"j\n\x16SummarizeUsageResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x08UsageRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.agentmesh.common.v1.Usage\"\xf6\x04\n\x0cTenantPolicy\x12%\n\x0fmax_active_runs\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12\x31\n\x0c\x64\x61ily_budget\x18\x02 \x01(\x0b\x32\x1b.agentmesh.common.v1.Budget\x12:\n\rretention_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12&\n\x10retention_events\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12%\n\x0fmax_queued_runs\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x02\x88\x01\x01\x12)\n\x13requests_per_second\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x03\x88\x01\x01\x12\x37\n!requests_per_second_per_principal\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x04\x88\x01\x01\x12&\n\x10max_open_streams\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x05\x88\x01\x01\x12\x34\n\x1emax_open_streams_per_principal\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x06\x88\x01\x01\x42\x12\n\x10_max_active_runsB\x13\n\x11_retention_eventsB\x12\n\x10_max_queued_runsB\x16\n\x14_requests_per_secondB$\n\"_requests_per_second_per_principalB\x13\n\x11_max_open_streamsB!\n\x1f_max_open_streams_per_principal\"\x18\n\x16GetTenantPolicyRequest\"X\n\x17GetTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"}\n\x16PutTenantPolicyRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x45\n\x06policy\x18\x02 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicyB\x06\xbaH\x03\xc8\x01\x01\"X\n\x17PutTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"\x98\x01\n\x0b\x41uditRecord\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x0c\n\x04\x63ode\x18\x06 \x01(\t\x12\x0c\n\x04peer\x18\x07 \x01(\t\"|\n\x12\x41ppendAuditRequest\x12\x1c\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12H\n\x07records\x18\x02 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecordB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x15\n\x13\x41ppendAuditResponse\"\xa1\x01\n\x10ListAuditRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x11ListAuditResponse\x12=\n\x07records\x18\x01 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbd\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_TOTAL\x10\x01\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x02\x12\x19\n\x15USAGE_DIMENSION_AGENT\x10\x03\x12 \n\x1cUSAGE_DIMENSION_CONVERSATION\x10\x04\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x05\x32\xc6\x05\n\rLedgerService\x12\x8d\x01\n\x0eSummarizeUsage\x12\x36.agentmesh.conversation_store.v1.SummarizeUsageRequest\x1a\x37.agentmesh.conversation_store.v1.SummarizeUsageResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x90\x01\n\x0fGetTenantPolicy\x12\x37.agentmesh.conversation_store.v1.GetTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.GetTenantPolicyResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8e\x01\n\x0fPutTenantPolicy\x12\x37.agentmesh.conversation_store.v1.PutTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.PutTenantPolicyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12\x80\x01\n\x0b\x41ppendAudit\x12\x33.agentmesh.conversation_store.v1.AppendAuditRequest\x1a\x34.agentmesh.conversation_store.v1.AppendAuditResponse\"\x06\xca\xf3\x18\x02\x08\x04\x12~\n\tListAudit\x12\x31.agentmesh.conversation_store.v1.ListAuditRequest\x1a\x32.agentmesh.conversation_store.v1.ListAuditResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n4agentmesh/conversation_store/v1/ledger_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1f\x61gentmesh/common/v1/usage.proto\x1a,agentmesh/conversation/v1/conversation.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf4\x01\n\x15SummarizeUsageRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12L\n\tdimension\x18\x03 \x01(\x0e\x32/.agentmesh.conversation_store.v1.UsageDimensionB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00\x12\x12\n\npage_token\x18\x05 \x01(\t\"j\n\x16SummarizeUsageResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.UsageRow\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x08UsageRow\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05usage\x18\x02 \x01(\x0b\x32\x1a.agentmesh.common.v1.Usage\"\xcf\x05\n\x0cTenantPolicy\x12%\n\x0fmax_active_runs\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12\x31\n\x0c\x64\x61ily_budget\x18\x02 \x01(\x0b\x32\x1b.agentmesh.common.v1.Budget\x12:\n\rretention_age\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12&\n\x10retention_events\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12%\n\x0fmax_queued_runs\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x02\x88\x01\x01\x12)\n\x13requests_per_second\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x03\x88\x01\x01\x12\x37\n!requests_per_second_per_principal\x18\x08 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x04\x88\x01\x01\x12&\n\x10max_open_streams\x18\t \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x05\x88\x01\x01\x12\x34\n\x1emax_open_streams_per_principal\x18\n \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x06\x88\x01\x01\x12W\n\x12\x64\x65\x66\x61ult_visibility\x18\x14 \x01(\x0e\x32\x31.agentmesh.conversation.v1.ConversationVisibilityB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\x12\n\x10_max_active_runsB\x13\n\x11_retention_eventsB\x12\n\x10_max_queued_runsB\x16\n\x14_requests_per_secondB$\n\"_requests_per_second_per_principalB\x13\n\x11_max_open_streamsB!\n\x1f_max_open_streams_per_principal\"\x18\n\x16GetTenantPolicyRequest\"X\n\x17GetTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"}\n\x16PutTenantPolicyRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x45\n\x06policy\x18\x02 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicyB\x06\xbaH\x03\xc8\x01\x01\"X\n\x17PutTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"\x98\x01\n\x0b\x41uditRecord\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x11\n\tprincipal\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x10\n\x08resource\x18\x05 \x01(\t\x12\x0c\n\x04\x63ode\x18\x06 \x01(\t\x12\x0c\n\x04peer\x18\x07 \x01(\t\"|\n\x12\x41ppendAuditRequest\x12\x1c\n\x08\x62\x61tch_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12H\n\x07records\x18\x02 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecordB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x15\n\x13\x41ppendAuditResponse\"\xa1\x01\n\x10ListAuditRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x11ListAuditResponse\x12=\n\x07records\x18\x01 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xbd\x01\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_TOTAL\x10\x01\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x02\x12\x19\n\x15USAGE_DIMENSION_AGENT\x10\x03\x12 \n\x1cUSAGE_DIMENSION_CONVERSATION\x10\x04\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x05\x32\xc6\x05\n\rLedgerService\x12\x8d\x01\n\x0eSummarizeUsage\x12\x36.agentmesh.conversation_store.v1.SummarizeUsageRequest\x1a\x37.agentmesh.conversation_store.v1.SummarizeUsageResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x90\x01\n\x0fGetTenantPolicy\x12\x37.agentmesh.conversation_store.v1.GetTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.GetTenantPolicyResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8e\x01\n\x0fPutTenantPolicy\x12\x37.agentmesh.conversation_store.v1.PutTenantPolicyRequest\x1a\x38.agentmesh.conversation_store.v1.PutTenantPolicyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12\x80\x01\n\x0b\x41ppendAudit\x12\x33.agentmesh.conversation_store.v1.AppendAuditRequest\x1a\x34.agentmesh.conversation_store.v1.AppendAuditResponse\"\x06\xca\xf3\x18\x02\x08\x04\x12~\n\tListAudit\x12\x31.agentmesh.conversation_store.v1.ListAuditRequest\x1a\x32.agentmesh.conversation_store.v1.ListAuditResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,6 +57,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENANTPOLICY'].fields_by_name['max_open_streams']._serialized_options = b'\272H\004\032\002 \000'
   _globals['_TENANTPOLICY'].fields_by_name['max_open_streams_per_principal']._loaded_options = None
   _globals['_TENANTPOLICY'].fields_by_name['max_open_streams_per_principal']._serialized_options = b'\272H\004\032\002 \000'
+  _globals['_TENANTPOLICY'].fields_by_name['default_visibility']._loaded_options = None
+  _globals['_TENANTPOLICY'].fields_by_name['default_visibility']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_PUTTENANTPOLICYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_PUTTENANTPOLICYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_PUTTENANTPOLICYREQUEST'].fields_by_name['policy']._loaded_options = None
@@ -76,34 +79,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERSERVICE'].methods_by_name['AppendAudit']._serialized_options = b'\312\363\030\002\010\004'
   _globals['_LEDGERSERVICE'].methods_by_name['ListAudit']._loaded_options = None
   _globals['_LEDGERSERVICE'].methods_by_name['ListAudit']._serialized_options = b'\312\363\030\006\010\003\020\003\030\001'
-  _globals['_USAGEDIMENSION']._serialized_start=2218
-  _globals['_USAGEDIMENSION']._serialized_end=2407
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=252
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=496
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=498
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=604
-  _globals['_USAGEROW']._serialized_start=606
-  _globals['_USAGEROW']._serialized_end=672
-  _globals['_TENANTPOLICY']._serialized_start=675
-  _globals['_TENANTPOLICY']._serialized_end=1305
-  _globals['_GETTENANTPOLICYREQUEST']._serialized_start=1307
-  _globals['_GETTENANTPOLICYREQUEST']._serialized_end=1331
-  _globals['_GETTENANTPOLICYRESPONSE']._serialized_start=1333
-  _globals['_GETTENANTPOLICYRESPONSE']._serialized_end=1421
-  _globals['_PUTTENANTPOLICYREQUEST']._serialized_start=1423
-  _globals['_PUTTENANTPOLICYREQUEST']._serialized_end=1548
-  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_start=1550
-  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_end=1638
-  _globals['_AUDITRECORD']._serialized_start=1641
-  _globals['_AUDITRECORD']._serialized_end=1793
-  _globals['_APPENDAUDITREQUEST']._serialized_start=1795
-  _globals['_APPENDAUDITREQUEST']._serialized_end=1919
-  _globals['_APPENDAUDITRESPONSE']._serialized_start=1921
-  _globals['_APPENDAUDITRESPONSE']._serialized_end=1942
-  _globals['_LISTAUDITREQUEST']._serialized_start=1945
-  _globals['_LISTAUDITREQUEST']._serialized_end=2106
-  _globals['_LISTAUDITRESPONSE']._serialized_start=2108
-  _globals['_LISTAUDITRESPONSE']._serialized_end=2215
-  _globals['_LEDGERSERVICE']._serialized_start=2410
-  _globals['_LEDGERSERVICE']._serialized_end=3120
+  _globals['_USAGEDIMENSION']._serialized_start=2353
+  _globals['_USAGEDIMENSION']._serialized_end=2542
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=298
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=542
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=544
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=650
+  _globals['_USAGEROW']._serialized_start=652
+  _globals['_USAGEROW']._serialized_end=718
+  _globals['_TENANTPOLICY']._serialized_start=721
+  _globals['_TENANTPOLICY']._serialized_end=1440
+  _globals['_GETTENANTPOLICYREQUEST']._serialized_start=1442
+  _globals['_GETTENANTPOLICYREQUEST']._serialized_end=1466
+  _globals['_GETTENANTPOLICYRESPONSE']._serialized_start=1468
+  _globals['_GETTENANTPOLICYRESPONSE']._serialized_end=1556
+  _globals['_PUTTENANTPOLICYREQUEST']._serialized_start=1558
+  _globals['_PUTTENANTPOLICYREQUEST']._serialized_end=1683
+  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_start=1685
+  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_end=1773
+  _globals['_AUDITRECORD']._serialized_start=1776
+  _globals['_AUDITRECORD']._serialized_end=1928
+  _globals['_APPENDAUDITREQUEST']._serialized_start=1930
+  _globals['_APPENDAUDITREQUEST']._serialized_end=2054
+  _globals['_APPENDAUDITRESPONSE']._serialized_start=2056
+  _globals['_APPENDAUDITRESPONSE']._serialized_end=2077
+  _globals['_LISTAUDITREQUEST']._serialized_start=2080
+  _globals['_LISTAUDITREQUEST']._serialized_end=2241
+  _globals['_LISTAUDITRESPONSE']._serialized_start=2243
+  _globals['_LISTAUDITRESPONSE']._serialized_end=2350
+  _globals['_LEDGERSERVICE']._serialized_start=2545
+  _globals['_LEDGERSERVICE']._serialized_end=3255
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 import agentmesh.common.v1.usage_pb2
+import agentmesh.conversation.v1.conversation_pb2
 import builtins
 import collections.abc
 import google.protobuf.descriptor
@@ -167,6 +168,7 @@ class TenantPolicy(google.protobuf.message.Message):
     REQUESTS_PER_SECOND_PER_PRINCIPAL_FIELD_NUMBER: builtins.int
     MAX_OPEN_STREAMS_FIELD_NUMBER: builtins.int
     MAX_OPEN_STREAMS_PER_PRINCIPAL_FIELD_NUMBER: builtins.int
+    DEFAULT_VISIBILITY_FIELD_NUMBER: builtins.int
     max_active_runs: builtins.int
     """Runs under a lease at once."""
     retention_events: builtins.int
@@ -185,6 +187,8 @@ class TenantPolicy(google.protobuf.message.Message):
     """Streams that are open at once at one replica of the gateway, of all the tenant's principals."""
     max_open_streams_per_principal: builtins.int
     """Streams that are open at once at one replica of the gateway, of each of its principals."""
+    default_visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType
+    """Who may read conversations that are started from now on; PRIVATE if unset."""
     @property
     def daily_budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
         """What one day (UTC) may consume. Runs that meet it wait: they go on when the day is over, or the
@@ -208,9 +212,10 @@ class TenantPolicy(google.protobuf.message.Message):
         requests_per_second_per_principal: builtins.int | None = ...,
         max_open_streams: builtins.int | None = ...,
         max_open_streams_per_principal: builtins.int | None = ...,
+        default_visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_active_runs", b"_max_active_runs", "_max_open_streams", b"_max_open_streams", "_max_open_streams_per_principal", b"_max_open_streams_per_principal", "_max_queued_runs", b"_max_queued_runs", "_requests_per_second", b"_requests_per_second", "_requests_per_second_per_principal", b"_requests_per_second_per_principal", "_retention_events", b"_retention_events", "daily_budget", b"daily_budget", "max_active_runs", b"max_active_runs", "max_open_streams", b"max_open_streams", "max_open_streams_per_principal", b"max_open_streams_per_principal", "max_queued_runs", b"max_queued_runs", "requests_per_second", b"requests_per_second", "requests_per_second_per_principal", b"requests_per_second_per_principal", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_active_runs", b"_max_active_runs", "_max_open_streams", b"_max_open_streams", "_max_open_streams_per_principal", b"_max_open_streams_per_principal", "_max_queued_runs", b"_max_queued_runs", "_requests_per_second", b"_requests_per_second", "_requests_per_second_per_principal", b"_requests_per_second_per_principal", "_retention_events", b"_retention_events", "daily_budget", b"daily_budget", "etag", b"etag", "max_active_runs", b"max_active_runs", "max_open_streams", b"max_open_streams", "max_open_streams_per_principal", b"max_open_streams_per_principal", "max_queued_runs", b"max_queued_runs", "requests_per_second", b"requests_per_second", "requests_per_second_per_principal", b"requests_per_second_per_principal", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_active_runs", b"_max_active_runs", "_max_open_streams", b"_max_open_streams", "_max_open_streams_per_principal", b"_max_open_streams_per_principal", "_max_queued_runs", b"_max_queued_runs", "_requests_per_second", b"_requests_per_second", "_requests_per_second_per_principal", b"_requests_per_second_per_principal", "_retention_events", b"_retention_events", "daily_budget", b"daily_budget", "default_visibility", b"default_visibility", "etag", b"etag", "max_active_runs", b"max_active_runs", "max_open_streams", b"max_open_streams", "max_open_streams_per_principal", b"max_open_streams_per_principal", "max_queued_runs", b"max_queued_runs", "requests_per_second", b"requests_per_second", "requests_per_second_per_principal", b"requests_per_second_per_principal", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_active_runs", b"_max_active_runs"]) -> typing.Literal["max_active_runs"] | None: ...
     @typing.overload

@@ -3,6 +3,7 @@
 isort:skip_file
 The public API: what users and their programs call."""
 
+import agentmesh.common.v1.options_pb2
 import agentmesh.common.v1.trace_service_pb2
 import agentmesh.common.v1.usage_pb2
 import agentmesh.conversation.v1.conversation_pb2
@@ -62,6 +63,8 @@ class StartConversationRequest(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     PARTS_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
     task: builtins.str
     """What is to be done."""
     workflow: builtins.str
@@ -74,6 +77,12 @@ class StartConversationRequest(google.protobuf.message.Message):
     """Chosen by the caller, makes repetition harmless for 24 h."""
     priority: builtins.int
     """Work with a higher number is granted first, within the tenant."""
+    owner: builtins.str
+    """The subject that it shall belong to; the caller's if empty. Only services, operators and admins may
+    name another, and the caller keeps access to it.
+    """
+    visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType
+    """Who may read it besides those who have a right of their own; as the tenant's policy says if unset."""
     @property
     def agents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Ids of agents, in order. May be empty if `workflow` names a team or workflow."""
@@ -111,9 +120,11 @@ class StartConversationRequest(google.protobuf.message.Message):
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         priority: builtins.int = ...,
         parts: collections.abc.Iterable[agentmesh.conversation.v1.message_pb2.Part] | None = ...,
+        owner: builtins.str = ...,
+        visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "budget", b"budget", "max_rounds", b"max_rounds", "timeout", b"timeout"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "budget", b"budget", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "parts", b"parts", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "workflow", b"workflow"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "budget", b"budget", "human_input", b"human_input", "labels", b"labels", "max_rounds", b"max_rounds", "owner", b"owner", "parts", b"parts", "priority", b"priority", "request_id", b"request_id", "task", b"task", "timeout", b"timeout", "visibility", b"visibility", "workflow", b"workflow"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_rounds", b"_max_rounds"]) -> typing.Literal["max_rounds"] | None: ...
 
 Global___StartConversationRequest: typing_extensions.TypeAlias = StartConversationRequest
@@ -132,6 +143,8 @@ class StartConversationResponse(google.protobuf.message.Message):
     WORKFLOW_FIELD_NUMBER: builtins.int
     RUN_ID_FIELD_NUMBER: builtins.int
     MAX_ROUNDS_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType
@@ -144,6 +157,10 @@ class StartConversationResponse(google.protobuf.message.Message):
     """Its run."""
     max_rounds: builtins.int
     """As many rounds as it may take."""
+    owner: builtins.str
+    """The subject that it belongs to."""
+    visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType
+    """Who may read it besides those who have a right of their own."""
     @property
     def agents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The agents that take part, in order."""
@@ -163,9 +180,11 @@ class StartConversationResponse(google.protobuf.message.Message):
         workflow: builtins.str = ...,
         run_id: builtins.str = ...,
         max_rounds: builtins.int = ...,
+        owner: builtins.str = ...,
+        visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agents", b"agents", "conversation_id", b"conversation_id", "max_rounds", b"max_rounds", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task", b"task", "workflow", b"workflow"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agents", b"agents", "conversation_id", b"conversation_id", "max_rounds", b"max_rounds", "owner", b"owner", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task", b"task", "visibility", b"visibility", "workflow", b"workflow"]) -> None: ...
 
 Global___StartConversationResponse: typing_extensions.TypeAlias = StartConversationResponse
 
@@ -236,6 +255,8 @@ class GetConversationResponse(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     MESSAGES_BEFORE_SEQUENCE_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType
@@ -252,6 +273,10 @@ class GetConversationResponse(google.protobuf.message.Message):
     """Set if there are older messages: pass as `before_sequence`."""
     etag: builtins.str
     """Changes whenever the conversation changes."""
+    owner: builtins.str
+    """The subject that it belongs to; empty if it is older than owners are."""
+    visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType
+    """Who may read it besides those who have a right of their own."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.message_pb2.Message]:
         """Its messages, oldest first."""
@@ -298,9 +323,11 @@ class GetConversationResponse(google.protobuf.message.Message):
         labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         messages_before_sequence: builtins.int = ...,
         etag: builtins.str = ...,
+        owner: builtins.str = ...,
+        visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["completed_at", b"completed_at", "run", b"run", "started_at", b"started_at", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agents", b"agents", "completed_at", b"completed_at", "conversation_id", b"conversation_id", "etag", b"etag", "head_sequence", b"head_sequence", "labels", b"labels", "messages", b"messages", "messages_before_sequence", b"messages_before_sequence", "run", b"run", "started_at", b"started_at", "status", b"status", "summary", b"summary", "task", b"task", "usage", b"usage", "workflow", b"workflow"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agents", b"agents", "completed_at", b"completed_at", "conversation_id", b"conversation_id", "etag", b"etag", "head_sequence", b"head_sequence", "labels", b"labels", "messages", b"messages", "messages_before_sequence", b"messages_before_sequence", "owner", b"owner", "run", b"run", "started_at", b"started_at", "status", b"status", "summary", b"summary", "task", b"task", "usage", b"usage", "visibility", b"visibility", "workflow", b"workflow"]) -> None: ...
 
 Global___GetConversationResponse: typing_extensions.TypeAlias = GetConversationResponse
 
@@ -317,6 +344,7 @@ class ListConversationsRequest(google.protobuf.message.Message):
     STARTED_AFTER_FIELD_NUMBER: builtins.int
     STARTED_BEFORE_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    OWNER_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """At most this many; the server's default if 0."""
     page_token: builtins.str
@@ -328,6 +356,8 @@ class ListConversationsRequest(google.protobuf.message.Message):
     their case. "In quotes" words follow each other, -word must not be there, and word* may go on.
     A text without a word to look for finds nothing.
     """
+    owner: builtins.str
+    """Only those that belong to this subject."""
     @property
     def statuses(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType]:
         """Only with one of these statuses."""
@@ -350,9 +380,10 @@ class ListConversationsRequest(google.protobuf.message.Message):
         started_after: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         started_before: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         text: builtins.str = ...,
+        owner: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["started_after", b"started_after", "started_before", b"started_before"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["agent", b"agent", "page_size", b"page_size", "page_token", b"page_token", "started_after", b"started_after", "started_before", b"started_before", "statuses", b"statuses", "text", b"text"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agent", b"agent", "owner", b"owner", "page_size", b"page_size", "page_token", b"page_token", "started_after", b"started_after", "started_before", b"started_before", "statuses", b"statuses", "text", b"text"]) -> None: ...
 
 Global___ListConversationsRequest: typing_extensions.TypeAlias = ListConversationsRequest
 
@@ -788,12 +819,15 @@ class ConversationPatch(google.protobuf.message.Message):
     LEGAL_HOLD_FIELD_NUMBER: builtins.int
     RETENTION_AGE_FIELD_NUMBER: builtins.int
     RETENTION_EVENTS_FIELD_NUMBER: builtins.int
+    VISIBILITY_FIELD_NUMBER: builtins.int
     max_rounds: builtins.int
     """The run's limit."""
     legal_hold: builtins.bool
     """Under legal hold nothing of it is removed. Only an admin may change it."""
     retention_events: builtins.int
     """How many events it may have, about; 0: as the tenant's policy says."""
+    visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType
+    """Who may read it besides those who have a right of their own. For those who may share it."""
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Free labels."""
@@ -815,9 +849,10 @@ class ConversationPatch(google.protobuf.message.Message):
         legal_hold: builtins.bool = ...,
         retention_age: google.protobuf.duration_pb2.Duration | None = ...,
         retention_events: builtins.int = ...,
+        visibility: agentmesh.conversation.v1.conversation_pb2.ConversationVisibility.ValueType = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["budget", b"budget", "retention_age", b"retention_age"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["budget", b"budget", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "retention_age", b"retention_age", "retention_events", b"retention_events"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["budget", b"budget", "labels", b"labels", "legal_hold", b"legal_hold", "max_rounds", b"max_rounds", "retention_age", b"retention_age", "retention_events", b"retention_events", "visibility", b"visibility"]) -> None: ...
 
 Global___ConversationPatch: typing_extensions.TypeAlias = ConversationPatch
 
@@ -841,6 +876,153 @@ class UpdateConversationResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["conversation", b"conversation"]) -> None: ...
 
 Global___UpdateConversationResponse: typing_extensions.TypeAlias = UpdateConversationResponse
+
+@typing.final
+class ShareConversationRequest(google.protobuf.message.Message):
+    """With whom to share what."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    ACCESS_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    subject: builtins.str
+    """A subject of the tenant; or `role`."""
+    role: agentmesh.common.v1.options_pb2.Role.ValueType
+    """Everybody whose role includes this one; or `subject`."""
+    access: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType
+    """For what; READ if unset."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        subject: builtins.str = ...,
+        role: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
+        access: agentmesh.conversation.v1.conversation_pb2.ConversationAccess.ValueType = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["access", b"access", "conversation_id", b"conversation_id", "request_id", b"request_id", "role", b"role", "subject", b"subject"]) -> None: ...
+
+Global___ShareConversationRequest: typing_extensions.TypeAlias = ShareConversationRequest
+
+@typing.final
+class ShareConversationResponse(google.protobuf.message.Message):
+    """Shared."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GRANT_FIELD_NUMBER: builtins.int
+    @property
+    def grant(self) -> agentmesh.conversation.v1.conversation_pb2.Grant:
+        """As it is kept."""
+
+    def __init__(
+        self,
+        *,
+        grant: agentmesh.conversation.v1.conversation_pb2.Grant | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["grant", b"grant"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["grant", b"grant"]) -> None: ...
+
+Global___ShareConversationResponse: typing_extensions.TypeAlias = ShareConversationResponse
+
+@typing.final
+class UnshareConversationRequest(google.protobuf.message.Message):
+    """What is to be shared no longer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    ROLE_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    subject: builtins.str
+    """As it was shared; or `role`."""
+    role: agentmesh.common.v1.options_pb2.Role.ValueType
+    """As it was shared; or `subject`."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        subject: builtins.str = ...,
+        role: agentmesh.common.v1.options_pb2.Role.ValueType = ...,
+        request_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "request_id", b"request_id", "role", b"role", "subject", b"subject"]) -> None: ...
+
+Global___UnshareConversationRequest: typing_extensions.TypeAlias = UnshareConversationRequest
+
+@typing.final
+class UnshareConversationResponse(google.protobuf.message.Message):
+    """Shared no longer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___UnshareConversationResponse: typing_extensions.TypeAlias = UnshareConversationResponse
+
+@typing.final
+class ListGrantsRequest(google.protobuf.message.Message):
+    """Whose grants."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    PAGE_SIZE_FIELD_NUMBER: builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    page_size: builtins.int
+    """At most this many; 100 if 0."""
+    page_token: builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        page_size: builtins.int = ...,
+        page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+
+Global___ListGrantsRequest: typing_extensions.TypeAlias = ListGrantsRequest
+
+@typing.final
+class ListGrantsResponse(google.protobuf.message.Message):
+    """A page."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GRANTS_FIELD_NUMBER: builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    next_page_token: builtins.str
+    """Empty on the last page."""
+    @property
+    def grants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.conversation_pb2.Grant]:
+        """Roles first, then subjects, each in alphabetical order."""
+
+    def __init__(
+        self,
+        *,
+        grants: collections.abc.Iterable[agentmesh.conversation.v1.conversation_pb2.Grant] | None = ...,
+        next_page_token: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["grants", b"grants", "next_page_token", b"next_page_token"]) -> None: ...
+
+Global___ListGrantsResponse: typing_extensions.TypeAlias = ListGrantsResponse
 
 @typing.final
 class ForkConversationRequest(google.protobuf.message.Message):

@@ -222,7 +222,7 @@ class ConversationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SubscribeTenant(self, request, context):
-        """Events of all conversations of the tenant, each once and ordered within each of them, without
+        """Events of all conversations that the caller may read, each once and ordered within each of them, without
         previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
         whose id is that token.
         """

@@ -516,7 +516,7 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
     """
 
     SubscribeTenant: _ConversationServiceSubscribeTenantType
-    """Events of all conversations of the tenant, each once and ordered within each of them, without
+    """Events of all conversations that the caller may read, each once and ordered within each of them, without
     previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
     whose id is that token.
     """
@@ -735,7 +735,7 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantResponse], collections.abc.AsyncIterator[agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantResponse]]:
-        """Events of all conversations of the tenant, each once and ordered within each of them, without
+        """Events of all conversations that the caller may read, each once and ordered within each of them, without
         previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
         whose id is that token.
         """

@@ -10,6 +10,8 @@ from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from meshkit.roles import Role
+
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
 from agentmesh_conversation_store.domain.history import (
     Milestone,
@@ -28,7 +30,6 @@ from agentmesh_conversation_store.domain.model import (
     ConversationStatus,
     EndReason,
     RaisedFence,
-    Role,
     Run,
     RunStatus,
     Step,
