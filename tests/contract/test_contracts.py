@@ -66,14 +66,15 @@ def test_public_methods_and_no_others_have_a_scope(method: MethodDescriptor) -> 
 @pytest.mark.parametrize("method", PUBLIC, ids=name)
 def test_every_public_method_has_a_rest_path(method: MethodDescriptor) -> None:
     verb, path = rest_path(method)
-    assert verb
+    # Streams of both ways are WebSockets, which `google.api.http` cannot say.
+    assert bool(verb) != (method.client_streaming and method.server_streaming)
     fields = {f.name for f in method.input_type.fields}
     for parameter in re.findall(r"{(\w+)", path):
         assert parameter in fields
 
 
 def test_rest_paths_are_unique() -> None:
-    paths = [(verb, re.sub(r"{\w+}", "{}", path)) for verb, path in map(rest_path, PUBLIC)]
+    paths = [(verb, re.sub(r"{\w+}", "{}", path)) for verb, path in map(rest_path, PUBLIC) if verb]
     assert len(paths) == len(set(paths))
 
 

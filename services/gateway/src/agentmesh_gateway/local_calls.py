@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import grpc
 from google.rpc.status_pb2 import Status
+from meshkit.admission import ServicerContext
 from meshkit.errors import STATUS_DETAILS_KEY
 from meshkit.server_calls import MeshServerInterceptor
 
@@ -31,17 +32,22 @@ class CallFailedError(Exception):
 class LocalCalls:
     """Calls methods by their gRPC path, in the running task."""
 
-    def __init__(
-        self,
-        interceptor: MeshServerInterceptor,
-        handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
-    ) -> None:
+    def __init__(self, interceptor: MeshServerInterceptor) -> None:
         self._interceptor = interceptor
-        self._handlers = handlers
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def unary(self, rpc: str, request: Any, metadata: Metadata) -> tuple[Any, Metadata]:
-        """The response and the trailing metadata. Raises CallFailedError."""
-        context = LocalContext(metadata, None)
+    def add(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Makes methods callable. Servicers may hold these calls before all of them are there."""
+        self._handlers.update(handlers)
+
+    async def unary(
+        self, rpc: str, request: Any, metadata: Metadata, within: ServicerContext | None = None
+    ) -> tuple[Any, Metadata]:
+        """The response and the trailing metadata. Raises CallFailedError.
+
+        `within` is the call that makes this one for its own caller: who that is, it knows.
+        """
+        context = LocalContext(metadata, None, within)
         handler = await self._handler(rpc, metadata)
         serve: Any = handler.unary_unary
         try:
@@ -73,6 +79,18 @@ class LocalCalls:
         except grpc.aio.AbortError:
             raise CallFailedError(context.status()) from None
 
+    async def both_ways(
+        self, rpc: str, requests: AsyncIterator[Any], metadata: Metadata, sink: Sink
+    ) -> None:
+        """As `stream`, of a stream of requests."""
+        context = LocalContext(metadata, sink)
+        handler = await self._handler(rpc, metadata)
+        serve: Any = handler.stream_stream
+        try:
+            await serve(requests, context)
+        except grpc.aio.AbortError:
+            raise CallFailedError(context.status()) from None
+
     async def _handler(self, rpc: str, metadata: Metadata) -> grpc.RpcMethodHandler[Any, Any]:
         async def look_up(_: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
             return self._handlers.get(rpc)
@@ -89,9 +107,12 @@ class _CallDetails(grpc.HandlerCallDetails):
 class LocalContext(grpc.aio.ServicerContext[Any, Any]):
     """The context of one local call. It has no deadline; leaving it is cancelling its task."""
 
-    def __init__(self, metadata: Metadata, sink: Sink | None) -> None:
+    def __init__(
+        self, metadata: Metadata, sink: Sink | None, within: ServicerContext | None = None
+    ) -> None:
         self._metadata = metadata
         self._sink = sink
+        self._within = within
         self.trailing: Metadata = ()
         self._code: grpc.StatusCode | None = None
         self._details = ""
@@ -154,17 +175,19 @@ class LocalContext(grpc.aio.ServicerContext[Any, Any]):
 
     def peer(self) -> str:
         """Who calls, as gRPC writes it."""
-        return "inproc:rest"
+        return self._within.peer() if self._within else "inproc:rest"
 
-    def peer_identities(self) -> None:
-        """Local calls show no certificate."""
+    def peer_identities(self) -> Any:
+        """Those of the call around this one; others show no certificate."""
+        return self._within.peer_identities() if self._within else None
 
-    def peer_identity_key(self) -> None:
-        """Local calls show no certificate."""
+    def peer_identity_key(self) -> Any:
+        """That of the call around this one; others show no certificate."""
+        return self._within.peer_identity_key() if self._within else None
 
     def auth_context(self) -> Mapping[str, Any]:
-        """Local calls show no certificate."""
-        return {}
+        """That of the call around this one; others show no certificate."""
+        return self._within.auth_context() if self._within else {}
 
     def time_remaining(self) -> Any:
         """No deadline."""

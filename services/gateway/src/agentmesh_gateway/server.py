@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import ServiceDescriptor
 from meshkit.active_calls import ActiveCalls
 from meshkit.admission import Admission
 from meshkit.context import Principal
@@ -31,6 +30,7 @@ from agentmesh_gateway.servicers.agents import AgentServicer
 from agentmesh_gateway.servicers.approvals import ApprovalServicer
 from agentmesh_gateway.servicers.artifacts import ArtifactServicer
 from agentmesh_gateway.servicers.blobs import BlobServicer
+from agentmesh_gateway.servicers.chats import Chats
 from agentmesh_gateway.servicers.conversations import ConversationServicer
 from agentmesh_gateway.servicers.tools import ToolServicer
 from agentmesh_gateway.servicers.usage import UsageServicer
@@ -77,9 +77,11 @@ def build(settings: GatewaySettings) -> ServiceHost:
     catalog = Catalog(upstream.catalog)
     probes = health_probes(upstream.channels)
     traces = TraceCollector(NAME, host.trace_ring, upstream.channels)
+    calls = _local_calls(host)
+    chats = Chats(calls, subscriptions)
     servicers: dict[str, object] = {
         "ConversationService": ConversationServicer(
-            upstream, catalog, subscriptions, tenants, traces, probes, settings
+            upstream, catalog, subscriptions, tenants, chats, traces, probes, settings
         ),
         "ApprovalService": ApprovalServicer(upstream),
         "AgentService": AgentServicer(upstream, catalog, probes),
@@ -93,33 +95,28 @@ def build(settings: GatewaySettings) -> ServiceHost:
     served = [(service, servicers[service.name]) for service in PUBLIC_SERVICES]
     for service, servicer in served:
         host.add(adder(service), servicer, service.full_name)
+        calls.add(handlers_of(service, servicer))
     host.on_drain.append(streams.drain)
-    _add_http(host, settings, authenticator, served)
+    _add_http(host, settings, authenticator, calls)
     return host
 
 
-def _add_http(
-    host: ServiceHost,
-    settings: GatewaySettings,
-    authenticator: Authenticator,
-    served: list[tuple[ServiceDescriptor, object]],
-) -> None:
-    calls = ActiveCalls()
+def _local_calls(host: ServiceHost) -> LocalCalls:
     rules = {
         path: rule
-        for service, _ in served
+        for service in PUBLIC_SERVICES
         for path, rule in service_rules(service.full_name).items()
     }
     admission = Admission(host.identity, host.public_authenticator)
-    interceptor = MeshServerInterceptor(rules, admission, host.telemetry, calls)
-    handlers = {
-        path: handler
-        for service, servicer in served
-        for path, handler in handlers_of(service, servicer).items()
-    }
+    return LocalCalls(MeshServerInterceptor(rules, admission, host.telemetry, ActiveCalls()))
+
+
+def _add_http(
+    host: ServiceHost, settings: GatewaySettings, authenticator: Authenticator, calls: LocalCalls
+) -> None:
     edge: Any = RestEdge(
         RouteTable(routes_of(PUBLIC_SERVICES)),
-        LocalCalls(interceptor, handlers),
+        calls,
         authenticator,
         max_body_bytes=settings.max_message_bytes,
         keep_alive_seconds=settings.sse_keep_alive_seconds,

@@ -16,6 +16,7 @@ from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.pinning import Pinned, pin
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers import attachments, patches
+from agentmesh_gateway.servicers.chats import Chats
 from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.settings import GatewaySettings
 from agentmesh_gateway.subscriptions.registry import Subscriptions
@@ -36,6 +37,7 @@ class ConversationServicer:
         catalog: Catalog,
         subscriptions: Subscriptions,
         tenants: TenantSubscriptions,
+        chats: Chats,
         traces: TraceCollector,
         probes: dict[str, Probe],
         settings: GatewaySettings,
@@ -44,6 +46,7 @@ class ConversationServicer:
         self._catalog = catalog
         self._subscriptions = subscriptions
         self._tenants = tenants
+        self._chats = chats
         self._traces = traces
         self._probes = probes
         self._settings = settings
@@ -156,6 +159,12 @@ class ConversationServicer:
             tuple(context.invocation_metadata() or ()),
             context.write,
         )
+
+    async def converse(
+        self, requests: AsyncIterator[pb2.ConverseRequest], context: Context
+    ) -> None:
+        """A subscription, and calls of other methods, on one stream."""
+        await self._chats.serve(requests, context)
 
     async def list_events(
         self, request: pb2.ListEventsRequest, context: Context

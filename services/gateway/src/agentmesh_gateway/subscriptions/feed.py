@@ -49,10 +49,10 @@ class Feed:
         """Ends the stream."""
         await stop(self._task, *self._standings.values(), expected=(grpc.RpcError,))
 
-    async def standing(self, position: int) -> Standing:
+    async def standing(self, position: int, *, afresh: bool = False) -> Standing:
         """How the conversation stood when its newest known event was `position`. Asked once for
-        all subscribers; raises MeshError."""
-        task = self._standings.get(position)
+        all subscribers, unless it has to be known `afresh`; raises MeshError."""
+        task = None if afresh else self._standings.get(position)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             self._standings.clear()
             task = self._standings[position] = asyncio.create_task(

@@ -31,7 +31,16 @@ class Subscriptions:
     ) -> None:
         """Writes serialized responses, until the request's `until`, a drain, or the end of what
         `credentials` allow. Calls of the store act for the current principal."""
+        await self.run(self.subscriber(tenant, request, write), credentials)
+
+    def subscriber(
+        self, tenant: str, request: store_pb2.SubscribeConversationRequest, write: Write
+    ) -> Subscriber:
+        """A subscription to `run`, for those who change its end on the way."""
         wanted = Wanted.of(tenant, request)
-        subscriber = Subscriber(self._hubs, self._store, wanted, self._pace, write)
+        return Subscriber(self._hubs, self._store, wanted, self._pace, write)
+
+    async def run(self, subscriber: Subscriber, credentials: Credentials) -> None:
+        """As `serve`."""
         with self._streams.watched(credentials, subscriber.end):
             await subscriber.serve()

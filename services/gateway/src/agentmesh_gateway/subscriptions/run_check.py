@@ -19,7 +19,14 @@ class RunCheck:
         self._needed = wanted.until == stream_pb2.SUBSCRIBE_UNTIL_RUN_END
         self._asked_at = -1
         self._active_at = -1
+        self._afresh = False
         self.pending = False
+
+    def begin(self) -> None:
+        """Follows the run from now on. What was known of it may be older than what the caller has
+        just had done."""
+        self._needed = self._afresh = True
+        self._asked_at = -1
 
     async def over(self, served: Served, position: int) -> bool:
         """True if no run is under way at `position`, the newest event known. While the store does
@@ -30,14 +37,14 @@ class RunCheck:
         if self._active_at >= hub.run_ended_at or self._asked_at == position:
             return False
         try:
-            standing = await feed.standing(position)
+            standing = await feed.standing(position, afresh=self._afresh)
         except MeshError as error:
             if error.code is not grpc.StatusCode.UNAVAILABLE:
                 raise
             self.pending = True
             return False
         self._asked_at = position
-        self.pending = False
+        self.pending = self._afresh = False
         if standing.active:
             self._active_at = position
         return not standing.active and standing.head <= position

@@ -98,6 +98,11 @@ class Subscriber:
             self._catching_up.cancel()
         self.wake()
 
+    def end_with_run(self) -> None:
+        """Ends the stream when no run is under way any more, as if that had been asked for."""
+        self._run_check.begin()
+        self.wake()
+
     async def serve(self) -> None:
         """Writes the stream. Returns when `until` is reached; raises MeshError."""
         to_head = self._wanted.until == stream_pb2.SUBSCRIBE_UNTIL_HEAD

@@ -11,6 +11,7 @@ import agentmesh.conversation.v1.event_pb2
 import agentmesh.conversation.v1.message_pb2
 import agentmesh.conversation.v1.stream_pb2
 import agentmesh.conversation_store.v1.conversation_store_service_pb2
+import agentmesh.gateway.v1.approval_service_pb2
 import builtins
 import collections.abc
 import google.protobuf.descriptor
@@ -20,6 +21,7 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import google.protobuf.struct_pb2
 import google.protobuf.timestamp_pb2
+import google.rpc.status_pb2
 import sys
 import typing
 
@@ -542,6 +544,271 @@ class SubscribeConversationResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["item", b"item"]) -> None: ...
 
 Global___SubscribeConversationResponse: typing_extensions.TypeAlias = SubscribeConversationResponse
+
+@typing.final
+class ConverseRequest(google.protobuf.message.Message):
+    """One request of a chat client. The messages within are those of the methods that carry it out; their
+    `conversation_id` and `request_id` may be left empty, or be the same as here. They are checked by
+    those methods, so that what is wrong with one is its answer and not the end of the stream.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    OPEN_FIELD_NUMBER: builtins.int
+    SEND_MESSAGE_FIELD_NUMBER: builtins.int
+    RESOLVE_APPROVAL_FIELD_NUMBER: builtins.int
+    CANCEL_FIELD_NUMBER: builtins.int
+    PAUSE_FIELD_NUMBER: builtins.int
+    RESUME_FIELD_NUMBER: builtins.int
+    PING_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """Chosen by the client: comes back in the answer, and makes repetition harmless for 24 h."""
+    @property
+    def open(self) -> Global___ConverseOpen:
+        """Opens a conversation. The first request, and only once."""
+
+    @property
+    def send_message(self) -> Global___SendMessageRequest:
+        """As SendMessage."""
+
+    @property
+    def resolve_approval(self) -> agentmesh.gateway.v1.approval_service_pb2.ResolveApprovalRequest:
+        """As ResolveApproval."""
+
+    @property
+    def cancel(self) -> Global___CancelConversationRequest:
+        """As CancelConversation."""
+
+    @property
+    def pause(self) -> Global___PauseConversationRequest:
+        """As PauseConversation."""
+
+    @property
+    def resume(self) -> Global___ResumeConversationRequest:
+        """As ResumeConversation."""
+
+    @property
+    def ping(self) -> Global___ConversePing:
+        """Asks for a sign of life."""
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        open: Global___ConverseOpen | None = ...,
+        send_message: Global___SendMessageRequest | None = ...,
+        resolve_approval: agentmesh.gateway.v1.approval_service_pb2.ResolveApprovalRequest | None = ...,
+        cancel: Global___CancelConversationRequest | None = ...,
+        pause: Global___PauseConversationRequest | None = ...,
+        resume: Global___ResumeConversationRequest | None = ...,
+        ping: Global___ConversePing | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "open", b"open", "pause", b"pause", "ping", b"ping", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "open", b"open", "pause", b"pause", "ping", b"ping", "request_id", b"request_id", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["open", "send_message", "resolve_approval", "cancel", "pause", "resume", "ping"] | None: ...
+
+Global___ConverseRequest: typing_extensions.TypeAlias = ConverseRequest
+
+@typing.final
+class ConverseOpen(google.protobuf.message.Message):
+    """Which conversation, and what of it to send. Either `start` or `conversation_id` is set."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    START_FIELD_NUMBER: builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: builtins.int
+    UNTIL_FIELD_NUMBER: builtins.int
+    FILTER_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…": one that exists."""
+    after_sequence: builtins.int
+    """Everything after this event; 0 for all."""
+    resume_token: builtins.str
+    """From an earlier item; wins over `after_sequence`."""
+    until: agentmesh.conversation.v1.stream_pb2.SubscribeUntil.ValueType
+    """How long the stream lasts once no more requests come: for ever, or until the run's end."""
+    @property
+    def start(self) -> Global___StartConversationRequest:
+        """A conversation to start, as StartConversation. With a `request_id` the same request opens the
+        same conversation again, so that a client can repeat it after a broken stream.
+        """
+
+    @property
+    def filter(self) -> agentmesh.conversation_store.v1.conversation_store_service_pb2.EventFilter:
+        """Only what passes."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___StartConversationRequest | None = ...,
+        conversation_id: builtins.str = ...,
+        after_sequence: builtins.int = ...,
+        resume_token: builtins.str = ...,
+        until: agentmesh.conversation.v1.stream_pb2.SubscribeUntil.ValueType = ...,
+        filter: agentmesh.conversation_store.v1.conversation_store_service_pb2.EventFilter | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["filter", b"filter", "start", b"start"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after_sequence", b"after_sequence", "conversation_id", b"conversation_id", "filter", b"filter", "resume_token", b"resume_token", "start", b"start", "until", b"until"]) -> None: ...
+
+Global___ConverseOpen: typing_extensions.TypeAlias = ConverseOpen
+
+@typing.final
+class ConversePing(google.protobuf.message.Message):
+    """No arguments."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ConversePing: typing_extensions.TypeAlias = ConversePing
+
+@typing.final
+class ConverseResponse(google.protobuf.message.Message):
+    """One item of the subscription, or the answer to a request."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEM_FIELD_NUMBER: builtins.int
+    ACK_FIELD_NUMBER: builtins.int
+    @property
+    def item(self) -> agentmesh.conversation.v1.stream_pb2.StreamItem:
+        """Of the subscription."""
+
+    @property
+    def ack(self) -> Global___ConverseAck:
+        """To a request."""
+
+    def __init__(
+        self,
+        *,
+        item: agentmesh.conversation.v1.stream_pb2.StreamItem | None = ...,
+        ack: Global___ConverseAck | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["ack", b"ack", "item", b"item", "response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["ack", b"ack", "item", b"item", "response", b"response"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["response", b"response"]) -> typing.Literal["item", "ack"] | None: ...
+
+Global___ConverseResponse: typing_extensions.TypeAlias = ConverseResponse
+
+@typing.final
+class ConverseAck(google.protobuf.message.Message):
+    """The answer to one request."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    OPENED_FIELD_NUMBER: builtins.int
+    SEND_MESSAGE_FIELD_NUMBER: builtins.int
+    RESOLVE_APPROVAL_FIELD_NUMBER: builtins.int
+    CANCEL_FIELD_NUMBER: builtins.int
+    PAUSE_FIELD_NUMBER: builtins.int
+    RESUME_FIELD_NUMBER: builtins.int
+    PONG_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """That of the request; empty if it had none, or if it could not be read."""
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Why it was not carried out."""
+
+    @property
+    def opened(self) -> Global___ConverseOpened:
+        """The conversation is open; its items follow."""
+
+    @property
+    def send_message(self) -> Global___SendMessageResponse:
+        """As SendMessage answers."""
+
+    @property
+    def resolve_approval(self) -> agentmesh.gateway.v1.approval_service_pb2.ResolveApprovalResponse:
+        """As ResolveApproval answers."""
+
+    @property
+    def cancel(self) -> Global___CancelConversationResponse:
+        """As CancelConversation answers."""
+
+    @property
+    def pause(self) -> Global___PauseConversationResponse:
+        """As PauseConversation answers."""
+
+    @property
+    def resume(self) -> Global___ResumeConversationResponse:
+        """As ResumeConversation answers."""
+
+    @property
+    def pong(self) -> Global___ConversePong:
+        """The sign of life."""
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+        opened: Global___ConverseOpened | None = ...,
+        send_message: Global___SendMessageResponse | None = ...,
+        resolve_approval: agentmesh.gateway.v1.approval_service_pb2.ResolveApprovalResponse | None = ...,
+        cancel: Global___CancelConversationResponse | None = ...,
+        pause: Global___PauseConversationResponse | None = ...,
+        resume: Global___ResumeConversationResponse | None = ...,
+        pong: Global___ConversePong | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "error", b"error", "opened", b"opened", "outcome", b"outcome", "pause", b"pause", "pong", b"pong", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "error", b"error", "opened", b"opened", "outcome", b"outcome", "pause", b"pause", "pong", b"pong", "request_id", b"request_id", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["error", "opened", "send_message", "resolve_approval", "cancel", "pause", "resume", "pong"] | None: ...
+
+Global___ConverseAck: typing_extensions.TypeAlias = ConverseAck
+
+@typing.final
+class ConverseOpened(google.protobuf.message.Message):
+    """The conversation that was opened."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
+    RUN_ID_FIELD_NUMBER: builtins.int
+    conversation_id: builtins.str
+    """"conv_…"."""
+    status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType
+    """Where it stands."""
+    run_id: builtins.str
+    """Its newest run."""
+    def __init__(
+        self,
+        *,
+        conversation_id: builtins.str = ...,
+        status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType = ...,
+        run_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "run_id", b"run_id", "status", b"status"]) -> None: ...
+
+Global___ConverseOpened: typing_extensions.TypeAlias = ConverseOpened
+
+@typing.final
+class ConversePong(google.protobuf.message.Message):
+    """A sign of life."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: builtins.int
+    @property
+    def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """The server's clock."""
+
+    def __init__(
+        self,
+        *,
+        time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["time", b"time"]) -> None: ...
+
+Global___ConversePong: typing_extensions.TypeAlias = ConversePong
 
 @typing.final
 class ListEventsRequest(google.protobuf.message.Message):

@@ -60,6 +60,11 @@ class ConversationServiceStub(object):
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeConversationRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeConversationResponse.FromString,
                 _registered_method=True)
+        self.Converse = channel.stream_stream(
+                '/agentmesh.gateway.v1.ConversationService/Converse',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ConverseRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ConverseResponse.FromString,
+                _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/agentmesh.gateway.v1.ConversationService/ListEvents',
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ListEventsRequest.SerializeToString,
@@ -164,6 +169,24 @@ class ConversationServiceServicer(object):
         """Each event of a conversation once and in order, then live, with previews of what is being
         written. Resume with the newest resume_token after a broken stream, at any gateway. Over REST:
         server-sent events whose id says where to resume, so that Last-Event-ID does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Converse(self, request_iterator, context):
+        """One stream for a chat client: messages, decisions and cancellation up, the subscription down.
+
+        The first request opens a conversation that exists, or starts one. From then on the stream
+        carries what SubscribeConversation would send, and every request is answered once, in order, by
+        an `ack` with its `request_id`. A request is carried out as a call of the method that it names,
+        with everything that method asks for: role, limits, validation, idempotency. One that fails is
+        answered with its error and ends nothing; what would end a subscription ends the stream.
+
+        Half-closing says that no more requests come: the stream then lasts as `until` says. After a
+        broken stream open again with the newest resume_token, and with the same requests that were
+        not answered. Over HTTP: a WebSocket at /conversations/converse and at
+        /conversations/{conversation_id}/converse; docs/api.md describes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -297,6 +320,11 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.SubscribeConversation,
                     request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeConversationRequest.FromString,
                     response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeConversationResponse.SerializeToString,
+            ),
+            'Converse': grpc.stream_stream_rpc_method_handler(
+                    servicer.Converse,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ConverseRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ConverseResponse.SerializeToString,
             ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
@@ -500,6 +528,33 @@ class ConversationService(object):
             '/agentmesh.gateway.v1.ConversationService/SubscribeConversation',
             agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeConversationRequest.SerializeToString,
             agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Converse(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/agentmesh.gateway.v1.ConversationService/Converse',
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ConverseRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ConverseResponse.FromString,
             options,
             channel_credentials,
             insecure,

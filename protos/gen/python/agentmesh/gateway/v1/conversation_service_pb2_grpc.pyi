@@ -105,6 +105,22 @@ _ConversationServiceSubscribeConversationType = typing_extensions.TypeVar(
     ],
 )
 
+_ConversationServiceConverseType = typing_extensions.TypeVar(
+    '_ConversationServiceConverseType',
+    grpc.StreamStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse,
+    ],
+    default=grpc.StreamStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse,
+    ],
+)
+
 _ConversationServiceListEventsType = typing_extensions.TypeVar(
     '_ConversationServiceListEventsType',
     grpc.UnaryUnaryMultiCallable[
@@ -313,7 +329,7 @@ _ConversationServiceCheckConversationsHealthType = typing_extensions.TypeVar(
     ],
 )
 
-class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversationType, _ConversationServiceGetConversationType, _ConversationServiceListConversationsType, _ConversationServiceSendMessageType, _ConversationServiceSubscribeConversationType, _ConversationServiceListEventsType, _ConversationServiceCancelConversationType, _ConversationServicePauseConversationType, _ConversationServiceResumeConversationType, _ConversationServiceUpdateConversationType, _ConversationServiceForkConversationType, _ConversationServiceDeleteConversationType, _ConversationServiceSubscribeTenantType, _ConversationServiceExportConversationType, _ConversationServiceImportConversationType, _ConversationServiceDebugConversationType, _ConversationServiceGetTraceType, _ConversationServiceCheckConversationsHealthType]):
+class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversationType, _ConversationServiceGetConversationType, _ConversationServiceListConversationsType, _ConversationServiceSendMessageType, _ConversationServiceSubscribeConversationType, _ConversationServiceConverseType, _ConversationServiceListEventsType, _ConversationServiceCancelConversationType, _ConversationServicePauseConversationType, _ConversationServiceResumeConversationType, _ConversationServiceUpdateConversationType, _ConversationServiceForkConversationType, _ConversationServiceDeleteConversationType, _ConversationServiceSubscribeTenantType, _ConversationServiceExportConversationType, _ConversationServiceImportConversationType, _ConversationServiceDebugConversationType, _ConversationServiceGetTraceType, _ConversationServiceCheckConversationsHealthType]):
     """Conversations: start them, read them, watch them live, take part, stop them."""
 
     @typing.overload
@@ -337,6 +353,10 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
         grpc.UnaryStreamMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationRequest,
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationResponse,
+        ],
+        grpc.StreamStreamMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ConverseRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.ListEventsRequest,
@@ -414,6 +434,10 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationRequest,
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationResponse,
         ],
+        grpc.aio.StreamStreamMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ConverseRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.ListEventsRequest,
             agentmesh.gateway.v1.conversation_service_pb2.ListEventsResponse,
@@ -486,6 +510,21 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
     """Each event of a conversation once and in order, then live, with previews of what is being
     written. Resume with the newest resume_token after a broken stream, at any gateway. Over REST:
     server-sent events whose id says where to resume, so that Last-Event-ID does.
+    """
+
+    Converse: _ConversationServiceConverseType
+    """One stream for a chat client: messages, decisions and cancellation up, the subscription down.
+
+    The first request opens a conversation that exists, or starts one. From then on the stream
+    carries what SubscribeConversation would send, and every request is answered once, in order, by
+    an `ack` with its `request_id`. A request is carried out as a call of the method that it names,
+    with everything that method asks for: role, limits, validation, idempotency. One that fails is
+    answered with its error and ends nothing; what would end a subscription ends the stream.
+
+    Half-closing says that no more requests come: the stream then lasts as `until` says. After a
+    broken stream open again with the newest resume_token, and with the same requests that were
+    not answered. Over HTTP: a WebSocket at /conversations/converse and at
+    /conversations/{conversation_id}/converse; docs/api.md describes it.
     """
 
     ListEvents: _ConversationServiceListEventsType
@@ -564,6 +603,10 @@ ConversationServiceAsyncStub: typing_extensions.TypeAlias = ConversationServiceS
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationRequest,
         agentmesh.gateway.v1.conversation_service_pb2.SubscribeConversationResponse,
+    ],
+    grpc.aio.StreamStreamMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.conversation_service_pb2.ListEventsRequest,
@@ -665,6 +708,26 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
         """Each event of a conversation once and in order, then live, with previews of what is being
         written. Resume with the newest resume_token after a broken stream, at any gateway. Over REST:
         server-sent events whose id says where to resume, so that Last-Event-ID does.
+        """
+
+    @abc.abstractmethod
+    def Converse(
+        self,
+        request_iterator: _MaybeAsyncIterator[agentmesh.gateway.v1.conversation_service_pb2.ConverseRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse], collections.abc.AsyncIterator[agentmesh.gateway.v1.conversation_service_pb2.ConverseResponse]]:
+        """One stream for a chat client: messages, decisions and cancellation up, the subscription down.
+
+        The first request opens a conversation that exists, or starts one. From then on the stream
+        carries what SubscribeConversation would send, and every request is answered once, in order, by
+        an `ack` with its `request_id`. A request is carried out as a call of the method that it names,
+        with everything that method asks for: role, limits, validation, idempotency. One that fails is
+        answered with its error and ends nothing; what would end a subscription ends the stream.
+
+        Half-closing says that no more requests come: the stream then lasts as `until` says. After a
+        broken stream open again with the newest resume_token, and with the same requests that were
+        not answered. Over HTTP: a WebSocket at /conversations/converse and at
+        /conversations/{conversation_id}/converse; docs/api.md describes it.
         """
 
     @abc.abstractmethod
