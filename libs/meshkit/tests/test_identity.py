@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from meshkit.context import Principal
 from meshkit.errors import MeshError
 from meshkit.identity import InternalIdentity, current_principal, principal_scope
 from meshkit.ids import new_id
+from meshkit.mesh_secrets import LOOK_SECONDS, MeshSecrets
 from meshkit.testkit import test_settings
+from meshkit.transport import StartupError
 
 WHO = Principal("key_1", "acme", 2)
 
@@ -50,7 +53,7 @@ def test_expired_and_foreign_tokens_are_refused(identity: InternalIdentity) -> N
         "role": 3,
         "exp": int(time.time()) - 60,
     }
-    key = identity._internal_key
+    key = identity._secrets.keys()[0].internal
     bad = [
         jwt.encode(claims, key, algorithm="HS256"),
         jwt.encode(claims | {"exp": 2**33, "aud": "agentmesh-run"}, key, algorithm="HS256"),
@@ -95,3 +98,99 @@ def test_a_token_carries_the_scopes_of_the_credentials(identity: InternalIdentit
     nothing = Principal("key_1", "acme", 3, scopes=frozenset())
     assert identity.verify(identity.mint(nothing)).scopes == frozenset()
     assert identity.verify(identity.mint(Principal("key_1", "acme", 3))).scopes is None
+
+
+def _with(folder: Path, **secrets: Any) -> InternalIdentity:
+    return InternalIdentity("gateway", test_settings(folder, **secrets))
+
+
+def test_a_secret_is_replaced_in_steps_without_a_token_refused(tmp_path: Path) -> None:
+    old, new = "o" * 32, "n" * 32
+    steps = [
+        _with(tmp_path, internal_secret=old),
+        _with(tmp_path, internal_secret=old, internal_secret_accepted=new),
+        _with(tmp_path, internal_secret=new, internal_secret_accepted=old),
+        _with(tmp_path, internal_secret=new),
+    ]
+    for one, other in itertools.pairwise(steps):
+        # While services are restarted one after another, some are a step behind.
+        assert other.verify(one.mint(WHO)).subject == one.verify(other.mint(WHO)).subject == "key_1"
+        run = {"tenant": "acme", "conversation_id": "conv_1", "run_id": "run_1", "fence": 3}
+        for signer, reader in ((one, other), (other, one)):
+            assert reader.verify_capability(signer.mint_capability(**run)).run_id == "run_1"
+        assert set(one.keys_for("notices")) & set(other.keys_for("notices"))
+    with pytest.raises(MeshError):
+        steps[3].verify(steps[0].mint(WHO))
+    with pytest.raises(MeshError):
+        steps[0].verify(steps[3].mint(WHO))
+
+
+def test_the_secret_is_named_in_tokens_and_not_shown(tmp_path: Path) -> None:
+    identity = _with(tmp_path, internal_secret="s" * 32, internal_secret_accepted="t" * 32)
+    first, second = identity._secrets.keys()
+    assert jwt.get_unverified_header(identity.mint(WHO))["kid"] == first.kid != second.kid
+    claims = {"iss": "x", "aud": "agentmesh-internal", "sub": "x", "tenant": "t", "role": 3}
+    claims["exp"] = 2**33
+    wrong = jwt.encode(claims, first.internal, algorithm="HS256", headers={"kid": second.kid})
+    nameless = jwt.encode(claims, first.internal, algorithm="HS256", headers={"kid": "../0"})
+    for token in (wrong, nameless):
+        with pytest.raises(MeshError):
+            identity.verify(token)
+    assert identity.verify(jwt.encode(claims, first.internal, algorithm="HS256")).tenant == "t"
+
+
+def test_a_file_of_secrets_is_followed_while_the_service_runs(tmp_path: Path) -> None:
+    file = tmp_path / "secrets"
+    file.write_text(f"# the first one signs\n\n{'o' * 32}\n")
+    now = [0.0]
+    identity = _with(tmp_path, internal_secret_file=file)
+    identity._secrets = MeshSecrets(
+        test_settings(tmp_path, internal_secret_file=file), lambda: now[0]
+    )
+    old = identity.mint(WHO)
+    identity.verify(old)
+    kid = identity._secrets.keys()[0].kid
+
+    def write(*lines: str) -> None:
+        file.with_name("draft").write_text("\n".join(lines))
+        file.with_name("draft").replace(file)
+        now[0] += LOOK_SECONDS
+
+    write("n" * 32, "o" * 32)
+    new = identity.mint(WHO)
+    assert jwt.get_unverified_header(new)["kid"] != kid
+    identity.verify(old)
+    write("short")
+    identity.verify(old)
+    file.unlink()
+    now[0] += LOOK_SECONDS
+    identity.verify(old)
+    write("n" * 32)
+    identity.verify(new)
+    # It was verified before, and must not live on because of that.
+    with pytest.raises(MeshError):
+        identity.verify(old)
+
+
+@pytest.mark.parametrize("content", [None, "", "# nothing\n", "short\n", "x" * 70_000])
+def test_a_bad_file_of_secrets_does_not_start(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "secrets"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(StartupError, match="secrets"):
+        _with(tmp_path, internal_secret_file=file)
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"internal_secret": "s" * 32, "internal_secret_file": "/secrets"},
+        {"internal_secret_accepted": "s" * 32},
+        {"internal_secret": "s" * 32, "internal_secret_accepted": "short"},
+    ],
+)
+def test_secrets_that_contradict_each_other_are_refused(
+    tmp_path: Path, secrets: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"INTERNAL_SECRET|characters"):
+        test_settings(tmp_path, **secrets)

@@ -33,7 +33,7 @@ from agentmesh_conversation_store.storage.interface import Head
 
 from services.conversation_store.tests.support import PATIENCE, fresh
 
-SEAL = Seal(b"a key that replicas share")
+SEAL = Seal(lambda: [b"a key that replicas share"])
 
 
 @dataclass

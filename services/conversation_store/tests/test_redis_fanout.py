@@ -242,7 +242,7 @@ FORGED = wire.encoded("another", [grown("conv_forged", 7)])
         lambda _: b"",
         lambda _: b"\xff\xff nonsense",
         lambda _: FORGED,
-        lambda channel: Seal(b"another key").sealed(channel, FORGED),
+        lambda channel: Seal(lambda: [b"another key"]).sealed(channel, FORGED),
         lambda channel: SEAL.sealed(f"{channel[:-1]}x", FORGED),
     ],
     ids=["empty", "nonsense", "no seal", "sealed by others", "for another channel"],

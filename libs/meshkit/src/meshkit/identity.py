@@ -1,15 +1,13 @@
 """Tokens between services: who a call is for, and what run a worker may write to.
 
 Both are JWTs (HS256) under keys derived from AGENTMESH_INTERNAL_SECRET, one key per kind, so that
-neither passes for the other.
+neither passes for the other; the `kid` of a token names the secret.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
@@ -27,7 +25,9 @@ from meshkit.context import (
     principal_scope,
 )
 from meshkit.errors import MeshError
+from meshkit.mesh_secrets import MeshKeys, MeshSecrets, derive
 from meshkit.settings import ServiceSettings
+from meshkit.transport import StartupError
 
 __all__ = [
     "CAPABILITY_HEADER",
@@ -55,9 +55,6 @@ _CACHE_ENTRIES = 4096
 _ALGORITHM = "HS256"
 _AUDIENCE_INTERNAL = "agentmesh-internal"
 _AUDIENCE_CAPABILITY = "agentmesh-run"
-# Known to everybody, and therefore only good where nobody else can connect: ServiceHost refuses to
-# listen beyond loopback without a secret.
-_DEVELOPMENT_SECRET = b"agentmesh development secret, loopback only"
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
@@ -67,23 +64,37 @@ class InternalIdentity:
     """Mints and verifies the tokens of one service."""
 
     def __init__(self, service: str, settings: ServiceSettings) -> None:
-        secret = settings.internal_secret
-        root = secret.get_secret_value().encode() if secret else _DEVELOPMENT_SECRET
+        try:
+            self._secrets = MeshSecrets(settings)
+        except (OSError, ValueError) as error:
+            raise StartupError(f"no secret from {settings.internal_secret_file}: {error}") from None
+        self._version = self._secrets.version
         self.service = service
-        self._root = root
-        self._internal_key = _derive(root, "internal-token")
-        self._capability_key = _derive(root, "run-capability")
+        self._derived: dict[str, list[bytes]] = {}
         self._minted: _Expiring[Principal, str] = _Expiring()
         self._principals: _Expiring[str, Principal] = _Expiring()
         self._capabilities: _Expiring[str, RunCapability] = _Expiring()
 
-    def key_for(self, purpose: str) -> bytes:
+    def keys_for(self, purpose: str) -> list[bytes]:
         """32 bytes that whoever knows the mesh's secret can make, and nobody else; other ones for
-        each purpose."""
-        return _derive(self._root, purpose)
+        each purpose. The first key signs; all of them are accepted while secrets are replaced."""
+        keys = self._keys()
+        if purpose not in self._derived:
+            self._derived[purpose] = [derive(key.secret, purpose) for key in keys]
+        return self._derived[purpose]
+
+    def _keys(self) -> Sequence[MeshKeys]:
+        keys = self._secrets.keys()
+        if self._secrets.version != self._version:
+            # What was signed by a secret that is gone must not live on in a cache.
+            self._version = self._secrets.version
+            for cache in (self._minted, self._principals, self._capabilities, self._derived):
+                cache.clear()
+        return keys
 
     def mint(self, principal: Principal) -> str:
         """A token with which this service calls others for `principal`; cached until it ages."""
+        keys = self._keys()
         cached = self._minted.get(principal)
         if cached is not None:
             return cached
@@ -99,16 +110,19 @@ class InternalIdentity:
         }
         if principal.scopes is not None:
             claims["scopes"] = sorted(principal.scopes)
-        token = jwt.encode(claims, self._internal_key, algorithm=_ALGORITHM)
+        token = _encode(claims, keys[0].internal, keys[0].kid)
         self._minted.put(principal, token, now + TOKEN_SECONDS - _RENEW_SECONDS)
         return token
 
     def verify(self, token: str) -> Principal:
         """Whom `token` is for. Raises MeshError UNAUTHENTICATED."""
+        keys = self._keys()
         cached = self._principals.get(token)
         if cached is not None:
             return cached
-        claims = _decode(token, self._internal_key, _AUDIENCE_INTERNAL, "internal token")
+        claims = _decode(
+            token, {key.kid: key.internal for key in keys}, _AUDIENCE_INTERNAL, "internal token"
+        )
         try:
             principal = Principal(
                 subject=str(claims["sub"]),
@@ -141,14 +155,18 @@ class InternalIdentity:
             "fence": fence,
             "exp": int(time.time() + lifetime_seconds),
         }
-        return jwt.encode(claims, self._capability_key, algorithm=_ALGORITHM)
+        keys = self._keys()[0]
+        return _encode(claims, keys.capability, keys.kid)
 
     def verify_capability(self, token: str) -> RunCapability:
         """What `token` allows. Raises MeshError UNAUTHENTICATED."""
+        keys = self._keys()
         cached = self._capabilities.get(token)
         if cached is not None:
             return cached
-        claims = _decode(token, self._capability_key, _AUDIENCE_CAPABILITY, "run capability")
+        claims = _decode(
+            token, {key.kid: key.capability for key in keys}, _AUDIENCE_CAPABILITY, "run capability"
+        )
         try:
             capability = RunCapability(
                 tenant=str(claims["tenant"]),
@@ -180,18 +198,26 @@ class _Expiring(Generic[_Key, _Value]):
         del self._entries[key]
         return None
 
+    def clear(self) -> None:
+        self._entries.clear()
+
     def put(self, key: _Key, value: _Value, until: float) -> None:
         while len(self._entries) >= self._limit:
             del self._entries[next(iter(self._entries))]
         self._entries[key] = (value, until)
 
 
-def _derive(root: bytes, purpose: str) -> bytes:
-    return hmac.new(root, f"agentmesh/{purpose}/1".encode(), hashlib.sha256).digest()
+def _encode(claims: dict[str, Any], key: bytes, kid: str) -> str:
+    return jwt.encode(claims, key, algorithm=_ALGORITHM, headers={"kid": kid})
 
 
-def _decode(token: str, key: bytes, audience: str, what: str) -> dict[str, Any]:
+def _decode(token: str, keys: Mapping[str, bytes], audience: str, what: str) -> dict[str, Any]:
     try:
+        kid = jwt.get_unverified_header(token).get("kid")
+        # A release before this one names no secret, and knows one only.
+        key = next(iter(keys.values())) if kid is None else keys.get(kid)
+        if key is None:
+            raise jwt.InvalidKeyError
         return jwt.decode(
             token,
             key,

@@ -28,7 +28,7 @@ from yaml import YAMLError
 PREFIX = "AGENTMESH_"
 CONFIG_FILE_VARIABLE = "AGENTMESH_CONFIG_FILE"
 MIB = 1024 * 1024
-_MINIMUM_SECRET_CHARACTERS = 16
+MINIMUM_SECRET_CHARACTERS = 16
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -58,6 +58,8 @@ class ServiceSettings(BaseSettings):
     grpc_port: Port = 0
     data_dir: Path = Field(default_factory=_default_data_dir)
     internal_secret: SecretStr | None = None
+    internal_secret_accepted: SecretStr | None = None
+    internal_secret_file: Path | None = None
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_ca_file: Path | None = None
@@ -101,15 +103,30 @@ class ServiceSettings(BaseSettings):
             raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
         return level
 
-    @field_validator("internal_secret")
+    @field_validator("internal_secret", "internal_secret_accepted")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < _MINIMUM_SECRET_CHARACTERS:
+        if value is not None and len(value.get_secret_value()) < MINIMUM_SECRET_CHARACTERS:
             raise ValueError(
-                f"must have at least {_MINIMUM_SECRET_CHARACTERS} characters; "
+                f"must have at least {MINIMUM_SECRET_CHARACTERS} characters; "
                 "make one with `openssl rand -hex 32`"
             )
         return value
+
+    @property
+    def has_internal_secret(self) -> bool:
+        """Whether the services of this mesh share a secret of their own."""
+        return self.internal_secret is not None or self.internal_secret_file is not None
+
+    @model_validator(mode="after")
+    def _secrets_have_one_source(self) -> Self:
+        if self.internal_secret_accepted is not None and self.internal_secret is None:
+            raise ValueError(f"{PREFIX}INTERNAL_SECRET_ACCEPTED needs {PREFIX}INTERNAL_SECRET")
+        if self.internal_secret_file is not None and self.internal_secret is not None:
+            raise ValueError(
+                f"set {PREFIX}INTERNAL_SECRET or {PREFIX}INTERNAL_SECRET_FILE, not both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tls_is_complete(self) -> Self:

@@ -58,7 +58,7 @@ def _message_limits(settings: ServiceSettings) -> Options:
 
 def check_exposure(settings: ServiceSettings) -> None:
     """Raises StartupError if others could connect and no secret keeps them out."""
-    if settings.internal_secret is None and not is_loopback(settings.grpc_host):
+    if not settings.has_internal_secret and not is_loopback(settings.grpc_host):
         raise StartupError(
             f"refusing to listen on {settings.grpc_host}: without {PREFIX}INTERNAL_SECRET a "
             "service binds loopback only; set it, the same for every service, or use 127.0.0.1"

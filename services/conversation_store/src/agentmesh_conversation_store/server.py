@@ -209,7 +209,7 @@ def _register_blobs(
 def _fanout(host: ServiceHost, settings: StoreSettings) -> Fanout:
     if settings.redis_url is None:
         return InProcessFanout()
-    seal = Seal(host.identity.key_for("notices"))
+    seal = Seal(lambda: host.identity.keys_for("notices"))
     return RedisFanout(settings.redis_url.get_secret_value(), settings.redis_prefix, seal)
 
 

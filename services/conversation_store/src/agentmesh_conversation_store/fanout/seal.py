@@ -8,31 +8,34 @@ harmless.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 TAG_BYTES = 16
 
 
 class Seal:
-    """Tags messages under a key of up to 64 bytes."""
+    """Tags messages under keys of up to 64 bytes: the first one seals, each of them opens."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, keys: Callable[[], Sequence[bytes]]) -> None:
+        self._keys = keys
 
     def sealed(self, channel: str, message: bytes) -> bytes:
         """The message with its tag before it."""
-        return self._tag(channel, message) + message
+        return _tag(self._keys()[0], channel, message) + message
 
     def opened(self, channel: str, data: bytes) -> bytes | None:
-        """The message, or None if it was not sealed under this key for this channel."""
+        """The message, or None if it was sealed under no key for this channel."""
         message = data[TAG_BYTES:]
-        if hmac.compare_digest(self._tag(channel, message), data[:TAG_BYTES]):
-            return message
+        for key in self._keys():
+            if hmac.compare_digest(_tag(key, channel, message), data[:TAG_BYTES]):
+                return message
         return None
 
-    def _tag(self, channel: str, message: bytes) -> bytes:
-        name = channel.encode()
-        tag = blake2b(len(name).to_bytes(4, "big"), digest_size=TAG_BYTES, key=self._key)
-        tag.update(name)
-        tag.update(message)
-        return tag.digest()
+
+def _tag(key: bytes, channel: str, message: bytes) -> bytes:
+    name = channel.encode()
+    tag = blake2b(len(name).to_bytes(4, "big"), digest_size=TAG_BYTES, key=key)
+    tag.update(name)
+    tag.update(message)
+    return tag.digest()
