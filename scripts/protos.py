@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import filecmp
+import json
 import shutil
 import subprocess
 import sys
@@ -19,10 +20,12 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import grpc_tools
 from google.protobuf import (
     descriptor_pb2,
+    descriptor_pool,
     duration_pb2,
     field_mask_pb2,
     struct_pb2,
@@ -33,6 +36,10 @@ PROTOS = Path(__file__).resolve().parent.parent / "protos"
 GENERATED = PROTOS / "gen" / "python"
 BASELINE = PROTOS / "baseline.binpb"
 VALIDATE = "buf/validate/validate.proto"
+# What the public API says of itself at run time: generated code has no comments.
+COMMENTS = "agentmesh/gateway/v1/comments.json"
+PUBLIC = "agentmesh/gateway/v1/"
+ALWAYS_NAMED = ("agentmesh.common.v1.ErrorReason", "agentmesh.common.v1.Role")
 
 
 def sources() -> list[str]:
@@ -98,6 +105,7 @@ def generate(target: Path) -> None:
             f"--mypy_grpc_out=quiet:{target}",
             *services,
         )
+    write_comments(target / COMMENTS)
     modules = [*target.glob("agentmesh/**/*_pb2.py"), *target.glob("buf/**/*_pb2.py")]
     for folder in {module.parent for module in modules}:
         (folder / "py.typed").touch()
@@ -116,10 +124,81 @@ def write_image(path: Path) -> None:
         )
 
 
+def write_comments(path: Path) -> None:
+    """Writes the comments of the public API, and of all messages that it uses, by full name."""
+    with tempfile.TemporaryDirectory() as scratch:
+        image = Path(scratch) / "image.binpb"
+        write_image(image)
+        files = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes()).file
+    wanted = public_names(files)
+    comments = {
+        name: text
+        for file in files
+        for name, text in file_comments(file).items()
+        if name in wanted or name.rpartition(".")[0] in wanted
+    }
+    path.write_text(json.dumps(comments, indent=0, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def public_names(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> set[str]:
+    """The services of the public API and all messages and enums that they use, by full name."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in files:
+        pool.Add(file)
+    services = [
+        pool.FindServiceByName(f"{file.package}.{service.name}")
+        for file in files
+        if file.name.startswith(PUBLIC)
+        for service in file.service
+    ]
+    found = {service.full_name for service in services} | set(ALWAYS_NAMED)
+    waiting = [
+        message
+        for service in services
+        for method in service.methods
+        for message in (method.input_type, method.output_type)
+    ]
+    while waiting:
+        message = waiting.pop()
+        if message.full_name in found or not message.full_name.startswith("agentmesh."):
+            continue
+        found.add(message.full_name)
+        waiting += [field.message_type for field in message.fields if field.message_type]
+        found |= {field.enum_type.full_name for field in message.fields if field.enum_type}
+    return found
+
+
+def file_comments(file: descriptor_pb2.FileDescriptorProto) -> dict[str, str]:
+    """The leading comments of a file by the full name of what they stand before."""
+    comments = {}
+    for location in file.source_code_info.location:
+        text = " ".join(line.strip() for line in location.leading_comments.splitlines()).strip()
+        if text and (names := names_at(file, location.path)):
+            comments[".".join([file.package, *names])] = text
+    return comments
+
+
+def names_at(file: descriptor_pb2.FileDescriptorProto, path: Sequence[int]) -> list[str]:
+    """The names on the way to a place in a file; none for what is no named thing of the API."""
+    place: Any = file
+    names: list[str] = []
+    for tag, position in zip(path[::2], path[1::2], strict=False):
+        field = place.DESCRIPTOR.fields_by_number[tag]
+        if field.name not in NAMED:
+            return []
+        place = getattr(place, field.name)[position]
+        names.append(place.name)
+    return names
+
+
+NAMED = {"message_type", "nested_type", "enum_type", "value", "field", "service", "method"}
+
+
 def differences(left: Path, right: Path) -> Iterable[str]:
     """Paths that differ between two generated trees."""
-    ours = {p.relative_to(left) for p in left.rglob("*.py*") if p.suffix in {".py", ".pyi"}}
-    theirs = {p.relative_to(right) for p in right.rglob("*.py*") if p.suffix in {".py", ".pyi"}}
+    kinds = {".py", ".pyi", ".json"}
+    ours = {p.relative_to(left) for p in left.rglob("*.*") if p.suffix in kinds}
+    theirs = {p.relative_to(right) for p in right.rglob("*.*") if p.suffix in kinds}
     yield from (str(p) for p in sorted(ours ^ theirs))
     for path in sorted(ours & theirs):
         if not filecmp.cmp(left / path, right / path, shallow=False):

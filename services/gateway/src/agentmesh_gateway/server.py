@@ -15,6 +15,7 @@ from meshkit.server_calls import MeshServerInterceptor
 from starlette.middleware.cors import CORSMiddleware
 
 from agentmesh_gateway.catalog import Catalog
+from agentmesh_gateway.documentation.site import Documentation
 from agentmesh_gateway.http_server import HttpServer
 from agentmesh_gateway.identity import Authenticator
 from agentmesh_gateway.local_calls import LocalCalls
@@ -114,14 +115,16 @@ def _local_calls(host: ServiceHost) -> LocalCalls:
 def _add_http(
     host: ServiceHost, settings: GatewaySettings, authenticator: Authenticator, calls: LocalCalls
 ) -> None:
+    routes = routes_of(PUBLIC_SERVICES)
     edge: Any = RestEdge(
-        RouteTable(routes_of(PUBLIC_SERVICES)),
+        RouteTable(routes),
         calls,
         authenticator,
         max_body_bytes=settings.max_message_bytes,
         keep_alive_seconds=settings.sse_keep_alive_seconds,
         allowed_origins=settings.cors_allow_origins,
     )
+    edge = Documentation(edge, routes, PUBLIC_SERVICES)
     if settings.cors_allow_origins:
         edge = CORSMiddleware(
             edge,

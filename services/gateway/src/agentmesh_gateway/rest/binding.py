@@ -93,7 +93,7 @@ def _add_query(
         if field is None:
             problems.add(name, message_codec(request).unknown(name))
             continue
-        if not _fits_query(field):
+        if not fits_query(field):
             problems.add(name, "cannot be given in a query; name one of its fields")
             continue
         repeated = is_repeated(field)
@@ -117,7 +117,8 @@ def _descend(message: Descriptor, names: list[str]) -> FieldDescriptor | None:
     return None
 
 
-def _fits_query(field: FieldDescriptor) -> bool:
+def fits_query(field: FieldDescriptor) -> bool:
+    """Whether a field is one parameter of a query; other messages are named field by field."""
     if is_map(field):
         return False
     if field.type != FieldDescriptor.TYPE_MESSAGE:

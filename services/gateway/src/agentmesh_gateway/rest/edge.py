@@ -25,7 +25,7 @@ from agentmesh_gateway.rest.asgi import (
 )
 from agentmesh_gateway.rest.binding import bind
 from agentmesh_gateway.rest.codec import MalformedJsonError, encode_message, parse_json
-from agentmesh_gateway.rest.errors import status_of
+from agentmesh_gateway.rest.errors import method_not_allowed, status_of
 from agentmesh_gateway.rest.problems import Problems
 from agentmesh_gateway.rest.request_headers import (
     REQUEST_ID,
@@ -162,13 +162,7 @@ class RestEdge:
         if method == "OPTIONS":
             await answer.empty(204, allow)
             return
-        error = MeshError(
-            grpc.StatusCode.UNIMPLEMENTED,
-            errors_pb2.ERROR_REASON_UNIMPLEMENTED,
-            f"{path} takes {' and '.join(allowed)}, not {method}",
-            metadata={"method": method},
-        )
-        await answer.error(status_of(error), 405, allow)
+        await answer.error(status_of(method_not_allowed(path, method, allowed)), 405, allow)
 
 
 class UnsupportedMediaTypeError(MeshError):

@@ -7,8 +7,10 @@ google.rpc that gRPC callers get, each with its "@type".
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import grpc
+from agentmesh.common.v1 import errors_pb2
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from meshkit.errors import MeshError, from_rich_status, http_status, to_rich_status
@@ -48,6 +50,16 @@ def error_headers(status: Status) -> Headers:
     if status.code == grpc.StatusCode.UNAUTHENTICATED.value[0]:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
+
+
+def method_not_allowed(path: str, method: str, allowed: Sequence[str]) -> MeshError:
+    """What to say to a request whose path exists, but not for its HTTP method."""
+    return MeshError(
+        grpc.StatusCode.UNIMPLEMENTED,
+        errors_pb2.ERROR_REASON_UNIMPLEMENTED,
+        f"{path} takes {' and '.join(allowed)}, not {method}",
+        metadata={"method": method},
+    )
 
 
 def status_of(error: MeshError) -> Status:

@@ -15,7 +15,7 @@ JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 BYTES = b"application/octet-stream"
 
-_SECURITY_HEADERS: Headers = [
+SECURITY_HEADERS: Headers = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -75,7 +75,7 @@ class Responder:
     async def _start(self, http_code: int, content_type: bytes, headers: Headers) -> None:
         self.started = True
         all_headers = [(b"content-type", content_type), *headers]
-        all_headers += [*self._headers, *_SECURITY_HEADERS]
+        all_headers += [*self._headers, *SECURITY_HEADERS]
         await self._send(
             {"type": "http.response.start", "status": http_code, "headers": all_headers}
         )
