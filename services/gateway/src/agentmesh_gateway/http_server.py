@@ -16,6 +16,9 @@ from agentmesh_gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
 
+_PING_SECONDS = 20.0
+"""How often a WebSocket is asked for a sign of life, and how long it may take to answer."""
+
 
 class _QuietServer(uvicorn.Server):
     @contextlib.contextmanager
@@ -40,7 +43,12 @@ class HttpServer:
         config = uvicorn.Config(
             self._app,
             http="httptools",
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=settings.max_message_bytes,
+            ws_ping_interval=_PING_SECONDS,
+            ws_ping_timeout=_PING_SECONDS,
+            # A small frame must not become a large one.
+            ws_per_message_deflate=False,
             lifespan="off",
             interface="asgi3",
             log_config=None,

@@ -23,9 +23,11 @@ from agentmesh_gateway.open_streams import OpenStreams
 from agentmesh_gateway.probes import health_probes
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
 from agentmesh_gateway.registration import adder, handlers_of
+from agentmesh_gateway.rest.asgi import by_scope
 from agentmesh_gateway.rest.edge import RestEdge
 from agentmesh_gateway.rest.request_headers import READ_HEADERS
 from agentmesh_gateway.rest.routes import RouteTable, routes_of
+from agentmesh_gateway.rest.websocket import ConverseEdge
 from agentmesh_gateway.servicers.admin import AdminServicer
 from agentmesh_gateway.servicers.agents import AgentServicer
 from agentmesh_gateway.servicers.approvals import ApprovalServicer
@@ -133,7 +135,8 @@ def _add_http(
             allow_headers=READ_HEADERS,
             expose_headers=["x-request-id", "retry-after"],
         )
-    http = HttpServer(edge, settings)
+    converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins)
+    http = HttpServer(by_scope(edge, converse), settings)
 
     async def start() -> None:
         host.http_address = await http.start()

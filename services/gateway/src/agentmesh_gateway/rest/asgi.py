@@ -10,6 +10,16 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def by_scope(requests: App, websockets: App) -> App:
+    """One application of two: for HTTP requests, and for WebSockets."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await (websockets if scope["type"] == "websocket" else requests)(scope, receive, send)
+
+    return serve
 
 
 class BodyTooLargeError(Exception):

@@ -112,6 +112,8 @@ class _Chat:
             if request is None:
                 return None
             await self._answer(request)
+            if request.HasField("finish"):
+                return None
             if self.conversation_id:
                 return request.open
 
@@ -119,6 +121,8 @@ class _Chat:
         """Answers every request until there are no more."""
         async for request in requests:
             await self._answer(request)
+            if request.HasField("finish"):
+                return
 
     def subscription(self, opening: pb2.ConverseOpen) -> store_pb2.SubscribeConversationRequest:
         """What is sent of the conversation. Its end is decided when no more requests come."""
@@ -146,6 +150,8 @@ class _Chat:
         command = request.WhichOneof("command")
         if command == "ping":
             ack.pong.time.GetCurrentTime()
+        elif command == "finish":
+            ack.finished.SetInParent()
         elif command == "open":
             if self.conversation_id:
                 raise MeshError.invalid("open", f'"{self.conversation_id}" is open already')

@@ -49,6 +49,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     so goes on where it was with new ones and its last `resume_token`. metadata: `expired_at`
     (RFC 3339).
     """
+    ERROR_REASON_ORIGIN_NOT_ALLOWED: _ErrorReason.ValueType  # 18
+    """PERMISSION_DENIED. A page of this origin may not connect. metadata: `origin`."""
     ERROR_REASON_GRANT_TOO_WIDE: _ErrorReason.ValueType  # 17
     """PERMISSION_DENIED. A key may be given no more than those who make it may do themselves.
     metadata: `role` or `scope`, what was too much.
@@ -190,6 +192,8 @@ ERROR_REASON_CREDENTIALS_EXPIRED: ErrorReason.ValueType  # 16
 so goes on where it was with new ones and its last `resume_token`. metadata: `expired_at`
 (RFC 3339).
 """
+ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason.ValueType  # 18
+"""PERMISSION_DENIED. A page of this origin may not connect. metadata: `origin`."""
 ERROR_REASON_GRANT_TOO_WIDE: ErrorReason.ValueType  # 17
 """PERMISSION_DENIED. A key may be given no more than those who make it may do themselves.
 metadata: `role` or `scope`, what was too much.

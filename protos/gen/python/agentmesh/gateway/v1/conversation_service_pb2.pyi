@@ -562,6 +562,7 @@ class ConverseRequest(google.protobuf.message.Message):
     PAUSE_FIELD_NUMBER: builtins.int
     RESUME_FIELD_NUMBER: builtins.int
     PING_FIELD_NUMBER: builtins.int
+    FINISH_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """Chosen by the client: comes back in the answer, and makes repetition harmless for 24 h."""
     @property
@@ -592,6 +593,10 @@ class ConverseRequest(google.protobuf.message.Message):
     def ping(self) -> Global___ConversePing:
         """Asks for a sign of life."""
 
+    @property
+    def finish(self) -> Global___ConverseFinish:
+        """Says that no more requests come, as half-closing does, which a WebSocket cannot."""
+
     def __init__(
         self,
         *,
@@ -603,10 +608,11 @@ class ConverseRequest(google.protobuf.message.Message):
         pause: Global___PauseConversationRequest | None = ...,
         resume: Global___ResumeConversationRequest | None = ...,
         ping: Global___ConversePing | None = ...,
+        finish: Global___ConverseFinish | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "open", b"open", "pause", b"pause", "ping", b"ping", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "open", b"open", "pause", b"pause", "ping", b"ping", "request_id", b"request_id", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["open", "send_message", "resolve_approval", "cancel", "pause", "resume", "ping"] | None: ...
+    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "finish", b"finish", "open", b"open", "pause", b"pause", "ping", b"ping", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "command", b"command", "finish", b"finish", "open", b"open", "pause", b"pause", "ping", b"ping", "request_id", b"request_id", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["open", "send_message", "resolve_approval", "cancel", "pause", "resume", "ping", "finish"] | None: ...
 
 Global___ConverseRequest: typing_extensions.TypeAlias = ConverseRequest
 
@@ -668,6 +674,18 @@ class ConversePing(google.protobuf.message.Message):
 Global___ConversePing: typing_extensions.TypeAlias = ConversePing
 
 @typing.final
+class ConverseFinish(google.protobuf.message.Message):
+    """No arguments."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ConverseFinish: typing_extensions.TypeAlias = ConverseFinish
+
+@typing.final
 class ConverseResponse(google.protobuf.message.Message):
     """One item of the subscription, or the answer to a request."""
 
@@ -710,6 +728,7 @@ class ConverseAck(google.protobuf.message.Message):
     PAUSE_FIELD_NUMBER: builtins.int
     RESUME_FIELD_NUMBER: builtins.int
     PONG_FIELD_NUMBER: builtins.int
+    FINISHED_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """That of the request; empty if it had none, or if it could not be read."""
     @property
@@ -744,6 +763,10 @@ class ConverseAck(google.protobuf.message.Message):
     def pong(self) -> Global___ConversePong:
         """The sign of life."""
 
+    @property
+    def finished(self) -> Global___ConverseFinished:
+        """Requests after this one are not read."""
+
     def __init__(
         self,
         *,
@@ -756,10 +779,11 @@ class ConverseAck(google.protobuf.message.Message):
         pause: Global___PauseConversationResponse | None = ...,
         resume: Global___ResumeConversationResponse | None = ...,
         pong: Global___ConversePong | None = ...,
+        finished: Global___ConverseFinished | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "error", b"error", "opened", b"opened", "outcome", b"outcome", "pause", b"pause", "pong", b"pong", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "error", b"error", "opened", b"opened", "outcome", b"outcome", "pause", b"pause", "pong", b"pong", "request_id", b"request_id", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["error", "opened", "send_message", "resolve_approval", "cancel", "pause", "resume", "pong"] | None: ...
+    def HasField(self, field_name: typing.Literal["cancel", b"cancel", "error", b"error", "finished", b"finished", "opened", b"opened", "outcome", b"outcome", "pause", b"pause", "pong", b"pong", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cancel", b"cancel", "error", b"error", "finished", b"finished", "opened", b"opened", "outcome", b"outcome", "pause", b"pause", "pong", b"pong", "request_id", b"request_id", "resolve_approval", b"resolve_approval", "resume", b"resume", "send_message", b"send_message"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["error", "opened", "send_message", "resolve_approval", "cancel", "pause", "resume", "pong", "finished"] | None: ...
 
 Global___ConverseAck: typing_extensions.TypeAlias = ConverseAck
 
@@ -788,6 +812,18 @@ class ConverseOpened(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "run_id", b"run_id", "status", b"status"]) -> None: ...
 
 Global___ConverseOpened: typing_extensions.TypeAlias = ConverseOpened
+
+@typing.final
+class ConverseFinished(google.protobuf.message.Message):
+    """No more requests are read."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ConverseFinished: typing_extensions.TypeAlias = ConverseFinished
 
 @typing.final
 class ConversePong(google.protobuf.message.Message):
