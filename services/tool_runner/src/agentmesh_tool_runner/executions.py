@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 from .sandbox.backend import Execution
@@ -75,15 +76,20 @@ class ExecutionLog:
     """
 
     def __init__(
-        self, execution_id: str, fingerprint: bytes = b"", bound: int = BufferBounds.each
+        self,
+        execution_id: str,
+        fingerprint: bytes = b"",
+        bound: int = BufferBounds.each,
+        on_end: Callable[[ExecutionLog], None] | None = None,
     ) -> None:
-        """`fingerprint` tells its program from others."""
+        """`fingerprint` tells its program from others; `on_end` is told of its end, once."""
         self.execution_id = execution_id
         self.fingerprint = fingerprint
         self.execution: Execution | None = None
         self.finished_at: float | None = None
         self.kept_bytes = 0
         self._bound = bound
+        self._on_end = on_end
         self._oldest = 0
         self._items: deque[Item] = deque()
         self._holders: dict[int, int] = {}
@@ -105,15 +111,22 @@ class ExecutionLog:
             self.kept_bytes -= _size(self._items.popleft())
             self._oldest += 1
         if isinstance(item, Finished):
-            self.finished_at = time.monotonic()
+            self._end()
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """Tells whoever reads already that the execution could not be started."""
+        """Tells whoever reads that the execution could not be started, or is lost."""
         self._failure = (
             error if isinstance(error, Exception) else UnknownExecutionError(self.execution_id)
         )
+        self._end()
         self._wake()
+
+    def _end(self) -> None:
+        self.finished_at = time.monotonic()
+        told, self._on_end = self._on_end, None
+        if told is not None:
+            told(self)
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
@@ -187,6 +200,8 @@ class ExecutionRegistry:
     def __init__(self, bounds: BufferBounds | None = None) -> None:
         self._bounds = bounds or BufferBounds()
         self._logs: dict[tuple[str, str], ExecutionLog] = {}
+        self._ended: OrderedDict[tuple[str, str], ExecutionLog] = OrderedDict()
+        self._ended_bytes = 0
 
     def find(self, tenant: str, execution_id: str) -> ExecutionLog:
         """Raises UnknownExecutionError for another tenant's too."""
@@ -198,24 +213,31 @@ class ExecutionRegistry:
     def open(self, tenant: str, execution_id: str, fingerprint: bytes) -> ExecutionLog:
         """A new log. The id must not be in use."""
         self._forget_old()
-        log = ExecutionLog(execution_id, fingerprint, self._bounds.each)
-        self._logs[tenant, execution_id] = log
+        key = tenant, execution_id
+        log = ExecutionLog(execution_id, fingerprint, self._bounds.each, partial(self._keep, key))
+        self._logs[key] = log
         return log
 
     def discard(self, tenant: str, execution_id: str) -> None:
         """Forgets an execution that could not be started."""
         self._logs.pop((tenant, execution_id), None)
 
+    def _keep(self, key: tuple[str, str], log: ExecutionLog) -> None:
+        """Those that have ended stand in the order of their ends."""
+        if self._logs.get(key) is log:
+            self._ended[key] = log
+            self._ended_bytes += log.kept_bytes
+
     def _forget_old(self) -> None:
         """Those that ended long ago; and the ones that ended first, where there is too much."""
-        ended = sorted(
-            (log.finished_at, key) for key, log in self._logs.items() if log.finished_at is not None
-        )
-        kept = sum(self._logs[key].kept_bytes for _, key in ended)
         oldest = time.monotonic() - _KEEP_SECONDS
-        for finished_at, key in ended:
-            if finished_at < oldest or kept > self._bounds.ended:
-                kept -= self._logs.pop(key).kept_bytes
+        while self._ended:
+            key, log = next(iter(self._ended.items()))
+            late = log.finished_at is not None and log.finished_at >= oldest
+            if late and self._ended_bytes <= self._bounds.ended:
+                return
+            del self._ended[key], self._logs[key]
+            self._ended_bytes -= log.kept_bytes
 
 
 async def follow(

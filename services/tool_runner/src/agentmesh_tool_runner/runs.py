@@ -110,11 +110,16 @@ class CodeRuns:
     ) -> None:
         if log.execution is None:
             return
-        if fresh:
-            await follow(log, log.execution)
-            await backend.delete_workspace(workspace.key)
-        else:
-            await follow(log, log.execution, partial(_kept, workspace))
+        try:
+            await follow(log, log.execution, None if fresh else partial(_kept, workspace))
+        except Exception as error:
+            # Or whoever reads would wait for ever.
+            logger.exception("execution %s is lost", log.execution_id)
+            log.execution.cancel()
+            log.fail(error)
+        finally:
+            if fresh:
+                await backend.delete_workspace(workspace.key)
 
     async def close(self) -> None:
         """Waits for the ends of all runs; the backend has killed them, or will."""

@@ -263,6 +263,12 @@ class Group:
 
     def __init__(self, folders: Mapping[Path, Hierarchy]) -> None:
         self._folders = folders
+        # What is read for each execution, without making paths anew each time.
+        self._counters = [
+            (str(folder), hierarchy.version, hierarchy.controllers)
+            for folder, hierarchy in folders.items()
+            if hierarchy.version == 2 or hierarchy.controllers & {"cpuacct", "memory", "pids"}
+        ]
 
     def limit(self, limits: GroupLimits) -> None:
         """Sets the bounds, higher or lower than before. Raises OSError."""
@@ -276,42 +282,42 @@ class Group:
         return [str(folder / "cgroup.procs") for folder in self._folders]
 
     def usage(self) -> GroupUsage:
+        """What its members have used so far, those that are dead included."""
         cpu: float | None = None
         peak: int | None = None
         memory_kills = refused = 0
-        for folder, hierarchy in self._folders.items():
-            names = hierarchy.controllers
-            if hierarchy.version == 2:
+        for folder, version, names in self._counters:
+            if version == 2:
                 if "cpu" in names:
-                    cpu = _keyed(folder / "cpu.stat").get("usage_usec", 0) / 1e6
+                    cpu = _keyed(f"{folder}/cpu.stat").get("usage_usec", 0) / 1e6
                 if "memory" in names:
-                    peak = _number(folder / "memory.peak")
-                    memory_kills = _keyed(folder / "memory.events").get("oom_kill", 0)
+                    peak = _number(f"{folder}/memory.peak")
+                    memory_kills = _keyed(f"{folder}/memory.events").get("oom_kill", 0)
             else:
                 if "cpuacct" in names:
-                    cpu = (_number(folder / "cpuacct.usage") or 0) / 1e9
+                    cpu = (_number(f"{folder}/cpuacct.usage") or 0) / 1e9
                 if "memory" in names:
-                    peak = _number(folder / "memory.max_usage_in_bytes")
-                    memory_kills = _keyed(folder / "memory.oom_control").get("oom_kill", 0)
+                    peak = _number(f"{folder}/memory.max_usage_in_bytes")
+                    memory_kills = _keyed(f"{folder}/memory.oom_control").get("oom_kill", 0)
             if "pids" in names:
-                refused = _keyed(folder / "pids.events").get("max", 0)
+                refused = _keyed(f"{folder}/pids.events").get("max", 0)
         return GroupUsage(cpu, peak, memory_kills, refused)
 
     def memory_in_use(self) -> int:
         """Bytes now, files in memory included; 0 where no hierarchy tells."""
-        for folder, hierarchy in self._folders.items():
-            if "memory" in hierarchy.controllers:
-                file = "memory.current" if hierarchy.version == 2 else "memory.usage_in_bytes"
-                return _number(folder / file) or 0
+        for folder, version, names in self._counters:
+            if "memory" in names:
+                file = "memory.current" if version == 2 else "memory.usage_in_bytes"
+                return _number(f"{folder}/{file}") or 0
         return 0
 
     def forget_peak(self) -> bool:
         """Lets the peak of memory begin anew; False where the kernel cannot."""
-        for folder, hierarchy in self._folders.items():
-            if "memory" in hierarchy.controllers:
-                if hierarchy.version == 2:
+        for folder, version, names in self._counters:
+            if "memory" in names:
+                if version == 2:
                     return False
-                (folder / "memory.max_usage_in_bytes").write_text("0")
+                _write(f"{folder}/memory.max_usage_in_bytes", b"0")
         return True
 
     def kill(self) -> None:
@@ -375,7 +381,7 @@ def _remove_folder(folder: Path) -> None:
             return
 
 
-def _read(file: Path) -> bytes:
+def _read(file: str) -> bytes:
     """A small file in one piece; read several times for each execution, so without a detour."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -384,14 +390,22 @@ def _read(file: Path) -> bytes:
         os.close(descriptor)
 
 
-def _number(file: Path) -> int | None:
+def _write(file: str, value: bytes) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value)
+    finally:
+        os.close(descriptor)
+
+
+def _number(file: str) -> int | None:
     try:
         return int(_read(file))
     except (OSError, ValueError):
         return None
 
 
-def _keyed(file: Path) -> dict[str, int]:
+def _keyed(file: str) -> dict[str, int]:
     try:
         pairs = (line.split() for line in _read(file).decode().splitlines())
         return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}

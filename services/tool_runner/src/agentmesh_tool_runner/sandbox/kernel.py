@@ -11,9 +11,9 @@ import errno
 import os
 import resource
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 _CLONE_NEWNS = 0x20000
 _CLONE_NEWUSER = 0x10000000
@@ -28,6 +28,17 @@ _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+Call: TypeAlias = tuple[Callable[..., int], tuple[Any, ...], str]
+"""A function of the C library, its arguments, and what errors call it: to be made as it is, once
+for each child, by whom every new object costs a page."""
+
+
+def make(calls: Iterable[Call]) -> None:
+    """Makes one after the other. Raises OSError of the first that fails."""
+    for function, arguments, what in calls:
+        if function(*arguments) != 0:
+            check(-1, what)
 
 
 def limit_process(pid: int, limits: list[list[int]], uid: int | None) -> None:
@@ -73,7 +84,7 @@ def enter_namespaces(base: str) -> None:
 
 def mount_temporary(folders: list[list[Any]], uid: int | None) -> None:
     """A mount namespace of the caller's own with a tmpfs at each (path, bytes, files)."""
-    check(_libc.unshare(_CLONE_NEWNS), "unshare")
+    make([unsharing_mounts()])
     owner = "" if uid is None else f",uid={uid},gid={uid}"
     for path, size, files in folders:
         options = f"mode=1777,size={size},nr_inodes={files}{owner}"
@@ -81,9 +92,13 @@ def mount_temporary(folders: list[list[Any]], uid: int | None) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None) -> None:
+    make([mounting(source, target, kind, flags, options)])
+
+
+def mounting(source: str, target: str, kind: str | None, flags: int, options: str | None) -> Call:
+    """What `mount` does."""
     texts = [None if text is None else text.encode() for text in (source, target, kind, options)]
-    result = _libc.mount(*texts[:3], ctypes.c_ulong(flags), texts[3])
-    check(result, f"mount {target}")
+    return _libc.mount, (*texts[:3], ctypes.c_ulong(flags), texts[3]), f"mount {target}"
 
 
 def unmount(target: str) -> None:
@@ -93,8 +108,13 @@ def unmount(target: str) -> None:
 
 def prctl(what: int, value: int) -> None:
     """`prctl` with one argument. Raises OSError."""
+    make([telling(what, value)])
+
+
+def telling(what: int, value: int) -> Call:
+    """What `prctl` does."""
     rest = [ctypes.c_ulong(each) for each in (value, 0, 0, 0)]
-    check(_libc.prctl(what, *rest), f"prctl {what}")
+    return _libc.prctl, (what, *rest), f"prctl {what}"
 
 
 class _Program(ctypes.Structure):
@@ -103,29 +123,35 @@ class _Program(ctypes.Structure):
 
 def load_filter(program: bytes) -> None:
     """Puts a seccomp filter on this process, for good. Raises OSError."""
-    prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    loaded = _Program(len(program) // 8, program)
-    result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(loaded), 0, 0)
-    check(result, "seccomp")
+    make(filtering(program))
 
 
-def drop_capabilities(machine: str, held: Sequence[int] | None = None) -> None:
-    """All of them, also those that a later exec could bring back. Raises OSError.
+def filtering(program: bytes) -> list[Call]:
+    """What `load_filter` does."""
+    loaded = ctypes.byref(_Program(len(program) // 8, program))
+    load = (_libc.prctl, (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, loaded, 0, 0), "seccomp")
+    return [telling(_PR_SET_NO_NEW_PRIVS, 1), load]
 
-    `held` names those that there are; without it each that the kernel knows is taken away.
-    """
-    if held is None:
-        held = range(int(Path("/proc/sys/kernel/cap_last_cap").read_bytes()) + 1)
-    for capability in held:
-        prctl(_PR_CAPBSET_DROP, capability)
-    prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+
+def drop_capabilities(machine: str) -> None:
+    """All of them, also those that a later exec could bring back. Raises OSError."""
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_bytes())
+    make(dropping(machine, range(last + 1)))
+
+
+def dropping(machine: str, held: Iterable[int]) -> list[Call]:
+    """What `drop_capabilities` does where there are these and no others."""
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
-    check(_libc.syscall(_SYS_CAPSET[machine], header, bytes(24)), "capset")
+    return [
+        *(telling(_PR_CAPBSET_DROP, capability) for capability in held),
+        telling(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL),
+        (_libc.syscall, (_SYS_CAPSET[machine], header, bytes(24)), "capset"),
+    ]
 
 
-def unshare_mounts() -> None:
-    """A mount namespace of this process's own. Raises OSError."""
-    check(_libc.unshare(_CLONE_NEWNS), "unshare")
+def unsharing_mounts() -> Call:
+    """A mount namespace of the caller's own."""
+    return _libc.unshare, (_CLONE_NEWNS,), "unshare"
 
 
 def check(result: int, what: str) -> None:

@@ -99,6 +99,8 @@ def compose_resident(
     environment = dict(inside.environment(installation.python_folder, installation.toolchains))
     # Nothing of the workspace may be imported before a program runs.
     del environment["PYTHONPATH"]
+    # What is looked up when it is used first would be looked up by each child again.
+    environment["LD_BIND_NOW"] = "1"
     argv = [inside.python_path(installation.python_folder), "-u", "-B"]
     argv += [f"{_RESIDENT_DIRECTORY}/start.py", str(arguments.next_descriptor)]
     argv += [str(_FILTER_DESCRIPTOR), str(limits.temporary_bytes), str(limits.workspace_files)]

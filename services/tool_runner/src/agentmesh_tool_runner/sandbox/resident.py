@@ -53,15 +53,10 @@ class Resident:
     def __init__(
         self,
         channel: socket.socket,
-        seccomp_filter: bytes,
-        brought: frozenset[str],
-        sizes: tuple[int, int],
+        steps: resident_child.Steps,
     ) -> None:
         self.channel = channel
-        self.sizes = sizes
-        self.filter = seccomp_filter
-        self.brought = brought
-        self.machine = os.uname().machine
+        self.steps = steps
         self.ahead: _Running | None = None
         self.running: _Running | None = None
         self.normal: tuple[Any, ...] = ()
@@ -124,7 +119,7 @@ class Resident:
         pid = os.fork()
         if pid == 0:
             ours.close()
-            resident_child.wait(theirs, report, self.filter, self.machine, self.brought, self.sizes)
+            resident_child.wait(theirs, report, self.steps)
         os.close(report)
         theirs.close()
         return _Running(pid, report_read, ours)
@@ -192,6 +187,7 @@ def main(bare: frozenset[str]) -> NoReturn:
     seccomp_filter = os.pread(filter_descriptor, size, 0)
     os.close(filter_descriptor)
     sys.path[:] = [path for path in sys.path if path != sys.path[0]]
-    brought = resident_python.modules_besides(bare)
+    bareness = resident_python.Bareness.besides(bare)
     sizes = int(sys.argv[3]), int(sys.argv[4])
-    Resident(channel, seccomp_filter, brought, sizes).serve()
+    steps = resident_child.Steps.of(seccomp_filter, os.uname().machine, sizes, bareness)
+    Resident(channel, steps).serve()

@@ -6,6 +6,8 @@ reads until they are gone comes from the service.
 
 from __future__ import annotations
 
+# Without the enumerations of the public module, whose every use copies pages.
+import _signal  # type: ignore[import-not-found]  # typeshed has none
 import contextlib
 import fcntl
 import json
@@ -15,7 +17,7 @@ import signal
 import socket
 import struct
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from . import kernel, resident_python
@@ -28,6 +30,9 @@ _TEMPORARY: Final = ("/tmp", "/dev/shm")  # noqa: S108 - inside
 # CAP_SETPCAP and CAP_SYS_ADMIN, all that a resident is given.
 _HELD: Final = (8, 21)
 _LENGTH: Final = struct.Struct("=I")
+_DECODER: Final = json.JSONDecoder()
+# Has of everything what a plan has.
+_SAMPLE: Final = '{"argv": ["a", "b"], "environment": {"c": "d"}, "limits": [[1, 10000000000]]}'
 # Room for all that a request or a compiler can bring; only what is there takes memory.
 _INPUT_OPTIONS: Final = "mode=0755,size=256m,nr_inodes=4096"
 
@@ -48,31 +53,72 @@ def unpack(descriptor: int) -> tuple[dict[str, Any], bytes]:
     data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     [length] = _LENGTH.unpack_from(data)
     end = _LENGTH.size + length
-    return json.loads(data[_LENGTH.size : end]), data[end:]
+    return _DECODER.raw_decode(data[_LENGTH.size : end].decode())[0], data[end:]
 
 
-def wait(
-    start: socket.socket,
-    report: int,
-    seccomp_filter: bytes,
-    machine: str,
-    brought: frozenset[str],
-    sizes: tuple[int, int],
-) -> NoReturn:
+@dataclass(frozen=True)
+class Steps:
+    """What each child does to get ready, worked out before the first is forked.
+
+    `folders` gives it temporary folders of its own, `sealing` closes the one for input to all but
+    the descriptor that was opened before, `dropping` takes its powers. `bareness` is what hides the
+    resident's modules.
+    """
+
+    folders: Sequence[kernel.Call]
+    sealing: Sequence[kernel.Call]
+    dropping: Sequence[kernel.Call]
+    bareness: resident_python.Bareness
+    environment: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        seccomp_filter: bytes,
+        machine: str,
+        sizes: tuple[int, int],
+        bareness: resident_python.Bareness,
+    ) -> Steps:
+        """`sizes` are bytes and files of each temporary folder."""
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        options = f"mode=1777,size={sizes[0]},nr_inodes={sizes[1]}"
+        sealed = flags | kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
+        return cls(
+            folders=(
+                kernel.unsharing_mounts(),
+                *(kernel.mounting("tmpfs", each, "tmpfs", flags, options) for each in _TEMPORARY),
+                kernel.mounting("tmpfs", INPUT_DIRECTORY, "tmpfs", flags, _INPUT_OPTIONS),
+            ),
+            sealing=(
+                kernel.mounting(INPUT_DIRECTORY, INPUT_DIRECTORY, None, kernel.MS_BIND, None),
+                kernel.mounting("none", INPUT_DIRECTORY, None, sealed, None),
+            ),
+            dropping=(
+                *kernel.dropping(machine, _HELD),
+                *kernel.filtering(seccomp_filter),
+                # So that it owns its own /proc files again.
+                kernel.telling(kernel.PR_SET_DUMPABLE, 1),
+            ),
+            bareness=bareness,
+            environment=dict(os.environ),
+        )
+
+
+def wait(start: socket.socket, report: int, steps: Steps) -> NoReturn:
     """Gets ready, and waits for a message with the program's descriptors, then becomes it.
 
-    `sizes` are bytes and files of each temporary folder. Writes to `report` if the program cannot
-    be started.
+    Writes to `report` if the program cannot be started.
     """
     try:
         _restore_signals()
         os.setsid()
-        inputs = _make_folders(*sizes)
-        kernel.drop_capabilities(machine, _HELD)
-        kernel.load_filter(seccomp_filter)
-        # So that it owns its own /proc files again.
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        kernel.make(steps.folders)
+        inputs = os.open(INPUT_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        kernel.make(steps.sealing)
+        kernel.make(steps.dropping)
         os.chdir(WORKSPACE_DIRECTORY)
+        _DECODER.raw_decode(_SAMPLE)
+        resident_python.rehearse()
         data, descriptors, _, _ = socket.recv_fds(start, 16, 8)
         if not data:
             os._exit(0)
@@ -81,7 +127,7 @@ def wait(
         _arrange(descriptors, report)
         for kind, value in plan["limits"]:
             resource.setrlimit(kind, (value, value))
-        _run(plan, brought)
+        _run(plan, steps)
     except BaseException as error:
         with contextlib.suppress(BaseException):
             os.write(2, f"sandbox could not start the program: {error}\n".encode())
@@ -91,8 +137,8 @@ def wait(
 
 def _restore_signals() -> None:
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def _arrange(descriptors: Sequence[int], report: int) -> None:
@@ -106,22 +152,6 @@ def _arrange(descriptors: Sequence[int], report: int) -> None:
     os.closerange(len(high), 1 << 16)
 
 
-def _make_folders(size: int, files: int) -> int:
-    """Fresh temporary folders, and one for input, which nobody can write to but by the descriptor
-    that this returns."""
-    kernel.unshare_mounts()
-    flags = kernel.MS_NOSUID | kernel.MS_NODEV
-    for folder in _TEMPORARY:
-        options = f"mode=1777,size={size},nr_inodes={files}"
-        kernel.mount("tmpfs", folder, "tmpfs", flags, options)
-    kernel.mount("tmpfs", INPUT_DIRECTORY, "tmpfs", flags, _INPUT_OPTIONS)
-    inputs = os.open(INPUT_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    kernel.mount(INPUT_DIRECTORY, INPUT_DIRECTORY, None, kernel.MS_BIND, None)
-    flags |= kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
-    kernel.mount("none", INPUT_DIRECTORY, None, flags, None)
-    return inputs
-
-
 def _lay(inputs: int, files: Sequence[tuple[str, int]], contents: bytes) -> None:
     at = 0
     for name, length in files:
@@ -133,18 +163,26 @@ def _lay(inputs: int, files: Sequence[tuple[str, int]], contents: bytes) -> None
         at += length
 
 
-def _run(plan: Mapping[str, Any], brought: frozenset[str]) -> NoReturn:
+def _run(plan: Mapping[str, Any], steps: Steps) -> NoReturn:
     argv, environment = plan["argv"], plan["environment"]
     how = plan["how"]
-    if how != "exec" and (how == "interpreter" or Path(argv[1]).is_file()):
-        os.environ.clear()
-        os.environ.update(environment)
-        resident_python.look_bare(brought)
+    if how != "exec" and (how == "interpreter" or os.path.isfile(argv[1])):  # noqa: PTH113 - each path costs
+        _take_on(environment, steps.environment)
+        resident_python.look_bare(steps.bareness)
         os.close(REPORT_DESCRIPTOR)
         if how == "interpreter":
             resident_python.interpret(CONTROL_DESCRIPTOR)
         resident_python.run_script(argv[1:])
     # Python ignores them; programs expect otherwise.
-    for kind in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(kind, signal.SIG_DFL)
+    for kind in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(kind, _signal.SIG_DFL)
     os.execvpe(argv[0], argv, environment)  # noqa: S606 - the program
+
+
+def _take_on(wanted: Mapping[str, str], there: Mapping[str, str]) -> None:
+    """The program's environment, in place of the resident's, which is nearly the same."""
+    for name in there.keys() - wanted.keys():
+        del os.environ[name]
+    for name, value in wanted.items():
+        if there.get(name) != value:
+            os.environ[name] = value

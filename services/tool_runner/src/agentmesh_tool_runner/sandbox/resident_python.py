@@ -16,11 +16,11 @@ import os
 import signal
 import socket
 import sys
-import threading
 import traceback
 import types
 from _io import _IOBase  # the base in C, whose check costs nothing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 _WORKSPACE: Final = "/workspace"
@@ -28,24 +28,51 @@ _MESSAGE_BYTES: Final = 4096
 _OURS: Final = __name__.partition(".")[0]
 
 
-def modules_besides(bare: frozenset[str]) -> frozenset[str]:
-    """Top-level names of what is loaded that a bare interpreter has not loaded."""
-    return frozenset(name.partition(".")[0] for name in sys.modules if name not in bare) - bare
+@dataclass(frozen=True)
+class Bareness:
+    """What to hide so that an interpreter looks bare: modules of ours, and by their top-level names
+    the others that were not there when it began."""
+
+    ours: Mapping[str, types.ModuleType]
+    """Kept: to free a module copies the pages of all that it holds."""
+    others: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def besides(cls, bare: frozenset[str]) -> Bareness:
+        """`bare` names the modules that a bare interpreter has loaded."""
+        ours, others = {}, dict[str, list[str]]()
+        for name, module in sys.modules.items():
+            top = name.partition(".")[0]
+            if top == _OURS:
+                ours[name] = module
+            elif top not in bare:
+                others.setdefault(top, []).append(name)
+        return cls(ours, others)
 
 
-def look_bare(brought: frozenset[str]) -> None:
-    """Hides what the resident brought along, as `modules_besides` told then.
+def look_bare(bareness: Bareness) -> None:
+    """Hides what the resident brought along.
 
     It stays loaded, unless the workspace has a module of that name, which would have come first.
     """
-    hidden = {_OURS}
-    with contextlib.suppress(OSError):
-        there = os.listdir(_WORKSPACE)  # noqa: PTH208 - no paths are wanted, and each costs
-        hidden |= brought.intersection(name.partition(".")[0] for name in there)
-    for name in [name for name in sys.modules if name.partition(".")[0] in hidden]:
+    for name in bareness.ours:
         del sys.modules[name]
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(_WORKSPACE):  # noqa: PTH208 - no paths are wanted, and each costs
+            for name in bareness.others.get(entry.partition(".")[0], ()):
+                sys.modules.pop(name, None)
     # No finder has looked there before, so that none remembers what was there.
     sys.path.insert(0, _WORKSPACE)
+
+
+def rehearse() -> None:
+    """Does what a script will need, so that the pages for it are copied before one is there."""
+    main = _new_main("")
+    path = os.path.realpath(os.path.abspath(os.devnull))  # noqa: PTH100 - as `run_script` does
+    with open(path, "rb") as file:  # noqa: PTH123 - as `run_script` does
+        source = file.read() + b"import sys\nprint('', end='', file=sys.stdout)\n"
+    exec(compile(source, path, "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - nothing
+    _flush()
 
 
 def run_script(argv: Sequence[str]) -> NoReturn:
@@ -54,7 +81,7 @@ def run_script(argv: Sequence[str]) -> NoReturn:
     sys.argv[:] = argv
     sys.orig_argv[:] = [sys.executable, *argv]
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))  # noqa: PTH120 - each path costs
-    main = _new_main(path)
+    main = sys.modules["__main__"] = _new_main(path)
 
     def run() -> None:
         with open(path, "rb") as file:  # noqa: PTH123 - each path costs
@@ -70,7 +97,6 @@ def _new_main(path: str | None) -> types.ModuleType:
     if path is not None:
         main.__file__ = path
         main.__dict__["__cached__"] = None
-    sys.modules["__main__"] = main
     return main
 
 
@@ -110,11 +136,15 @@ def _exit(code: int) -> NoReturn:
     To free that too would copy all of its memory, which is most of what a short program costs.
     """
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter itself calls
+        # Not imported here: what it does in each child, forked for threads or not, costs more than
+        # all else that a short program does.
+        threading = sys.modules.get("threading")
+        if threading is not None:
+            threading._shutdown()  # what the interpreter itself calls
         atexit._run_exitfuncs()
         _flush()
         # A thread that goes on, which only a daemon does by now, still needs them.
-        if threading.active_count() == 1:
+        if threading is None or threading.active_count() == 1:
             sys.modules["__main__"].__dict__.clear()
         gc.collect()
         for thing in gc.get_objects():
@@ -143,7 +173,7 @@ def interpret(descriptor: int) -> NoReturn:
     code}`. The other side believes nothing here but that: whatever runs could have sent it.
     """
     control = socket.socket(fileno=descriptor)
-    main = _new_main(None)
+    main = sys.modules["__main__"] = _new_main(None)
     sys.argv[:] = [""]
     sys.path.insert(0, "")
     while True:
