@@ -13,10 +13,8 @@ import pytest_asyncio
 from agentmesh.catalog.v1 import agent_pb2
 from agentmesh.gateway.v1 import agent_service_pb2 as agents
 from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
-from agentmesh.gateway.v1 import workflow_service_pb2 as workflows
 from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
-from agentmesh.gateway.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
 from tests.support.errors import error_info, reason_of, violations
 from tests.support.mesh import Mesh
@@ -220,14 +218,3 @@ async def test_a_bad_agent_names_the_field(
         await AgentServiceStub(mesh.channel()).RegisterAgent(request_)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert field in violations(caught.value)
-
-
-async def test_methods_to_come_say_so(mesh: Mesh, rest: httpx.AsyncClient) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await WorkflowServiceStub(mesh.channel()).GetWorkflowStatus(
-            workflows.GetWorkflowStatusRequest(execution_id="w")
-        )
-    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert reason_of(caught.value) == "UNIMPLEMENTED"
-    response = await rest.get("/workflows/w/status")
-    assert response.status_code == 501

@@ -17,6 +17,7 @@ from agentmesh.catalog.v1.team_pb2 import (
     Termination,
 )
 from agentmesh.catalog.v1.tool_pb2 import ToolDefinition
+from agentmesh.catalog.v1.workflow_pb2 import WorkflowDefinition, WorkflowStage
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
 from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceStub
 from agentmesh_gateway.registration import adder
@@ -63,10 +64,38 @@ def _documents() -> list[catalog_pb2.Document]:
         )
         for name, tools in AGENTS.items()
     ]
-    return documents + [
-        catalog_pb2.Document(kind=catalog_pb2.DOCUMENT_KIND_TEAM, name=team.id, team=team)
-        for team in _teams()
-    ]
+    return (
+        documents
+        + [
+            catalog_pb2.Document(kind=catalog_pb2.DOCUMENT_KIND_TEAM, name=team.id, team=team)
+            for team in _teams()
+        ]
+        + [
+            catalog_pb2.Document(
+                kind=catalog_pb2.DOCUMENT_KIND_WORKFLOW, name=workflow.id, workflow=workflow
+            )
+            for workflow in _workflows()
+        ]
+    )
+
+
+def _workflows() -> list[WorkflowDefinition]:
+    """One that can be executed, and one that another version may have written."""
+    parameters = {
+        "type": "object",
+        "properties": {
+            "task": {"type": "string", "minLength": 1},
+            "language": {"type": "string", "default": "Python"},
+            "areas": {"type": "array", "items": {"enum": ["speed", "safety"]}},
+        },
+        "required": ["task"],
+        "additionalProperties": False,
+    }
+    team = Participant(team_id="software_development")
+    stage = WorkflowStage(id="delivery", team=team, task="{{task}} in {{ language }}: {{areas}}")
+    one = WorkflowDefinition(id="building", stages=[stage])
+    one.parameters.update(parameters)
+    return [one, WorkflowDefinition(id="staged", stages=[stage, stage])]
 
 
 def _teams() -> list[TeamDefinition]:

@@ -16,10 +16,8 @@ import pytest_asyncio
 from agentmesh.common.v1.errors_pb2 import ErrorReason
 from agentmesh.gateway.v1 import agent_service_pb2 as agent_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
-from agentmesh.gateway.v1 import workflow_service_pb2 as workflow_pb2
 from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
-from agentmesh.gateway.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 from meshkit.testkit import raises_rich
 
 from .conftest import Gateway, Gateways
@@ -203,14 +201,6 @@ async def test_paths_and_methods_that_do_not_exist_are_told_apart(gateway: Gatew
     assert response.headers["allow"] == "GET, OPTIONS"
     response = await gateway.http.options("/agents")
     assert (response.status_code, response.headers["allow"]) == (204, "GET, OPTIONS")
-
-
-async def test_methods_that_are_not_served_yet_say_so_on_both_edges(gateway: Gateway) -> None:
-    error = problem(await gateway.http.get("/workflows/w/status"), 501, "UNIMPLEMENTED")
-    assert error["status"] == "UNIMPLEMENTED"
-    stub: Any = WorkflowServiceStub(gateway.channel)
-    with raises_rich(grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED"):
-        await stub.GetWorkflowStatus(workflow_pb2.GetWorkflowStatusRequest(execution_id="w"))
 
 
 async def test_a_service_that_is_down_is_named_on_both_edges(gateway: Gateway) -> None:

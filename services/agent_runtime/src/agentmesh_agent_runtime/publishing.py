@@ -16,6 +16,7 @@ from agentmesh_agent_runtime.adapters.definitions import (
     profile_to_proto,
     team_to_proto,
 )
+from agentmesh_agent_runtime.adapters.workflows import workflow_to_proto
 from agentmesh_agent_runtime.definitions.shipped import Definitions
 from agentmesh_agent_runtime.definitions.specs import ProfileSpec
 
@@ -53,6 +54,14 @@ async def publish(
                 kind=catalog_pb2.DOCUMENT_KIND_TEAM, name=team.id, team=team_to_proto(team)
             )
             for team in definitions.teams
+        ]
+        + [
+            catalog_pb2.Document(
+                kind=catalog_pb2.DOCUMENT_KIND_WORKFLOW,
+                name=workflow.id,
+                workflow=workflow_to_proto(workflow),
+            )
+            for workflow in definitions.workflows
         ]
         + [
             catalog_pb2.Document(

@@ -64,6 +64,12 @@ class Catalog:
         documents = await self.documents(DocumentKind.DOCUMENT_KIND_TEAM, ids)
         return {name: pinned_team(document) for name, document in documents.items()}
 
+    async def workflow(self, workflow_id: str) -> WorkflowDefinition | None:
+        """The workflow of that id, with its version, if there is one."""
+        kind = DocumentKind.DOCUMENT_KIND_WORKFLOW
+        document = (await self.documents(kind, [workflow_id])).get(workflow_id)
+        return None if document is None else pinned_workflow(document)
+
     async def missing_tools(self, names: Collection[str]) -> list[str]:
         """Those tools of `names` that do not exist, in order."""
         known = await self.documents(DocumentKind.DOCUMENT_KIND_TOOL, names)

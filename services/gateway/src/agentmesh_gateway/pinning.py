@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-import grpc
 from agentmesh.catalog.v1.agent_pb2 import AgentDefinition
 from agentmesh.catalog.v1.team_pb2 import Participant, TeamDefinition, TeamKind, Termination
 from agentmesh.common.v1 import errors_pb2
@@ -59,6 +58,17 @@ async def pin(catalog: Catalog, agents: Sequence[str], workflow: str) -> Pinned:
     return Pinned(team, tuple(dict.fromkeys(agent.id for agent in members)))
 
 
+async def pin_member(catalog: Catalog, member: Participant, workflow: str) -> Pinned:
+    """Resolves who carries out a stage of a workflow. Raises FAILED_PRECONDITION."""
+    alone = TeamDefinition(id=workflow, kind=TeamKind.TEAM_KIND_SINGLE, participants=[member])
+    await _inline(catalog, alone, (f"{workflow} (workflow)",))
+    part = alone.participants[0]
+    team = part.team if part.HasField("team") else alone
+    members = list(members_of(team))
+    await require_tools(catalog, members)
+    return Pinned(team, tuple(dict.fromkeys(agent.id for agent in members)))
+
+
 def refuse(faults: Sequence[Fault]) -> None:
     """Raises INVALID_ARGUMENT with every fault, if there is one."""
     if faults:
@@ -72,11 +82,8 @@ async def _named_team(catalog: Catalog, workflow: str) -> TeamDefinition:
     if workflow in teams:
         return teams[workflow]
     if await catalog.documents(DocumentKind.DOCUMENT_KIND_WORKFLOW, [workflow]):
-        raise MeshError(
-            grpc.StatusCode.UNIMPLEMENTED,
-            errors_pb2.ERROR_REASON_UNIMPLEMENTED,
-            f'"{workflow}" is a workflow of stages, which this version does not carry out; '
-            "name a team",
+        raise MeshError.invalid(
+            "workflow", f'"{workflow}" is a workflow with parameters: execute it; or name a team'
         )
     known = await catalog.names(DocumentKind.DOCUMENT_KIND_TEAM)
     raise MeshError.invalid("workflow", f'there is no "{workflow}"; known: {listing(known)}')

@@ -88,7 +88,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
         ),
         "ApprovalService": ApprovalServicer(upstream),
         "AgentService": AgentServicer(upstream, catalog, probes),
-        "WorkflowService": WorkflowServicer(upstream),
+        "WorkflowService": WorkflowServicer(upstream, catalog, settings),
         "ToolService": ToolServicer(upstream, catalog),
         "ArtifactService": ArtifactServicer(upstream),
         "BlobService": BlobServicer(upstream),

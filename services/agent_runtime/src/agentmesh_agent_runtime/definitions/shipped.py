@@ -16,6 +16,7 @@ from agentmesh_agent_runtime.definitions.check_components import (
 )
 from agentmesh_agent_runtime.definitions.findings import Finding
 from agentmesh_agent_runtime.definitions.specs import AgentSpec, TeamSpec
+from agentmesh_agent_runtime.definitions.workflow_specs import WorkflowSpec, load_workflows
 from agentmesh_agent_runtime.definitions.yaml_source import (
     DefinitionError,
     load_agents_and_teams,
@@ -25,14 +26,15 @@ from agentmesh_agent_runtime.definitions.yaml_source import (
 
 @dataclass(frozen=True)
 class Definitions:
-    """Agents and teams by id. Teams within teams are written in place."""
+    """Agents, teams and workflows by id. Teams within teams are written in place."""
 
     agents: tuple[AgentSpec, ...]
     teams: tuple[TeamSpec, ...]
+    workflows: tuple[WorkflowSpec, ...] = ()
 
 
 def load_definitions(agents_file: Path | None = None) -> Definitions:
-    """Reads the shipped agents and teams and adds those of `agents_file`.
+    """Reads what is shipped and adds the agents and teams of `agents_file`.
 
     What the file defines replaces what is shipped under the same id. Raises DefinitionError.
     """
@@ -44,10 +46,11 @@ def load_definitions(agents_file: Path | None = None) -> Definitions:
             more_agents, more_teams = load_agents_and_teams(source)
             agents |= {agent.id: agent for agent in more_agents}
             teams |= {team.id: team for team in more_teams}
+        workflows = load_workflows(folder / "workflows.yaml")
     for name in agents.keys() & teams.keys():
         raise DefinitionError(f"{agents_file}: {name}: is an agent and a team; rename one of them")
     placed = [_with_teams_in_place(team, teams, ()) for team in teams.values()]
-    return Definitions(tuple(agents.values()), tuple(placed))
+    return Definitions(tuple(agents.values()), tuple(placed), tuple(workflows))
 
 
 def check_components(

@@ -31,9 +31,14 @@ def load_agents_and_teams(source: Path) -> tuple[list[AgentSpec], list[TeamSpec]
     )
 
 
+def load_documents(source: Path, noun: str, kind: type[Document]) -> list[Document]:
+    """Reads a file whose top-level keys are ids of documents of one kind, in its order."""
+    return _documents(source, noun, lambda _: kind)
+
+
 def load_profiles(source: Path) -> list[ProfileSpec]:
     """Reads a file whose top-level keys are names of model profiles, in the order of the file."""
-    return _documents(source, "profile", lambda _: ProfileSpec)
+    return load_documents(source, "profile", ProfileSpec)
 
 
 def _agent_or_team(value: Mapping[str, Any]) -> type[AgentSpec] | type[TeamSpec]:

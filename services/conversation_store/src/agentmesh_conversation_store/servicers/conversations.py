@@ -131,9 +131,12 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         tenant = current_principal().tenant
         view = await self._storage.conversation(tenant, request.conversation_id)
         response = pb.GetConversationResponse(conversation=conversation_message(view))
-        if request.with_pinned_agents:
+        if request.with_pinned_agents or request.with_definition:
             data = await self._storage.definition(tenant, view.run.definition_digest)
-            response.pinned_agents.extend(pinned_agents(data))
+            if request.with_pinned_agents:
+                response.pinned_agents.extend(pinned_agents(data))
+            if request.with_definition:
+                response.definition.MergeFromString(data)
         return response
 
     @answers_rejections

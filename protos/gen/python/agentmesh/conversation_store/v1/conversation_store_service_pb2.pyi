@@ -222,17 +222,21 @@ class GetConversationRequest(google.protobuf.message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     WITH_PINNED_AGENTS_FIELD_NUMBER: builtins.int
+    WITH_DEFINITION_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     with_pinned_agents: builtins.bool
     """True adds which agents its newest run pinned."""
+    with_definition: builtins.bool
+    """True adds the definition that its newest run pinned."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         with_pinned_agents: builtins.bool = ...,
+        with_definition: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "with_pinned_agents", b"with_pinned_agents"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "with_definition", b"with_definition", "with_pinned_agents", b"with_pinned_agents"]) -> None: ...
 
 Global___GetConversationRequest: typing_extensions.TypeAlias = GetConversationRequest
 
@@ -244,6 +248,7 @@ class GetConversationResponse(google.protobuf.message.Message):
 
     CONVERSATION_FIELD_NUMBER: builtins.int
     PINNED_AGENTS_FIELD_NUMBER: builtins.int
+    DEFINITION_FIELD_NUMBER: builtins.int
     @property
     def conversation(self) -> agentmesh.conversation.v1.conversation_pb2.Conversation:
         """It."""
@@ -252,14 +257,19 @@ class GetConversationResponse(google.protobuf.message.Message):
     def pinned_agents(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[agentmesh.conversation.v1.conversation_pb2.PinnedAgent]:
         """Those that its newest run pinned, in order, if that was asked for."""
 
+    @property
+    def definition(self) -> agentmesh.catalog.v1.team_pb2.TeamDefinition:
+        """What its newest run pinned, if that was asked for."""
+
     def __init__(
         self,
         *,
         conversation: agentmesh.conversation.v1.conversation_pb2.Conversation | None = ...,
         pinned_agents: collections.abc.Iterable[agentmesh.conversation.v1.conversation_pb2.PinnedAgent] | None = ...,
+        definition: agentmesh.catalog.v1.team_pb2.TeamDefinition | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["conversation", b"conversation"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "pinned_agents", b"pinned_agents"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["conversation", b"conversation", "definition", b"definition"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["conversation", b"conversation", "definition", b"definition", "pinned_agents", b"pinned_agents"]) -> None: ...
 
 Global___GetConversationResponse: typing_extensions.TypeAlias = GetConversationResponse
 

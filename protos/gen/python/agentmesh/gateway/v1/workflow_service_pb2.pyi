@@ -117,15 +117,37 @@ class GetWorkflowStatusResponse(google.protobuf.message.Message):
     WORKFLOW_ID_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
     STAGES_FIELD_NUMBER: builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: builtins.int
+    STAGE_FIELD_NUMBER: builtins.int
+    STARTED_AT_FIELD_NUMBER: builtins.int
+    COMPLETED_AT_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
     """The execution."""
     workflow_id: builtins.str
     """The workflow."""
     status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType
     """Where it stands."""
+    conversation_id: builtins.str
+    """The conversation that carries it."""
+    stage: builtins.str
+    """The stage that was reached; behind a slash that of its team, as in "delivery/testing"."""
+    result: builtins.str
+    """Its result: the last message, or what a summariser made of it."""
+    detail: builtins.str
+    """Detail for people: why it ended, or what it waits for."""
     @property
     def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
         """Its stages, in order."""
+
+    @property
+    def started_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it was started."""
+
+    @property
+    def completed_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When it ended."""
 
     def __init__(
         self,
@@ -134,8 +156,15 @@ class GetWorkflowStatusResponse(google.protobuf.message.Message):
         workflow_id: builtins.str = ...,
         status: agentmesh.conversation.v1.conversation_pb2.ConversationStatus.ValueType = ...,
         stages: collections.abc.Iterable[Global___StageStatus] | None = ...,
+        conversation_id: builtins.str = ...,
+        stage: builtins.str = ...,
+        started_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        completed_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        result: builtins.str = ...,
+        detail: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["execution_id", b"execution_id", "stages", b"stages", "status", b"status", "workflow_id", b"workflow_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["completed_at", b"completed_at", "started_at", b"started_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["completed_at", b"completed_at", "conversation_id", b"conversation_id", "detail", b"detail", "execution_id", b"execution_id", "result", b"result", "stage", b"stage", "stages", b"stages", "started_at", b"started_at", "status", b"status", "workflow_id", b"workflow_id"]) -> None: ...
 
 Global___GetWorkflowStatusResponse: typing_extensions.TypeAlias = GetWorkflowStatusResponse
 
@@ -151,6 +180,7 @@ class StageStatus(google.protobuf.message.Message):
     RESULT_FIELD_NUMBER: builtins.int
     STARTED_AT_FIELD_NUMBER: builtins.int
     COMPLETED_AT_FIELD_NUMBER: builtins.int
+    STAGES_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     status: builtins.str
@@ -169,6 +199,12 @@ class StageStatus(google.protobuf.message.Message):
     def completed_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When it ended."""
 
+    @property
+    def stages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StageStatus]:
+        """The stages of the team that carries it out, in order, if it has some. Their rounds go through
+        them again until the team is done; times are those of the newest round.
+        """
+
     def __init__(
         self,
         *,
@@ -178,9 +214,10 @@ class StageStatus(google.protobuf.message.Message):
         result: builtins.str = ...,
         started_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         completed_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        stages: collections.abc.Iterable[Global___StageStatus] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["completed_at", b"completed_at", "started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["completed_at", b"completed_at", "id", b"id", "result", b"result", "run_ids", b"run_ids", "started_at", b"started_at", "status", b"status"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["completed_at", b"completed_at", "id", b"id", "result", b"result", "run_ids", b"run_ids", "stages", b"stages", "started_at", b"started_at", "status", b"status"]) -> None: ...
 
 Global___StageStatus: typing_extensions.TypeAlias = StageStatus
 

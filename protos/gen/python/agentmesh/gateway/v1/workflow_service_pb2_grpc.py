@@ -62,14 +62,17 @@ class WorkflowServiceServicer(object):
     """
 
     def ExecuteWorkflow(self, request, context):
-        """Starts a workflow with parameters.
+        """Starts a workflow with parameters: a conversation whose task is that of the workflow's stage,
+        filled in. Parameters that break the workflow's schema: INVALID_ARGUMENT; a workflow that does not
+        exist: NOT_FOUND naming those that do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWorkflowStatus(self, request, context):
-        """Where an execution stands, stage by stage.
+        """Where an execution stands, stage by stage. Conversations that were started with a team by name
+        have a status, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,7 +86,8 @@ class WorkflowServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RegisterWorkflow(self, request, context):
-        """Registers a workflow.
+        """Registers a workflow, or a new version of one. This version carries out workflows of one stage,
+        by a team or an agent of the catalog; others are INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

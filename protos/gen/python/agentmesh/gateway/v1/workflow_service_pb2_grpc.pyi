@@ -133,16 +133,23 @@ class WorkflowServiceStub(typing.Generic[_WorkflowServiceExecuteWorkflowType, _W
     ], channel: grpc.aio.Channel) -> None: ...
 
     ExecuteWorkflow: _WorkflowServiceExecuteWorkflowType
-    """Starts a workflow with parameters."""
+    """Starts a workflow with parameters: a conversation whose task is that of the workflow's stage,
+    filled in. Parameters that break the workflow's schema: INVALID_ARGUMENT; a workflow that does not
+    exist: NOT_FOUND naming those that do.
+    """
 
     GetWorkflowStatus: _WorkflowServiceGetWorkflowStatusType
-    """Where an execution stands, stage by stage."""
+    """Where an execution stands, stage by stage. Conversations that were started with a team by name
+    have a status, too.
+    """
 
     ListWorkflows: _WorkflowServiceListWorkflowsType
     """The workflows and teams that the tenant can use."""
 
     RegisterWorkflow: _WorkflowServiceRegisterWorkflowType
-    """Registers a workflow."""
+    """Registers a workflow, or a new version of one. This version carries out workflows of one stage,
+    by a team or an agent of the catalog; others are INVALID_ARGUMENT.
+    """
 
 WorkflowServiceAsyncStub: typing_extensions.TypeAlias = WorkflowServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -172,7 +179,10 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.workflow_service_pb2.ExecuteWorkflowRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.workflow_service_pb2.ExecuteWorkflowResponse, collections.abc.Awaitable[agentmesh.gateway.v1.workflow_service_pb2.ExecuteWorkflowResponse]]:
-        """Starts a workflow with parameters."""
+        """Starts a workflow with parameters: a conversation whose task is that of the workflow's stage,
+        filled in. Parameters that break the workflow's schema: INVALID_ARGUMENT; a workflow that does not
+        exist: NOT_FOUND naming those that do.
+        """
 
     @abc.abstractmethod
     def GetWorkflowStatus(
@@ -180,7 +190,9 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.workflow_service_pb2.GetWorkflowStatusRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.workflow_service_pb2.GetWorkflowStatusResponse, collections.abc.Awaitable[agentmesh.gateway.v1.workflow_service_pb2.GetWorkflowStatusResponse]]:
-        """Where an execution stands, stage by stage."""
+        """Where an execution stands, stage by stage. Conversations that were started with a team by name
+        have a status, too.
+        """
 
     @abc.abstractmethod
     def ListWorkflows(
@@ -196,6 +208,8 @@ class WorkflowServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.gateway.v1.workflow_service_pb2.RegisterWorkflowRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.gateway.v1.workflow_service_pb2.RegisterWorkflowResponse, collections.abc.Awaitable[agentmesh.gateway.v1.workflow_service_pb2.RegisterWorkflowResponse]]:
-        """Registers a workflow."""
+        """Registers a workflow, or a new version of one. This version carries out workflows of one stage,
+        by a team or an agent of the catalog; others are INVALID_ARGUMENT.
+        """
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
