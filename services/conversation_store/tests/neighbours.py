@@ -115,10 +115,12 @@ class Tenant:
         await self.storage.put_tenant_policy(policy, "")
         at = self.clock.now
         records = [
-            AuditRecord(self.name, at, f"somebody of {self.name}", "M", "r", "OK", "peer"),
+            AuditRecord(
+                self.name, "batch:0", at, f"somebody of {self.name}", "M", "r", "OK", "peer"
+            ),
         ]
         request: Request[None] = Request(self.name, "audit", b"d", lambda _: self.name.encode())
-        await self.storage.append_audit("batch", records, request)
+        await self.storage.append_audit(records, request)
 
     async def _catalog(self) -> None:
         for version in range(1 + self.number):
@@ -260,11 +262,22 @@ class Town:
 
     async def of(self, *names: str) -> None:
         """Nobody but these, from the beginning."""
+        await self._let_everything_be_removed()
         for table in await self.tables():
             await self._do(Each(f"DELETE FROM {table} WHERE tenant <> ?", [("",)]))  # noqa: S608 - our names
         for name in names:
             self.clock.now = self._began
             await Tenant(self.storage, self.clock, name).settle()
+
+    async def _let_everything_be_removed(self) -> None:
+        """The audit log included."""
+        if type(self.storage).__name__ == "SqliteStorage":
+            found = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'audit_%'"
+            for (name,) in await self._do(Fetch(found)):
+                await self._do(Each(f"DROP TRIGGER {name}", [()]))
+            return
+        for table in ("audit_records", "audit_seals", "audit_cuts"):
+            await self._do(Each(f"ALTER TABLE {table} DISABLE TRIGGER USER", [()]))
 
     async def rows(self, name: str) -> dict[str, list[str]]:
         """Every row of a tenant, by table."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,18 +12,14 @@ from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.ledger import (
     DAY,
     HOUR,
-    AuditQuery,
-    AuditRecord,
     Dimension,
     UsageQuery,
 )
 from agentmesh_conversation_store.domain.model import SECOND, Run, StepKind
-from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.usage import NO_USAGE, Usage
 from agentmesh_conversation_store.storage.interface import (
     Storage,
 )
-from agentmesh_conversation_store.storage.requests import Request
 
 from services.conversation_store.tests.ledger import agrees, allow, sums
 from services.conversation_store.tests.support import ManualClock, start_command
@@ -153,40 +148,3 @@ async def test_recording_twice_is_booked_once(storage: Storage) -> None:
     await storage.execute(record(run))
     await storage.execute(record(run))
     assert await _used(storage) == SPENT
-
-
-# --- audit -----------------------------------------------------------------------------------
-
-
-def _audit(tenant: str, time: int, method: str) -> AuditRecord:
-    return AuditRecord(tenant, time, "alice", method, "conv_1", "OK", "127.0.0.1")
-
-
-def _batch(batch_id: str, digest: bytes = b"d") -> Request[None]:
-    return Request("", f"audit/{batch_id}", digest, lambda _: b"")
-
-
-async def test_audit_batches_are_kept_once_and_tenants_never_meet(storage: Storage) -> None:
-    records = [_audit("acme", 10, "a"), _audit("other", 11, "b"), _audit("acme", 12, "c")]
-    for _ in range(2):
-        await storage.append_audit("b1", records, _batch("b1"))
-    with pytest.raises(Rejection) as refused:
-        await storage.append_audit("b1", records[:1], _batch("b1", b"another"))
-    assert refused.value.reason is Reason.REQUEST_ID_REUSED
-    found = await storage.list_audit("acme", AuditQuery(10))
-    assert [record for _, record in found] == [records[2], records[0]]
-    found = await storage.list_audit("other", AuditQuery(10))
-    assert [record for _, record in found] == [records[1]]
-
-
-async def test_audit_pages_leave_nothing_out_at_equal_times(storage: Storage) -> None:
-    for batch in range(3):
-        same = [_audit("acme", 100, f"{batch}-{number}") for number in range(3)]
-        await storage.append_audit(f"b{batch}", same, _batch(f"b{batch}"))
-    await storage.append_audit("late", [_audit("acme", 200, "late")], _batch("late"))
-    seen: list[str] = []
-    query = AuditQuery(4, since=100, until=200)
-    while page := await storage.list_audit("acme", query):
-        seen += [record.method for _, record in page]
-        query = replace(query, before=page[-1][0])
-    assert seen == [f"{batch}-{number}" for batch in (2, 1, 0) for number in (2, 1, 0)]

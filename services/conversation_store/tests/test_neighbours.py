@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from agentmesh_conversation_store.domain.audit_chain import SealingKey
 from agentmesh_conversation_store.domain.conversations import CancelConversation, SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.forks import Fork
@@ -56,6 +57,7 @@ from services.conversation_store.tests.work import begin
 Answer = Mapping[Any, Any]
 Question = Callable[[Storage, str], Awaitable[Answer]]
 MANY = 1000
+KEY = SealingKey(bytes(32))
 HUGE = 10**9
 
 
@@ -205,14 +207,32 @@ async def _rotate_key(storage: Storage, tenant: str) -> Answer:
 
 
 async def _append_audit(storage: Storage, tenant: str) -> Answer:
-    record = AuditRecord(tenant, 5, "me", "M", "r", "OK", "peer")
+    record = AuditRecord(tenant, "again:0", 5, "me", "M", "r", "OK", "peer")
     request: Request[None] = Request(tenant, "again", b"d", lambda _: b"")
-    await storage.append_audit("batch", [record], request)
+    await storage.append_audit([record], request)
     return await _audit(storage, tenant)
 
 
 async def _audit(storage: Storage, tenant: str) -> Answer:
     return {"records": await storage.list_audit(tenant, AuditQuery(MANY))}
+
+
+async def _chain(storage: Storage, tenant: str) -> Answer:
+    return {
+        "sealed": await storage.sealed_audit(tenant, 0, MANY),
+        "cuts": await storage.audit_cuts(tenant),
+        "beyond": await storage.audit_beyond(tenant, 0),
+    }
+
+
+async def _seal_audit(storage: Storage, tenant: str) -> Answer:
+    seal = await storage.seal_audit(tenant, KEY, MANY)
+    return {"seal": seal} | await _chain(storage, tenant)
+
+
+async def _remove_audit(storage: Storage, tenant: str) -> Answer:
+    removed = await storage.remove_audit(tenant, KEY, 2**62, MANY)
+    return {"removed": removed} | await _chain(storage, tenant)
 
 
 async def _policy(storage: Storage, tenant: str) -> Answer:
@@ -287,6 +307,9 @@ QUESTIONS: dict[str, Question] = {
     ),
     "summarize_usage": _usage,
     "list_audit": _audit,
+    "sealed_audit": _chain,
+    "audit_cuts": _chain,
+    "audit_beyond": _chain,
     "tenant_policy": lambda storage, tenant: _of_each([tenant], storage.tenant_policy),
     "departing": _each(ALL.conversations, "departing"),
     "outdated": lambda storage, tenant: _of_each(
@@ -303,6 +326,8 @@ QUESTIONS: dict[str, Question] = {
     "rotate_key": _rotate_key,
     "revoke_key": _each(ALL.keys, "revoke_key"),
     "append_audit": _append_audit,
+    "seal_audit": _seal_audit,
+    "remove_audit": _remove_audit,
     "fork": _fork,
     "cut_history": _each(ALL.conversations, "cut_history"),
     "begin_import": _begin_import,
@@ -328,6 +353,8 @@ OF_ALL_TENANTS = {
     "note_key_uses": "each says whose it is",
     "keys_exist": "whether any tenant has one",
     "tenants_with_retention": "lists tenants",
+    "tenants_to_seal": "lists tenants",
+    "audited_tenants": "lists tenants",
     "tenants_to_keep_short": "lists tenants",
     "remove_some": "of all tenants; says whose it was",
 }

@@ -34,13 +34,22 @@ class Admission:
         self.public_authenticator = public_authenticator
 
     async def admit(
-        self, rules: MethodRules, context: ServicerContext, internal: str, capability: str
+        self,
+        rules: MethodRules,
+        context: ServicerContext,
+        internal: str,
+        capability: str,
+        recognised: Callable[[Principal], None] = lambda _: None,
     ) -> Identity:
-        """Whom the call acts for, given its two tokens (empty if absent). Raises MeshError."""
+        """Whom the call acts for, given its two tokens (empty if absent). Raises MeshError.
+
+        `recognised` is told of a public caller even if the policy then refuses the call.
+        """
         if rules.audience == options_pb2.AUDIENCE_PUBLIC:
             if self.public_authenticator is None:
                 raise MeshError.credentials_invalid("this service takes no public calls")
             principal = await self.public_authenticator(context)
+            recognised(principal)
             _require_role(rules, principal)
             _require_scope(rules, principal)
             return principal, None

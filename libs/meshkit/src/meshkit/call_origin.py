@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from meshkit.errors import MeshError
 
@@ -82,13 +82,6 @@ def receive(origin: CallOrigin) -> None:
 def find_received() -> CallOrigin | None:
     """The public call that the running one is part of, if that one may change something."""
     return _received.get()
-
-
-def name_resource(kind: str, resource_id: str) -> None:
-    """Says what the running call is about, where only carrying it out gives the id."""
-    origin = _received.get()
-    if origin is not None:
-        _received.set(replace(origin, resource=f"{kind}:{resource_id}"))
 
 
 @contextmanager

@@ -58,6 +58,10 @@ class ServedCall:
         self.notes: Any = None
         """What the listener wants to find again."""
 
+    def recognised(self, principal: Principal) -> None:
+        """Notes who calls."""
+        self.principal = principal
+
     def failed(self, code: grpc.StatusCode, reason: str) -> None:
         """Notes the outcome."""
         self.code, self.reason = code, reason

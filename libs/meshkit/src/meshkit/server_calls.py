@@ -202,7 +202,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
 
     async def _admit(self, call: ServedCall, context: ServicerContext) -> None:
         principal, capability = await self._admission.admit(
-            call.rules, context, call.internal, call.capability
+            call.rules, context, call.internal, call.capability, call.recognised
         )
         call.principal = principal
         mesh_context.enter_call(principal, capability)
@@ -210,6 +210,18 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
             call_origin.receive(call_origin.parse(call.origin))
         if call.span is not None and principal is not None and principal.tenant:
             call.span.set_attribute(TENANT_ATTRIBUTE, principal.tenant)
+
+    def refused(self, method: str, call_context: Any, caller: Any, failure: MeshError) -> None:
+        """Notes a call that failed before it was one: an edge that speaks another protocol refused
+        `caller`, None if nobody was recognised."""
+        rules = self._rules.get(method)
+        task = asyncio.current_task()
+        if rules is None or self._listener is None or task is None:
+            return
+        call = ServedCall(rules, task, call_context)
+        call.principal = caller
+        call.failed(failure.code, failure.reason_name)
+        self._listener.ended(call)
 
     async def _begin(self, call: ServedCall) -> None:
         if self._listener is not None:

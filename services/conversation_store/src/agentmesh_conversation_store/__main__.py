@@ -1,4 +1,4 @@
-"""`agentmesh-store`: serves, migrates its database, and makes keys."""
+"""`agentmesh-store`: serves, migrates its database, makes keys, and verifies the audit log."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from meshkit.policy import known_scopes
 from meshkit.roles import Role
 from meshkit.settings import load_settings
 
+from . import audit_commands
 from .codec.events import ProtobufEvents
 from .domain.keys import ApiKey, Grantor
 from .domain.model import SECOND, Instant
@@ -179,6 +180,9 @@ def _line(key: ApiKey, now: Instant) -> str:
 
 def _time(at: Instant) -> str:
     return datetime.fromtimestamp(at / SECOND, UTC).isoformat(timespec="seconds")
+
+
+audit_commands.register(app, _with_storage)
 
 
 def main() -> None:

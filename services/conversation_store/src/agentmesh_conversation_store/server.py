@@ -32,6 +32,7 @@ from .key_uses import KeyUses
 from .leasing.dispatcher import Dispatcher, LeaseTimes
 from .leasing.fence_watch import FenceWatch
 from .retention import Retention
+from .sealing import AuditSealer, sealing_keys
 from .servicers.approvals import ApprovalServicer
 from .servicers.blobs import BlobServicer
 from .servicers.catalog import CatalogServicer
@@ -90,6 +91,12 @@ def build(settings: StoreSettings) -> ServiceHost:
         poll_seconds=settings.removal_poll_seconds,
     )
     uses = KeyUses(storage)
+    sealer = AuditSealer(
+        storage,
+        sealing_keys(settings)[0],
+        every=settings.audit_seal_seconds,
+        keep_days=settings.audit_retention_days,
+    )
     payloads = Payloads(kept)
     kept_files = KeptFiles(storage, kept)
     turn_servicer = TurnServicer(
@@ -128,7 +135,17 @@ def build(settings: StoreSettings) -> ServiceHost:
         subscriptions.drain()
         feeds.drain()
 
-    talking = (fanout, subscriptions, feeds, fences, dispatcher, housekeeping, retention, uses)
+    talking = (
+        fanout,
+        subscriptions,
+        feeds,
+        fences,
+        dispatcher,
+        housekeeping,
+        retention,
+        uses,
+        sealer,
+    )
     host.on_start += [storage.open, *(part.start for part in talking)]
     host.on_drain.append(drain)
     host.on_stop += [storage.close, *(part.stop for part in talking)]

@@ -15,6 +15,7 @@ from .fanout.redis_channels import check_url as check_redis_url
 from .storage.sqlite.storage import DATABASE_FILE
 
 GIB = 1024**3
+_LEAST_SECRET_CHARACTERS = 32
 
 
 class StoreSettings(ServiceSettings):
@@ -45,6 +46,9 @@ class StoreSettings(ServiceSettings):
     heartbeat_seconds: float = Field(default=10.0, gt=0, le=15)
     head_check_seconds: float = Field(default=1.0, gt=0, le=60)
     retention_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    audit_key: SecretStr | None = None
+    audit_seal_seconds: float = Field(default=1.0, gt=0, le=60)
+    audit_retention_days: int | None = Field(default=None, ge=1, le=36_500)
     removal_poll_seconds: float = Field(default=5.0, gt=0, le=3600)
     sqlite_readers: int = Field(default=2, ge=1, le=64)
     blob_url: str = ""
@@ -80,6 +84,17 @@ class StoreSettings(ServiceSettings):
         ):
             raise ValueError("POSTGRES_URL must be postgresql://user:password@host:port/database")
         return url
+
+    @field_validator("audit_key")
+    @classmethod
+    def _is_hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        secrets = value.get_secret_value().split(",") if value is not None else []
+        if any(len(secret.strip()) < _LEAST_SECRET_CHARACTERS for secret in secrets):
+            raise ValueError(
+                f"each must have at least {_LEAST_SECRET_CHARACTERS} characters; "
+                "make one with `openssl rand -hex 32`"
+            )
+        return value
 
     @field_validator("redis_url")
     @classmethod

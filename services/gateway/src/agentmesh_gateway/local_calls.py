@@ -13,8 +13,11 @@ from typing import Any, NoReturn
 import grpc
 from google.rpc.status_pb2 import Status
 from meshkit.admission import ServicerContext
-from meshkit.errors import STATUS_DETAILS_KEY
+from meshkit.context import Principal
+from meshkit.errors import STATUS_DETAILS_KEY, MeshError
 from meshkit.server_calls import MeshServerInterceptor
+
+from agentmesh_gateway.rest.peer import current_peer
 
 Metadata = tuple[tuple[str, str], ...]
 Sink = Callable[[Any], Awaitable[None]]
@@ -90,6 +93,12 @@ class LocalCalls:
             await serve(requests, context)
         except grpc.aio.AbortError:
             raise CallFailedError(context.status()) from None
+
+    def refused(
+        self, rpc: str, metadata: Metadata, caller: Principal | None, failure: MeshError
+    ) -> None:
+        """Says that an edge refused a request before it became a call."""
+        self._interceptor.refused(rpc, LocalContext(metadata, None), caller, failure)
 
     async def _handler(self, rpc: str, metadata: Metadata) -> grpc.RpcMethodHandler[Any, Any]:
         async def look_up(_: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -175,7 +184,7 @@ class LocalContext(grpc.aio.ServicerContext[Any, Any]):
 
     def peer(self) -> str:
         """Who calls, as gRPC writes it."""
-        return self._within.peer() if self._within else "inproc:rest"
+        return self._within.peer() if self._within else current_peer()
 
     def peer_identities(self) -> Any:
         """Those of the call around this one; others show no certificate."""

@@ -14,6 +14,7 @@ from meshkit.server import ServiceHost
 from meshkit.server_calls import MeshServerInterceptor
 from starlette.middleware.cors import CORSMiddleware
 
+from agentmesh_gateway.audit.wiring import record_calls
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.documentation.site import Documentation
 from agentmesh_gateway.http_server import HttpServer
@@ -69,6 +70,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
         return await authenticator.authenticate(context.invocation_metadata() or ())
 
     host.public_authenticator = authenticate
+    record_calls(host, upstream, settings)
     streams = OpenStreams(authenticator, settings.recheck_seconds)
     pace = Pace(settings.heartbeat_seconds, settings.upstream_patience_seconds)
     subscriptions = Subscriptions(
@@ -111,7 +113,9 @@ def _local_calls(host: ServiceHost) -> LocalCalls:
         for path, rule in service_rules(service.full_name).items()
     }
     admission = Admission(host.identity, host.public_authenticator)
-    return LocalCalls(MeshServerInterceptor(rules, admission, host.telemetry, ActiveCalls()))
+    return LocalCalls(
+        MeshServerInterceptor(rules, admission, host.telemetry, ActiveCalls(), host.call_listener)
+    )
 
 
 def _add_http(

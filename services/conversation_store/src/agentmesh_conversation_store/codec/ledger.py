@@ -67,16 +67,19 @@ def policy(message: pb.TenantPolicy, tenant: str) -> TenantPolicy:
     )
 
 
-def audit_record(message: pb.AuditRecord, now: Instant) -> AuditRecord:
-    """A record; without a time it happened now."""
+def audit_record(message: pb.AuditRecord, record_id: str, now: Instant) -> AuditRecord:
+    """A record; without a time it happened now. Its place in the chain is not the writer's."""
     return AuditRecord(
-        message.tenant,
-        values.instant(message.time) if message.HasField("time") else now,
-        message.principal,
-        message.method,
-        message.resource,
-        message.code,
-        message.peer,
+        tenant=message.tenant,
+        record_id=message.record_id or record_id,
+        time=values.instant(message.time) if message.HasField("time") else now,
+        principal=message.principal,
+        method=message.method,
+        resource=message.resource,
+        code=message.code,
+        peer=message.peer,
+        trace_id=message.trace_id,
+        request_id=message.request_id,
     )
 
 
@@ -90,4 +93,8 @@ def audit_message(record: AuditRecord) -> pb.AuditRecord:
         resource=record.resource,
         code=record.code,
         peer=record.peer,
+        trace_id=record.trace_id,
+        request_id=record.request_id,
+        record_id=record.record_id,
+        sequence=record.sequence,
     )

@@ -171,15 +171,41 @@ def day_is_over(tenant: str, used: str, now: Instant) -> Rejection:
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """One thing that somebody did. `code` is the name of a status code."""
+    """One thing that somebody did. `code` is the name of a status code, "STARTED" of what was about
+    to be done, or "GAP" where records were lost; `sequence` is 0 until it is sealed."""
 
     tenant: str
+    record_id: str
     time: Instant
     principal: str
     method: str
     resource: str
     code: str
     peer: str
+    trace_id: str = ""
+    request_id: str = ""
+    sequence: int = 0
+
+    def at(self, sequence: int) -> AuditRecord:
+        """The same, at its place in its tenant's chain."""
+        return replace(self, sequence=sequence)
+
+    @property
+    def sealed_fields(self) -> tuple[str | int, ...]:
+        """What a seal covers: everything, in an order that never changes."""
+        return (
+            self.tenant,
+            self.record_id,
+            self.sequence,
+            self.time,
+            self.principal,
+            self.method,
+            self.resource,
+            self.code,
+            self.peer,
+            self.trace_id,
+            self.request_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,15 +213,19 @@ class AuditPosition:
     """Where a record stands among those of its tenant."""
 
     time: Instant
-    batch_id: str
-    ordinal: int
+    record_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery:
-    """A page of records with a time in [since, until), newest first, older than `before`."""
+    """A page of records with a time in [since, until), newest first, older than `before`; of one
+    principal, method, resource and code where these are not empty."""
 
     limit: int
     since: Instant | None = None
     until: Instant | None = None
     before: AuditPosition | None = None
+    principal: str = ""
+    method: str = ""
+    resource: str = ""
+    code: str = ""

@@ -100,8 +100,11 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         batch: Request[None] = Request(
             _SYSTEM, f"audit/{request.batch_id}", digest.encode(), lambda _: b""
         )
-        records = [audit_record(record, now) for record in request.records]
-        await self._storage.append_audit(request.batch_id, records, batch)
+        records = [
+            audit_record(record, f"{request.batch_id}:{ordinal}", now)
+            for ordinal, record in enumerate(request.records)
+        ]
+        await self._storage.append_audit(records, batch)
         return pb.AppendAuditResponse()
 
     @answers_rejections
@@ -112,17 +115,24 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         since, until = _span(request)
         before = None
         if request.page_token:
-            before = AuditPosition(
-                *tokens.page_position(request.page_token, "audit", int, str, int)
-            )
-        query = AuditQuery(size + 1, since, until, before)
+            before = AuditPosition(*tokens.page_position(request.page_token, "audit", int, str))
+        query = AuditQuery(
+            size + 1,
+            since,
+            until,
+            before,
+            principal=request.principal,
+            method=request.method,
+            resource=request.resource,
+            code=request.code,
+        )
         found = await self._storage.list_audit(current_principal().tenant, query)
         token = ""
         if len(found) > size:
-            last, _record = found[size - 1]
-            token = tokens.page_token("audit", last.time, last.batch_id, last.ordinal)
+            last = found[size - 1]
+            token = tokens.page_token("audit", last.time, last.record_id)
         return pb.ListAuditResponse(
-            records=[audit_message(record) for _, record in found[:size]], next_page_token=token
+            records=[audit_message(record) for record in found[:size]], next_page_token=token
         )
 
 

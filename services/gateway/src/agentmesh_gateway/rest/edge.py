@@ -9,11 +9,12 @@ from typing import Any
 import grpc
 from agentmesh.common.v1 import errors_pb2, options_pb2
 from google.protobuf.message import Message as ProtobufMessage
+from meshkit.context import Principal
 from meshkit.errors import FieldViolation, MeshError
 from meshkit.ids import new_id
 
 from agentmesh_gateway.identity import Authenticator
-from agentmesh_gateway.local_calls import CallFailedError, LocalCalls
+from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest.asgi import (
     BodyTooLargeError,
     ClientLeftError,
@@ -26,6 +27,7 @@ from agentmesh_gateway.rest.asgi import (
 from agentmesh_gateway.rest.binding import bind
 from agentmesh_gateway.rest.codec import MalformedJsonError, encode_message, parse_json
 from agentmesh_gateway.rest.errors import method_not_allowed, status_of
+from agentmesh_gateway.rest.peer import enter_request
 from agentmesh_gateway.rest.problems import Problems
 from agentmesh_gateway.rest.request_headers import (
     REQUEST_ID,
@@ -71,6 +73,7 @@ class RestEdge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        enter_request(scope)
         request_id = request_id_of(headers) or new_id("req")
         answer = Responder(
             send, [(REQUEST_ID, request_id.encode())], without_body=scope["method"] == "HEAD"
@@ -105,11 +108,27 @@ class RestEdge:
             await self._refuse_path(scope["method"], path, answer)
             return
         metadata = call_metadata(headers)
-        if match.route.rpc in self._public:
-            # Before the body is read: strangers do not get to send megabytes.
-            principal = await self._authenticator.authenticate(metadata)
-            if self._authenticator.trusts_this_machine(principal):
-                require_this_machine(headers, self._allowed_origins)
+        principal: Principal | None = None
+        try:
+            if match.route.rpc in self._public:
+                # Before the body is read: strangers do not get to send megabytes.
+                principal = await self._authenticator.authenticate(metadata)
+                if self._authenticator.trusts_this_machine(principal):
+                    require_this_machine(headers, self._allowed_origins)
+            await self._call(match, scope, headers, receive, metadata, answer)
+        except MeshError as error:
+            self._calls.refused(match.route.rpc, metadata, principal, error)
+            raise
+
+    async def _call(
+        self,
+        match: Match,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        metadata: Metadata,
+        answer: Responder,
+    ) -> None:
         if match.route.is_upload:
             first = self._bound(match, scope, headers, None)
             response, _ = await serve_upload(

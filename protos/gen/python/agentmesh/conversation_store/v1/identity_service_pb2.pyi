@@ -314,14 +314,18 @@ class RevokeKeyRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     key_id: builtins.str
     """"key_…"."""
+    request_id: builtins.str
+    """Chosen by the caller."""
     def __init__(
         self,
         *,
         key_id: builtins.str = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key_id", b"key_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key_id", b"key_id", "request_id", b"request_id"]) -> None: ...
 
 Global___RevokeKeyRequest: typing_extensions.TypeAlias = RevokeKeyRequest
 

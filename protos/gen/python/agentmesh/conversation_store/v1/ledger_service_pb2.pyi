@@ -314,7 +314,9 @@ Global___PutTenantPolicyResponse: typing_extensions.TypeAlias = PutTenantPolicyR
 
 @typing.final
 class AuditRecord(google.protobuf.message.Message):
-    """One thing that somebody did."""
+    """One thing that somebody did, or was refused. It has no contents, no digests of contents and no
+    secrets.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -325,18 +327,34 @@ class AuditRecord(google.protobuf.message.Message):
     RESOURCE_FIELD_NUMBER: builtins.int
     CODE_FIELD_NUMBER: builtins.int
     PEER_FIELD_NUMBER: builtins.int
+    TRACE_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    RECORD_ID_FIELD_NUMBER: builtins.int
+    SEQUENCE_FIELD_NUMBER: builtins.int
     tenant: builtins.str
     """The tenant."""
     principal: builtins.str
-    """Who."""
+    """Who: the subject of the credentials. Empty if nobody was recognised; then the tenant is empty, too."""
     method: builtins.str
-    """The method."""
+    """The public method, for example "agentmesh.gateway.v1.ConversationService/SendMessage"."""
     resource: builtins.str
-    """What it was done to."""
+    """What it was done to, as a kind and an id: "conversation:conv_…", "key:key_…", "agent:writer"."""
     code: builtins.str
-    """The status code's name."""
+    """The status code's name; "STARTED" of something that was about to be done outside of the store, and
+    has another record with its outcome; "GAP" where as many records as `resource` says were lost.
+    """
     peer: builtins.str
     """Where the call came from."""
+    trace_id: builtins.str
+    """The trace that the call was part of."""
+    request_id: builtins.str
+    """The `request_id` that the caller chose, if any: repetitions of one request share it."""
+    record_id: builtins.str
+    """Of this record alone, within the tenant."""
+    sequence: builtins.int
+    """Its place in the tenant's chain: 1, 2, 3, … without holes. 0 until it is sealed, which takes about
+    a second.
+    """
     @property
     def time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When."""
@@ -351,9 +369,13 @@ class AuditRecord(google.protobuf.message.Message):
         resource: builtins.str = ...,
         code: builtins.str = ...,
         peer: builtins.str = ...,
+        trace_id: builtins.str = ...,
+        request_id: builtins.str = ...,
+        record_id: builtins.str = ...,
+        sequence: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["time", b"time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "method", b"method", "peer", b"peer", "principal", b"principal", "resource", b"resource", "tenant", b"tenant", "time", b"time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "method", b"method", "peer", b"peer", "principal", b"principal", "record_id", b"record_id", "request_id", b"request_id", "resource", b"resource", "sequence", b"sequence", "tenant", b"tenant", "time", b"time", "trace_id", b"trace_id"]) -> None: ...
 
 Global___AuditRecord: typing_extensions.TypeAlias = AuditRecord
 
@@ -403,10 +425,22 @@ class ListAuditRequest(google.protobuf.message.Message):
     TO_TIME_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    CODE_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """At most this many; 200 if 0."""
     page_token: builtins.str
     """From the page before."""
+    principal: builtins.str
+    """Only records of this principal."""
+    method: builtins.str
+    """Only records of this method."""
+    resource: builtins.str
+    """Only records of this resource."""
+    code: builtins.str
+    """Only records with this code, for example "PERMISSION_DENIED"."""
     @property
     def from_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """From then; from the beginning if unset."""
@@ -422,9 +456,13 @@ class ListAuditRequest(google.protobuf.message.Message):
         to_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        principal: builtins.str = ...,
+        method: builtins.str = ...,
+        resource: builtins.str = ...,
+        code: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["from_time", b"from_time", "to_time", b"to_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["from_time", b"from_time", "page_size", b"page_size", "page_token", b"page_token", "to_time", b"to_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "from_time", b"from_time", "method", b"method", "page_size", b"page_size", "page_token", b"page_token", "principal", b"principal", "resource", b"resource", "to_time", b"to_time"]) -> None: ...
 
 Global___ListAuditRequest: typing_extensions.TypeAlias = ListAuditRequest
 

@@ -196,14 +196,18 @@ class RevokeKeyRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     KEY_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     key_id: builtins.str
     """"key_…"."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
     def __init__(
         self,
         *,
         key_id: builtins.str = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key_id", b"key_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["key_id", b"key_id", "request_id", b"request_id"]) -> None: ...
 
 Global___RevokeKeyRequest: typing_extensions.TypeAlias = RevokeKeyRequest
 
@@ -317,10 +321,22 @@ class ListAuditRequest(google.protobuf.message.Message):
     TO_TIME_FIELD_NUMBER: builtins.int
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    PRINCIPAL_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    CODE_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """At most this many; the server's default if 0."""
     page_token: builtins.str
     """From the page before."""
+    principal: builtins.str
+    """Only records of this principal."""
+    method: builtins.str
+    """Only records of this method."""
+    resource: builtins.str
+    """Only records of this resource."""
+    code: builtins.str
+    """Only records with this code, for example "PERMISSION_DENIED"."""
     @property
     def from_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """From then."""
@@ -336,9 +352,13 @@ class ListAuditRequest(google.protobuf.message.Message):
         to_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        principal: builtins.str = ...,
+        method: builtins.str = ...,
+        resource: builtins.str = ...,
+        code: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["from_time", b"from_time", "to_time", b"to_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["from_time", b"from_time", "page_size", b"page_size", "page_token", b"page_token", "to_time", b"to_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "from_time", b"from_time", "method", b"method", "page_size", b"page_size", "page_token", b"page_token", "principal", b"principal", "resource", b"resource", "to_time", b"to_time"]) -> None: ...
 
 Global___ListAuditRequest: typing_extensions.TypeAlias = ListAuditRequest
 

@@ -12,6 +12,7 @@ from agentmesh_conversation_store.storage.history import Outdated, Removed
 from agentmesh_conversation_store.storage.requests import Request
 
 from . import forks, removal, retention
+from .audited import audited
 from .plan import Plan, Session
 from .requests import once
 from .unit import Unit
@@ -40,7 +41,7 @@ class SqlHistory(ABC):
         def plan(session: Session) -> Plan[ConversationView | bytes]:
             return once(request, lambda: forks.fork(session, self._unit, fork))
 
-        return await self._write((fork.tenant,), plan)
+        return await self._write((fork.tenant,), audited(plan))
 
     async def tenants_to_keep_short(self) -> Sequence[str]:
         """See `History`."""

@@ -43,6 +43,12 @@ def add(key: ApiKey, secret_hash: bytes, request: Request[ApiKey] | None) -> Pla
     return (yield from once(request, keep))
 
 
+def as_resource(tenant: str, key_id: str) -> Plan[str]:
+    """How an audit record names a key that was just made; "" if an earlier one was answered."""
+    row = yield from first("SELECT 1 FROM api_keys WHERE tenant = ? AND key_id = ?", tenant, key_id)
+    return f"key:{key_id}" if row else ""
+
+
 def rotate(
     rotation: KeyRotation, secret_hash: bytes, request: Request[ApiKey] | None
 ) -> Plan[ApiKey | bytes]:

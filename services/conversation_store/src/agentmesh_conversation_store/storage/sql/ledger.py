@@ -6,17 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from agentmesh_conversation_store.domain.audit_chain import Cut, Seal, SealingKey
 from agentmesh_conversation_store.domain.ledger import (
-    AuditPosition,
     AuditQuery,
     AuditRecord,
     TenantPolicy,
     UsageQuery,
     UsageSum,
 )
+from agentmesh_conversation_store.domain.model import Instant
 from agentmesh_conversation_store.storage.requests import Request
 
 from . import audit, tenants, usage
+from .audited import audited
 from .plan import Plan, Session
 
 T = TypeVar("T")
@@ -45,21 +47,47 @@ class SqlLedger(ABC):
         self, policy: TenantPolicy, etag: str, request: Request[TenantPolicy] | None = None
     ) -> TenantPolicy | bytes:
         """See `Ledger`."""
-        plan = tenants.put_policy
-        return await self._write((policy.tenant,), lambda _: plan(policy, etag, request))
+        plan = audited(lambda _: tenants.put_policy(policy, etag, request), "policy")
+        return await self._write((policy.tenant,), plan)
 
     async def tenants_with_retention(self) -> Sequence[str]:
         """See `Ledger`."""
         return await self._read(("*",), tenants.with_retention())
 
-    async def append_audit(
-        self, batch_id: str, records: Sequence[AuditRecord], request: Request[None]
-    ) -> None:
+    async def append_audit(self, records: Sequence[AuditRecord], request: Request[None]) -> None:
         """See `Ledger`."""
-        await self._write(("*",), lambda _: audit.append(batch_id, records, request))
+        await self._write(("*",), lambda _: audit.append(records, request))
 
-    async def list_audit(
-        self, tenant: str, query: AuditQuery
-    ) -> Sequence[tuple[AuditPosition, AuditRecord]]:
+    async def list_audit(self, tenant: str, query: AuditQuery) -> Sequence[AuditRecord]:
         """See `Ledger`."""
         return await self._read((tenant,), audit.listing(tenant, query))
+
+    async def tenants_to_seal(self) -> Sequence[str]:
+        """See `Ledger`."""
+        return await self._read(("*",), audit.waiting())
+
+    async def seal_audit(self, tenant: str, key: SealingKey, limit: int) -> Seal | None:
+        """See `Ledger`."""
+        return await self._write((tenant,), lambda _: audit.seal_some(tenant, key, limit))
+
+    async def remove_audit(self, tenant: str, key: SealingKey, before: Instant, limit: int) -> int:
+        """See `Ledger`."""
+        return await self._write((tenant,), lambda _: audit.remove_old(tenant, key, before, limit))
+
+    async def audited_tenants(self) -> Sequence[str]:
+        """See `Ledger`."""
+        return await self._read(("*",), audit.sealed_tenants())
+
+    async def sealed_audit(
+        self, tenant: str, after: int, limit: int
+    ) -> Sequence[tuple[Seal, Sequence[AuditRecord]]]:
+        """See `Ledger`."""
+        return await self._read((tenant,), audit.seals(tenant, after, limit), snapshot=True)
+
+    async def audit_cuts(self, tenant: str) -> Sequence[Cut]:
+        """See `Ledger`."""
+        return await self._read((tenant,), audit.cuts(tenant))
+
+    async def audit_beyond(self, tenant: str, sequence: int) -> tuple[int, int]:
+        """See `Ledger`."""
+        return await self._read((tenant,), audit.beyond(tenant, sequence))

@@ -39,6 +39,7 @@ from agentmesh_conversation_store.storage.interface import (
 from agentmesh_conversation_store.storage.requests import Request
 
 from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads, requests
+from .audited import audited
 from .history import SqlHistory
 from .ledger import SqlLedger
 from .plan import Plan, Session
@@ -229,7 +230,8 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         request: Request[Sequence[StoredDocument]] | None = None,
     ) -> Sequence[StoredDocument] | bytes:
         """See `Storage`."""
-        return await self._write((tenant, SYSTEM), lambda _: catalog.put(tenant, write, request))
+        plan = audited(lambda _: catalog.put(tenant, write, request))
+        return await self._write((tenant, SYSTEM), plan)
 
     async def recall(self, request: Request[Any]) -> bytes | None:
         """See `Storage`."""
@@ -258,23 +260,25 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         self, tenant: str, deletion: DocumentDeletion, request: Request[None] | None = None
     ) -> bytes | None:
         """See `Storage`."""
-        return await self._write(
-            (tenant, SYSTEM), lambda _: catalog.delete(tenant, deletion, request)
-        )
+        plan = audited(lambda _: catalog.delete(tenant, deletion, request))
+        return await self._write((tenant, SYSTEM), plan)
 
     async def add_key(
         self, key: ApiKey, secret_hash: bytes, request: Request[ApiKey] | None = None
     ) -> ApiKey | bytes:
         """See `Storage`."""
-        return await self._write((key.tenant,), lambda _: keys.add(key, secret_hash, request))
+        plan = audited(
+            lambda _: keys.add(key, secret_hash, request),
+            lambda: keys.as_resource(key.tenant, key.key_id),
+        )
+        return await self._write((key.tenant,), plan)
 
     async def rotate_key(
         self, rotation: KeyRotation, secret_hash: bytes, request: Request[ApiKey] | None = None
     ) -> ApiKey | bytes:
         """See `Storage`."""
-        return await self._write(
-            (rotation.tenant,), lambda _: keys.rotate(rotation, secret_hash, request)
-        )
+        plan = audited(lambda _: keys.rotate(rotation, secret_hash, request))
+        return await self._write((rotation.tenant,), plan)
 
     async def usable_key(self, secret_hash: bytes) -> tuple[ApiKey, Instant] | None:
         """See `Storage`."""
@@ -297,4 +301,4 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
 
     async def revoke_key(self, tenant: str, key_id: str) -> ApiKey | None:
         """See `Storage`."""
-        return await self._write((tenant,), lambda _: keys.revoke(tenant, key_id))
+        return await self._write((tenant,), audited(lambda _: keys.revoke(tenant, key_id)))

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from meshkit.roles import Role
 
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
+from agentmesh_conversation_store.domain.audit_chain import Cut, Seal
 from agentmesh_conversation_store.domain.history import (
     Milestone,
     Removal,
@@ -147,6 +148,12 @@ class Table(Generic[T]):
         )
 
     @cached_property
+    def add(self) -> str:
+        """Writes a row that is not there yet."""
+        places = ", ".join("?" * len(self.columns))
+        return f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES ({places})"
+
+    @cached_property
     def remove(self) -> str:
         """Deletes one row by its key."""
         return f"DELETE FROM {self.name} WHERE {self._by_key}"
@@ -249,12 +256,9 @@ POLICIES = Table(
     {"daily_budget": (_pack_budget, _unpack_budget)},
 )
 DAYS = Table(TenantDay, "tenant_days", ("tenant",))
-AUDIT = Table(
-    AuditRecord,
-    "audit_records",
-    ("tenant", "time", "batch_id", "ordinal"),
-    extra=("batch_id", "ordinal"),
-)
+AUDIT = Table(AuditRecord, "audit_records", ("tenant", "record_id"))
+SEALS = Table(Seal, "audit_seals", ("tenant", "number"))
+CUTS = Table(Cut, "audit_cuts", ("tenant", "through_sequence"))
 KEYS = Table(
     ApiKey,
     "api_keys",

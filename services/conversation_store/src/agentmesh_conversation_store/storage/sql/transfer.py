@@ -16,6 +16,7 @@ from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.transfer import Arrivals, Departing
 
 from . import checkpoints, reads, requests, writing
+from .audited import audited
 from .plan import Plan, Session, each, fetch, fetch_each, first, now
 from .tables import BLOB_REFERENCES, CHECKPOINTS
 from .words import WordIndex
@@ -232,9 +233,11 @@ class SqlTransfer(ABC):
     ) -> ConversationView | bytes:
         """See `Transfer`. The feed hears of a long one a part at a time: nobody waits long."""
         tenant, name = view.conversation.tenant, view.conversation.conversation_id
-        known = await self._write(
-            (tenant,), lambda session: finish(session, view, definition, unread, request)
+        plan = audited(
+            lambda session: finish(session, view, definition, unread, request),
+            f"conversation:{name}",
         )
+        known = await self._write((tenant,), plan)
         if isinstance(known, bytes) and not await self._read((tenant,), is_known(tenant, name)):
             return known
         while await self._write((tenant,), lambda _: tell(tenant, name, _TOLD_AT_ONCE)):

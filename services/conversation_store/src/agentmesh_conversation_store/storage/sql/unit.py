@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from agentmesh_conversation_store.domain.changes import Changes, Command, Loaded, Scope
 from agentmesh_conversation_store.domain.ledger import TenantDay
 from agentmesh_conversation_store.domain.model import SECOND, Conversation, Instant, Run
 from agentmesh_conversation_store.domain.rejections import Rejection
+from agentmesh_conversation_store.storage.changed_by import ChangedBy, changed_by
 from agentmesh_conversation_store.storage.encoding import encoded_changes, metered
 from agentmesh_conversation_store.storage.interface import (
     Committed,
@@ -26,7 +27,7 @@ from agentmesh_conversation_store.storage.interface import (
 )
 from agentmesh_conversation_store.storage.requests import Request
 
-from . import approvals, records, requests, tenants, writing
+from . import approvals, audit, audited, records, requests, tenants, writing
 from .plan import Plan, Session, each, fetch, fetch_each, now
 from .tables import CONVERSATIONS, RUNS
 from .words import WordIndex, texts
@@ -60,6 +61,7 @@ class Item(Generic[R]):
     request: Request[R] | None = None
     result: R | bytes | None = None
     rejection: Rejection | None = None
+    by: ChangedBy | None = field(default_factory=changed_by)
 
     @property
     def key(self) -> Key:
@@ -95,6 +97,13 @@ class Unit:
                 (requests.key_of(item.request), item.result)
                 for item, _ in changes
                 if item.request is not None and isinstance(item.result, bytes)
+            ]
+        )
+        yield from audit.add(
+            [
+                audited.record(item.by, at, f"conversation:{item.key[1]}")
+                for item in items
+                if item.by is not None and item.rejection is None
             ]
         )
         yield from requests.unclaim(

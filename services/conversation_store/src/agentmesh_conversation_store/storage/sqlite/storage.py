@@ -87,7 +87,8 @@ class SqliteStorage(SqlStorage):
 
     async def execute(self, command: Command[R]) -> R:
         """See `Storage`."""
-        return cast(R, await self._writer.run(lambda session: self._one(session, Item(command))))
+        item = Item(command)
+        return cast(R, await self._writer.run(lambda session: self._one(session, item)))
 
     async def execute_once(self, command: Command[R], request: Request[R]) -> bytes:
         """See `Storage`."""

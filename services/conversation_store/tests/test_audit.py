@@ -1,0 +1,377 @@
+"""The audit log in every storage: what is recorded, how it is sealed, what verification finds."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from agentmesh_conversation_store.auditing import Verdict, verify
+from agentmesh_conversation_store.domain.audit_chain import Head, SealingKey
+from agentmesh_conversation_store.domain.conversations import CancelConversation
+from agentmesh_conversation_store.domain.history import DeleteConversation
+from agentmesh_conversation_store.domain.ledger import (
+    DAY,
+    AuditPosition,
+    AuditQuery,
+    AuditRecord,
+    TenantPolicy,
+)
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
+from agentmesh_conversation_store.sealing import AuditSealer
+from agentmesh_conversation_store.storage.interface import Storage
+from agentmesh_conversation_store.storage.requests import Request
+from meshkit.call_origin import CallOrigin, received_scope
+from meshkit.context import principal_scope
+
+from services.conversation_store.tests.support import ACME, ManualClock, start_command
+
+KEY = SealingKey(b"k" * 32)
+OTHER_KEY = SealingKey(b"o" * 32)
+MANY = AuditQuery(100)
+Change = Callable[[str], Awaitable[None]]
+
+
+def _audit(tenant: str, time: int, method: str) -> AuditRecord:
+    name = f"{tenant}-{time}-{method}"
+    return AuditRecord(tenant, name, time, "alice", method, "conversation:conv_1", "OK", "1.2.3.4")
+
+
+def _batch(batch_id: str, digest: bytes = b"d") -> Request[None]:
+    return Request("", f"audit/{batch_id}", digest, lambda _: b"")
+
+
+def _sealer(storage: Storage, key: SealingKey = KEY, keep_days: int | None = None) -> AuditSealer:
+    return AuditSealer(storage, key, every=1.0, keep_days=keep_days)
+
+
+async def _append(storage: Storage, *records: AuditRecord) -> None:
+    await storage.append_audit(records, _batch(records[0].record_id))
+
+
+async def _verdict(storage: Storage, tenant: str = "acme", **heads: Head) -> Verdict:
+    return {one.tenant: one for one in await verify(storage, [KEY], heads)}[tenant]
+
+
+@pytest.fixture
+def tamper(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> Change:
+    """Changes the database behind the store's back, triggers and row-level security put aside."""
+    tables = ("audit_records", "audit_seals", "audit_cuts")
+
+    async def in_postgres(sql: str) -> None:
+        connection = await asyncpg.connect(request.getfixturevalue("postgres_url"))
+        await connection.execute("SET agentmesh.tenants = '{*}'")
+        for table in tables:
+            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        await connection.execute(sql)
+        for table in tables:
+            await connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+        await connection.close()
+
+    async def in_sqlite(sql: str) -> None:
+        connection = sqlite3.connect(tmp_path / "s.db")
+        triggers = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'audit_%'"
+        ).fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.executescript(sql)
+        for _, definition in triggers:
+            connection.execute(definition)
+        connection.commit()
+        connection.close()
+
+    return in_postgres if "postgres" in request.node.callspec.id else in_sqlite
+
+
+@pytest.fixture
+def run_sql(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> Change:
+    """Does to the database what its triggers let anybody do."""
+
+    async def in_postgres(sql: str) -> None:
+        connection = await asyncpg.connect(request.getfixturevalue("postgres_url"))
+        try:
+            await connection.execute("SET agentmesh.tenants = '{*}'")
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+    async def in_sqlite(sql: str) -> None:
+        connection = sqlite3.connect(tmp_path / "s.db")
+        try:
+            connection.execute(sql)
+        finally:
+            connection.close()
+
+    return in_postgres if "postgres" in request.node.callspec.id else in_sqlite
+
+
+# --- what is recorded ------------------------------------------------------------------------
+
+
+async def test_batches_are_kept_once_and_tenants_never_meet(storage: Storage) -> None:
+    records = [_audit("acme", 10, "a"), _audit("other", 11, "b"), _audit("acme", 12, "c")]
+    for _ in range(2):
+        await storage.append_audit(records, _batch("b1"))
+    with pytest.raises(Rejection) as refused:
+        await storage.append_audit(records[:1], _batch("b1", b"another"))
+    assert refused.value.reason is Reason.REQUEST_ID_REUSED
+    assert await storage.list_audit("acme", MANY) == [records[2], records[0]]
+    assert await storage.list_audit("other", MANY) == [records[1]]
+
+
+async def test_pages_leave_nothing_out_at_equal_times(storage: Storage) -> None:
+    same = [_audit("acme", 100, str(number)) for number in range(9)]
+    await _append(storage, *same)
+    await _append(storage, _audit("acme", 200, "late"))
+    seen: list[str] = []
+    query = AuditQuery(4, since=100, until=200)
+    while page := await storage.list_audit("acme", query):
+        seen += [record.method for record in page]
+        query = replace(query, before=AuditPosition(page[-1].time, page[-1].record_id))
+    assert seen == [str(number) for number in reversed(range(9))]
+
+
+async def test_records_are_found_by_who_what_and_how_it_ended(storage: Storage) -> None:
+    plain = _audit("acme", 1, "plain")
+    others = {
+        "principal": replace(plain, record_id="r1", principal="bob"),
+        "method": replace(plain, record_id="r2", method="M"),
+        "resource": replace(plain, record_id="r3", resource="key:key_1"),
+        "code": replace(plain, record_id="r4", code="NOT_FOUND"),
+    }
+    await _append(storage, plain, *others.values())
+    for field, record in others.items():
+        wanted = replace(MANY, **{field: getattr(record, field)})
+        assert await storage.list_audit("acme", wanted) == [record], field
+
+
+async def test_a_change_is_recorded_in_its_own_transaction(storage: Storage) -> None:
+    origin = CallOrigin("call_1", "Public/Start", "", "1.2.3.4", "ab", "r1")
+    request: Request[Any] = Request("acme", "r1", b"d", lambda _: b"answer")
+    command = start_command()
+    with principal_scope(ACME), received_scope(origin):
+        await storage.execute_once(command, request)
+    with principal_scope(ACME), received_scope(replace(origin, call_id="call_2")):
+        await storage.execute_once(start_command(), request)  # a repetition
+    with principal_scope(ACME), received_scope(replace(origin, call_id="call_3")):
+        with pytest.raises(Rejection):
+            await storage.execute(CancelConversation("acme", "conv_none", "why"))
+        await storage.put_tenant_policy(TenantPolicy("acme"), "")
+    await storage.execute(CancelConversation("acme", command.conversation_id, "by the mesh itself"))
+    found = {one.record_id: one for one in await storage.list_audit("acme", MANY)}
+    assert set(found) == {"call_1", "call_2", "call_3"}
+    first = found["call_1"]
+    assert (first.principal, first.method, first.code) == ("alice", "Public/Start", "OK")
+    assert (first.peer, first.trace_id, first.request_id) == ("1.2.3.4", "ab", "r1")
+    assert first.resource == f"conversation:{command.conversation_id}"
+    assert found["call_3"].resource == "policy"
+
+
+async def test_what_a_deleted_conversation_was_about_stays_on_record(storage: Storage) -> None:
+    command = start_command()
+    with principal_scope(ACME), received_scope(CallOrigin("call_1", "Start")):
+        await storage.execute(command)
+    with principal_scope(ACME), received_scope(CallOrigin("call_2", "Delete")):
+        await storage.execute(DeleteConversation("acme", command.conversation_id))
+    assert [one.method for one in await storage.list_audit("acme", MANY)] == ["Delete", "Start"]
+
+
+# --- sealing ---------------------------------------------------------------------------------
+
+
+async def test_replicas_seal_one_chain(replicas: list[Storage]) -> None:
+    for number in range(40):
+        await _append(replicas[0], _audit("acme", number, "m"), _audit("other", number, "m"))
+
+    async def some(storage: Storage) -> None:
+        while await storage.seal_audit("acme", KEY, 3):
+            pass
+
+    await asyncio.gather(*(some(storage) for storage in replicas * 2))
+    await _sealer(replicas[1]).seal_all()
+    for tenant in ("acme", "other"):
+        found = await _verdict(replicas[0], tenant)
+        assert (found.problem, found.records, found.unsealed) == (None, 40, 0)
+    listed = await replicas[0].list_audit("acme", MANY)
+    assert sorted(one.sequence for one in listed) == list(range(1, 41))
+
+
+async def test_what_came_is_sealed_when_the_store_stops(storage: Storage) -> None:
+    sealer = _sealer(storage)
+    await sealer.start()
+    await _append(storage, _audit("acme", 1, "m"))
+    await sealer.stop()
+    assert (await _verdict(storage)).records == 1
+
+
+async def test_records_cannot_be_changed_or_removed(storage: Storage, run_sql: Change) -> None:
+    await _append(storage, _audit("acme", 1, "m"))
+    await _sealer(storage).seal_all()
+    await _append(storage, _audit("acme", 2, "unsealed"))
+    for sql in (
+        "UPDATE audit_records SET principal = 'nobody'",
+        "UPDATE audit_records SET sequence = 7 WHERE sequence = 1",
+        "DELETE FROM audit_records WHERE sequence = 1",
+        "DELETE FROM audit_records WHERE sequence = 0",
+        "UPDATE audit_seals SET number = 2",
+        "DELETE FROM audit_seals",
+    ):
+        with pytest.raises((asyncpg.RaiseError, sqlite3.IntegrityError), match="append-only"):
+            await run_sql(sql)
+
+
+# --- verification ----------------------------------------------------------------------------
+
+_TAMPERING = {
+    "a field": (
+        "UPDATE audit_records SET principal = 'mallory' WHERE tenant = 'acme' AND sequence = 5",
+        "batch 2 does not match its seal",
+    ),
+    "a code": (
+        "UPDATE audit_records SET code = 'NOT_FOUND' WHERE tenant = 'acme' AND sequence = 1",
+        "batch 1 does not match its seal",
+    ),
+    "a removed record": (
+        "DELETE FROM audit_records WHERE tenant = 'acme' AND sequence = 6",
+        "record 6 of batch 2 is missing",
+    ),
+    "an unsealed record": (
+        "UPDATE audit_records SET sequence = 0 WHERE tenant = 'acme' AND sequence = 6",
+        "record 6 of batch 2 is missing",
+    ),
+    "a removed batch": (
+        "DELETE FROM audit_records WHERE tenant = 'acme' AND sequence BETWEEN 4 AND 6;"
+        "DELETE FROM audit_seals WHERE tenant = 'acme' AND number = 2",
+        "batch 2 is missing",
+    ),
+    "a removed batch, renumbered": (
+        "DELETE FROM audit_records WHERE tenant = 'acme' AND sequence BETWEEN 4 AND 6;"
+        "DELETE FROM audit_seals WHERE tenant = 'acme' AND number = 2;"
+        "UPDATE audit_seals SET number = 2, first_sequence = 4, last_sequence = 6"
+        " WHERE tenant = 'acme' AND number = 3;"
+        "UPDATE audit_records SET sequence = sequence - 3 WHERE tenant = 'acme' AND sequence > 6",
+        "batch 2 does not follow",
+    ),
+    "an inserted record": (
+        "INSERT INTO audit_records SELECT tenant, 'forged', time, principal, method, resource,"
+        " code, peer, trace_id, request_id, 10 FROM audit_records"
+        " WHERE tenant = 'acme' AND sequence = 1",
+        "claim places that no batch covers",
+    ),
+    "exchanged records": (
+        "UPDATE audit_records SET sequence = 99 WHERE tenant = 'acme' AND sequence = 4;"
+        "UPDATE audit_records SET sequence = 4 WHERE tenant = 'acme' AND sequence = 5;"
+        "UPDATE audit_records SET sequence = 5 WHERE tenant = 'acme' AND sequence = 99",
+        "batch 2 does not match its seal",
+    ),
+    "exchanged seals": (
+        "UPDATE audit_seals SET number = 99 WHERE tenant = 'acme' AND number = 2;"
+        "UPDATE audit_seals SET number = 2 WHERE tenant = 'acme' AND number = 3;"
+        "UPDATE audit_seals SET number = 3 WHERE tenant = 'acme' AND number = 99",
+        "batch 2 does not begin",
+    ),
+    "records of another tenant": (
+        "DELETE FROM audit_records WHERE tenant = 'acme';"
+        "DELETE FROM audit_seals WHERE tenant = 'acme';"
+        "UPDATE audit_records SET tenant = 'acme' WHERE tenant = 'other';"
+        "UPDATE audit_seals SET tenant = 'acme' WHERE tenant = 'other'",
+        "batch 1 does not match its seal",
+    ),
+    "a retention that never was": (
+        "DELETE FROM audit_records WHERE tenant = 'acme' AND sequence <= 3;"
+        "INSERT INTO audit_cuts SELECT 'acme', 3, 1, signature FROM audit_seals"
+        " WHERE tenant = 'acme' AND number = 1",
+        "in the name of retention",
+    ),
+}
+
+
+async def _three_batches(storage: Storage) -> None:
+    for batch in range(3):
+        for tenant in ("acme", "other"):
+            records = [_audit(tenant, 10 * batch + number, f"m{number}") for number in range(3)]
+            await _append(storage, *records)
+        await _sealer(storage).seal_all()
+
+
+@pytest.mark.parametrize("kind", _TAMPERING)
+async def test_verification_finds(storage: Storage, tamper: Change, kind: str) -> None:
+    await _three_batches(storage)
+    before = await _verdict(storage)
+    assert (before.problem, before.batches, before.records) == (None, 3, 9)
+    sql, problem = _TAMPERING[kind]
+    await tamper(sql)
+    found = await _verdict(storage)
+    assert problem in str(found.problem)
+    if "other" not in sql:
+        assert (await _verdict(storage, "other")).problem is None
+
+
+async def test_a_chain_sealed_again_with_another_key_is_found(
+    storage: Storage, tamper: Change
+) -> None:
+    await _three_batches(storage)
+    await tamper(
+        "UPDATE audit_records SET principal = 'mallory', sequence = 0 WHERE tenant = 'acme';"
+        "DELETE FROM audit_seals WHERE tenant = 'acme'"
+    )
+    await _sealer(storage, OTHER_KEY).seal_all()
+    assert "sealed with another key" in str((await _verdict(storage)).problem)
+    await tamper(f"UPDATE audit_seals SET key_id = '{KEY.key_id}'")  # noqa: S608  a constant
+    assert "sealed with another key" in str((await _verdict(storage)).problem)
+
+
+async def test_keys_can_be_exchanged(storage: Storage) -> None:
+    await _append(storage, _audit("acme", 1, "m"))
+    await _sealer(storage, OTHER_KEY).seal_all()
+    await _append(storage, _audit("acme", 2, "m"))
+    await _sealer(storage).seal_all()
+    (both,) = await verify(storage, [KEY, OTHER_KEY], {})
+    assert (both.problem, both.batches) == (None, 2)
+    assert "sealed with another key" in str((await _verdict(storage)).problem)
+
+
+async def test_a_remembered_head_shows_what_was_cut_off(storage: Storage, tamper: Change) -> None:
+    await _three_batches(storage)
+    head = (await _verdict(storage)).head
+    assert head.number == 3
+    await tamper(
+        "DELETE FROM audit_records WHERE tenant = 'acme' AND sequence > 6;"
+        "DELETE FROM audit_seals WHERE tenant = 'acme' AND number = 3"
+    )
+    assert (await _verdict(storage)).problem is None
+    assert "ends at batch 2, and had 3" in str((await _verdict(storage, acme=head)).problem)
+    # Nor does a chain that went on differently from there pass.
+    await _append(storage, _audit("acme", 50, "later"))
+    await _sealer(storage).seal_all()
+    assert (await _verdict(storage)).problem is None
+    assert "not the one that is remembered" in str((await _verdict(storage, acme=head)).problem)
+    await tamper(
+        "DELETE FROM audit_records WHERE tenant = 'acme';"
+        "DELETE FROM audit_seals WHERE tenant = 'acme'"
+    )
+    assert "ends at batch 0" in str((await _verdict(storage, acme=head)).problem)
+
+
+async def test_retention_removes_records_and_the_chain_still_verifies(
+    storage: Storage, clock: ManualClock, tamper: Change
+) -> None:
+    await _three_batches(storage)
+    clock.now += 10 * DAY
+    await _append(storage, _audit("acme", 99, "new"))
+    await _sealer(storage).seal_all()
+    assert await _sealer(storage).remove_old() == 0
+    assert await _sealer(storage, keep_days=5).remove_old() == 18
+    assert await _sealer(storage, keep_days=5).remove_old() == 0
+    found = await _verdict(storage)
+    assert (found.problem, found.batches, found.records, found.removed) == (None, 4, 1, 9)
+    assert [one.method for one in await storage.list_audit("acme", MANY)] == ["new"]
+    # What retention did not remove must be there.
+    await tamper("DELETE FROM audit_records WHERE tenant = 'acme'")
+    assert "record 10 of batch 4 is missing" in str((await _verdict(storage)).problem)

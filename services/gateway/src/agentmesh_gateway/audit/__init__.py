@@ -1,0 +1,1 @@
+"""Who did what through this gateway: audit records and the access log."""
