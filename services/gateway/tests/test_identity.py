@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from agentmesh_gateway.identity import Authenticator, KeyCheck, api_key
+from agentmesh_gateway.identity.authenticator import Authenticator
+from agentmesh_gateway.identity.credentials import secret_of
+from agentmesh_gateway.identity.keys import CheckedKeys, KeyCheck
 from meshkit.context import Principal
 from meshkit.errors import MeshError
 
@@ -46,11 +48,9 @@ def authenticator(
     allow_anonymous: bool = False,
 ) -> Authenticator:
     return Authenticator(
-        directory,
+        CheckedKeys(directory, 5, clock or Clock()),
         allow_anonymous=allow_anonymous,
         loopback_only=loopback_only,
-        cache_seconds=5,
-        clock=clock or Clock(),
     )
 
 
@@ -141,4 +141,4 @@ async def test_a_directory_that_is_down_is_no_reason_to_refuse_for_long() -> Non
 
 
 def test_no_key_is_found_where_there_is_none() -> None:
-    assert api_key([("user-agent", "x"), ("x-api-key", " ")]) == ""
+    assert secret_of([("user-agent", "x"), ("x-api-key", " ")]) == ""

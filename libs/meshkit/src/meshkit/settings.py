@@ -63,6 +63,7 @@ class ServiceSettings(BaseSettings):
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
     tls_ca_file: Path | None = None
+    tls_client_ca_file: Path | None = None
     tls_require_client_cert: bool = False
     drain_seconds: float = Field(default=10.0, ge=0, le=3600)
     max_message_bytes: int = Field(default=4 * MIB, ge=1024, le=512 * MIB)

@@ -69,9 +69,10 @@ def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | No
     """TLS as configured, with client certificates if they are required; None for plaintext."""
     if settings.tls_cert_file is None or settings.tls_key_file is None:
         return None
+    authority = settings.tls_client_ca_file or settings.tls_ca_file
     return grpc.ssl_server_credentials(
         [(_read(settings.tls_key_file), _read(settings.tls_cert_file))],
-        root_certificates=_read(settings.tls_ca_file) if settings.tls_ca_file else None,
+        root_certificates=_read(authority) if authority else None,
         require_client_auth=settings.tls_require_client_cert,
     )
 

@@ -6,16 +6,24 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from meshkit.server import StartupError
 
+from agentmesh_gateway.identity.http_peers import CertificateProtocol
 from agentmesh_gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
 
+_CLIENT_CERTIFICATES = {
+    "ignored": ssl.CERT_NONE,
+    "accepted": ssl.CERT_OPTIONAL,
+    "required": ssl.CERT_REQUIRED,
+}
 _PING_SECONDS = 20.0
 """How often a WebSocket is asked for a sign of life, and how long it may take to answer."""
 
@@ -42,7 +50,7 @@ class HttpServer:
         listener = _listen(settings.app_host, settings.app_port)
         config = uvicorn.Config(
             self._app,
-            http="httptools",
+            http="httptools" if settings.http_client_cert == "ignored" else CertificateProtocol,
             ws="websockets-sansio",
             ws_max_size=settings.max_message_bytes,
             ws_ping_interval=_PING_SECONDS,
@@ -60,6 +68,8 @@ class HttpServer:
             timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
             ssl_certfile=settings.tls_cert_file if settings.http_tls else None,
             ssl_keyfile=settings.tls_key_file if settings.http_tls else None,
+            ssl_ca_certs=_client_ca(settings),
+            ssl_cert_reqs=_CLIENT_CERTIFICATES[settings.http_client_cert],
         )
         self._server = _QuietServer(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
@@ -83,6 +93,12 @@ class HttpServer:
         await self.drain()
         if self._task is not None:
             await self._task
+
+
+def _client_ca(settings: GatewaySettings) -> Path | None:
+    if settings.http_client_cert == "ignored":
+        return None
+    return settings.tls_client_ca_file or settings.tls_ca_file
 
 
 def _listen(host: str, port: int) -> socket.socket:

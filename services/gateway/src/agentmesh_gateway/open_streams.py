@@ -13,17 +13,20 @@ import grpc
 from meshkit.errors import MeshError
 from meshkit.ids import new_id
 
-from agentmesh_gateway.identity import Authenticator
+from agentmesh_gateway.identity.authenticator import Authenticator
+from agentmesh_gateway.identity.credentials import CREDENTIAL_HEADERS
+from agentmesh_gateway.identity.peer import Peer, current_peer
 
 logger = logging.getLogger(__name__)
 
 Credentials: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
 """A call's metadata that says who calls."""
+Caller: TypeAlias = "tuple[Credentials, Peer]"
+"""All by which a caller is known."""
 End: TypeAlias = Callable[[MeshError], None]
 """Ends one stream with an error. Must not wait."""
 
 _CHECKS_AT_ONCE = 16
-_CREDENTIAL_HEADERS = frozenset({"authorization", "x-api-key"})
 
 
 class OpenStreams:
@@ -33,7 +36,7 @@ class OpenStreams:
     def __init__(self, authenticator: Authenticator, recheck_seconds: float) -> None:
         self._authenticator = authenticator
         self._recheck_seconds = recheck_seconds
-        self._open: dict[Credentials, dict[int, End]] = {}
+        self._open: dict[Caller, dict[int, End]] = {}
         self._numbers = 0
         self._draining = False
         self._guard: asyncio.Task[None] | None = None
@@ -43,7 +46,10 @@ class OpenStreams:
         """Calls `end` if that has to be while the block runs. Raises DRAINING in a drain."""
         if self._draining:
             raise MeshError.draining()
-        own = tuple(pair for pair in credentials if pair[0] in _CREDENTIAL_HEADERS)
+        own = (
+            tuple(pair for pair in credentials if pair[0] in CREDENTIAL_HEADERS),
+            current_peer(),
+        )
         self._numbers += 1
         number = self._numbers
         self._open.setdefault(own, {})[number] = end
@@ -66,8 +72,8 @@ class OpenStreams:
     async def drain(self) -> None:
         """Ends every stream with UNAVAILABLE, so that its reader goes elsewhere."""
         self._draining = True
-        for credentials in list(self._open):
-            self._end(credentials, MeshError.draining())
+        for caller in list(self._open):
+            self._end(caller, MeshError.draining())
 
     async def _check_for_ever(self) -> None:
         while True:
@@ -76,25 +82,25 @@ class OpenStreams:
             due = iter(list(self._open))
             await asyncio.gather(*(self._check_each(due) for _ in range(_CHECKS_AT_ONCE)))
 
-    async def _check_each(self, due: Iterator[Credentials]) -> None:
-        for credentials in due:
-            if credentials in self._open:
-                await self._check(credentials)
+    async def _check_each(self, due: Iterator[Caller]) -> None:
+        for caller in due:
+            if caller in self._open:
+                await self._check(caller)
 
-    async def _check(self, credentials: Credentials) -> None:
+    async def _check(self, caller: Caller) -> None:
         try:
-            await self._authenticator.authenticate(credentials)
+            await self._authenticator.authenticate(*caller)
         except MeshError as error:
             if error.code is grpc.StatusCode.UNAUTHENTICATED:
-                self._end(credentials, error)
+                self._end(caller, error)
             else:
                 logger.info("open streams' credentials could not be checked: %s", error)
         except Exception:
             # Nobody would check these streams any more.
             reference = new_id("err")
             logger.exception("checking open streams' credentials failed: %s", reference)
-            self._end(credentials, MeshError.internal(reference))
+            self._end(caller, MeshError.internal(reference))
 
-    def _end(self, credentials: Credentials, failure: MeshError) -> None:
-        for end in list(self._open.get(credentials, {}).values()):
+    def _end(self, caller: Caller, failure: MeshError) -> None:
+        for end in list(self._open.get(caller, {}).values()):
             end(failure)

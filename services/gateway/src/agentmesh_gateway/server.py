@@ -18,8 +18,12 @@ from agentmesh_gateway.audit.wiring import record_calls
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.documentation.site import Documentation
 from agentmesh_gateway.http_server import HttpServer
-from agentmesh_gateway.identity import Authenticator
-from agentmesh_gateway.local_calls import LocalCalls
+from agentmesh_gateway.identity import peer
+from agentmesh_gateway.identity.authenticator import Authenticator
+from agentmesh_gateway.identity.http_peers import WithPeer
+from agentmesh_gateway.identity.store_keys import StoreKeys
+from agentmesh_gateway.identity.ways import authenticator_of
+from agentmesh_gateway.local_calls import LocalCalls, LocalContext
 from agentmesh_gateway.open_streams import OpenStreams
 from agentmesh_gateway.probes import health_probes
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
@@ -40,7 +44,6 @@ from agentmesh_gateway.servicers.tools import ToolServicer
 from agentmesh_gateway.servicers.usage import UsageServicer
 from agentmesh_gateway.servicers.workflows import WorkflowServicer
 from agentmesh_gateway.settings import GatewaySettings
-from agentmesh_gateway.store_keys import StoreKeys
 from agentmesh_gateway.subscriptions.pace import Pace
 from agentmesh_gateway.subscriptions.registry import Subscriptions
 from agentmesh_gateway.subscriptions.store import StoreSubscriptions
@@ -59,14 +62,11 @@ def build(settings: GatewaySettings) -> ServiceHost:
     if settings.allow_anonymous and not settings.loopback_only:
         logger.warning("AGENTMESH_ALLOW_ANONYMOUS: whoever can connect is an administrator")
     upstream = connect(host.channels, settings)
-    authenticator = Authenticator(
-        StoreKeys(upstream.keys),
-        allow_anonymous=settings.allow_anonymous,
-        loopback_only=settings.loopback_only,
-        cache_seconds=settings.key_cache_seconds,
-    )
+    authenticator = authenticator_of(settings, StoreKeys(upstream.keys))
 
     async def authenticate(context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
+        if settings.looks_at_peers and not isinstance(context, LocalContext):
+            peer.enter_call(peer.grpc_peer(context.peer(), context.auth_context()))
         return await authenticator.authenticate(context.invocation_metadata() or ())
 
     host.public_authenticator = authenticate
@@ -102,6 +102,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
         host.add(adder(service), servicer, service.full_name)
         calls.add(handlers_of(service, servicer))
     host.on_drain.append(streams.drain)
+    host.on_stop.append(authenticator.close)
     _add_http(host, settings, authenticator, calls)
     return host
 
@@ -140,7 +141,10 @@ def _add_http(
             expose_headers=["x-request-id", "retry-after"],
         )
     converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins)
-    http = HttpServer(by_scope(edge, converse), settings)
+    app: Any = by_scope(edge, converse)
+    if settings.looks_at_peers:
+        app = WithPeer(app)
+    http = HttpServer(app, settings)
 
     async def start() -> None:
         host.http_address = await http.start()

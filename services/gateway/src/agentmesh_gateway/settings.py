@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from meshkit.settings import Port, ServiceSettings, is_loopback
 from pydantic import AliasChoices, Field, model_validator
+
+from agentmesh_gateway.identity_settings import (
+    Header,
+    OidcIssuer,
+    SpiffeId,
+    check_issuers,
+    trusted_peers,
+)
 
 _RECHECK_SECONDS_UNCACHED = 1.0
 
@@ -38,6 +46,11 @@ class GatewaySettings(ServiceSettings):
     access_log_reads: float = Field(default=0.1, ge=0, le=1)
     audit_reads: bool = False
     audit_queue: int = Field(default=10_000, ge=100, le=1_000_000)
+    oidc: tuple[OidcIssuer, ...] = ()
+    spiffe_ids: tuple[SpiffeId, ...] = ()
+    trusted_peers: tuple[str, ...] = ()
+    trusted_headers: tuple[Header, ...] = ()
+    http_client_cert: Literal["ignored", "accepted", "required"] = "ignored"
     cors_allow_origins: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -45,6 +58,35 @@ class GatewaySettings(ServiceSettings):
         if self.http_tls and self.tls_cert_file is None:
             raise ValueError("AGENTMESH_HTTP_TLS needs AGENTMESH_TLS_CERT_FILE and its key")
         return self
+
+    @model_validator(mode="after")
+    def _callers_can_be_told_apart(self) -> Self:
+        check_issuers(self.oidc)
+        trusted_peers(self.trusted_peers)
+        if bool(self.trusted_peers) != bool(self.trusted_headers):
+            raise ValueError(
+                "AGENTMESH_TRUSTED_PEERS and AGENTMESH_TRUSTED_HEADERS belong together"
+            )
+        if "certificate" in self.trusted_headers and not self.spiffe_ids:
+            raise ValueError(
+                "certificates in headers need AGENTMESH_SPIFFE_IDS, to say whose they are"
+            )
+        asks = self.tls_require_client_cert or self.http_client_cert != "ignored"
+        if self.spiffe_ids and not asks and "certificate" not in self.trusted_headers:
+            raise ValueError(
+                "AGENTMESH_SPIFFE_IDS needs AGENTMESH_TLS_REQUIRE_CLIENT_CERT,"
+                " AGENTMESH_HTTP_CLIENT_CERT or AGENTMESH_TRUSTED_HEADERS: nobody is asked for one"
+            )
+        if self.http_client_cert != "ignored" and not (self.http_tls and self.tls_ca_file):
+            raise ValueError(
+                "AGENTMESH_HTTP_CLIENT_CERT needs AGENTMESH_HTTP_TLS and AGENTMESH_TLS_CA_FILE"
+            )
+        return self
+
+    @property
+    def looks_at_peers(self) -> bool:
+        """Whether a connection can say who calls."""
+        return bool(self.spiffe_ids or self.trusted_peers)
 
     @property
     def recheck_seconds(self) -> float:

@@ -13,7 +13,7 @@ from meshkit.context import Principal
 from meshkit.errors import FieldViolation, MeshError
 from meshkit.ids import new_id
 
-from agentmesh_gateway.identity import Authenticator
+from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest.asgi import (
     BodyTooLargeError,

@@ -7,19 +7,21 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from agentmesh_gateway.identity.credentials import PROXY_HEADERS
 from agentmesh_gateway.local_calls import Metadata
 from agentmesh_gateway.rest.problems import Problems
 
 REQUEST_ID = b"x-request-id"
 # Nothing else passes: a client must not speak for another service of the mesh.
-_FORWARDED = (b"authorization", b"x-api-key", b"traceparent", b"tracestate")
+_OF_CLIENTS = (b"authorization", b"x-api-key", b"traceparent", b"tracestate")
+_FORWARDED = (*_OF_CLIENTS, *(name.encode() for name in sorted(PROXY_HEADERS)))
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST_EVENT_ID = b"last-event-id"
 _IDEMPOTENCY_KEY = b"idempotency-key"
 _LARGEST_SEQUENCE = 2**63 - 1
 READ_HEADERS = sorted(
     name.decode()
-    for name in (*_FORWARDED, REQUEST_ID, _LAST_EVENT_ID, _IDEMPOTENCY_KEY, b"content-type")
+    for name in (*_OF_CLIENTS, REQUEST_ID, _LAST_EVENT_ID, _IDEMPOTENCY_KEY, b"content-type")
 )
 """Every request header that the edge reads, for CORS."""
 

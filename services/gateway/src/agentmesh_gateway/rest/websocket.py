@@ -23,7 +23,7 @@ from meshkit.errors import FieldViolation, MeshError, from_rich_status, to_rich_
 from meshkit.ids import new_id
 from meshkit.tasks import stop
 
-from agentmesh_gateway.identity import Authenticator
+from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest.asgi import Message, Receive, Scope, Send
 from agentmesh_gateway.rest.codec import (

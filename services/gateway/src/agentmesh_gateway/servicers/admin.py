@@ -12,7 +12,7 @@ from meshkit.errors import FieldViolation, MeshError
 from meshkit.policy import known_scopes
 
 from agentmesh_gateway.health import Probe, examine
-from agentmesh_gateway.identity import Authenticator
+from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
 

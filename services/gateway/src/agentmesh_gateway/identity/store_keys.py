@@ -9,7 +9,7 @@ from agentmesh.conversation_store.v1.identity_service_pb2 import AuthenticateKey
 from meshkit.context import SYSTEM, Principal, principal_scope
 from meshkit.errors import from_rpc_error
 
-from agentmesh_gateway.identity import KeyCheck
+from agentmesh_gateway.identity.keys import KeyCheck
 
 if TYPE_CHECKING:
     # Only the stubs' type information has these names.

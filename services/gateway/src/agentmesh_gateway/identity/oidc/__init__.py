@@ -1,0 +1,1 @@
+"""Tokens of OpenID Connect issuers: JWTs, checked against the keys that their issuer publishes."""
