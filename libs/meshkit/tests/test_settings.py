@@ -36,6 +36,13 @@ def test_the_environment_wins_over_the_file(
     assert (settings.grpc_port, settings.busy_seconds, settings.log_level) == (8, 9, "WARNING")
 
 
+def test_the_name_that_autogen_gives_the_log_level_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "INFO")
+    assert load_settings(StoreSettings).log_level == "INFO"
+    monkeypatch.setenv("AUTOGEN_LOG_LEVEL", "DEBUG")
+    assert load_settings(StoreSettings).log_level == "DEBUG"
+
+
 def test_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTMESH_INTERNAL_SECRET", "")
     monkeypatch.setenv("LOG_LEVEL", "")

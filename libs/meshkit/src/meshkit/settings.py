@@ -69,7 +69,9 @@ class ServiceSettings(BaseSettings):
     max_message_bytes: int = Field(default=4 * MIB, ge=1024, le=512 * MIB)
     ready_file: Path | None = None
     log_format: Literal["json", "console"] = "console"
-    log_level: str = Field(default="INFO", validation_alias=AliasChoices("log_level", "LOG_LEVEL"))
+    log_level: str = Field(
+        default="INFO", validation_alias=AliasChoices("AUTOGEN_LOG_LEVEL", "log_level", "LOG_LEVEL")
+    )
     otlp_endpoint: str | None = Field(
         default=None,
         validation_alias=AliasChoices("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),

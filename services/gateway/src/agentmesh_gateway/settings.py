@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from meshkit.settings import Port, ServiceSettings, is_loopback
 from pydantic import AliasChoices, Field, model_validator
@@ -26,6 +26,7 @@ class GatewaySettings(ServiceSettings):
         default="127.0.0.1", validation_alias=AliasChoices("app_host", "APP_HOST")
     )
     app_port: Port = Field(default=8000, validation_alias=AliasChoices("app_port", "APP_PORT"))
+    app_debug: bool = Field(default=False, validation_alias=AliasChoices("app_debug", "APP_DEBUG"))
     http_tls: bool = False
     allow_anonymous: bool = False
     key_cache_seconds: float = Field(default=5.0, ge=0, le=10)
@@ -52,6 +53,12 @@ class GatewaySettings(ServiceSettings):
     trusted_headers: tuple[Header, ...] = ()
     http_client_cert: Literal["ignored", "accepted", "required"] = "ignored"
     cors_allow_origins: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _debug_means_detailed_logs(cls, values: dict[str, Any]) -> dict[str, Any]:
+        debug = str(values.get("app_debug", values.get("APP_DEBUG", ""))).lower()
+        return values | {"log_level": "DEBUG"} if debug in ("true", "1", "yes", "on") else values
 
     @model_validator(mode="after")
     def _http_tls_has_a_certificate(self) -> Self:
