@@ -53,6 +53,11 @@ class ScriptedStore:
             conversation=Conversation(conversation_id="conv_1")
         )
 
+    async def list_events(
+        self, request: store_pb2.ListEventsRequest, context: Any
+    ) -> store_pb2.ListEventsResponse:
+        return store_pb2.ListEventsResponse()
+
 
 class Keys:
     """Knows the secrets of viewers of the tenant `default`; can be made unable to look them up."""
@@ -80,7 +85,7 @@ class Keys:
 
 
 async def start_scripted_store(
-    hosts: HostFactory, store: ScriptedStore, keys: Keys | None = None
+    hosts: HostFactory, store: ScriptedStore, keys: Keys | None = None, **settings: Any
 ) -> ServiceHost:
     """Serves `store` on a free port; without `keys` there are none."""
     services = {
@@ -90,6 +95,7 @@ async def start_scripted_store(
     return await hosts.start(
         "conversation_store",
         [(adder(service), servicer, service.full_name) for service, servicer in services.items()],
+        **settings,
     )
 
 

@@ -8,7 +8,7 @@ from meshkit.testkit.assertions import ExpectedError, raises_rich, rich_error
 from meshkit.testkit.hosts import HostFactory, free_port, mesh_hosts, test_settings
 from meshkit.testkit.processes import MeshProcess, ProcessFailedError
 from meshkit.testkit.resets import resetting_server
-from meshkit.testkit.tls import TlsFiles, make_tls
+from meshkit.testkit.tls import TlsFiles, make_client_certificate, make_tls
 
 __all__ = [
     "ExpectedError",
@@ -17,6 +17,7 @@ __all__ = [
     "ProcessFailedError",
     "TlsFiles",
     "free_port",
+    "make_client_certificate",
     "make_tls",
     "mesh_hosts",
     "raises_rich",
