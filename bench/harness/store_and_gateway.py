@@ -66,6 +66,15 @@ class Databases:
         return f"{engine} and Redis" if self.redis_url else engine
 
 
+_LIMITS = {
+    "AGENTMESH_REQUESTS_PER_SECOND": "1000000",
+    "AGENTMESH_REQUESTS_PER_SECOND_PER_PRINCIPAL": "1000000",
+    "AGENTMESH_MAX_OPEN_STREAMS": "100000",
+    "AGENTMESH_MAX_OPEN_STREAMS_PER_PRINCIPAL": "100000",
+}
+"""Limits that are counted but not met: what is measured is not how the gateway refuses."""
+
+
 @dataclass(frozen=True)
 class StoreAndGateway:
     """Both processes, and a writer that speaks to the store as a worker's service does."""
@@ -119,7 +128,7 @@ async def store_and_gateway(
         )
         async with store:
             ports = {"APP_PORT": "0", "AGENTMESH_STORE_ADDRESS": store.grpc_address}
-            async with _process("agentmesh_gateway", folder, common | ports) as gateway:
+            async with _process("agentmesh_gateway", folder, common | ports | _LIMITS) as gateway:
                 settings = ServiceSettings(data_dir=folder, internal_secret=SecretStr(secret))
                 channels = MeshChannels("agent_runtime", settings)
                 channel = channels.channel(store.grpc_address, "conversation_store")

@@ -21,6 +21,7 @@ class ServedCall:
     """One call being served. `code` and `reason` are its outcome; OK until something failed."""
 
     __slots__ = (
+        "admittance",
         "capability",
         "code",
         "context",
@@ -55,6 +56,8 @@ class ServedCall:
         """The response of a call that has one."""
         self.code: grpc.StatusCode = grpc.StatusCode.OK
         self.reason = ""
+        self.admittance: Any = None
+        """What the gate wants to find again."""
         self.notes: Any = None
         """What the listener wants to find again."""
 

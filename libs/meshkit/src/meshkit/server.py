@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from meshkit import logs, telemetry, trace_service
 from meshkit.active_calls import ActiveCalls
 from meshkit.admission import Admission, PublicAuthenticator
+from meshkit.call_gate import CallGate
 from meshkit.channels import MeshChannels
 from meshkit.identity import InternalIdentity, use_identity
 from meshkit.policy import MethodRules, service_rules
@@ -29,7 +30,13 @@ from meshkit.served_call import CallListener
 from meshkit.server_calls import MeshServerInterceptor
 from meshkit.settings import ServiceSettings
 from meshkit.trace_ring import TraceRing
-from meshkit.transport import StartupError, check_exposure, server_credentials, server_options
+from meshkit.transport import (
+    Options,
+    StartupError,
+    check_exposure,
+    server_credentials,
+    server_options,
+)
 from meshkit.validation import prepare
 
 __all__ = ["GrpcService", "ServiceHost", "StartupError", "run"]
@@ -68,6 +75,8 @@ class ServiceHost:
         self.settings = settings
         self.public_authenticator = public_authenticator
         self.call_listener: CallListener | None = None
+        self.call_gate: CallGate | None = None
+        self.transport_options: Options = []
         self.grpc_address = ""
         self.http_address: str | None = None
         self.on_start: list[Hook] = []
@@ -191,8 +200,10 @@ class ServiceHost:
             self.telemetry,
             self._calls,
             self.call_listener,
+            self.call_gate,
         )
-        server = grpc.aio.server(interceptors=[interceptor], options=server_options(self.settings))
+        options = [*server_options(self.settings), *self.transport_options]
+        server = grpc.aio.server(interceptors=[interceptor], options=options)
         for register in self._registrations:
             register(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -26,6 +26,7 @@ from meshkit import identity as mesh_identity
 from meshkit import telemetry as mesh_telemetry
 from meshkit.active_calls import ActiveCalls
 from meshkit.admission import Admission, ServicerContext
+from meshkit.call_gate import CallGate
 from meshkit.call_origin import ORIGIN_HEADER
 from meshkit.errors import STATUS_DETAILS_KEY, MeshError, from_rpc_error, to_rich_status
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER
@@ -51,7 +52,12 @@ _LOG_LEVELS = {
     grpc.StatusCode.CANCELLED: logging.DEBUG,
 }
 # Callers are told; it is the operator who must do something.
-_LOG_LEVELS_OF_REASONS = {errors_pb2.ERROR_REASON_STORAGE_FULL: logging.ERROR}
+_LOG_LEVELS_OF_REASONS = {
+    errors_pb2.ERROR_REASON_STORAGE_FULL: logging.ERROR,
+    # A line for each would make a flood of calls a flood of lines; the gate sums them up.
+    errors_pb2.ERROR_REASON_RATE_LIMITED: logging.DEBUG,
+    errors_pb2.ERROR_REASON_REPLICA_OVERLOADED: logging.DEBUG,
+}
 
 
 class MeshServerInterceptor(grpc.aio.ServerInterceptor):
@@ -64,6 +70,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         telemetry: Telemetry,
         calls: ActiveCalls,
         listener: CallListener | None = None,
+        gate: CallGate | None = None,
     ) -> None:
         self._rules = rules
         self._admission = admission
@@ -71,6 +78,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         self._spans = telemetry.rpc_spans
         self._calls = calls
         self._listener = listener
+        self._gate = gate
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -201,6 +209,8 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     async def _admit(self, call: ServedCall, context: ServicerContext) -> None:
+        if self._gate is not None:
+            self._gate.arrive(call)
         principal, capability = await self._admission.admit(
             call.rules, context, call.internal, call.capability, call.recognised
         )
@@ -210,6 +220,9 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
             call_origin.receive(call_origin.parse(call.origin))
         if call.span is not None and principal is not None and principal.tenant:
             call.span.set_attribute(TENANT_ATTRIBUTE, principal.tenant)
+        pending = self._gate.limit(call) if self._gate is not None else None
+        if pending is not None:
+            await pending
 
     def refused(self, method: str, call_context: Any, caller: Any, failure: MeshError) -> None:
         """Notes a call that failed before it was one: an edge that speaks another protocol refused
@@ -256,6 +269,8 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
 
     def _close(self, call: ServedCall) -> None:
         self._calls.leave(call.task)
+        if self._gate is not None:
+            self._gate.leave(call)
         if self._listener is not None:
             self._listener.ended(call)
         if call.span is not None:

@@ -14,7 +14,8 @@ from typing import Any
 import uvicorn
 from meshkit.server import StartupError
 
-from agentmesh_gateway.identity.http_peers import CertificateProtocol
+from agentmesh_gateway.http_limits import HttpLimits, bounded
+from agentmesh_gateway.proxies import TrustedProxies
 from agentmesh_gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,9 @@ class _QuietServer(uvicorn.Server):
 class HttpServer:
     """Serves an ASGI application from the running loop."""
 
-    def __init__(self, app: Any, settings: GatewaySettings) -> None:
+    def __init__(self, app: Any, settings: GatewaySettings, proxies: TrustedProxies) -> None:
         self._app = app
+        self._proxies = proxies
         self._settings = settings
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -50,7 +52,7 @@ class HttpServer:
         listener = _listen(settings.app_host, settings.app_port)
         config = uvicorn.Config(
             self._app,
-            http="httptools" if settings.http_client_cert == "ignored" else CertificateProtocol,
+            http=bounded(_limits(settings), self._proxies),
             ws="websockets-sansio",
             ws_max_size=settings.max_message_bytes,
             ws_ping_interval=_PING_SECONDS,
@@ -60,7 +62,8 @@ class HttpServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="warning",
+            # Below that it says a line about each request that is no HTTP.
+            log_level="error",
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -99,6 +102,18 @@ def _client_ca(settings: GatewaySettings) -> Path | None:
     if settings.http_client_cert == "ignored":
         return None
     return settings.tls_client_ca_file or settings.tls_ca_file
+
+
+def _limits(settings: GatewaySettings) -> HttpLimits:
+    return HttpLimits(
+        header_seconds=settings.http_header_seconds,
+        header_bytes=settings.http_max_header_bytes,
+        body_bytes_per_second=settings.http_min_body_bytes_per_second,
+        body_seconds=settings.http_body_seconds,
+        write_seconds=settings.http_write_seconds,
+        connections=settings.http_max_connections,
+        connections_per_address=settings.http_max_connections_per_address,
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -17,15 +17,20 @@ from starlette.middleware.cors import CORSMiddleware
 from agentmesh_gateway.audit.wiring import record_calls
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.documentation.site import Documentation
+from agentmesh_gateway.http2_limits import http2_options
+from agentmesh_gateway.http_frame import HttpFrame
 from agentmesh_gateway.http_server import HttpServer
 from agentmesh_gateway.identity import peer
 from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.identity.http_peers import WithPeer
 from agentmesh_gateway.identity.store_keys import StoreKeys
 from agentmesh_gateway.identity.ways import authenticator_of
+from agentmesh_gateway.limits.assembly import assemble
+from agentmesh_gateway.limits.store_policies import StorePolicies
 from agentmesh_gateway.local_calls import LocalCalls, LocalContext
 from agentmesh_gateway.open_streams import OpenStreams
 from agentmesh_gateway.probes import health_probes
+from agentmesh_gateway.proxies import TrustedProxies
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
 from agentmesh_gateway.registration import adder, handlers_of
 from agentmesh_gateway.rest.asgi import by_scope
@@ -62,7 +67,12 @@ def build(settings: GatewaySettings) -> ServiceHost:
     if settings.allow_anonymous and not settings.loopback_only:
         logger.warning("AGENTMESH_ALLOW_ANONYMOUS: whoever can connect is an administrator")
     upstream = connect(host.channels, settings)
-    authenticator = authenticator_of(settings, StoreKeys(upstream.keys))
+    limits = assemble(settings, StorePolicies(upstream.ledger))
+    host.call_gate = limits.gate
+    host.on_start += limits.on_start
+    host.on_stop += limits.on_stop
+    host.transport_options = http2_options(settings)
+    authenticator = authenticator_of(settings, StoreKeys(upstream.keys), limits.guard)
 
     async def authenticate(context: grpc.aio.ServicerContext[Any, Any]) -> Principal:
         if settings.looks_at_peers and not isinstance(context, LocalContext):
@@ -95,7 +105,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
         "ArtifactService": ArtifactServicer(upstream),
         "BlobService": BlobServicer(upstream),
         "UsageService": UsageServicer(upstream),
-        "AdminService": AdminServicer(upstream, authenticator, probes),
+        "AdminService": AdminServicer(upstream, authenticator, limits.tenants, probes),
     }
     served = [(service, servicers[service.name]) for service in PUBLIC_SERVICES]
     for service, servicer in served:
@@ -103,7 +113,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
         calls.add(handlers_of(service, servicer))
     host.on_drain.append(streams.drain)
     host.on_stop.append(authenticator.close)
-    _add_http(host, settings, authenticator, calls)
+    _add_http(host, settings, authenticator, calls, limits.proxies)
     return host
 
 
@@ -115,12 +125,23 @@ def _local_calls(host: ServiceHost) -> LocalCalls:
     }
     admission = Admission(host.identity, host.public_authenticator)
     return LocalCalls(
-        MeshServerInterceptor(rules, admission, host.telemetry, ActiveCalls(), host.call_listener)
+        MeshServerInterceptor(
+            rules,
+            admission,
+            host.telemetry,
+            ActiveCalls(),
+            host.call_listener,
+            host.call_gate,
+        )
     )
 
 
 def _add_http(
-    host: ServiceHost, settings: GatewaySettings, authenticator: Authenticator, calls: LocalCalls
+    host: ServiceHost,
+    settings: GatewaySettings,
+    authenticator: Authenticator,
+    calls: LocalCalls,
+    proxies: TrustedProxies,
 ) -> None:
     routes = routes_of(PUBLIC_SERVICES)
     edge: Any = RestEdge(
@@ -138,13 +159,13 @@ def _add_http(
             allow_origins=settings.cors_allow_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=READ_HEADERS,
-            expose_headers=["x-request-id", "retry-after"],
+            expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy"],
         )
     converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins)
-    app: Any = by_scope(edge, converse)
+    app: Any = HttpFrame(by_scope(edge, converse), proxies, settings.hsts_seconds)
     if settings.looks_at_peers:
-        app = WithPeer(app)
-    http = HttpServer(app, settings)
+        app = WithPeer(app)  # around what believes proxies: it is about the connection itself
+    http = HttpServer(app, settings, proxies)
 
     async def start() -> None:
         host.http_address = await http.start()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
 from meshkit.settings import Port, ServiceSettings, is_loopback
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
 from agentmesh_gateway.identity_settings import (
     Header,
@@ -14,8 +15,11 @@ from agentmesh_gateway.identity_settings import (
     check_issuers,
     trusted_peers,
 )
+from agentmesh_gateway.limits.redis_buckets import check_url
+from agentmesh_gateway.proxies import TrustedProxies
 
 _RECHECK_SECONDS_UNCACHED = 1.0
+_ORIGIN = re.compile(r"https?://[^\s/?#@*]+")
 
 
 class GatewaySettings(ServiceSettings):
@@ -53,6 +57,40 @@ class GatewaySettings(ServiceSettings):
     trusted_headers: tuple[Header, ...] = ()
     http_client_cert: Literal["ignored", "accepted", "required"] = "ignored"
     cors_allow_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    hsts_seconds: int = Field(default=31_536_000, ge=0)
+
+    # What one connection may do, and how many there may be; 0 is no limit.
+    http_header_seconds: float = Field(default=10.0, ge=0, le=600)
+    http_max_header_bytes: int = Field(default=32_768, ge=0, le=1_048_576)
+    http_min_body_bytes_per_second: int = Field(default=512, ge=0)
+    http_body_seconds: float = Field(default=10.0, ge=0, le=600)
+    http_write_seconds: float = Field(default=60.0, ge=0, le=3600)
+    http_max_connections: int = Field(default=10_000, ge=0)
+    http_max_connections_per_address: int = Field(default=2_000, ge=0)
+    grpc_max_streams_per_connection: int = Field(default=2_000, ge=1)
+    grpc_max_header_bytes: int = Field(default=32_768, ge=1024, le=1_048_576)
+    grpc_max_connection_age_seconds: float = Field(default=3600.0, ge=0)
+    grpc_max_connection_grace_seconds: float = Field(default=300.0, gt=0)
+    grpc_min_ping_seconds: float = Field(default=10.0, gt=0)
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("redis_url", "REDIS_URL")
+    )
+    redis_prefix: str = Field(default="agentmesh", min_length=1, max_length=100)
+
+    # What callers may have; 0 is no limit.
+    requests_per_second: int = Field(default=1000, ge=0)
+    requests_per_second_per_principal: int = Field(default=500, ge=0)
+    max_open_streams: int = Field(default=10_000, ge=0)
+    max_open_streams_per_principal: int = Field(default=5_000, ge=0)
+    limits_ceiling: int = Field(default=10, ge=1, le=1000)
+    refused_credentials_per_minute: int = Field(default=60, ge=0)
+    anonymous_requests_per_second: int = Field(default=50, ge=0)
+
+    # What the replica can do; 0 is no limit.
+    max_calls_under_way: int = Field(default=1000, ge=0)
+    max_loop_lag_seconds: float = Field(default=1.0, ge=0)
+    max_memory_bytes: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -94,6 +132,36 @@ class GatewaySettings(ServiceSettings):
     def looks_at_peers(self) -> bool:
         """Whether a connection can say who calls."""
         return bool(self.spiffe_ids or self.trusted_peers)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        try:
+            if url is not None:
+                check_url(url.get_secret_value())
+        except ValueError:
+            # The reason is not repeated: it may quote the URL, and that has a password.
+            raise ValueError(
+                "must be redis://user:password@host:port/number, rediss://… for TLS, or "
+                "unix://path; characters such as / in a password are written as %2F"
+            ) from None
+        return url
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        TrustedProxies(networks)
+        return networks
+
+    @field_validator("cors_allow_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f'"{origin}" is no origin such as https://console.example, nor "*"'
+                )
+        return origins
 
     @property
     def recheck_seconds(self) -> float:

@@ -14,6 +14,7 @@ from agentmesh_gateway.identity.oidc.tokens import Tokens, looks_like_token
 from agentmesh_gateway.identity.peer import Peer, current_peer
 from agentmesh_gateway.identity.proxies import ProxyHeaders
 from agentmesh_gateway.identity.spiffe import SpiffeIds
+from agentmesh_gateway.limits.credential_guard import CredentialGuard
 
 DEFAULT_TENANT = "default"
 _ANONYMOUS = Principal(subject="anonymous", tenant=DEFAULT_TENANT, role=Role.ADMIN)
@@ -49,16 +50,24 @@ class Authenticator:
         allow_anonymous: bool,
         loopback_only: bool,
         others: OtherWays = OtherWays(),
+        guard: CredentialGuard | None = None,
     ) -> None:
         self._keys = keys
         self._others = others
+        self._guard = guard
         self._allow_anonymous = allow_anonymous
         # Whoever configured another way than keys wants to know who calls.
         self._trusts_machine = loopback_only and not others
 
     async def authenticate(self, metadata: Metadata, peer: Peer | None = None) -> Principal:
         """Whom a call with this metadata acts for. `peer` is that of the running call if it is
-        None. Raises MeshError UNAUTHENTICATED."""
+        None. Raises MeshError UNAUTHENTICATED, or RATE_LIMITED where too many guesses came from."""
+        if self._guard is None:
+            return await self._authenticate(metadata, peer)
+        with self._guard.watching(metadata):
+            return await self._authenticate(metadata, peer)
+
+    async def _authenticate(self, metadata: Metadata, peer: Peer | None) -> Principal:
         secret = secret_of(metadata)
         if secret:
             return await self._by_secret(secret)

@@ -8,10 +8,13 @@ from agentmesh_gateway.identity.oidc.tokens import Tokens
 from agentmesh_gateway.identity.proxies import ProxyHeaders
 from agentmesh_gateway.identity.spiffe import SpiffeIds
 from agentmesh_gateway.identity_settings import trusted_peers
+from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.settings import GatewaySettings
 
 
-def authenticator_of(settings: GatewaySettings, directory: KeyDirectory) -> Authenticator:
+def authenticator_of(
+    settings: GatewaySettings, directory: KeyDirectory, guard: CredentialGuard | None = None
+) -> Authenticator:
     """The authenticator of a gateway; close it when the gateway ends."""
     ids = SpiffeIds([entry.domain() for entry in settings.spiffe_ids])
     tokens = proxies = None
@@ -30,4 +33,5 @@ def authenticator_of(settings: GatewaySettings, directory: KeyDirectory) -> Auth
         allow_anonymous=settings.allow_anonymous,
         loopback_only=settings.loopback_only,
         others=OtherWays(tokens, ids if settings.spiffe_ids else None, proxies),
+        guard=guard,
     )

@@ -8,11 +8,13 @@ from importlib import metadata
 from agentmesh.conversation_store.v1 import identity_service_pb2 as store_pb2
 from agentmesh.conversation_store.v1 import ledger_service_pb2 as ledger_pb2
 from agentmesh.gateway.v1 import admin_service_pb2 as pb2
+from meshkit.context import current_principal
 from meshkit.errors import FieldViolation, MeshError
 from meshkit.policy import known_scopes
 
 from agentmesh_gateway.health import Probe, examine
 from agentmesh_gateway.identity.authenticator import Authenticator
+from agentmesh_gateway.limits.tenants import Tenants
 from agentmesh_gateway.servicers.context import Context, recast, set_http_status
 from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
 
@@ -23,11 +25,16 @@ class AdminServicer:
     """All of the contract is served."""
 
     def __init__(
-        self, upstream: Upstream, authenticator: Authenticator, probes: dict[str, Probe]
+        self,
+        upstream: Upstream,
+        authenticator: Authenticator,
+        tenants: Tenants,
+        probes: dict[str, Probe],
     ) -> None:
         self._keys = upstream.keys
         self._ledger = upstream.ledger
         self._authenticator = authenticator
+        self._tenants = tenants
         self._probes = probes
 
     async def create_key(
@@ -86,6 +93,7 @@ class AdminServicer:
         put = await self._ledger.PutTenantPolicy(
             ledger_pb2.PutTenantPolicyRequest(request_id=request.request_id, policy=request.policy)
         )
+        await self._tenants.changed(current_principal().tenant)
         return pb2.PutTenantPolicyResponse(policy=put.policy)
 
     async def list_audit(

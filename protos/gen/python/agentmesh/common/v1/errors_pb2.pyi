@@ -136,6 +136,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """DEADLINE_EXCEEDED. The call's own deadline passed."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 74
     """CANCELLED. The caller cancelled the call."""
+    ERROR_REASON_REPLICA_OVERLOADED: _ErrorReason.ValueType  # 75
+    """UNAVAILABLE. This replica has more to do than it can, and refused the call before doing anything
+    for it; `google.rpc.RetryInfo` says when to call again, and another replica may answer sooner.
+    """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 80
     """UNIMPLEMENTED. The method is part of the contract, and this version does not serve it."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 81
@@ -279,6 +283,10 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 73
 """DEADLINE_EXCEEDED. The call's own deadline passed."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 74
 """CANCELLED. The caller cancelled the call."""
+ERROR_REASON_REPLICA_OVERLOADED: ErrorReason.ValueType  # 75
+"""UNAVAILABLE. This replica has more to do than it can, and refused the call before doing anything
+for it; `google.rpc.RetryInfo` says when to call again, and another replica may answer sooner.
+"""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 80
 """UNIMPLEMENTED. The method is part of the contract, and this version does not serve it."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 81

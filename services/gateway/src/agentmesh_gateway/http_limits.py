@@ -1,0 +1,252 @@
+"""An HTTP connection that cannot be held for nothing.
+
+uvicorn closes connections that idle between two requests. It does not bound how long a request's
+head may take, how long it may be, how slowly a body comes or a response goes, or how many
+connections there are: this does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import ClassVar
+
+from agentmesh_gateway.identity.http_peers import CertificateProtocol
+from agentmesh_gateway.limits.counts import Counts
+from agentmesh_gateway.proxies import TrustedProxies
+
+_LOCAL = "unix"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one connection may do, and how many there may be; 0 is no limit."""
+
+    header_seconds: float
+    """From the first byte, or from the beginning of the connection, to the end of the head."""
+    header_bytes: int
+    body_bytes_per_second: int
+    """On average over each span of `body_seconds`, while the gateway wants more."""
+    body_seconds: float
+    write_seconds: float
+    """How long the client may take nothing of a response that is ready."""
+    connections: int
+    connections_per_address: int
+    """Proxies that are trusted may have any number."""
+
+
+class _Phase(Enum):
+    HEAD = 1
+    BODY = 2
+    REST = 3
+    """The request is complete, or was refused."""
+
+
+class BoundedHttpProtocol(CertificateProtocol):
+    """One connection under `limits`; `held` counts those of each address."""
+
+    limits: ClassVar[HttpLimits]
+    proxies: ClassVar[TrustedProxies]
+    held: ClassVar[Counts]
+
+    _phase = _Phase.HEAD
+    _counted = ""
+    _refused = False
+    _head_bytes = 0
+    _body_bytes = 0
+    _timer: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    # --- the connection ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Takes the connection, unless there are too many."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what a stream server gives
+        super().connection_made(transport)
+        address = self.client[0] if self.client else _LOCAL
+        limits = self.limits
+        if limits.connections and len(self.connections) > limits.connections:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
+            return
+        if address != _LOCAL and not self.proxies.trusts(address):
+            if 0 < limits.connections_per_address <= self.held[address]:
+                self._refuse(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "there are too many connections from your address",
+                )
+                return
+            self._counted = address
+            self.held.add((address,))
+        self._begin_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gives back its place."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        """From here on it is a stream, which others bound."""
+        self._forget()
+        super().handle_websocket_upgrade()
+
+    def _forget(self) -> None:
+        self._set_timer(None)
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+        if self._counted:
+            self.held.remove((self._counted,))
+            self._counted = ""
+
+    # --- what comes --------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Counts what it passes on."""
+        if self._refused:
+            return
+        if self._phase is _Phase.REST and (self.cycle is None or self.cycle.response_complete):
+            # Before the parser sees a request in it: it skips empty lines, as many as there are.
+            self._begin_head()
+        if self._phase is _Phase.HEAD:
+            self._head_bytes += len(data)
+        else:
+            self._body_bytes += len(data)
+        super().data_received(data)
+        if self._phase is _Phase.HEAD and self._is_too_long(self._head_bytes):
+            self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        """A request begins; one that came in the same packet as the end of another, too."""
+        super().on_message_begin()
+        if self._phase is not _Phase.HEAD:
+            self._begin_head()
+
+    def on_headers_complete(self) -> None:
+        """Hands the request on, unless its head is too long."""
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if self._is_too_long(size):
+            self._refuse_head()
+            return
+        self._phase = _Phase.BODY
+        self._body_bytes = 0
+        self._watch_body()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        if self._refused:
+            return
+        self._phase = _Phase.REST
+        self._set_timer(None)
+        super().on_message_complete()
+
+    def _is_too_long(self, head: int) -> bool:
+        return 0 < self.limits.header_bytes < head
+
+    def _begin_head(self) -> None:
+        self._phase = _Phase.HEAD
+        self._head_bytes = 0
+        seconds = self.limits.header_seconds
+        self._set_timer(self.loop.call_later(seconds, self._head_is_late) if seconds else None)
+
+    def _head_is_late(self) -> None:
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the head of the request took too long")
+
+    def _refuse_head(self) -> None:
+        self._refuse(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"the head of the request exceeds {self.limits.header_bytes} bytes",
+        )
+
+    def _watch_body(self) -> None:
+        seconds = self.limits.body_seconds
+        if seconds and self.limits.body_bytes_per_second:
+            self._set_timer(self.loop.call_later(seconds, self._check_body))
+
+    def _check_body(self) -> None:
+        wanted = self.limits.body_bytes_per_second * self.limits.body_seconds
+        # What the gateway does not take now, nobody can send.
+        idle_for_us = self.flow.read_paused or self.cycle.waiting_for_100_continue
+        if self._body_bytes < wanted and not idle_for_us:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the body of the request came too slowly")
+            return
+        self._body_bytes = 0
+        self._watch_body()
+
+    # --- what goes ---------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        """The client does not take what is sent."""
+        super().pause_writing()
+        if self.limits.write_seconds and self._stalled is None:
+            self._stalled = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Of what is not HTTP."""
+        self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request")
+
+    def _refuse(self, code: HTTPStatus, message: str) -> None:
+        """Says why, unless a response is under way, and closes the connection."""
+        self._refused = True
+        self._phase = _Phase.REST
+        self._set_timer(None)
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if not (answering and self.cycle.response_started):
+            self.transport.write(_response(code, message))
+        self.transport.close()
+
+    def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+
+def bounded(limits: HttpLimits, proxies: TrustedProxies) -> type[BoundedHttpProtocol]:
+    """A protocol for one server."""
+
+    class Protocol(BoundedHttpProtocol):
+        pass
+
+    Protocol.limits, Protocol.proxies, Protocol.held = limits, proxies, Counts()
+    return Protocol
+
+
+_STATUS = {
+    HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
+    HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "RESOURCE_EXHAUSTED",
+    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
+}
+
+
+def _response(code: HTTPStatus, message: str) -> bytes:
+    error = {"code": int(code), "status": _STATUS[code], "message": message, "details": []}
+    body = json.dumps({"error": error}).encode()
+    head = [
+        f"HTTP/1.1 {int(code)} {code.phrase}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "cache-control: no-store",
+        "x-content-type-options: nosniff",
+        "connection: close",
+    ]
+    if code is HTTPStatus.SERVICE_UNAVAILABLE:
+        head.append("retry-after: 1")
+    return "\r\n".join([*head, "", ""]).encode() + body

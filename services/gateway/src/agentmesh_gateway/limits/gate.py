@@ -1,0 +1,193 @@
+"""The gate of the gateway: every public call passes it, whatever edge it came to.
+
+Before anything is done it says whether the replica takes more calls at all; once it is known who
+calls, whether that one has had its share: of calls a second, of calls under way, of open streams.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+from agentmesh.common.v1 import errors_pb2, options_pb2
+from meshkit.caller_address import enter_caller_address, find_caller_address
+from meshkit.context import Principal
+from meshkit.errors import MeshError, QuotaViolation
+from meshkit.served_call import ServedCall
+
+from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets, Rate, Take, Verdict
+from agentmesh_gateway.limits.counts import Counts
+from agentmesh_gateway.limits.credential_guard import site_of
+from agentmesh_gateway.limits.overload import RETRY_SECONDS, Overload
+from agentmesh_gateway.limits.report import Line, find_report
+from agentmesh_gateway.limits.tenants import TenantLimits, Tenants
+from agentmesh_gateway.proxies import TrustedProxies
+
+_TENANTS_SHARE = 0.5
+_ADDRESS = "address"
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What a call holds."""
+
+    under_way: bool = False
+    callers: Sequence[str] = field(default=())
+    streams: Sequence[str] = field(default=())
+
+
+class Gate:
+    """See `meshkit.call_gate.CallGate`."""
+
+    def __init__(
+        self,
+        *,
+        overload: Overload,
+        tenants: Tenants,
+        buckets: Buckets,
+        strangers: LocalBuckets,
+        strangers_rate: Rate | None,
+        proxies: TrustedProxies,
+    ) -> None:
+        self._overload = overload
+        self._tenants = tenants
+        self._buckets = buckets
+        self._strangers = strangers
+        self._strangers_rate = strangers_rate
+        self._proxies = proxies
+        self._under_way = Counts()
+        self._streams = Counts()
+
+    def arrive(self, call: ServedCall) -> None:
+        """Sheds the call if the replica has too much to do, and limits those of nobody."""
+        address = self._proxies.address_of_call(call.context)
+        if address:
+            enter_caller_address(address)
+        self._overload.admit(call.rules.importance)
+        self._overload.enter()
+        call.admittance = _Pass(under_way=True)
+        if call.rules.audience == options_pb2.AUDIENCE_ANYONE and self._strangers_rate:
+            site = site_of(find_caller_address())
+            take = Take(site, self._strangers_rate)
+            _require(self._strangers.take([take]), [take], [f"{_ADDRESS}:{site}"])
+
+    def limit(self, call: ServedCall) -> Awaitable[None] | None:
+        """Takes from the caller's shares. Raises MeshError RESOURCE_EXHAUSTED."""
+        principal = call.principal
+        if principal is None:
+            return None
+        limits = self._tenants.find(principal.tenant)
+        if limits is None:
+            return self._limit_when_known(call, principal)
+        return self._limit(call, principal, limits)
+
+    def leave(self, call: ServedCall) -> None:
+        """Gives back what the call holds."""
+        held: _Pass | None = call.admittance
+        if held is None:
+            return
+        call.admittance = None
+        if held.under_way:
+            self._overload.leave()
+        self._under_way.remove(held.callers)
+        self._streams.remove(held.streams)
+
+    async def _limit_when_known(self, call: ServedCall, principal: Principal) -> None:
+        limits = await self._tenants.fetch(principal.tenant)
+        pending = self._limit(call, principal, limits)
+        if pending is not None:
+            await pending
+
+    def _limit(
+        self, call: ServedCall, principal: Principal, limits: TenantLimits
+    ) -> Awaitable[None] | None:
+        self._hold(call, principal, limits)
+        vital = call.rules.importance == options_pb2.IMPORTANCE_VITAL
+        takes, subjects = _takes(principal, limits, "vital/" if vital else "")
+        if not takes:
+            return None
+        verdict = self._buckets.take(takes)
+        if inspect.isawaitable(verdict):
+            return _require_when_known(verdict, takes, subjects)
+        _require(verdict, takes, subjects)
+        return None
+
+    def _hold(self, call: ServedCall, principal: Principal, limits: TenantLimits) -> None:
+        held: _Pass = call.admittance
+        tenant = f"tenant:{principal.tenant}"
+        if call.rules.server_streaming:
+            keys = (f"principal:{principal.tenant}/{principal.subject}", tenant)
+            bounds = (limits.streams_of_principal, limits.streams)
+            for key, bound, whose in zip(keys, bounds, _subjects(principal), strict=True):
+                if bound is not None and self._streams[key] >= bound:
+                    raise _used_up(whose, f"{bound} streams open at once at one replica")
+            self._streams.add(keys)
+            held.streams = keys
+            # It may last for days and do nothing: from here on it counts among the streams.
+            self._overload.leave()
+            held.under_way = False
+            return
+        if call.rules.importance != options_pb2.IMPORTANCE_VITAL:
+            bound = max(1, int(self._overload.limit * _TENANTS_SHARE))
+            if self._overload.limit and self._under_way[tenant] >= bound:
+                raise _used_up(tenant, f"{bound} calls under way at once at one replica")
+        self._under_way.add((tenant,))
+        held.callers = (tenant,)
+
+
+def _subjects(principal: Principal) -> tuple[str, str]:
+    """Whose limits hold for a call, as errors name them."""
+    return f"principal:{principal.subject}", f"tenant:{principal.tenant}"
+
+
+def _takes(principal: Principal, limits: TenantLimits, kind: str) -> tuple[list[Take], list[str]]:
+    own, common = _subjects(principal)
+    wanted = [
+        (
+            f"principal/{principal.tenant}/{principal.subject}",
+            limits.requests_of_principal,
+            own,
+        ),
+        (f"tenant/{principal.tenant}", limits.requests, common),
+    ]
+    held = [(kind + key, rate, subject) for key, rate, subject in wanted if rate is not None]
+    return [Take(key, rate) for key, rate, _ in held], [subject for _, _, subject in held]
+
+
+async def _require_when_known(
+    verdict: Awaitable[Verdict], takes: Sequence[Take], subjects: Sequence[str]
+) -> None:
+    _require(await verdict, takes, subjects)
+
+
+def _require(verdict: Verdict, takes: Sequence[Take], subjects: Sequence[str]) -> None:
+    report = find_report()
+    if report is not None:
+        report.fill(
+            [
+                Line(subject.partition(":")[0], take.rate, standing)
+                for subject, take, standing in zip(subjects, takes, verdict.standings, strict=True)
+            ]
+        )
+    if verdict.granted:
+        return
+    at = verdict.refused_by
+    rate, subject = takes[at].rate, subjects[at]
+    quota = f"{rate.per_second:g} calls a second, {rate.burst:g} at once"
+    error = MeshError.rate_limited(
+        f"{subject} has used up its {quota}", verdict.standings[at].retry_in
+    )
+    error.quotas = (QuotaViolation(subject, quota),)
+    raise error
+
+
+def _used_up(subject: str, quota: str) -> MeshError:
+    return MeshError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        errors_pb2.ERROR_REASON_QUOTA_EXCEEDED,
+        f"{subject} has used up its {quota}",
+        retry_after=RETRY_SECONDS,
+        quotas=(QuotaViolation(subject, quota),),
+    )
