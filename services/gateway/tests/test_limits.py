@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from typing import Any
 
@@ -243,6 +244,30 @@ async def test_addresses_behind_a_proxy_are_told_apart_only_if_it_is_trusted(
     with raises_rich(EXHAUSTED, "RATE_LIMITED") as caught:
         await conversations(trusting.gateway).ListConversations(LIST, metadata=over_grpc)
     assert caught.error.quotas[0].subject == "address:192.0.2.2"
+
+
+async def test_the_audit_log_and_the_limits_of_strangers_see_through_trusted_proxies(
+    shared_store: MeshProcess,
+    gateways: Gateways,
+    mesh_hosts: HostFactory,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    front = await before(
+        shared_store,
+        gateways,
+        anonymous_requests_per_second=1,
+        trusted_proxies=("127.0.0.1",),
+        access_log_reads=1,
+    )
+    caplog.set_level(logging.INFO, "agentmesh.access")
+    for number in range(4):
+        response = await front.http.get("/health", headers={"x-forwarded-for": f"192.0.2.{number}"})
+        assert response.status_code != 429
+    who = await caller(front, mesh_hosts, "viewer", "proxied")
+    said = {"x-forwarded-for": "192.0.2.7"}
+    await front.http.get("/conversations", headers=who.headers | said)
+    (line,) = [one for one in caplog.records if one.name == "agentmesh.access"]
+    assert vars(line)["peer"].startswith("ipv4:192.0.2.7")
 
 
 async def test_health_is_for_everybody_but_not_without_end(gateways: Gateways) -> None:

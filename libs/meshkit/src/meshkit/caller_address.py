@@ -27,3 +27,10 @@ def address_of_peer(peer: str) -> str:
         host = unquote(rest).rpartition(":")[0].strip("[]")
         return host.partition("%")[0].removeprefix("::ffff:") if "." in host else host
     return "unix" if scheme.startswith("unix") else ""
+
+
+def peer_of_address(address: str) -> str:
+    """An address as gRPC writes a peer, without a port: "ipv4:10.0.0.7"."""
+    if address == "unix":
+        return "unix:"
+    return f"ipv6:[{address}]" if ":" in address else f"ipv4:{address}"

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from opentelemetry.trace import Span
 
+from meshkit.caller_address import address_of_peer, find_caller_address, peer_of_address
 from meshkit.context import Principal
 from meshkit.policy import MethodRules
 
@@ -68,6 +69,14 @@ class ServedCall:
     def failed(self, code: grpc.StatusCode, reason: str) -> None:
         """Notes the outcome."""
         self.code, self.reason = code, reason
+
+    @property
+    def peer(self) -> str:
+        """Where the call comes from, as gRPC writes it: through trusted proxies, whom they name."""
+        address, peer = find_caller_address(), self.context.peer() or ""
+        if not address or address_of_peer(peer) == address:
+            return peer
+        return peer_of_address(address)
 
     @property
     def trace_id(self) -> str:

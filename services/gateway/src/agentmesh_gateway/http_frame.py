@@ -34,6 +34,8 @@ class HttpFrame:
             return
         caller = self._caller(scope)
         enter_caller_address(caller.address)
+        if caller.address != _peer_of(scope):
+            scope["client"] = (caller.address, 0)  # nobody says from which port
         if caller.scheme:
             upgraded = {"websocket": {"http": "ws", "https": "wss"}}
             scope["scheme"] = upgraded.get(scope["type"], {}).get(caller.scheme, caller.scheme)
@@ -52,11 +54,15 @@ class HttpFrame:
         await self._app(scope, receive, framed)
 
     def _caller(self, scope: Scope) -> Caller:
-        client = scope.get("client")
-        address = client[0].removeprefix("::ffff:") if client else "unix"
+        address = _peer_of(scope)
         if not self._proxies.trusts(address):
             return Caller(address)
         headers = (
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         )
         return self._proxies.resolve(address, headers)
+
+
+def _peer_of(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0].removeprefix("::ffff:") if client else "unix"

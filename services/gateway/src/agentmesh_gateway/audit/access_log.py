@@ -39,7 +39,7 @@ class AccessLog:
                 "principal": principal.subject if principal else "",
                 "tenant": principal.tenant if principal else "",
                 "resource": resource_of(call.request),
-                "peer": call.context.peer() or "",
+                "peer": call.peer,
                 "request_bytes": _size(call.request),
                 "response_bytes": _size(call.response),
             },

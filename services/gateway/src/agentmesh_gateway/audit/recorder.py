@@ -36,6 +36,9 @@ OUTSIDE_OF_THE_STORE = frozenset(
 """Methods that change something without a transaction of the store."""
 
 STARTED = "STARTED"
+# Nothing was decided about these calls: they may come again. A record of each would let a flood of
+# calls become a flood of records.
+_DEFERRED = frozenset({"RATE_LIMITED", "REPLICA_OVERLOADED"})
 _DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
@@ -55,7 +58,7 @@ class CallRecorder:
             call_id=new_id("call"),
             method=call.rules.full_name,
             resource=resource_of(call.request),
-            peer=call.context.peer() or "",
+            peer=call.peer,
             trace_id=call.trace_id,
             request_id=request_id_of(call.request),
         )
@@ -74,6 +77,8 @@ class CallRecorder:
             return
         if self._access_log is not None:
             self._access_log.note(call)
+        if call.reason in _DEFERRED:
+            return
         if call.rules.changes:
             wanted = (
                 call.code is not grpc.StatusCode.OK or call.rules.full_name in OUTSIDE_OF_THE_STORE
@@ -93,7 +98,7 @@ def _record(call: ServedCall, code: str) -> pb.AuditRecord:
         method=call.rules.full_name,
         resource=resource_of(call.request),
         code=code,
-        peer=call.context.peer() or "",
+        peer=call.peer,
         trace_id=call.trace_id,
         request_id=request_id_of(call.request),
     )
