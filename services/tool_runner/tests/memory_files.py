@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -41,6 +42,14 @@ class MemoryFiles(
     uploads: list[int] = field(default_factory=list)
     downloads: int = 0
     states: dict[str, Files] = field(default_factory=dict)
+    asked: int = 0
+    """How often somebody has asked which files count."""
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while such questions are answered."""
+    refuses: bool = False
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     def of(self, conversation_id: str) -> Files:
         """Where the files of a conversation stand."""
@@ -71,6 +80,10 @@ class MemoryFiles(
     async def GetWorkspace(  # noqa: N802 - as the contract names it
         self, request: workspace_service_pb2.GetWorkspaceRequest, context: Any
     ) -> workspace_service_pb2.GetWorkspaceResponse:
+        self.asked += 1
+        await self.answers.wait()
+        if self.refuses:
+            raise MeshError.unavailable("the store")
         files = self.of(self._name(request.conversation_id))
         earlier = workspace_service_pb2.WorkspaceState(manifest_digest=files.kept)
         return workspace_service_pb2.GetWorkspaceResponse(

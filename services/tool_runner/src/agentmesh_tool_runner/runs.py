@@ -22,7 +22,7 @@ from .executions import (
 )
 from .languages import Program, Programs
 from .packages import Packages, PackageWish
-from .sandbox.backend import SandboxBackend, Workspace
+from .sandbox.backend import Ahead, Execution, SandboxBackend, Workspace
 from .sandbox.model import EndReason, Outcome, WorkspaceFullError, WorkspaceKey
 
 logger = logging.getLogger(__name__)
@@ -90,10 +90,7 @@ class CodeRuns:
         key = WorkspaceKey(run.tenant, name, temporary=fresh)
         try:
             program = replace(_traced(run), wheels=await self._packages.fetch(run.packages))
-            workspace = await backend.workspace(key)
-            for path, content in program.files.items():
-                await workspace.write_file(path, content)
-            log.execution = await self._programs.start(workspace, program)
+            workspace, log.execution = await self._begin(backend, key, program)
         except BaseException as error:
             self.registry.discard(run.tenant, run.execution_id)
             log.fail(error)
@@ -104,6 +101,45 @@ class CodeRuns:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return log
+
+    async def _begin(
+        self, backend: SandboxBackend, key: WorkspaceKey, program: Program
+    ) -> tuple[Workspace, Execution]:
+        """Starts the program, at once if it can be undone in case the files are not the newest."""
+        if not program.stateful:
+            async with backend.ahead(key) as ahead:
+                if ahead is not None:
+                    begun = await self._begin_ahead(ahead, program)
+                    if begun is not None:
+                        return ahead.workspace, begun
+        workspace = await backend.workspace(key)
+        return workspace, await self._start(workspace, program)
+
+    async def _begin_ahead(self, ahead: Ahead, program: Program) -> Execution | None:
+        """None, and nothing runs any more, if the files were not the newest."""
+        execution: Execution | None = None
+        failure: Exception | None = None
+        counts = False
+        try:
+            try:
+                # The question is on its way first.
+                await asyncio.sleep(0)
+                execution = await self._start(ahead.workspace, program)
+            except Exception as error:
+                failure = error
+            counts = await ahead.counts
+        finally:
+            if execution is not None and not counts:
+                execution.cancel()
+                await asyncio.shield(execution.outcome())
+        if counts and failure is not None:
+            raise failure
+        return execution if counts else None
+
+    async def _start(self, workspace: Workspace, program: Program) -> Execution:
+        for path, content in program.files.items():
+            await workspace.write_file(path, content)
+        return await self._programs.start(workspace, program)
 
     async def _follow(
         self, log: ExecutionLog, workspace: Workspace, backend: SandboxBackend, fresh: bool

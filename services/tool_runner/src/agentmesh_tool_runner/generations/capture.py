@@ -30,7 +30,6 @@ class Captured:
 
     manifest: Manifest
     seen: dict[str, Entry]
-    uploaded_bytes: int = 0
 
 
 @dataclass
@@ -43,7 +42,6 @@ class _Draft:
     records: dict[str, Record] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     packed: int = 0
-    uploaded: int = 0
     fresh: dict[str, Record] = field(default_factory=dict)
 
 
@@ -59,9 +57,11 @@ async def capture(
 
     Raises WorkspaceFullError.
     """
-    entries = await mounted.files.call(trees.look_at_all, max_bytes)
+    entries = await mounted.files.look(trees.look_at_all, max_bytes)
     now = {entry.path: entry for entry in entries}
     repack = _is_scattered(before)
+    if not repack and is_kept(now, seen, before):
+        return Captured(before, now)
     places = {
         r.sha256: r
         for r in before.records.values()
@@ -74,9 +74,14 @@ async def capture(
         await _read(draft, mounted, shelf, unread)
         records = {e.path: draft.records[e.path] for e in entries if e.path in draft.records}
         if _same(records, before.records):
-            return Captured(before, now, draft.uploaded)
+            return Captured(before, now)
         manifest = await store(shelf, conversation, records, draft.sizes, pack, draft.packed)
-    return Captured(manifest, now, draft.uploaded + draft.packed)
+    return Captured(manifest, now)
+
+
+def is_kept(now: Mapping[str, Entry], seen: Mapping[str, Entry], manifest: Manifest) -> bool:
+    """True if files that look like this are those of the manifest, which looked as `seen`."""
+    return now == seen and now.keys() == manifest.records.keys()
 
 
 async def store(
@@ -203,7 +208,6 @@ async def _put_large(draft: _Draft, mounted: Mounted, shelf: Shelf, entry: Entry
 
         blob = await shelf.write(chunks, size)
     draft.sizes[blob] = size
-    draft.uploaded += size
     _put(draft, entry, size, sha256, blob, 0)
 
 

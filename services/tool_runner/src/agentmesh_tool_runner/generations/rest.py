@@ -16,12 +16,13 @@ from typing import Final, TypeVar
 
 from meshkit.context import find_capability
 
-from agentmesh_tool_runner.sandbox.model import WorkspaceKey
+from agentmesh_tool_runner.sandbox import trees
+from agentmesh_tool_runner.sandbox.model import WorkspaceFullError, WorkspaceKey
 from agentmesh_tool_runner.sandbox.rest import Rest
 from agentmesh_tool_runner.sandbox.snapshot import Entry
 from agentmesh_tool_runner.sandbox.workspaces import Mounted
 
-from .capture import capture, store
+from .capture import capture, is_kept, store
 from .laying import lay
 from .manifest import NO_FILES, NO_STATE, Change, Manifest, MovedError, State, rebased
 from .reading import Library
@@ -83,6 +84,23 @@ class StoreRest(Rest):
         if find_capability() is None or key not in self._states:
             self.expect(key, (await self._shelf.head(key)).now)
 
+    async def is_settled(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        notes = mounted.notes
+        if key.temporary or not isinstance(notes, Notes) or not mounted.files.small:
+            return False
+        known = self._states.get(key)
+        if known is None or known.generation > notes.state.generation:
+            return False
+        try:
+            entries = await mounted.files.look(trees.look_at_all, self._max_bytes)
+        except WorkspaceFullError:
+            return False
+        return is_kept({entry.path: entry for entry in entries}, notes.seen, notes.manifest)
+
+    async def still_counts(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        self.expect(key, (await self._shelf.head(key)).now)
+        return _is_of(_notes(mounted), self._states[key])
+
     async def keep(self, key: WorkspaceKey, mounted: Mounted) -> None:
         async def save(change: Change | None) -> tuple[None, int]:
             return None, 0 if change is None else await self._save(key, mounted, change)
@@ -143,10 +161,7 @@ class StoreRest(Rest):
 
     async def _bring(self, mounted: Mounted, state: State) -> None:
         notes = _notes(mounted)
-        if state.generation < notes.state.generation:
-            return
-        if state.digest == notes.state.digest:
-            notes.state = state
+        if _is_of(notes, state):
             return
         manifest = await self._library.manifest(self._shelf, state.digest)
         async with mounted.lock:
@@ -177,3 +192,13 @@ def _notes(mounted: Mounted) -> Notes:
     if not isinstance(mounted.notes, Notes):
         raise TypeError("the workspace was not filled")
     return mounted.notes
+
+
+def _is_of(notes: Notes, state: State) -> bool:
+    """True if the files are of that state, or newer; then that it counts is noted."""
+    if state.generation < notes.state.generation:
+        return True
+    if state.digest == notes.state.digest:
+        notes.state = state
+        return True
+    return False

@@ -7,8 +7,11 @@ gRPC.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from .model import (
@@ -185,6 +188,15 @@ class Workspace(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A workspace to act in at once, and whether what is done there counts: if not, all of it goes
+    with the workspace. What asks for that may fail as `SandboxBackend.workspace` does."""
+
+    workspace: Workspace
+    counts: asyncio.Task[bool]
+
+
 class SandboxBackend(Protocol):
     """A way to run untrusted code, on this machine or on another.
 
@@ -246,6 +258,13 @@ class SandboxBackend(Protocol):
         Raises SandboxUnavailableError.
         """
         ...
+
+    def ahead(self, key: WorkspaceKey) -> AbstractAsyncContextManager[Ahead | None]:
+        """Lets the block act in a workspace before its files are known to be the newest.
+
+        See `Workspaces.ahead`. None where `workspace` must come first.
+        """
+        return contextlib.nullcontext()
 
     def sessions(self, tenant: str) -> Sequence[Session]:
         """The tenant's open workspaces."""

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import itertools
 from abc import abstractmethod
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from typing import ClassVar, Final, Generic, TypeVar
 
 from meshkit.tasks import ended, stop
 
-from .backend import Execution, SandboxBackend, Workspace
+from .backend import Ahead, Execution, SandboxBackend, Workspace
 from .execution import LocalExecution
 from .model import ExecutionSpec, SandboxUnavailableError, Session, WorkspaceKey
 from .options import LocalOptions
@@ -78,6 +78,20 @@ class HostingBackend(SandboxBackend, Generic[_Running]):
             raise SandboxUnavailableError("the sandbox was not started")
         await self._workspaces.refresh(key)
         return WorkspaceHandle(key, self._workspaces, self._execute)
+
+    @contextlib.asynccontextmanager
+    async def ahead(self, key: WorkspaceKey) -> AsyncIterator[Ahead | None]:
+        # Whoever acts ahead keeps others waiting, and so must not wait for a slot itself.
+        if not self._started or self._slots.locked():
+            yield None
+            return
+        async with self._workspaces.ahead(key, self._is_expendable) as counts:
+            workspace = WorkspaceHandle(key, self._workspaces, self._execute)
+            yield None if counts is None else Ahead(workspace, counts)
+
+    def _is_expendable(self, mounted: Mounted) -> bool:
+        """True if nothing but files would be lost with an open workspace."""
+        return True
 
     def sessions(self, tenant: str) -> list[Session]:
         running = [owner for owner, _ in self._running.values()]

@@ -224,6 +224,9 @@ class LocalBackend(HostingBackend[LocalExecution]):
             await self._warm.drop(place)
         await self._places.unmount(place, self._launcher)
 
+    def _is_expendable(self, mounted: Mounted) -> bool:
+        return self._warm is None or not self._warm.remembers(mounted.place)
+
     async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
         try:
             await self._live_launcher()

@@ -13,13 +13,15 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from . import snapshot
 from .execution import is_full
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+# To look at them takes no longer than to have a thread do it.
+_FEW: Final = 32
 
 
 class Reach(Protocol):
@@ -39,6 +41,20 @@ class Reach(Protocol):
         """Runs an operation on the root directory. Raises what it raises."""
         ...
 
+    @property
+    def small(self) -> bool:
+        """True if to look at all files takes no time."""
+        return False
+
+    async def look(
+        self,
+        operation: Callable[Concatenate[int, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        """The same for one that takes as long as there are files, and only looks at them."""
+        return await self.call(operation, *args, **kwargs)
+
     async def restore(self, archive: Path, *, uid: int | None) -> list[snapshot.Entry]:
         """As `snapshot.restore`; the archive is on this machine."""
         ...
@@ -54,6 +70,12 @@ class Reach(Protocol):
         ...
 
 
+def _has_few(root: int) -> bool:
+    """True if the file system, in memory and of this workspace alone, holds only a few names."""
+    status = os.fstatvfs(root)
+    return 0 < status.f_files <= status.f_ffree + _FEW
+
+
 class LocalReach(Reach):
     """A workspace that is mounted on this machine; owns the descriptor of its root."""
 
@@ -67,6 +89,20 @@ class LocalReach(Reach):
         **kwargs: _Arguments.kwargs,
     ) -> _Result:
         return await asyncio.to_thread(operation, self._root, *args, **kwargs)
+
+    @property
+    def small(self) -> bool:
+        return self._root >= 0 and _has_few(self._root)
+
+    async def look(
+        self,
+        operation: Callable[Concatenate[int, _Arguments], _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        if self.small:
+            return operation(self._root, *args, **kwargs)
+        return await self.call(operation, *args, **kwargs)
 
     async def restore(self, archive: Path, *, uid: int | None) -> list[snapshot.Entry]:
         return await self.call(snapshot.restore, archive, uid=uid)

@@ -29,6 +29,15 @@ class Rest(Protocol):
         """Brings in what was kept elsewhere since then."""
         ...
 
+    async def is_settled(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        """True if it is worth to act before `still_counts` has answered, and nothing would be lost
+        with the open files: all are kept, and were the newest when that was last known."""
+        return False
+
+    async def still_counts(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        """Whether what is open is still what counts: `refresh` would bring in nothing."""
+        return True
+
     async def keep(self, key: WorkspaceKey, mounted: Mounted) -> None:
         """Keeps the present files. Raises WorkspaceFullError if they exceed the bound."""
         ...

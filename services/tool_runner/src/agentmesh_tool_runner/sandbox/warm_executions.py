@@ -76,6 +76,11 @@ class WarmExecutions:
         execution.inner_started(resident.inner)
         return execution
 
+    def remembers(self, place: Place) -> bool:
+        """True if an interpreter of that place has variables."""
+        interpreter = self._interpreters.get(place.name)
+        return interpreter is not None and interpreter.alive
+
     async def interpret(self, mounted: Mounted, spec: ExecutionSpec) -> LocalExecution:
         """Runs the only file of `spec` in the place's interpreter; starts one where there is none.
 

@@ -12,7 +12,8 @@ import contextlib
 import math
 import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -74,6 +75,13 @@ class Mounted:
             self.files.close()
 
 
+def _says_yes(asked: asyncio.Task[bool]) -> bool:
+    """True if the task has ended well, with that answer."""
+    if not asked.done() or asked.cancelled() or asked.exception() is not None:
+        return False
+    return asked.result()
+
+
 class Mounter(Protocol):
     """Gives places; the backend's part. No two that are mounted have the same uid."""
 
@@ -91,6 +99,17 @@ class WorkspaceRules:
     idle_seconds: float
     lifetime_seconds: float = math.inf
     """Of an open one, however much it is used; nothing that runs is ended for it."""
+
+
+@dataclass
+class _Ahead:
+    """Whoever acts in a workspace before it is known to be what counts, and keeps others out."""
+
+    key: WorkspaceKey
+    active: bool = True
+
+
+_acts_ahead: ContextVar[_Ahead | None] = ContextVar("acts_ahead", default=None)
 
 
 class Workspaces:
@@ -119,7 +138,7 @@ class Workspaces:
     @contextlib.asynccontextmanager
     async def use(self, key: WorkspaceKey) -> AsyncIterator[Mounted]:
         """The workspace, open while the block runs. Raises what mounting and restoring raise."""
-        async with self._lock(key):
+        async with self._turn(key):
             mounted = self._open.get(key)
             if mounted is not None and self._is_old(mounted) and not mounted.users:
                 await self._leave(key, mounted)
@@ -137,6 +156,52 @@ class Workspaces:
             if not mounted.users:
                 mounted.unused.set()
             mounted.close_when_unused()
+
+    def _turn(self, key: WorkspaceKey) -> contextlib.AbstractAsyncContextManager[None]:
+        """To open or use it; what acts ahead has its turn already."""
+        ahead = _acts_ahead.get()
+        if ahead is not None and ahead.active and ahead.key == key:
+            return contextlib.nullcontext()
+        return self._lock(key)
+
+    @contextlib.asynccontextmanager
+    async def ahead(
+        self, key: WorkspaceKey, expendable: Callable[[Mounted], bool]
+    ) -> AsyncIterator[asyncio.Task[bool] | None]:
+        """Lets the block act in the workspace while it is asked whether that is what counts.
+
+        The task has the answer. Unless that is True when the block ends, the workspace is closed
+        with whatever the block did there; nobody else comes in before. None where the answer has to
+        come first: where something would be lost with what is open, which `expendable` says of
+        all but the files.
+        """
+        mounted = self._open.get(key)
+        if mounted is None or self._lock(key).locked() or not expendable(mounted):
+            yield None
+            return
+        async with self._lock(key):
+            if not await self._may_be_lost(key, mounted):
+                mounted = None
+            else:
+                turn = _Ahead(key)
+                _acts_ahead.set(turn)
+                asked = asyncio.create_task(self.rest.still_counts(key, mounted))
+                try:
+                    yield asked
+                finally:
+                    turn.active = False
+                    _acts_ahead.set(None)
+                    if not _says_yes(asked):
+                        asked.cancel()
+                        await asyncio.shield(self._drop(key, mounted))
+        if mounted is None:
+            yield None
+
+    async def _may_be_lost(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        """True if nobody uses it, and its files are all kept."""
+        if mounted.users or mounted.dropped or mounted.tainted or mounted.keeping.locked():
+            return False
+        return not self._is_old(mounted) and await self.rest.is_settled(key, mounted)
 
     def _lock(self, key: WorkspaceKey) -> asyncio.Lock:
         """Held while a workspace is opened or closed; lives as long as somebody has it."""
