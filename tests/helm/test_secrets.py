@@ -130,7 +130,7 @@ def test_an_upgrade_makes_no_new_ones(helm: ModuleType, api: Cluster) -> None:
 
 def test_existing_secrets_are_used(helm: ModuleType) -> None:
     values = {
-        "global": {"internalAuth": {"existingSecret": "mine", "key": "k"}},
+        "global": {"internalAuth": {"existingSecret": "mine", "key": "k", "acceptedKey": "n"}},
         "apiKeys": {"existingSecret": "pepper"},
     }
     manifests = helm.render("conversation-store", values).manifests
@@ -141,4 +141,5 @@ def test_existing_secrets_are_used(helm: ModuleType) -> None:
         v["name"]: v["valueFrom"]["secretKeyRef"] for v in environment if "valueFrom" in v
     }
     assert references["AGENTMESH_INTERNAL_SECRET"] == {"name": "mine", "key": "k"}
+    assert references["AGENTMESH_INTERNAL_SECRET_ACCEPTED"] == {"name": "mine", "key": "n"}
     assert references["API_KEY_SECRET"] == {"name": "pepper", "key": "api-key-secret"}

@@ -143,3 +143,43 @@ def test_the_store_refuses_a_database_it_cannot_share(
     with pytest.raises(ValidationError, match=complaint) as refused:
         settings_of("conversation-store")()
     assert "hunter2" not in str(refused.value)
+
+
+def test_who_callers_are_reaches_the_gateway_as_it_stands_in_the_values(
+    helm: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = {"issuer": "https://a.b", "audience": "m", "tenant": "t", "default_role": "user"}
+    spiffe = {"trust_domain": "a.b", "path": "/ns/*/sa/{tenant}", "role": "service"}
+    identity = {
+        "oidc": [issuer],
+        "spiffeIds": [spiffe],
+        "trustedPeers": ["10.0.0.0/8"],
+        "trustedHeaders": ["certificate"],
+    }
+    manifests = helm.render("gateway", {"identity": identity}).manifests
+    (pod,) = (pod for name, pod in pods(manifests).items() if name.startswith("Deployment"))
+    for variable in pod["containers"][0]["env"]:
+        if "value" in variable:
+            monkeypatch.setenv(variable["name"], variable["value"])
+    settings = settings_of("gateway")()
+    read = settings.model_dump(include={"oidc", "spiffe_ids", "trusted_peers", "trusted_headers"})
+    assert (read["oidc"][0]["issuer"], read["spiffe_ids"][0]["trust_domain"]) == (
+        "https://a.b",
+        "a.b",
+    )
+    assert (read["trusted_peers"], read["trusted_headers"]) == (("10.0.0.0/8",), ("certificate",))
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        {"oidc": [{"issuer": "https://a.b"}]},
+        {"oidc": [{"issuer": "https://a.b", "audience": "m", "default_role": "king"}]},
+        {"spiffeIds": [{"trust_domain": "a.b", "path": "/x", "role": "king"}]},
+        {"trustedHeaders": ["all"]},
+        {"colour": "red"},
+    ],
+)
+def test_bad_values_of_identity_are_refused(helm: ModuleType, identity: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=r"identity|oidc|spiffeIds|trustedHeaders"):
+        helm.render("gateway", {"identity": identity})

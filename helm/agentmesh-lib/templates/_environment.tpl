@@ -15,6 +15,13 @@
     secretKeyRef:
       name: {{ .Values.global.internalAuth.existingSecret | default (printf "%s-internal" (include "agentmesh.mesh" .)) }}
       key: {{ .Values.global.internalAuth.key }}
+{{- with .Values.global.internalAuth.acceptedKey }}
+- name: AGENTMESH_INTERNAL_SECRET_ACCEPTED
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.Values.global.internalAuth.existingSecret | default (printf "%s-internal" (include "agentmesh.mesh" $)) }}
+      key: {{ . }}
+{{- end }}
 - name: LOG_LEVEL
   value: {{ .Values.global.logging.level }}
 - name: AGENTMESH_LOG_FORMAT

@@ -24,6 +24,12 @@
   value: "8000"
 - name: AGENTMESH_ALLOW_ANONYMOUS
   value: {{ .Values.api.allowAnonymous | quote }}
+{{- range $name, $value := dict "AGENTMESH_OIDC" .Values.identity.oidc "AGENTMESH_SPIFFE_IDS" .Values.identity.spiffeIds "AGENTMESH_TRUSTED_PEERS" .Values.identity.trustedPeers "AGENTMESH_TRUSTED_HEADERS" .Values.identity.trustedHeaders }}
+{{- with $value }}
+- name: {{ $name }}
+  value: {{ toJson . | quote }}
+{{- end }}
+{{- end }}
 - name: AUTOGEN_MAX_ROUNDS
   value: {{ .Values.api.maxRounds | int64 | quote }}
 - name: ENABLE_HUMAN_IN_LOOP
