@@ -45,9 +45,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     `required_scope`, `scopes` (those that the credentials have, separated by spaces).
     """
     ERROR_REASON_CREDENTIALS_EXPIRED: _ErrorReason.ValueType  # 16
-    """UNAUTHENTICATED. The credentials were good and have expired: get new ones. A stream that ends
-    so goes on where it was with new ones and its last `resume_token`. metadata: `expired_at`
-    (RFC 3339).
+    """UNAUTHENTICATED. The token was good and has expired: get a new one. A stream that ends so goes
+    on where it was with a new one and its last `resume_token`. metadata: `expired_at` (RFC 3339).
     """
     ERROR_REASON_ORIGIN_NOT_ALLOWED: _ErrorReason.ValueType  # 18
     """PERMISSION_DENIED. A page of this origin may not connect. metadata: `origin`."""
@@ -192,9 +191,8 @@ ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 15
 `required_scope`, `scopes` (those that the credentials have, separated by spaces).
 """
 ERROR_REASON_CREDENTIALS_EXPIRED: ErrorReason.ValueType  # 16
-"""UNAUTHENTICATED. The credentials were good and have expired: get new ones. A stream that ends
-so goes on where it was with new ones and its last `resume_token`. metadata: `expired_at`
-(RFC 3339).
+"""UNAUTHENTICATED. The token was good and has expired: get a new one. A stream that ends so goes
+on where it was with a new one and its last `resume_token`. metadata: `expired_at` (RFC 3339).
 """
 ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason.ValueType  # 18
 """PERMISSION_DENIED. A page of this origin may not connect. metadata: `origin`."""
