@@ -92,8 +92,9 @@ async def test_paths_that_are_none_of_the_workspace(mesh: Mesh) -> None:
     for method in ("RemoveFile", "MoveFile", "CopyFile"):
         error = await refusal(files.call(method, path=".", **WITH_PATH[method]))
         assert error.code is INVALID
-    error = await refusal(files.call("ListFiles", page_token="no token"))
-    assert (error.code, error.violations[0].field) == (INVALID, "page_token")
+    for token in ("no token", "ŋ", "/w=="):
+        error = await refusal(files.call("ListFiles", page_token=token))
+        assert (error.code, error.violations[0].field) == (INVALID, "page_token")
     error = await refusal(files.call("OrganizeFiles", by=9))
     assert error.violations[0].field == "by"
     assert await files.names() == ["here"]

@@ -385,7 +385,11 @@ def _log(call: ServedCall, failure: MeshError) -> None:
 async def _abort(context: ServicerContext, failure: MeshError) -> NoReturn:
     status = to_rich_status(failure)
     metadata = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(failure.code, status.message, metadata)
+    try:
+        await context.abort(failure.code, status.message, metadata)
+    except grpc.aio.InternalError as error:
+        # The transport took no status: the caller has left. grpc would log it as our defect.
+        raise asyncio.CancelledError from error
 
 
 def _unknown_method(method: str) -> Handler:

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from protovalidate import Validator
 
 from meshkit.errors import FieldViolation, MeshError
+from meshkit.times import impossible_times
 
 _validator = Validator()
 _MAX_VIOLATIONS = 100
@@ -36,6 +37,9 @@ def validate(message: Message | Undecodable) -> None:
     """Raises MeshError INVALID_ARGUMENT with every field of `message` that breaks its rules."""
     if isinstance(message, Undecodable):
         raise MeshError.malformed("the request is no message of its type, or holds invalid UTF-8")
+    impossible = impossible_times(message)  # first: the rules cannot be applied to these
+    if impossible:
+        raise MeshError.invalid_fields(impossible[:_MAX_VIOLATIONS])
     found = _validator.collect_violations(message)
     if found:
         raise MeshError.invalid_fields([_violation(v.proto) for v in found[:_MAX_VIOLATIONS]])

@@ -78,6 +78,12 @@ class StreamRoute:
             await answer.begin(media.EVENT_STREAM)
             await answer.chunk(RETRY)
 
+    async def show(self, answer: Responder) -> None:
+        """Tells the client of a quiet stream that it is connected. A file waits for its first
+        piece: that it cannot be had is not to be said by a connection that breaks."""
+        if not self._is_file:
+            await self.begin(answer)
+
     async def write(self, answer: Responder, item: Any) -> None:
         """Sends one response."""
         await self.begin(answer)
@@ -125,7 +131,7 @@ async def serve_stream(
     try:
         await asyncio.wait({call, gone}, timeout=_FIRST_ITEM_SECONDS, return_when="FIRST_COMPLETED")
         while not call.done() and not gone.done():
-            await stream.begin(answer)
+            await stream.show(answer)
             sent = answer.frames_sent
             await asyncio.wait(
                 {call, gone}, timeout=keep_alive_seconds, return_when="FIRST_COMPLETED"

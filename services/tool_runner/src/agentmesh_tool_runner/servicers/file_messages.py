@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import mimetypes
 from typing import Final
 
@@ -72,6 +71,6 @@ def path_of_token(token: str) -> str:
     try:
         path = base64.b64decode(token, altchars=b"-_", validate=True).decode()
         inside(path or ".")
-    except (binascii.Error, UnicodeError, UnsafePathError):
+    except (ValueError, UnsafePathError):  # no base64, or no ASCII, or no UTF-8 in it
         raise MeshError.invalid("page_token", "it is none that ListFiles returned") from None
     return path

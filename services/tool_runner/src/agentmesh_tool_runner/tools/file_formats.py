@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
 import json
@@ -35,7 +34,7 @@ def encode(content: str, form: Format) -> bytes:
     if form is Format.BASE64:
         try:
             return base64.b64decode(content, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise MalformedError(f"this is no base64: {error}") from None
     data = content.encode()
     describe(data, form)

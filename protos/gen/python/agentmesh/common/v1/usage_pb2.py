@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentmesh/common/v1/usage.proto\x12\x13\x61gentmesh.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd4\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_calls\x18\x05 \x01(\x03\x12\x12\n\ntool_calls\x18\x06 \x01(\x03\x12\x16\n\x0esandbox_cpu_ms\x18\x07 \x01(\x03\x12\x13\n\x0b\x63ost_micros\x18\x08 \x01(\x03\x12\x11\n\testimated\x18\t \x01(\x08\"\xdf\x01\n\x06\x42udget\x12\x1f\n\tmax_turns\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12:\n\rmax_wall_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12 \n\nmax_tokens\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x12%\n\x0fmax_cost_micros\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x02\x88\x01\x01\x42\x0c\n\n_max_turnsB\r\n\x0b_max_tokensB\x12\n\x10_max_cost_microsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentmesh/common/v1/usage.proto\x12\x13\x61gentmesh.common.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd4\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x04 \x01(\x03\x12\x13\n\x0bmodel_calls\x18\x05 \x01(\x03\x12\x12\n\ntool_calls\x18\x06 \x01(\x03\x12\x16\n\x0esandbox_cpu_ms\x18\x07 \x01(\x03\x12\x13\n\x0b\x63ost_micros\x18\x08 \x01(\x03\x12\x11\n\testimated\x18\t \x01(\x08\"\xe7\x01\n\x06\x42udget\x12\x1f\n\tmax_turns\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12\x42\n\rmax_wall_time\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x06\x08\x80\x86\xb0\x96\x01*\x00\x12 \n\nmax_tokens\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x01\x88\x01\x01\x12%\n\x0fmax_cost_micros\x18\x04 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00H\x02\x88\x01\x01\x42\x0c\n\n_max_turnsB\r\n\x0b_max_tokensB\x12\n\x10_max_cost_microsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGET'].fields_by_name['max_turns']._loaded_options = None
   _globals['_BUDGET'].fields_by_name['max_turns']._serialized_options = b'\272H\004\032\002 \000'
   _globals['_BUDGET'].fields_by_name['max_wall_time']._loaded_options = None
-  _globals['_BUDGET'].fields_by_name['max_wall_time']._serialized_options = b'\272H\005\252\001\002*\000'
+  _globals['_BUDGET'].fields_by_name['max_wall_time']._serialized_options = b'\272H\r\252\001\n\"\006\010\200\206\260\226\001*\000'
   _globals['_BUDGET'].fields_by_name['max_tokens']._loaded_options = None
   _globals['_BUDGET'].fields_by_name['max_tokens']._serialized_options = b'\272H\004\"\002 \000'
   _globals['_BUDGET'].fields_by_name['max_cost_micros']._loaded_options = None
@@ -44,5 +44,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE']._serialized_start=118
   _globals['_USAGE']._serialized_end=330
   _globals['_BUDGET']._serialized_start=333
-  _globals['_BUDGET']._serialized_end=556
+  _globals['_BUDGET']._serialized_end=564
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6agentmesh/conversation_store/v1/identity_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x03\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.agentmesh.common.v1.Role\x12\x0c\n\x04name\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06scopes\x18\x08 \x03(\t\x12\x12\n\ncreated_by\x18\t \x01(\t\x12\x30\n\x0clast_used_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrotated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x1aprevious_secret_expires_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x16\x41uthenticateKeyRequest\x12\x18\n\x06secret\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"c\n\x17\x41uthenticateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x12\n\nkeys_exist\x18\x02 \x01(\x08\"\xda\x01\n\x10\x43reateKeyRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x33\n\x04role\x18\x02 \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12&\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x06scopes\x18\x05 \x03(\tB#\xbaH \x92\x01\x1d\x10@\x18\x01\"\x17r\x15\x18@2\x11^[a-z_]+:[a-z_]+$\"Y\n\x11\x43reateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"D\n\x0fListKeysRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x10ListKeysResponse\x12\x35\n\x04keys\x18\x01 \x03(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x10RotateKeyRequest\x12\x1a\n\x06key_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12;\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x9a\x9e\x01\x32\x00\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"Y\n\x11RotateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x10RevokeKeyRequest\x12\x17\n\x06key_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"I\n\x11RevokeKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey2\x9b\x05\n\x0fIdentityService\x12\x8e\x01\n\x0f\x41uthenticateKey\x12\x37.agentmesh.conversation_store.v1.AuthenticateKeyRequest\x1a\x38.agentmesh.conversation_store.v1.AuthenticateKeyResponse\"\x08\xca\xf3\x18\x04\x08\x04\x18\x01\x12|\n\tCreateKey\x12\x31.agentmesh.conversation_store.v1.CreateKeyRequest\x1a\x32.agentmesh.conversation_store.v1.CreateKeyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12{\n\x08ListKeys\x12\x30.agentmesh.conversation_store.v1.ListKeysRequest\x1a\x31.agentmesh.conversation_store.v1.ListKeysResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x12|\n\tRotateKey\x12\x31.agentmesh.conversation_store.v1.RotateKeyRequest\x1a\x32.agentmesh.conversation_store.v1.RotateKeyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12~\n\tRevokeKey\x12\x31.agentmesh.conversation_store.v1.RevokeKeyRequest\x1a\x32.agentmesh.conversation_store.v1.RevokeKeyResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n6agentmesh/conversation_store/v1/identity_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x03\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.agentmesh.common.v1.Role\x12\x0c\n\x04name\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06scopes\x18\x08 \x03(\t\x12\x12\n\ncreated_by\x18\t \x01(\t\x12\x30\n\x0clast_used_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrotated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12>\n\x1aprevious_secret_expires_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x16\x41uthenticateKeyRequest\x12\x18\n\x06secret\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"c\n\x17\x41uthenticateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x12\n\nkeys_exist\x18\x02 \x01(\x08\"\xea\x01\n\x10\x43reateKeyRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x33\n\x04role\x18\x02 \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x36\n\x03ttl\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x06\x08\x80\x86\xb0\x96\x01\x12\x33\n\x06scopes\x18\x05 \x03(\tB#\xbaH \x92\x01\x1d\x10@\x18\x01\"\x17r\x15\x18@2\x11^[a-z_]+:[a-z_]+$\"Y\n\x11\x43reateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"D\n\x0fListKeysRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x10ListKeysResponse\x12\x35\n\x04keys\x18\x01 \x03(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x10RotateKeyRequest\x12\x1a\n\x06key_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12;\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x9a\x9e\x01\x32\x00\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"Y\n\x11RotateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x10RevokeKeyRequest\x12\x17\n\x06key_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"I\n\x11RevokeKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey2\x9b\x05\n\x0fIdentityService\x12\x8e\x01\n\x0f\x41uthenticateKey\x12\x37.agentmesh.conversation_store.v1.AuthenticateKeyRequest\x1a\x38.agentmesh.conversation_store.v1.AuthenticateKeyResponse\"\x08\xca\xf3\x18\x04\x08\x04\x18\x01\x12|\n\tCreateKey\x12\x31.agentmesh.conversation_store.v1.CreateKeyRequest\x1a\x32.agentmesh.conversation_store.v1.CreateKeyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12{\n\x08ListKeys\x12\x30.agentmesh.conversation_store.v1.ListKeysRequest\x1a\x31.agentmesh.conversation_store.v1.ListKeysResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x12|\n\tRotateKey\x12\x31.agentmesh.conversation_store.v1.RotateKeyRequest\x1a\x32.agentmesh.conversation_store.v1.RotateKeyResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x03\x12~\n\tRevokeKey\x12\x31.agentmesh.conversation_store.v1.RevokeKeyRequest\x1a\x32.agentmesh.conversation_store.v1.RevokeKeyResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x03\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEKEYREQUEST'].fields_by_name['role']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_CREATEKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CREATEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['ttl']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['ttl']._serialized_options = b'\272H\013\252\001\010\"\006\010\200\206\260\226\001'
   _globals['_CREATEKEYREQUEST'].fields_by_name['scopes']._loaded_options = None
   _globals['_CREATEKEYREQUEST'].fields_by_name['scopes']._serialized_options = b'\272H \222\001\035\020@\030\001\"\027r\025\030@2\021^[a-z_]+:[a-z_]+$'
   _globals['_LISTKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -74,21 +76,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUTHENTICATEKEYRESPONSE']._serialized_start=712
   _globals['_AUTHENTICATEKEYRESPONSE']._serialized_end=811
   _globals['_CREATEKEYREQUEST']._serialized_start=814
-  _globals['_CREATEKEYREQUEST']._serialized_end=1032
-  _globals['_CREATEKEYRESPONSE']._serialized_start=1034
-  _globals['_CREATEKEYRESPONSE']._serialized_end=1123
-  _globals['_LISTKEYSREQUEST']._serialized_start=1125
-  _globals['_LISTKEYSREQUEST']._serialized_end=1193
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1195
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1293
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1296
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1433
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=1435
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=1524
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1526
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1599
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1601
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1674
-  _globals['_IDENTITYSERVICE']._serialized_start=1677
-  _globals['_IDENTITYSERVICE']._serialized_end=2344
+  _globals['_CREATEKEYREQUEST']._serialized_end=1048
+  _globals['_CREATEKEYRESPONSE']._serialized_start=1050
+  _globals['_CREATEKEYRESPONSE']._serialized_end=1139
+  _globals['_LISTKEYSREQUEST']._serialized_start=1141
+  _globals['_LISTKEYSREQUEST']._serialized_end=1209
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1211
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1309
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1312
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1449
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=1451
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=1540
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1542
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1615
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1617
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1690
+  _globals['_IDENTITYSERVICE']._serialized_start=1693
+  _globals['_IDENTITYSERVICE']._serialized_end=2360
 # @@protoc_insertion_point(module_scope)

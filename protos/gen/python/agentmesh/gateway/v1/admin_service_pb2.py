@@ -31,7 +31,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/admin_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x36\x61gentmesh/conversation_store/v1/identity_service.proto\x1a\x34\x61gentmesh/conversation_store/v1/ledger_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x01\n\x10\x43reateKeyRequest\x12\x33\n\x04role\x18\x01 \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x30\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12\x1c\n\nrequest_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x33\n\x06scopes\x18\x05 \x03(\tB#\xbaH \x92\x01\x1d\x10@\x18\x01\"\x17r\x15\x18@2\x11^[a-z_]+:[a-z_]+$\"Y\n\x11\x43reateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"D\n\x0fListKeysRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x10ListKeysResponse\x12\x35\n\x04keys\x18\x01 \x03(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x10RotateKeyRequest\x12\x1a\n\x06key_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12;\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x9a\x9e\x01\x32\x00\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"Y\n\x11RotateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x10RevokeKeyRequest\x12\x17\n\x06key_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"I\n\x11RevokeKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\"\x18\n\x16GetTenantPolicyRequest\"X\n\x17GetTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"}\n\x16PutTenantPolicyRequest\x12\x45\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicyB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"X\n\x17PutTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"\x8b\x02\n\x10ListAuditRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x1b\n\tprincipal\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06method\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08resource\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x15\n\x04\x63ode\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18@\"k\n\x11ListAuditResponse\x12=\n\x07records\x18\x01 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x14\n\x12\x43heckHealthRequest\"\xb2\x01\n\x13\x43heckHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12I\n\x08services\x18\x02 \x03(\x0b\x32\x37.agentmesh.gateway.v1.CheckHealthResponse.ServicesEntry\x12\x0f\n\x07version\x18\x03 \x01(\t\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xae\t\n\x0c\x41\x64minService\x12\x88\x01\n\tCreateKey\x12&.agentmesh.gateway.v1.CreateKeyRequest\x1a\'.agentmesh.gateway.v1.CreateKeyResponse\"*\xca\xf3\x18\x10\x08\x02\x10\x03\"\nkeys:write\x82\xd3\xe4\x93\x02\x10\"\x0b/admin/keys:\x01*\x12\x85\x01\n\x08ListKeys\x12%.agentmesh.gateway.v1.ListKeysRequest\x1a&.agentmesh.gateway.v1.ListKeysResponse\"*\xca\xf3\x18\x13\x08\x02\x10\x03\x18\x01\"\tkeys:read0\x01\x82\xd3\xe4\x93\x02\r\x12\x0b/admin/keys\x12\x98\x01\n\tRotateKey\x12&.agentmesh.gateway.v1.RotateKeyRequest\x1a\'.agentmesh.gateway.v1.RotateKeyResponse\":\xca\xf3\x18\x10\x08\x02\x10\x03\"\nkeys:write\x82\xd3\xe4\x93\x02 \"\x1b/admin/keys/{key_id}/rotate:\x01*\x12\x9c\x01\n\tRevokeKey\x12&.agentmesh.gateway.v1.RevokeKeyRequest\x1a\'.agentmesh.gateway.v1.RevokeKeyResponse\">\xca\xf3\x18\x14\x08\x02\x10\x03\x18\x01\"\nkeys:write0\x03\x82\xd3\xe4\x93\x02 \"\x1b/admin/keys/{key_id}/revoke:\x01*\x12\x9c\x01\n\x0fGetTenantPolicy\x12,.agentmesh.gateway.v1.GetTenantPolicyRequest\x1a-.agentmesh.gateway.v1.GetTenantPolicyResponse\",\xca\xf3\x18\x13\x08\x02\x10\x01\x18\x01\"\x0bpolicy:read\x82\xd3\xe4\x93\x02\x0f\x12\r/admin/policy\x12\xa5\x01\n\x0fPutTenantPolicy\x12,.agentmesh.gateway.v1.PutTenantPolicyRequest\x1a-.agentmesh.gateway.v1.PutTenantPolicyResponse\"5\xca\xf3\x18\x14\x08\x02\x10\x03\"\x0cpolicy:write0\x03\x82\xd3\xe4\x93\x02\x17\x1a\r/admin/policy:\x06policy\x12\x8a\x01\n\tListAudit\x12&.agentmesh.gateway.v1.ListAuditRequest\x1a\'.agentmesh.gateway.v1.ListAuditResponse\",\xca\xf3\x18\x14\x08\x02\x10\x03\x18\x01\"\naudit:read0\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/admin/audit\x12}\n\x0b\x43heckHealth\x12(.agentmesh.gateway.v1.CheckHealthRequest\x1a).agentmesh.gateway.v1.CheckHealthResponse\"\x19\xca\xf3\x18\x06\x08\x01\x18\x01\x30\x03\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(agentmesh/gateway/v1/admin_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x36\x61gentmesh/conversation_store/v1/identity_service.proto\x1a\x34\x61gentmesh/conversation_store/v1/ledger_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x01\n\x10\x43reateKeyRequest\x12\x33\n\x04role\x18\x01 \x01(\x0e\x32\x19.agentmesh.common.v1.RoleB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x38\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n\"\x06\x08\x80\x86\xb0\x96\x01*\x00\x12\x1c\n\nrequest_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x33\n\x06scopes\x18\x05 \x03(\tB#\xbaH \x92\x01\x1d\x10@\x18\x01\"\x17r\x15\x18@2\x11^[a-z_]+:[a-z_]+$\"Y\n\x11\x43reateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"D\n\x0fListKeysRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"b\n\x10ListKeysResponse\x12\x35\n\x04keys\x18\x01 \x03(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x89\x01\n\x10RotateKeyRequest\x12\x1a\n\x06key_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12;\n\x07overlap\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x9a\x9e\x01\x32\x00\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"Y\n\x11RotateKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x10RevokeKeyRequest\x12\x17\n\x06key_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"I\n\x11RevokeKeyResponse\x12\x34\n\x03key\x18\x01 \x01(\x0b\x32\'.agentmesh.conversation_store.v1.ApiKey\"\x18\n\x16GetTenantPolicyRequest\"X\n\x17GetTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"}\n\x16PutTenantPolicyRequest\x12\x45\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicyB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\nrequest_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"X\n\x17PutTenantPolicyResponse\x12=\n\x06policy\x18\x01 \x01(\x0b\x32-.agentmesh.conversation_store.v1.TenantPolicy\"\x8b\x02\n\x10ListAuditRequest\x12-\n\tfrom_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xf4\x03(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x1b\n\tprincipal\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x18\n\x06method\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x08resource\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x15\n\x04\x63ode\x18\x08 \x01(\tB\x07\xbaH\x04r\x02\x18@\"k\n\x11ListAuditResponse\x12=\n\x07records\x18\x01 \x03(\x0b\x32,.agentmesh.conversation_store.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x14\n\x12\x43heckHealthRequest\"\xb2\x01\n\x13\x43heckHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12I\n\x08services\x18\x02 \x03(\x0b\x32\x37.agentmesh.gateway.v1.CheckHealthResponse.ServicesEntry\x12\x0f\n\x07version\x18\x03 \x01(\t\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xae\t\n\x0c\x41\x64minService\x12\x88\x01\n\tCreateKey\x12&.agentmesh.gateway.v1.CreateKeyRequest\x1a\'.agentmesh.gateway.v1.CreateKeyResponse\"*\xca\xf3\x18\x10\x08\x02\x10\x03\"\nkeys:write\x82\xd3\xe4\x93\x02\x10\"\x0b/admin/keys:\x01*\x12\x85\x01\n\x08ListKeys\x12%.agentmesh.gateway.v1.ListKeysRequest\x1a&.agentmesh.gateway.v1.ListKeysResponse\"*\xca\xf3\x18\x13\x08\x02\x10\x03\x18\x01\"\tkeys:read0\x01\x82\xd3\xe4\x93\x02\r\x12\x0b/admin/keys\x12\x98\x01\n\tRotateKey\x12&.agentmesh.gateway.v1.RotateKeyRequest\x1a\'.agentmesh.gateway.v1.RotateKeyResponse\":\xca\xf3\x18\x10\x08\x02\x10\x03\"\nkeys:write\x82\xd3\xe4\x93\x02 \"\x1b/admin/keys/{key_id}/rotate:\x01*\x12\x9c\x01\n\tRevokeKey\x12&.agentmesh.gateway.v1.RevokeKeyRequest\x1a\'.agentmesh.gateway.v1.RevokeKeyResponse\">\xca\xf3\x18\x14\x08\x02\x10\x03\x18\x01\"\nkeys:write0\x03\x82\xd3\xe4\x93\x02 \"\x1b/admin/keys/{key_id}/revoke:\x01*\x12\x9c\x01\n\x0fGetTenantPolicy\x12,.agentmesh.gateway.v1.GetTenantPolicyRequest\x1a-.agentmesh.gateway.v1.GetTenantPolicyResponse\",\xca\xf3\x18\x13\x08\x02\x10\x01\x18\x01\"\x0bpolicy:read\x82\xd3\xe4\x93\x02\x0f\x12\r/admin/policy\x12\xa5\x01\n\x0fPutTenantPolicy\x12,.agentmesh.gateway.v1.PutTenantPolicyRequest\x1a-.agentmesh.gateway.v1.PutTenantPolicyResponse\"5\xca\xf3\x18\x14\x08\x02\x10\x03\"\x0cpolicy:write0\x03\x82\xd3\xe4\x93\x02\x17\x1a\r/admin/policy:\x06policy\x12\x8a\x01\n\tListAudit\x12&.agentmesh.gateway.v1.ListAuditRequest\x1a\'.agentmesh.gateway.v1.ListAuditResponse\",\xca\xf3\x18\x14\x08\x02\x10\x03\x18\x01\"\naudit:read0\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/admin/audit\x12}\n\x0b\x43heckHealth\x12(.agentmesh.gateway.v1.CheckHealthRequest\x1a).agentmesh.gateway.v1.CheckHealthResponse\"\x19\xca\xf3\x18\x06\x08\x01\x18\x01\x30\x03\x82\xd3\xe4\x93\x02\t\x12\x07/healthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEKEYREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_CREATEKEYREQUEST'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_CREATEKEYREQUEST'].fields_by_name['ttl']._loaded_options = None
-  _globals['_CREATEKEYREQUEST'].fields_by_name['ttl']._serialized_options = b'\272H\005\252\001\002*\000'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['ttl']._serialized_options = b'\272H\r\252\001\n\"\006\010\200\206\260\226\001*\000'
   _globals['_CREATEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_CREATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_CREATEKEYREQUEST'].fields_by_name['scopes']._loaded_options = None
@@ -93,39 +93,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMINSERVICE'].methods_by_name['CheckHealth']._loaded_options = None
   _globals['_ADMINSERVICE'].methods_by_name['CheckHealth']._serialized_options = b'\312\363\030\006\010\001\030\0010\003\202\323\344\223\002\t\022\007/health'
   _globals['_CREATEKEYREQUEST']._serialized_start=336
-  _globals['_CREATEKEYREQUEST']._serialized_end=564
-  _globals['_CREATEKEYRESPONSE']._serialized_start=566
-  _globals['_CREATEKEYRESPONSE']._serialized_end=655
-  _globals['_LISTKEYSREQUEST']._serialized_start=657
-  _globals['_LISTKEYSREQUEST']._serialized_end=725
-  _globals['_LISTKEYSRESPONSE']._serialized_start=727
-  _globals['_LISTKEYSRESPONSE']._serialized_end=825
-  _globals['_ROTATEKEYREQUEST']._serialized_start=828
-  _globals['_ROTATEKEYREQUEST']._serialized_end=965
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=967
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=1056
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1058
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1131
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1133
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1206
-  _globals['_GETTENANTPOLICYREQUEST']._serialized_start=1208
-  _globals['_GETTENANTPOLICYREQUEST']._serialized_end=1232
-  _globals['_GETTENANTPOLICYRESPONSE']._serialized_start=1234
-  _globals['_GETTENANTPOLICYRESPONSE']._serialized_end=1322
-  _globals['_PUTTENANTPOLICYREQUEST']._serialized_start=1324
-  _globals['_PUTTENANTPOLICYREQUEST']._serialized_end=1449
-  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_start=1451
-  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_end=1539
-  _globals['_LISTAUDITREQUEST']._serialized_start=1542
-  _globals['_LISTAUDITREQUEST']._serialized_end=1809
-  _globals['_LISTAUDITRESPONSE']._serialized_start=1811
-  _globals['_LISTAUDITRESPONSE']._serialized_end=1918
-  _globals['_CHECKHEALTHREQUEST']._serialized_start=1920
-  _globals['_CHECKHEALTHREQUEST']._serialized_end=1940
-  _globals['_CHECKHEALTHRESPONSE']._serialized_start=1943
-  _globals['_CHECKHEALTHRESPONSE']._serialized_end=2121
-  _globals['_CHECKHEALTHRESPONSE_SERVICESENTRY']._serialized_start=2074
-  _globals['_CHECKHEALTHRESPONSE_SERVICESENTRY']._serialized_end=2121
-  _globals['_ADMINSERVICE']._serialized_start=2124
-  _globals['_ADMINSERVICE']._serialized_end=3322
+  _globals['_CREATEKEYREQUEST']._serialized_end=572
+  _globals['_CREATEKEYRESPONSE']._serialized_start=574
+  _globals['_CREATEKEYRESPONSE']._serialized_end=663
+  _globals['_LISTKEYSREQUEST']._serialized_start=665
+  _globals['_LISTKEYSREQUEST']._serialized_end=733
+  _globals['_LISTKEYSRESPONSE']._serialized_start=735
+  _globals['_LISTKEYSRESPONSE']._serialized_end=833
+  _globals['_ROTATEKEYREQUEST']._serialized_start=836
+  _globals['_ROTATEKEYREQUEST']._serialized_end=973
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=975
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=1064
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1066
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1139
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1141
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1214
+  _globals['_GETTENANTPOLICYREQUEST']._serialized_start=1216
+  _globals['_GETTENANTPOLICYREQUEST']._serialized_end=1240
+  _globals['_GETTENANTPOLICYRESPONSE']._serialized_start=1242
+  _globals['_GETTENANTPOLICYRESPONSE']._serialized_end=1330
+  _globals['_PUTTENANTPOLICYREQUEST']._serialized_start=1332
+  _globals['_PUTTENANTPOLICYREQUEST']._serialized_end=1457
+  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_start=1459
+  _globals['_PUTTENANTPOLICYRESPONSE']._serialized_end=1547
+  _globals['_LISTAUDITREQUEST']._serialized_start=1550
+  _globals['_LISTAUDITREQUEST']._serialized_end=1817
+  _globals['_LISTAUDITRESPONSE']._serialized_start=1819
+  _globals['_LISTAUDITRESPONSE']._serialized_end=1926
+  _globals['_CHECKHEALTHREQUEST']._serialized_start=1928
+  _globals['_CHECKHEALTHREQUEST']._serialized_end=1948
+  _globals['_CHECKHEALTHRESPONSE']._serialized_start=1951
+  _globals['_CHECKHEALTHRESPONSE']._serialized_end=2129
+  _globals['_CHECKHEALTHRESPONSE_SERVICESENTRY']._serialized_start=2082
+  _globals['_CHECKHEALTHRESPONSE_SERVICESENTRY']._serialized_end=2129
+  _globals['_ADMINSERVICE']._serialized_start=2132
+  _globals['_ADMINSERVICE']._serialized_end=3330
 # @@protoc_insertion_point(module_scope)
