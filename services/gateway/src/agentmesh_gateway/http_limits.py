@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from agentmesh_gateway.identity.http_peers import CertificateProtocol
 from agentmesh_gateway.limits.counts import Counts
@@ -64,8 +64,8 @@ class BoundedHttpProtocol(CertificateProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes the connection, unless there are too many."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  what a stream server gives
-        super().connection_made(transport)
+        # A stream server gives a Transport; that of uvloop only behaves as one.
+        super().connection_made(cast("asyncio.Transport", transport))
         address = self.client[0] if self.client else _LOCAL
         limits = self.limits
         if limits.connections and len(self.connections) > limits.connections:
