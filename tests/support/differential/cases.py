@@ -130,7 +130,7 @@ async def _resume(world: World) -> Message:
     return conversations.ResumeConversationRequest(conversation_id=await world.paused())
 
 
-@_changes("ConversationService.UpdateConversation")
+@_changes("ConversationService.UpdateConversation", without=["size_bytes"])
 async def _update(world: World) -> Message:
     patch = conversations.ConversationPatch(labels={"k": "v"}, max_rounds=3)
     return conversations.UpdateConversationRequest(
@@ -271,13 +271,13 @@ async def _models(world: World) -> Message:
 @_changes("WorkflowService.ExecuteWorkflow")
 async def _execute_workflow(world: World) -> Message:
     request = workflows.ExecuteWorkflowRequest(workflow_id="software_development")
-    request.parameters.update({"task": "hello", "depth": 1.5, "areas": ["a", None]})
+    request.parameters.update({"task": "hello"})
     return request
 
 
-@_changes("WorkflowService.GetWorkflowStatus")
+@_reads("WorkflowService.GetWorkflowStatus")
 async def _workflow_status(world: World) -> Message:
-    return workflows.GetWorkflowStatusRequest(execution_id="run_unknown")
+    return workflows.GetWorkflowStatusRequest(execution_id=await world.shared_execution())
 
 
 @_reads("WorkflowService.ListWorkflows")
@@ -287,7 +287,7 @@ async def _workflows(world: World) -> Message:
 
 @_changes("WorkflowService.RegisterWorkflow")
 async def _register_workflow(world: World) -> Message:
-    stage = WorkflowStage(id="review", team=Participant(agent_id="reviewer"))
+    stage = WorkflowStage(id="review", task="Review it.", team=Participant(agent_id="reviewer"))
     return workflows.RegisterWorkflowRequest(
         workflow=WorkflowDefinition(id=world.name(), stages=[stage])
     )
@@ -304,7 +304,9 @@ async def _tools(world: World) -> Message:
 @_changes("ToolService.ExecuteCode", without=["usage"])
 async def _execute(world: World) -> Message:
     return tools.ExecuteCodeRequest(
-        language=EXECUTION_LANGUAGE_PYTHON, code="print(input())", stdin=b"\xc3\xa4\n"
+        language=EXECUTION_LANGUAGE_PYTHON,
+        code="import os; os.write(1, os.read(0, 9))",
+        stdin=b"\xc3\xa4\n",
     )
 
 

@@ -15,11 +15,13 @@ from agentmesh.gateway.v1 import approval_service_pb2 as approvals
 from agentmesh.gateway.v1 import artifact_service_pb2 as artifacts
 from agentmesh.gateway.v1 import blob_service_pb2 as blobs
 from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
+from agentmesh.gateway.v1 import workflow_service_pb2 as workflows
 from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
 from agentmesh.gateway.v1.approval_service_pb2_grpc import ApprovalServiceStub
 from agentmesh.gateway.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from agentmesh.gateway.v1.workflow_service_pb2_grpc import WorkflowServiceStub
 
 from tests.support.conversations import follow
 from tests.support.mesh import Mesh
@@ -48,6 +50,7 @@ class World:
     digest: str = ""
     """Of a blob."""
     _waiting: tuple[str, str] | None = None
+    _execution: str = ""
     _version: tuple[str, str] | None = None
 
     @property
@@ -136,6 +139,16 @@ class World:
         """As `with_version`, always the same."""
         self._version = self._version or await self.with_version()
         return self._version
+
+    async def shared_execution(self) -> str:
+        """The id of an execution of a workflow that is over, always the same."""
+        if not self._execution:
+            request = workflows.ExecuteWorkflowRequest(workflow_id="software_development")
+            request.parameters.update({"task": "hello"})
+            made = await WorkflowServiceStub(self.channel).ExecuteWorkflow(request)
+            await follow(self.channel, made.conversation_id)
+            self._execution = made.execution_id
+        return self._execution
 
     async def paused(self) -> str:
         """A new conversation that is paused."""
