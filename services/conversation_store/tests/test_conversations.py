@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -40,14 +41,25 @@ async def test_concurrent_repetitions_write_once(store: RunningStore) -> None:
     assert len(await store.log(cid)) == 4
 
 
-async def test_a_request_id_is_bound_to_its_method(store: RunningStore) -> None:
+async def test_a_request_id_means_something_to_one_caller_and_one_method(
+    store: RunningStore,
+) -> None:
     conversation = await store.start_conversation()
     cid = conversation.conversation_id
     pause = store_pb.PauseConversationRequest(request_id="p", conversation_id=cid)
     await store.conversations.PauseConversation(pause, metadata=acting(ACME))
     resume = store_pb.ResumeConversationRequest(request_id="p", conversation_id=cid)
+    await store.conversations.ResumeConversation(resume, metadata=acting(ACME))
+    # The same caller is answered as the first time, somebody else by what happens now.
+    send = store_pb.SendMessageRequest(request_id="p", conversation_id=cid, content="one")
+    first = await store.conversations.SendMessage(send, metadata=acting(ACME))
+    bob = replace(ACME, subject="bob")
+    other = await store.conversations.SendMessage(send, metadata=acting(bob))
+    assert other.message_id != first.message_id
+    assert await store.conversations.SendMessage(send, metadata=acting(ACME)) == first
+    send.content = "two"
     with raises_rich(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
-        await store.conversations.ResumeConversation(resume, metadata=acting(ACME))
+        await store.conversations.SendMessage(send, metadata=acting(ACME))
 
 
 @pytest.mark.parametrize(

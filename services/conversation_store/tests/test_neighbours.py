@@ -39,6 +39,7 @@ from agentmesh_conversation_store.storage.catalog import (
     DocumentWrite,
     NewDocument,
 )
+from agentmesh_conversation_store.storage.claims import Claim
 from agentmesh_conversation_store.storage.interface import (
     ApprovalQuery,
     ConversationQuery,
@@ -235,6 +236,16 @@ async def _remove_audit(storage: Storage, tenant: str) -> Answer:
     return {"removed": removed} | await _chain(storage, tenant)
 
 
+async def _claim(storage: Storage, tenant: str) -> Answer:
+    request: Request[None] = Request(tenant, "claimed", b"d", lambda _: b"")
+    claim = Claim(request, "claim_1", 10)
+    return {
+        "taken": await storage.claim_request(claim),
+        "finished": await storage.finish_request(claim, b"answer"),
+        "again": await storage.claim_request(claim),
+    }
+
+
 async def _policy(storage: Storage, tenant: str) -> Answer:
     put = await storage.put_tenant_policy(TenantPolicy(tenant, max_active_runs=1), "v1")
     return {"put": put, "read": await storage.tenant_policy(tenant)}
@@ -326,6 +337,8 @@ QUESTIONS: dict[str, Question] = {
     "rotate_key": _rotate_key,
     "revoke_key": _each(ALL.keys, "revoke_key"),
     "append_audit": _append_audit,
+    "claim_request": _claim,
+    "finish_request": _claim,
     "seal_audit": _seal_audit,
     "remove_audit": _remove_audit,
     "fork": _fork,

@@ -30,6 +30,8 @@ class CallOrigin:
     peer: str = ""
     trace_id: str = ""
     request_id: str = ""
+    request_digest: str = ""
+    """Of what the caller sent, if it is repeatable: a repetition of `request_id` must equal it."""
     _parts: Iterator[int] = field(default_factory=lambda: itertools.count(1), compare=False)
 
     def header(self) -> str:
@@ -41,6 +43,7 @@ class CallOrigin:
             "peer": self.peer,
             "trace": self.trace_id,
             "request": self.request_id,
+            "digest": self.request_digest,
         }
         return json.dumps(fields, separators=(",", ":"))
 
@@ -49,13 +52,13 @@ def parse(header: str) -> CallOrigin:
     """What `header` of this module wrote. Raises MeshError INVALID_ARGUMENT."""
     try:
         fields = json.loads(header)
-        names = ("call", "method", "resource", "peer", "trace", "request")
-        call, method, resource, peer, trace, request = (
+        names = ("call", "method", "resource", "peer", "trace", "request", "digest")
+        call, method, resource, peer, trace, request, digest = (
             str(fields[name])[:_LONGEST] for name in names
         )
     except (ValueError, KeyError, TypeError):
         raise MeshError.invalid(ORIGIN_HEADER, "is not what a gateway of this mesh sends") from None
-    return CallOrigin(call, method, resource, peer, trace, request)
+    return CallOrigin(call, method, resource, peer, trace, request, digest)
 
 
 # Apart from each other: what came is not sent on by itself, or work that outlives a call would go

@@ -276,6 +276,16 @@ class MeshError(Exception):
         )
 
     @classmethod
+    def outcome_unknown(cls, request_id: str) -> Self:
+        """ABORTED: a request that must not be carried out twice may have been carried out."""
+        return cls(
+            grpc.StatusCode.ABORTED,
+            errors_pb2.ERROR_REASON_OUTCOME_UNKNOWN,
+            "this request was begun before, and nobody knows how far it came: it is not repeated",
+            metadata={"request_id": request_id},
+        )
+
+    @classmethod
     def draining(cls, retry_after: float = DRAINING_RETRY_SECONDS) -> Self:
         """UNAVAILABLE: this replica shuts down; another one, or its successor, will answer."""
         return cls(

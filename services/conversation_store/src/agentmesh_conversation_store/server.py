@@ -10,6 +10,7 @@ from agentmesh.conversation_store.v1 import catalog_service_pb2_grpc as catalog
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2_grpc as conversations
 from agentmesh.conversation_store.v1 import identity_service_pb2_grpc as identity
 from agentmesh.conversation_store.v1 import ledger_service_pb2_grpc as ledger
+from agentmesh.conversation_store.v1 import request_service_pb2_grpc as requests
 from agentmesh.conversation_store.v1 import turn_service_pb2_grpc as turns
 from agentmesh.conversation_store.v1 import workspace_service_pb2_grpc as workspaces
 from meshkit.server import ServiceHost, StartupError
@@ -43,6 +44,7 @@ from .servicers.kept_files import KeptFiles
 from .servicers.ledger import LedgerServicer
 from .servicers.payloads import Payloads
 from .servicers.registration import bytes_through
+from .servicers.requests import RequestServicer
 from .servicers.turns import TurnServicer
 from .servicers.workspaces import WorkspaceServicer
 from .settings import StoreSettings
@@ -198,6 +200,11 @@ def _register(
             ledger.add_LedgerServiceServicer_to_server,
             LedgerServicer(storage),
             "LedgerService",
+        ),
+        (
+            requests.add_RequestServiceServicer_to_server,
+            RequestServicer(storage),
+            "RequestService",
         ),
     )
     for add_to_server, servicer, name in served:

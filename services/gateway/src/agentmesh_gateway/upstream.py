@@ -19,6 +19,7 @@ from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import 
 )
 from agentmesh.conversation_store.v1.identity_service_pb2_grpc import IdentityServiceStub
 from agentmesh.conversation_store.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from agentmesh.conversation_store.v1.request_service_pb2_grpc import RequestServiceStub
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
 from google.protobuf.message import Message
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     )
     from agentmesh.conversation_store.v1.identity_service_pb2_grpc import IdentityServiceAsyncStub
     from agentmesh.conversation_store.v1.ledger_service_pb2_grpc import LedgerServiceAsyncStub
+    from agentmesh.conversation_store.v1.request_service_pb2_grpc import RequestServiceAsyncStub
     from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceAsyncStub
 
 STORE = "conversation_store"
@@ -73,6 +75,7 @@ class Upstream:
     catalog: CatalogServiceAsyncStub
     keys: IdentityServiceAsyncStub
     ledger: LedgerServiceAsyncStub
+    requests: RequestServiceAsyncStub
     runtime: AgentRuntimeServiceAsyncStub
     tools: ToolRunnerServiceAsyncStub
     execute_bytes: BytesStream[runner_pb2.ExecuteRequest]
@@ -97,6 +100,7 @@ def connect(channels: MeshChannels, settings: GatewaySettings) -> Upstream:
         catalog=CatalogServiceStub(store),
         keys=IdentityServiceStub(store),
         ledger=LedgerServiceStub(store),
+        requests=RequestServiceStub(store),
         runtime=AgentRuntimeServiceStub(runtime),
         tools=ToolRunnerServiceStub(tool_runner),
         execute_bytes=_bytes_stream(tool_runner, _EXECUTE, runner_pb2.ExecuteRequest),

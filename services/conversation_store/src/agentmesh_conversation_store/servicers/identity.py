@@ -15,7 +15,6 @@ from meshkit.roles import Role
 from agentmesh_conversation_store.codec import tokens, values
 from agentmesh_conversation_store.domain.keys import ApiKey, Grantor
 from agentmesh_conversation_store.domain.model import SECOND
-from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.identity import ApiKeys, NewKey, random_seed
 from agentmesh_conversation_store.storage.interface import (
     Storage,
@@ -97,10 +96,10 @@ class IdentityServicer(pb_grpc.IdentityServiceServicer):
     async def RevokeKey(
         self, request: pb.RevokeKeyRequest, _: ServicerContext
     ) -> pb.RevokeKeyResponse:
-        key = await self._storage.revoke_key(current_principal().tenant, request.key_id)
-        if key is None:
-            raise not_found("key", request.key_id)
-        return pb.RevokeKeyResponse(key=_key(key))
+        tenant = current_principal().tenant
+        record = _record(tenant, "RevokeKey", request)
+        revoked = await self._storage.revoke_key(tenant, request.key_id, record)
+        return pb.RevokeKeyResponse(key=_told(revoked))
 
     def _secret(self, key: pb.ApiKey, seed: str) -> str:
         issued_at = key.rotated_at if key.HasField("rotated_at") else key.created_at

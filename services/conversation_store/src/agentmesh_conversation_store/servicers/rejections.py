@@ -22,6 +22,7 @@ _CODES = {
     Reason.STEP_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
     Reason.TURN_CONFLICT: grpc.StatusCode.ALREADY_EXISTS,
     Reason.ETAG_MISMATCH: grpc.StatusCode.ABORTED,
+    Reason.OUTCOME_UNKNOWN: grpc.StatusCode.ABORTED,
     Reason.STALE_FENCE: grpc.StatusCode.ABORTED,
     Reason.TURN_GAP: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.REPLAY_DIVERGED: grpc.StatusCode.FAILED_PRECONDITION,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
+from meshkit.call_origin import find_received
+from meshkit.context import find_principal
 from meshkit.errors import MeshError
 
 from agentmesh_conversation_store.codec.digests import short_digest
@@ -43,15 +45,25 @@ def request_record(
 def record_of_body(
     tenant: str, method: str, request_id: str, body: bytes, render: Callable[[R], Message]
 ) -> Request[R]:
-    """The same where the message is not what repetitions have to equal."""
+    """The same where the message is not what repetitions have to equal.
+
+    Ids are those of one caller and one method: nobody is told what somebody else was answered.
+    """
     if "\0" in request_id:
         raise MeshError.invalid("request_id", "must not contain NUL")
+    principal, origin = find_principal(), find_received()
     digest = short_digest(method, body)
+    if origin is not None:
+        # What the caller asked for. What a gateway made of it, say of the newest agents, may differ
+        # from one time to the next.
+        method, digest = origin.method, origin.request_digest or digest
+    subject = principal.subject if principal else ""
     return Request(
         tenant,
         request_id,
         digest.encode(),
         lambda result: render(result).SerializeToString(),
+        short_digest(subject, method),
     )
 
 

@@ -145,6 +145,9 @@ class Catalog(Protocol):
         """The tenant's keys, newest first."""
         ...
 
-    async def revoke_key(self, tenant: str, key_id: str) -> ApiKey | None:
-        """Makes a key useless; None if the tenant has no such key."""
+    async def revoke_key(
+        self, tenant: str, key_id: str, request: Request[ApiKey] | None = None
+    ) -> ApiKey | bytes:
+        """Makes a key useless; the first revocation's time stays. Bytes are the kept response of a
+        repeated request. NOT_FOUND if there is no such key."""
         ...

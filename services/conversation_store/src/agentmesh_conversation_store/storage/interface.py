@@ -26,6 +26,7 @@ from agentmesh_conversation_store.domain.model import (
 from agentmesh_conversation_store.domain.search import TextQuery
 
 from .catalog import Catalog
+from .claims import Claims
 from .history import History
 from .ledger import Ledger
 from .requests import Request
@@ -201,7 +202,7 @@ class Due:
     run_id: str
 
 
-class Storage(Catalog, Ledger, History, Transfer, Protocol):
+class Storage(Catalog, Claims, Ledger, History, Transfer, Protocol):
     """The database. Times come from its clock; every call raises `Rejection` for a typed no."""
 
     async def open(self) -> None:

@@ -19,7 +19,7 @@ from meshkit.ids import new_id
 from meshkit.served_call import ServedCall
 
 from agentmesh_gateway.audit.access_log import AccessLog
-from agentmesh_gateway.audit.resources import request_id_of, resource_of
+from agentmesh_gateway.audit.resources import request_digest, request_id_of, resource_of
 from agentmesh_gateway.audit.trail import AuditTrail
 
 _PACKAGE = "agentmesh.gateway.v1"
@@ -61,6 +61,7 @@ class CallRecorder:
             peer=call.peer,
             trace_id=call.trace_id,
             request_id=request_id_of(call.request),
+            request_digest=request_digest(call.request),
         )
         call_origin.begin(origin)
         if call.rules.full_name in OUTSIDE_OF_THE_STORE:

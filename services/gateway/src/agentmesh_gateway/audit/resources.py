@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -32,6 +33,13 @@ def request_id_of(request: Message | None) -> str:
     if not value:
         return ""
     return str(value) if _PLAIN.fullmatch(value) else _UNREADABLE
+
+
+def request_digest(request: Message | None) -> str:
+    """What tells two requests under one `request_id` apart; "" without an id."""
+    if request is None or not getattr(request, "request_id", ""):
+        return ""
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
 
 
 @functools.cache

@@ -75,7 +75,9 @@ class AdminServicer:
         self, request: pb2.RevokeKeyRequest, context: Context
     ) -> pb2.RevokeKeyResponse:
         """Makes a key useless."""
-        revoked = await self._keys.RevokeKey(store_pb2.RevokeKeyRequest(key_id=request.key_id))
+        revoked = await self._keys.RevokeKey(
+            store_pb2.RevokeKeyRequest(key_id=request.key_id, request_id=request.request_id)
+        )
         self._authenticator.forget()
         return pb2.RevokeKeyResponse(key=revoked.key)
 

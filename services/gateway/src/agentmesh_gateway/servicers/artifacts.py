@@ -11,6 +11,7 @@ from agentmesh.gateway.v1 import artifact_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 from meshkit.errors import MeshError
 
+from agentmesh_gateway.idempotency import OncePerRequest
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
@@ -23,6 +24,7 @@ class ArtifactServicer:
         self._conversations = upstream.conversations
         self._runner = upstream.tools
         self._read = upstream.read_file_bytes
+        self._once = OncePerRequest(upstream.requests)
 
     async def list_artifacts(
         self, request: pb2.ListArtifactsRequest, context: Context
@@ -82,8 +84,12 @@ class ArtifactServicer:
         if first is None or not first.conversation_id:
             raise MeshError.invalid("conversation_id", "the first message names the conversation")
         await self._require_conversation(first.conversation_id)
-        written = await hand_on(_pieces(first, requests), self._runner.WriteFile)
-        return pb2.UploadArtifactResponse(artifact=written.file)
+
+        async def write() -> pb2.UploadArtifactResponse:
+            written = await hand_on(_pieces(first, requests), self._runner.WriteFile)
+            return pb2.UploadArtifactResponse(artifact=written.file)
+
+        return await self._once.repeatable(first, pb2.UploadArtifactResponse, write)
 
     async def delete_artifact(
         self, request: pb2.DeleteArtifactRequest, context: Context
@@ -93,13 +99,17 @@ class ArtifactServicer:
         wanted = runner_pb2.RemoveFileRequest(
             conversation_id=request.conversation_id, path=request.path, for_good=request.for_good
         )
-        try:
-            await self._runner.RemoveFile(wanted)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            return pb2.DeleteArtifactResponse()
-        return pb2.DeleteArtifactResponse(removed=True)
+
+        async def remove() -> pb2.DeleteArtifactResponse:
+            try:
+                await self._runner.RemoveFile(wanted)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                return pb2.DeleteArtifactResponse()
+            return pb2.DeleteArtifactResponse(removed=True)
+
+        return await self._once.repeatable(request, pb2.DeleteArtifactResponse, remove)
 
     async def list_artifact_versions(
         self, request: pb2.ListArtifactVersionsRequest, context: Context
@@ -118,12 +128,15 @@ class ArtifactServicer:
     ) -> pb2.RestoreArtifactVersionResponse:
         """A copy, back at its path."""
         await self._require_conversation(request.conversation_id)
-        restored = await self._runner.RestoreFileVersion(
-            runner_pb2.RestoreFileVersionRequest(
-                conversation_id=request.conversation_id, version_id=request.version_id
-            )
+        wanted = runner_pb2.RestoreFileVersionRequest(
+            conversation_id=request.conversation_id, version_id=request.version_id
         )
-        return pb2.RestoreArtifactVersionResponse(artifact=restored.file)
+
+        async def restore() -> pb2.RestoreArtifactVersionResponse:
+            restored = await self._runner.RestoreFileVersion(wanted)
+            return pb2.RestoreArtifactVersionResponse(artifact=restored.file)
+
+        return await self._once.repeatable(request, pb2.RestoreArtifactVersionResponse, restore)
 
     async def _require_conversation(self, conversation_id: str) -> None:
         # The store knows whose conversation it is; the runner only knows workspaces.

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from agentmesh.conversation_store.v1 import blob_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import blob_service_pb2 as pb2
 
+from agentmesh_gateway.idempotency import OncePerRequest
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
@@ -19,17 +20,19 @@ class BlobServicer:
     def __init__(self, upstream: Upstream) -> None:
         self._store = upstream.blobs
         self._download = upstream.download_blob_bytes
+        self._once = OncePerRequest(upstream.requests)
 
     async def upload_blob(
         self, requests: AsyncIterator[pb2.UploadBlobRequest], context: Context
     ) -> pb2.UploadBlobResponse:
         """Hands the chunks on."""
-        chunks = (
-            store_pb2.UploadBlobRequest(chunk=request.chunk, size_bytes=request.size_bytes)
-            async for request in requests
-        )
-        stored = await hand_on(chunks, self._store.UploadBlob)
-        return pb2.UploadBlobResponse(digest=stored.digest, size_bytes=stored.size_bytes)
+        first = await anext(aiter(requests), None) or pb2.UploadBlobRequest()
+
+        async def upload() -> pb2.UploadBlobResponse:
+            stored = await hand_on(_pieces(first, requests), self._store.UploadBlob)
+            return pb2.UploadBlobResponse(digest=stored.digest, size_bytes=stored.size_bytes)
+
+        return await self._once.repeatable(first, pb2.UploadBlobResponse, upload)
 
     async def download_blob(
         self, request: pb2.DownloadBlobRequest, context: Context
@@ -40,3 +43,15 @@ class BlobServicer:
         async with aclosing(forward(call)) as responses:
             async for response in responses:
                 yield response
+
+
+async def _pieces(
+    first: pb2.UploadBlobRequest, requests: AsyncIterator[pb2.UploadBlobRequest]
+) -> AsyncIterator[store_pb2.UploadBlobRequest]:
+    yield _piece(first)
+    async for request in requests:
+        yield _piece(request)
+
+
+def _piece(request: pb2.UploadBlobRequest) -> store_pb2.UploadBlobRequest:
+    return store_pb2.UploadBlobRequest(chunk=request.chunk, size_bytes=request.size_bytes)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
 from agentmesh.gateway.v1 import tool_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 
 from agentmesh_gateway.catalog import Catalog
+from agentmesh_gateway.idempotency import OncePerRequest
 from agentmesh_gateway.relay import forward
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
@@ -21,6 +22,7 @@ class ToolServicer:
         self._runner = upstream.tools
         self._execute = upstream.execute_bytes
         self._catalog = catalog
+        self._once = OncePerRequest(upstream.requests)
 
     async def list_tools(
         self, request: pb2.ListToolsRequest, context: Context
@@ -50,7 +52,11 @@ class ToolServicer:
             packages=request.packages if request.HasField("packages") else None,
             network=request.network if request.HasField("network") else None,
         )
-        return forward(self._execute(wanted, timeout=context.time_remaining()))
+
+        def execute() -> AsyncGenerator[bytes, None]:
+            return forward(self._execute(wanted, timeout=context.time_remaining()))
+
+        return self._once.recorded(request, execute)
 
     async def get_sandbox_capabilities(
         self, request: pb2.GetSandboxCapabilitiesRequest, context: Context

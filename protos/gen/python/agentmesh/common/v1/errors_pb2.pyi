@@ -68,6 +68,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ALREADY_EXISTS. This turn number was committed with other content. metadata: `difference`."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 25
     """ABORTED. `etag` is not the current one; read again. metadata: `current_etag`."""
+    ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 26
+    """ABORTED. The `request_id` was used before, and nobody knows how far that request came, so that it
+    is not carried out again. metadata: `request_id`.
+    """
     ERROR_REASON_STALE_FENCE: _ErrorReason.ValueType  # 30
     """ABORTED. The caller's lease on the run was taken away. metadata: `fence`, `current_fence`."""
     ERROR_REASON_TURN_GAP: _ErrorReason.ValueType  # 31
@@ -214,6 +218,10 @@ ERROR_REASON_TURN_CONFLICT: ErrorReason.ValueType  # 24
 """ALREADY_EXISTS. This turn number was committed with other content. metadata: `difference`."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 25
 """ABORTED. `etag` is not the current one; read again. metadata: `current_etag`."""
+ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 26
+"""ABORTED. The `request_id` was used before, and nobody knows how far that request came, so that it
+is not carried out again. metadata: `request_id`.
+"""
 ERROR_REASON_STALE_FENCE: ErrorReason.ValueType  # 30
 """ABORTED. The caller's lease on the run was taken away. metadata: `fence`, `current_fence`."""
 ERROR_REASON_TURN_GAP: ErrorReason.ValueType  # 31

@@ -192,6 +192,7 @@ class UploadArtifactRequest(google.protobuf.message.Message):
     PATH_FIELD_NUMBER: builtins.int
     MUST_NOT_EXIST_FIELD_NUMBER: builtins.int
     ETAG_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     chunk: builtins.bytes
     """Bytes, in order."""
     size_bytes: builtins.int
@@ -206,6 +207,10 @@ class UploadArtifactRequest(google.protobuf.message.Message):
     """True refuses to replace a file. In the first message."""
     etag: builtins.str
     """Replace only the file with this etag. In the first message."""
+    request_id: builtins.str
+    """Of the first message. Chosen by the caller, makes repetition harmless for 24 h: what is uploaded again
+    under the same id is not read, if the other fields of the first message but `chunk` are the same.
+    """
     def __init__(
         self,
         *,
@@ -215,9 +220,10 @@ class UploadArtifactRequest(google.protobuf.message.Message):
         path: builtins.str = ...,
         must_not_exist: builtins.bool = ...,
         etag: builtins.str = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_size_bytes", b"_size_bytes", "size_bytes", b"size_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_size_bytes", b"_size_bytes", "chunk", b"chunk", "conversation_id", b"conversation_id", "etag", b"etag", "must_not_exist", b"must_not_exist", "path", b"path", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_size_bytes", b"_size_bytes", "chunk", b"chunk", "conversation_id", b"conversation_id", "etag", b"etag", "must_not_exist", b"must_not_exist", "path", b"path", "request_id", b"request_id", "size_bytes", b"size_bytes"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_size_bytes", b"_size_bytes"]) -> typing.Literal["size_bytes"] | None: ...
 
 Global___UploadArtifactRequest: typing_extensions.TypeAlias = UploadArtifactRequest
@@ -252,20 +258,24 @@ class DeleteArtifactRequest(google.protobuf.message.Message):
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     PATH_FIELD_NUMBER: builtins.int
     FOR_GOOD_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     path: builtins.str
     """Relative to the workspace."""
     for_good: builtins.bool
     """True keeps no version."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         path: builtins.str = ...,
         for_good: builtins.bool = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "for_good", b"for_good", "path", b"path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "for_good", b"for_good", "path", b"path", "request_id", b"request_id"]) -> None: ...
 
 Global___DeleteArtifactRequest: typing_extensions.TypeAlias = DeleteArtifactRequest
 
@@ -337,17 +347,21 @@ class RestoreArtifactVersionRequest(google.protobuf.message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     VERSION_ID_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     version_id: builtins.str
     """From ListArtifactVersions."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h."""
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         version_id: builtins.str = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "version_id", b"version_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "request_id", b"request_id", "version_id", b"version_id"]) -> None: ...
 
 Global___RestoreArtifactVersionRequest: typing_extensions.TypeAlias = RestoreArtifactVersionRequest
 

@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/gateway/v1/blob_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"J\n\x11UploadBlobRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"8\n\x12UploadBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xae\x01\n\x13\x44ownloadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12W\n\nmedia_type\x18\x03 \x01(\tBC\xbaH@r>\x18\x7f\x32:^([a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*)?$\"%\n\x14\x44ownloadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xba\x02\n\x0b\x42lobService\x12\x8f\x01\n\nUploadBlob\x12\'.agentmesh.gateway.v1.UploadBlobRequest\x1a(.agentmesh.gateway.v1.UploadBlobResponse\",\xca\xf3\x18\x13\x08\x02\x10\x04\"\x0b\x62lobs:write0\x01\x82\xd3\xe4\x93\x02\x0f\"\x06/blobs:\x05\x63hunk(\x01\x12\x98\x01\n\x0c\x44ownloadBlob\x12).agentmesh.gateway.v1.DownloadBlobRequest\x1a*.agentmesh.gateway.v1.DownloadBlobResponse\"/\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\nblobs:read0\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/blobs/{digest}0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/gateway/v1/blob_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"h\n\x11UploadBlobRequest\x12\x18\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x1b\n\nsize_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"8\n\x12UploadBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"\xae\x01\n\x13\x44ownloadBlobRequest\x12%\n\x06\x64igest\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\x12\x17\n\x06offset\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12W\n\nmedia_type\x18\x03 \x01(\tBC\xbaH@r>\x18\x7f\x32:^([a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*)?$\"%\n\x14\x44ownloadBlobResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x32\xba\x02\n\x0b\x42lobService\x12\x8f\x01\n\nUploadBlob\x12\'.agentmesh.gateway.v1.UploadBlobRequest\x1a(.agentmesh.gateway.v1.UploadBlobResponse\",\xca\xf3\x18\x13\x08\x02\x10\x04\"\x0b\x62lobs:write0\x01\x82\xd3\xe4\x93\x02\x0f\"\x06/blobs:\x05\x63hunk(\x01\x12\x98\x01\n\x0c\x44ownloadBlob\x12).agentmesh.gateway.v1.DownloadBlobRequest\x1a*.agentmesh.gateway.v1.DownloadBlobResponse\"/\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\nblobs:read0\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/blobs/{digest}0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADBLOBREQUEST'].fields_by_name['chunk']._serialized_options = b'\272H\006z\004\030\200\200@'
   _globals['_UPLOADBLOBREQUEST'].fields_by_name['size_bytes']._loaded_options = None
   _globals['_UPLOADBLOBREQUEST'].fields_by_name['size_bytes']._serialized_options = b'\272H\004\"\002(\000'
+  _globals['_UPLOADBLOBREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UPLOADBLOBREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_DOWNLOADBLOBREQUEST'].fields_by_name['digest']._loaded_options = None
   _globals['_DOWNLOADBLOBREQUEST'].fields_by_name['digest']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
   _globals['_DOWNLOADBLOBREQUEST'].fields_by_name['offset']._loaded_options = None
@@ -49,13 +51,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._loaded_options = None
   _globals['_BLOBSERVICE'].methods_by_name['DownloadBlob']._serialized_options = b'\312\363\030\024\010\002\020\001\030\001\"\nblobs:read0\001\202\323\344\223\002\021\022\017/blobs/{digest}'
   _globals['_UPLOADBLOBREQUEST']._serialized_start=159
-  _globals['_UPLOADBLOBREQUEST']._serialized_end=233
-  _globals['_UPLOADBLOBRESPONSE']._serialized_start=235
-  _globals['_UPLOADBLOBRESPONSE']._serialized_end=291
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=294
-  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=468
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=470
-  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=507
-  _globals['_BLOBSERVICE']._serialized_start=510
-  _globals['_BLOBSERVICE']._serialized_end=824
+  _globals['_UPLOADBLOBREQUEST']._serialized_end=263
+  _globals['_UPLOADBLOBRESPONSE']._serialized_start=265
+  _globals['_UPLOADBLOBRESPONSE']._serialized_end=321
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_start=324
+  _globals['_DOWNLOADBLOBREQUEST']._serialized_end=498
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_start=500
+  _globals['_DOWNLOADBLOBRESPONSE']._serialized_end=537
+  _globals['_BLOBSERVICE']._serialized_start=540
+  _globals['_BLOBSERVICE']._serialized_end=854
 # @@protoc_insertion_point(module_scope)

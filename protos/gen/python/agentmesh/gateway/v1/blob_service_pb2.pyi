@@ -24,19 +24,25 @@ class UploadBlobRequest(google.protobuf.message.Message):
 
     CHUNK_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     chunk: builtins.bytes
     """Bytes, in order."""
     size_bytes: builtins.int
     """The whole size in bytes; read from the first message, and compared with what comes. Over REST:
     the Content-Length.
     """
+    request_id: builtins.str
+    """Of the first message. Chosen by the caller, makes repetition harmless for 24 h: what is uploaded again
+    under the same id is not read, if `size_bytes` is the same.
+    """
     def __init__(
         self,
         *,
         chunk: builtins.bytes = ...,
         size_bytes: builtins.int = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "size_bytes", b"size_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "request_id", b"request_id", "size_bytes", b"size_bytes"]) -> None: ...
 
 Global___UploadBlobRequest: typing_extensions.TypeAlias = UploadBlobRequest
 

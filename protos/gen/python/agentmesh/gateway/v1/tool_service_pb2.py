@@ -30,7 +30,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/gateway/v1/tool_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a)agentmesh/catalog/v1/network_policy.proto\x1a\x1f\x61gentmesh/catalog/v1/tool.proto\x1a!agentmesh/common/v1/options.proto\x1a\x32\x61gentmesh/tool_runner/v1/tool_runner_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\x12\n\x10ListToolsRequest\"H\n\x11ListToolsResponse\x12\x33\n\x05tools\x18\x01 \x03(\x0b\x32$.agentmesh.catalog.v1.ToolDefinition\"\x8e\x04\n\x12\x45xecuteCodeRequest\x12I\n\x08language\x18\x01 \x01(\x0e\x32+.agentmesh.tool_runner.v1.ExecutionLanguageB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x04\x63ode\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80@\x12\r\n\x05stdin\x18\x03 \x01(\x0c\x12\x39\n\x06limits\x18\x04 \x01(\x0b\x32).agentmesh.tool_runner.v1.ExecutionLimits\x12\x17\n\x04\x61rgs\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x34\n\x05\x66iles\x18\x06 \x03(\x0b\x32%.agentmesh.tool_runner.v1.FileContent\x12N\n\x0b\x65nvironment\x18\x07 \x03(\x0b\x32\x39.agentmesh.gateway.v1.ExecuteCodeRequest.EnvironmentEntry\x12?\n\x08packages\x18\x08 \x01(\x0b\x32-.agentmesh.tool_runner.v1.PackageInstallation\x12\x34\n\x07network\x18\t \x01(\x0b\x32#.agentmesh.catalog.v1.NetworkPolicy\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x13\x45xecuteCodeResponse\x12\x35\n\x04item\x18\x01 \x01(\x0b\x32\'.agentmesh.tool_runner.v1.ExecutionItem\"\x1f\n\x1dGetSandboxCapabilitiesRequest\"i\n\x1eGetSandboxCapabilitiesResponse\x12G\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32\x31.agentmesh.tool_runner.v1.GetCapabilitiesResponse2\xe8\x03\n\x0bToolService\x12\x84\x01\n\tListTools\x12&.agentmesh.gateway.v1.ListToolsRequest\x1a\'.agentmesh.gateway.v1.ListToolsResponse\"&\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\ntools:read0\x01\x82\xd3\xe4\x93\x02\x08\x12\x06/tools\x12\x96\x01\n\x0b\x45xecuteCode\x12(.agentmesh.gateway.v1.ExecuteCodeRequest\x1a).agentmesh.gateway.v1.ExecuteCodeResponse\"0\xca\xf3\x18\x13\x08\x02\x10\x04\"\rtools:execute\x82\xd3\xe4\x93\x02\x13\"\x0e/tools/execute:\x01*0\x01\x12\xb8\x01\n\x16GetSandboxCapabilities\x12\x33.agentmesh.gateway.v1.GetSandboxCapabilitiesRequest\x1a\x34.agentmesh.gateway.v1.GetSandboxCapabilitiesResponse\"3\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\ntools:read0\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/tools/capabilitiesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'agentmesh/gateway/v1/tool_service.proto\x12\x14\x61gentmesh.gateway.v1\x1a)agentmesh/catalog/v1/network_policy.proto\x1a\x1f\x61gentmesh/catalog/v1/tool.proto\x1a!agentmesh/common/v1/options.proto\x1a\x32\x61gentmesh/tool_runner/v1/tool_runner_service.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\x12\n\x10ListToolsRequest\"H\n\x11ListToolsResponse\x12\x33\n\x05tools\x18\x01 \x03(\x0b\x32$.agentmesh.catalog.v1.ToolDefinition\"\xac\x04\n\x12\x45xecuteCodeRequest\x12I\n\x08language\x18\x01 \x01(\x0e\x32+.agentmesh.tool_runner.v1.ExecutionLanguageB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x19\n\x04\x63ode\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80@\x12\r\n\x05stdin\x18\x03 \x01(\x0c\x12\x39\n\x06limits\x18\x04 \x01(\x0b\x32).agentmesh.tool_runner.v1.ExecutionLimits\x12\x17\n\x04\x61rgs\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x80\x02\x12\x34\n\x05\x66iles\x18\x06 \x03(\x0b\x32%.agentmesh.tool_runner.v1.FileContent\x12N\n\x0b\x65nvironment\x18\x07 \x03(\x0b\x32\x39.agentmesh.gateway.v1.ExecuteCodeRequest.EnvironmentEntry\x12?\n\x08packages\x18\x08 \x01(\x0b\x32-.agentmesh.tool_runner.v1.PackageInstallation\x12\x34\n\x07network\x18\t \x01(\x0b\x32#.agentmesh.catalog.v1.NetworkPolicy\x12\x1c\n\nrequest_id\x18\n \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"L\n\x13\x45xecuteCodeResponse\x12\x35\n\x04item\x18\x01 \x01(\x0b\x32\'.agentmesh.tool_runner.v1.ExecutionItem\"\x1f\n\x1dGetSandboxCapabilitiesRequest\"i\n\x1eGetSandboxCapabilitiesResponse\x12G\n\x0c\x63\x61pabilities\x18\x01 \x01(\x0b\x32\x31.agentmesh.tool_runner.v1.GetCapabilitiesResponse2\xe8\x03\n\x0bToolService\x12\x84\x01\n\tListTools\x12&.agentmesh.gateway.v1.ListToolsRequest\x1a\'.agentmesh.gateway.v1.ListToolsResponse\"&\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\ntools:read0\x01\x82\xd3\xe4\x93\x02\x08\x12\x06/tools\x12\x96\x01\n\x0b\x45xecuteCode\x12(.agentmesh.gateway.v1.ExecuteCodeRequest\x1a).agentmesh.gateway.v1.ExecuteCodeResponse\"0\xca\xf3\x18\x13\x08\x02\x10\x04\"\rtools:execute\x82\xd3\xe4\x93\x02\x13\"\x0e/tools/execute:\x01*0\x01\x12\xb8\x01\n\x16GetSandboxCapabilities\x12\x33.agentmesh.gateway.v1.GetSandboxCapabilitiesRequest\x1a\x34.agentmesh.gateway.v1.GetSandboxCapabilitiesResponse\"3\xca\xf3\x18\x14\x08\x02\x10\x01\x18\x01\"\ntools:read0\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/tools/capabilitiesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,6 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTECODEREQUEST'].fields_by_name['code']._serialized_options = b'\272H\010r\006\020\001(\200\200@'
   _globals['_EXECUTECODEREQUEST'].fields_by_name['args']._loaded_options = None
   _globals['_EXECUTECODEREQUEST'].fields_by_name['args']._serialized_options = b'\272H\006\222\001\003\020\200\002'
+  _globals['_EXECUTECODEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_EXECUTECODEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_TOOLSERVICE'].methods_by_name['ListTools']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['ListTools']._serialized_options = b'\312\363\030\024\010\002\020\001\030\001\"\ntools:read0\001\202\323\344\223\002\010\022\006/tools'
   _globals['_TOOLSERVICE'].methods_by_name['ExecuteCode']._loaded_options = None
@@ -56,15 +58,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTTOOLSRESPONSE']._serialized_start=307
   _globals['_LISTTOOLSRESPONSE']._serialized_end=379
   _globals['_EXECUTECODEREQUEST']._serialized_start=382
-  _globals['_EXECUTECODEREQUEST']._serialized_end=908
-  _globals['_EXECUTECODEREQUEST_ENVIRONMENTENTRY']._serialized_start=858
-  _globals['_EXECUTECODEREQUEST_ENVIRONMENTENTRY']._serialized_end=908
-  _globals['_EXECUTECODERESPONSE']._serialized_start=910
-  _globals['_EXECUTECODERESPONSE']._serialized_end=986
-  _globals['_GETSANDBOXCAPABILITIESREQUEST']._serialized_start=988
-  _globals['_GETSANDBOXCAPABILITIESREQUEST']._serialized_end=1019
-  _globals['_GETSANDBOXCAPABILITIESRESPONSE']._serialized_start=1021
-  _globals['_GETSANDBOXCAPABILITIESRESPONSE']._serialized_end=1126
-  _globals['_TOOLSERVICE']._serialized_start=1129
-  _globals['_TOOLSERVICE']._serialized_end=1617
+  _globals['_EXECUTECODEREQUEST']._serialized_end=938
+  _globals['_EXECUTECODEREQUEST_ENVIRONMENTENTRY']._serialized_start=888
+  _globals['_EXECUTECODEREQUEST_ENVIRONMENTENTRY']._serialized_end=938
+  _globals['_EXECUTECODERESPONSE']._serialized_start=940
+  _globals['_EXECUTECODERESPONSE']._serialized_end=1016
+  _globals['_GETSANDBOXCAPABILITIESREQUEST']._serialized_start=1018
+  _globals['_GETSANDBOXCAPABILITIESREQUEST']._serialized_end=1049
+  _globals['_GETSANDBOXCAPABILITIESRESPONSE']._serialized_start=1051
+  _globals['_GETSANDBOXCAPABILITIESRESPONSE']._serialized_end=1156
+  _globals['_TOOLSERVICE']._serialized_start=1159
+  _globals['_TOOLSERVICE']._serialized_end=1647
 # @@protoc_insertion_point(module_scope)

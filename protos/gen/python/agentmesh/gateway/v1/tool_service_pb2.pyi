@@ -84,12 +84,18 @@ class ExecuteCodeRequest(google.protobuf.message.Message):
     ENVIRONMENT_FIELD_NUMBER: builtins.int
     PACKAGES_FIELD_NUMBER: builtins.int
     NETWORK_FIELD_NUMBER: builtins.int
+    REQUEST_ID_FIELD_NUMBER: builtins.int
     language: agentmesh.tool_runner.v1.tool_runner_service_pb2.ExecutionLanguage.ValueType
     """In what."""
     code: builtins.str
     """The program text."""
     stdin: builtins.bytes
     """Standard input."""
+    request_id: builtins.str
+    """Chosen by the caller, makes repetition harmless for 24 h: the same output comes again, if it has not
+    more than 256 KiB, and OUT_OF_RANGE if it has. Code of which nobody knows how far it came is not run
+    again: ABORTED.
+    """
     @property
     def limits(self) -> agentmesh.tool_runner.v1.tool_runner_service_pb2.ExecutionLimits:
         """Bounds."""
@@ -126,9 +132,10 @@ class ExecuteCodeRequest(google.protobuf.message.Message):
         environment: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         packages: agentmesh.tool_runner.v1.tool_runner_service_pb2.PackageInstallation | None = ...,
         network: agentmesh.catalog.v1.network_policy_pb2.NetworkPolicy | None = ...,
+        request_id: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["limits", b"limits", "network", b"network", "packages", b"packages"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["args", b"args", "code", b"code", "environment", b"environment", "files", b"files", "language", b"language", "limits", b"limits", "network", b"network", "packages", b"packages", "stdin", b"stdin"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["args", b"args", "code", b"code", "environment", b"environment", "files", b"files", "language", b"language", "limits", b"limits", "network", b"network", "packages", b"packages", "request_id", b"request_id", "stdin", b"stdin"]) -> None: ...
 
 Global___ExecuteCodeRequest: typing_extensions.TypeAlias = ExecuteCodeRequest
 

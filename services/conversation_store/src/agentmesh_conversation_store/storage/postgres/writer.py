@@ -76,7 +76,7 @@ class GroupWriter:
             raise Rejection(Reason.DATABASE_UNAVAILABLE, "the store's database is closed")
         keys: set[Key] = {("conversation", *item.key)}
         if item.request is not None:
-            keys.add(("request", item.request.tenant, item.request.request_id))
+            keys.add(("request", *item.request.key))
         loop = asyncio.get_running_loop()
         job = _Job(item, frozenset(keys), loop.create_future())
         self._pending.append(job)

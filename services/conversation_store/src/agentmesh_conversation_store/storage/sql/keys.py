@@ -104,14 +104,21 @@ def listing(tenant: str, before: tuple[Instant, str] | None, limit: int) -> Plan
     return [KEYS.value(row) for row in rows]
 
 
-def revoke(tenant: str, key_id: str) -> Plan[ApiKey | None]:
-    """Makes a key useless; the first revocation's time stays."""
-    at = yield from now()
-    row = yield from first(
-        "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?)"
-        f" WHERE tenant = ? AND key_id = ? RETURNING {KEYS.select}",
-        at,
-        tenant,
-        key_id,
-    )
-    return KEYS.value(row) if row else None
+def revoke(tenant: str, key_id: str, request: Request[ApiKey] | None) -> Plan[ApiKey | bytes]:
+    """Makes a key useless, unless the request was carried out before; the first revocation's time
+    stays."""
+
+    def end() -> Plan[ApiKey]:
+        at = yield from now()
+        row = yield from first(
+            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?)"
+            f" WHERE tenant = ? AND key_id = ? RETURNING {KEYS.select}",
+            at,
+            tenant,
+            key_id,
+        )
+        if row is None:
+            raise not_found("key", key_id)
+        return KEYS.value(row)
+
+    return (yield from once(request, end))

@@ -15,9 +15,10 @@ from agentmesh_conversation_store.domain.ledger import (
     UsageSum,
 )
 from agentmesh_conversation_store.domain.model import Instant
+from agentmesh_conversation_store.storage.claims import Claim, RequestState
 from agentmesh_conversation_store.storage.requests import Request
 
-from . import audit, tenants, usage
+from . import audit, claims, tenants, usage
 from .audited import audited
 from .plan import Plan, Session
 
@@ -91,3 +92,11 @@ class SqlLedger(ABC):
     async def audit_beyond(self, tenant: str, sequence: int) -> tuple[int, int]:
         """See `Ledger`."""
         return await self._read((tenant,), audit.beyond(tenant, sequence))
+
+    async def claim_request(self, claim: Claim) -> tuple[RequestState, bytes]:
+        """See `Claims`."""
+        return await self._write((claim.request.tenant,), lambda _: claims.claim(claim))
+
+    async def finish_request(self, claim: Claim, response: bytes | None) -> bool:
+        """See `Claims`."""
+        return await self._write((claim.request.tenant,), lambda _: claims.finish(claim, response))

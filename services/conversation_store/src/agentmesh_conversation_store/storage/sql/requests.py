@@ -35,7 +35,7 @@ Key = tuple[str, str]
 
 def key_of(request: Request[Any]) -> Key:
     """What identifies a request."""
-    return request.tenant, request.request_id
+    return request.key
 
 
 def claim(requests: Sequence[Request[Any]]) -> Plan[dict[Key, bytes | Rejection]]:
@@ -50,11 +50,12 @@ def claim(requests: Sequence[Request[Any]]) -> Plan[dict[Key, bytes | Rejection]
     )
     new = {tuple(row) for row in claimed}
     digests = {key_of(r): r.digest for r in requests}
+    names = {key_of(r): r.request_id for r in requests}
     kept = yield from fetch_each(_KEPT, [key_of(r) for r in ordered if key_of(r) not in new])
     return {
         (tenant, request_id): response
         if digest == digests[tenant, request_id]
-        else _reused(request_id)
+        else reused(names[tenant, request_id])
         for tenant, request_id, digest, response in kept
     }
 
@@ -92,7 +93,7 @@ def recall(request: Request[Any]) -> Plan[bytes | None]:
         return None
     _, _, digest, response = row
     if digest != request.digest:
-        raise _reused(request.request_id)
+        raise reused(request.request_id)
     return bytes(response)
 
 
@@ -107,7 +108,7 @@ def prune(at: Instant) -> Plan[bool]:
     return len(gone) == _PRUNED_AT_ONCE
 
 
-def _reused(request_id: str) -> Rejection:
+def reused(request_id: str) -> Rejection:
     return Rejection(
         Reason.REQUEST_ID_REUSED,
         f'request_id "{request_id}" was used with another body',

@@ -299,6 +299,9 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         """See `Storage`."""
         return await self._read((tenant,), keys.listing(tenant, before, limit))
 
-    async def revoke_key(self, tenant: str, key_id: str) -> ApiKey | None:
+    async def revoke_key(
+        self, tenant: str, key_id: str, request: Request[ApiKey] | None = None
+    ) -> ApiKey | bytes:
         """See `Storage`."""
-        return await self._write((tenant,), audited(lambda _: keys.revoke(tenant, key_id)))
+        plan = audited(lambda _: keys.revoke(tenant, key_id, request))
+        return await self._write((tenant,), plan)
