@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,57 @@ async def test_mutual_tls_refuses_clients_without_a_certificate(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await mesh.catalog(host, tls_ca_file=client.tls_ca_file).GetDocument(GET)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def served_certificate(address: str) -> bytes:
+    """Which one a new connection is shown."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), 30) as bare, context.wrap_socket(bare) as tls:
+        return tls.getpeercert(binary_form=True) or b""
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(mesh: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    files = make_tls(tmp_path / "tls", authority)
+    renewed, stranger = make_tls(tmp_path / "next", authority), make_tls(tmp_path / "other")
+    host = await mesh.serve(
+        GetDocument=_ok,
+        settings={"tls_cert_file": files.tls_cert_file, "tls_key_file": files.tls_key_file},
+    )
+
+    async def shown() -> bytes:
+        return await asyncio.to_thread(served_certificate, host.grpc_address)
+
+    first = await shown()
+    # In the middle of its replacement certificate and key do not belong together.
+    stranger.tls_cert_file.replace(files.tls_cert_file)
+    assert await shown() == first
+    files.tls_cert_file.unlink()
+    assert await shown() == first
+    renewed.tls_cert_file.replace(files.tls_cert_file)
+    renewed.tls_key_file.replace(files.tls_key_file)
+    second = await shown()
+    assert second != first
+    expected = ssl.PEM_cert_to_DER_cert(
+        files.tls_cert_file.read_text().split("-----END")[0] + "-----END CERTIFICATE-----\n"
+    )
+    assert second == expected
+
+
+@pytest.mark.parametrize("broken", ["missing", "not a key"])
+async def test_certificates_that_cannot_be_used_do_not_start(
+    mesh: Any, tmp_path: Path, broken: str
+) -> None:
+    files = make_tls(tmp_path / "tls")
+    if broken == "missing":
+        files.tls_key_file.unlink()
+    else:
+        files.tls_key_file.write_text(broken)
+    with pytest.raises(StartupError, match="certificates of this service"):
+        await mesh.serve(GetDocument=_ok, settings=files.settings())
 
 
 async def test_without_a_secret_only_loopback(mesh: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 
 from meshkit.settings import PREFIX, ServiceSettings, is_loopback
+from meshkit.tls_files import server_files
 
 Options = list[tuple[str, int | str]]
 
@@ -67,14 +68,13 @@ def check_exposure(settings: ServiceSettings) -> None:
 
 def server_credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
     """TLS as configured, with client certificates if they are required; None for plaintext."""
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
+    try:
+        files = server_files(settings)
+    except OSError as error:
+        raise StartupError(f"cannot use the certificates of this service: {error}") from None
+    if files is None:
         return None
-    authority = settings.tls_client_ca_file or settings.tls_ca_file
-    return grpc.ssl_server_credentials(
-        [(_read(settings.tls_key_file), _read(settings.tls_cert_file))],
-        root_certificates=_read(authority) if authority else None,
-        require_client_auth=settings.tls_require_client_cert,
-    )
+    return files.credentials(require_client=settings.tls_require_client_cert)
 
 
 def channel_credentials(settings: ServiceSettings) -> grpc.ChannelCredentials | None:

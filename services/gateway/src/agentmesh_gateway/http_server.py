@@ -15,6 +15,7 @@ import uvicorn
 from meshkit.server import StartupError
 
 from agentmesh_gateway.http_limits import HttpLimits, bounded
+from agentmesh_gateway.http_tls import following
 from agentmesh_gateway.proxies import TrustedProxies
 from agentmesh_gateway.settings import GatewaySettings
 
@@ -72,6 +73,7 @@ class HttpServer:
             ssl_certfile=settings.tls_cert_file if settings.http_tls else None,
             ssl_keyfile=settings.tls_key_file if settings.http_tls else None,
             ssl_ca_certs=_client_ca(settings),
+            ssl_context_factory=_context_factory(settings),
             ssl_cert_reqs=_CLIENT_CERTIFICATES[settings.http_client_cert],
         )
         self._server = _QuietServer(config)
@@ -96,6 +98,12 @@ class HttpServer:
         await self.drain()
         if self._task is not None:
             await self._task
+
+
+def _context_factory(settings: GatewaySettings) -> Any:
+    if not settings.http_tls or settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return following(settings.tls_cert_file, settings.tls_key_file)
 
 
 def _client_ca(settings: GatewaySettings) -> Path | None:
