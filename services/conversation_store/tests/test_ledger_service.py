@@ -148,6 +148,22 @@ async def test_the_days_end_says_when_the_next_one_begins(store: RunningStore) -
     assert 0 < error.retry_after <= DAY_SECONDS
 
 
+async def test_a_full_queue_refuses_starts_and_messages_that_start(store: RunningStore) -> None:
+    worker = await store.worker()
+    conversation = await store.start_conversation()
+    turn = await worker.granted()
+    await turn.commit("COMPLETED")
+    await _put(store, max_queued_runs=1)
+    await worker.leave()
+    await store.start_conversation()
+    for refused in (store.start_conversation(), store.send(conversation.conversation_id, "more")):
+        with raises_rich(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED") as caught:
+            await refused
+        assert caught.error.retry_after
+        (quota,) = caught.error.quotas
+        assert (quota.subject, quota.description) == ("tenant:acme", "1 runs waiting at once")
+
+
 async def test_the_limit_of_active_runs_holds_between_turns(store: RunningStore) -> None:
     """A worker that may go on with the next turn holds its place; nobody else gets one."""
     await _put(store, max_active_runs=2)

@@ -108,9 +108,9 @@ async def test_a_day_that_is_used_up_grants_nothing_until_midnight(
 ) -> None:
     await allow(storage, max_tokens=100)
     run = await leased(storage)
+    await storage.execute(start_command())
     await storage.execute(begin(run))
     await storage.execute(record(run))
-    await storage.execute(start_command())
     await storage.execute(start_command("other"))
     granted = await storage.grant({"w": 9}, LEASE)
     assert [one.tenant for one in granted] == ["other"]
@@ -119,6 +119,80 @@ async def test_a_day_that_is_used_up_grants_nothing_until_midnight(
     clock.now += 1
     (tomorrow,) = await storage.grant({"w": 9}, LEASE)
     await storage.execute(begin(tomorrow, reservation=Usage(input_tokens=100)))
+
+
+async def test_a_day_that_is_used_up_begins_nothing_new(
+    storage: Storage, clock: ManualClock
+) -> None:
+    await allow(storage, max_tokens=100)
+    run = await leased(storage)
+    await storage.execute(begin(run, reservation=Usage(input_tokens=100)))
+    await storage.execute(start_command())  # what is reserved may come back
+    await storage.execute(record(run))
+    with pytest.raises(Rejection) as refused:
+        await storage.execute(start_command())
+    assert refused.value.reason is Reason.BUDGET_EXHAUSTED
+    assert refused.value.metadata["budget"] == "tenant_day"
+    assert refused.value.retry_after == (DAY - clock.now % DAY) / SECOND
+    assert refused.value.quota == ("tenant:acme", "the daily budget: 100 of 100 tokens")
+    clock.now += DAY
+    await storage.execute(start_command())
+
+
+async def test_turns_and_cost_use_up_a_day_too(storage: Storage) -> None:
+    await allow(storage, max_turns=1)
+    await storage.execute(commit(await leased(storage)))
+    with pytest.raises(Rejection, match="turns"):
+        await storage.execute(start_command())
+    await allow(storage, max_cost_micros=1)
+    run = await leased(storage)
+    await storage.execute(begin(run))
+    await storage.execute(record(run, usage=Usage(cost_micros=1)))
+    with pytest.raises(Rejection, match="cost"):
+        await storage.execute(start_command())
+
+
+# --- the queue -------------------------------------------------------------------------------
+
+
+async def test_a_full_queue_takes_no_more_runs(storage: Storage) -> None:
+    await storage.put_tenant_policy(TenantPolicy("acme", max_queued_runs=2), "")
+    for _ in range(2):
+        await storage.execute(start_command())
+    with pytest.raises(Rejection) as refused:
+        await storage.execute(start_command())
+    assert refused.value.reason is Reason.QUOTA_EXCEEDED
+    assert refused.value.quota == ("tenant:acme", "2 runs waiting at once")
+    assert refused.value.retry_after
+    await storage.execute(start_command("other"))
+    granted = await storage.grant({"w": 1}, LEASE)
+    await storage.execute(start_command(granted[0].tenant))
+    with pytest.raises(Rejection):
+        await storage.execute(start_command("acme"))
+
+
+async def test_what_waits_of_itself_is_not_refused(storage: Storage) -> None:
+    """A run that goes back to the queue was let in long ago."""
+    await storage.put_tenant_policy(TenantPolicy("acme", max_queued_runs=1), "")
+    run = await leased(storage)
+    await storage.execute(start_command())
+    await storage.execute(commit(run, status=RunStatus.RUNNABLE))
+    assert len(await storage.grant({"w": 9}, LEASE)) == 2
+
+
+async def test_replicas_do_not_overfill_a_queue(replicas: list[Storage]) -> None:
+    await replicas[0].put_tenant_policy(TenantPolicy("acme", max_queued_runs=7), "")
+
+    async def start(number: int) -> bool:
+        try:
+            await replicas[number % 2].execute(start_command())
+        except Rejection as rejection:
+            if rejection.reason is not Reason.QUOTA_EXCEEDED:
+                raise
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(start(number) for number in range(30)))) == 7
 
 
 async def test_reservations_hold_over_midnight(storage: Storage, clock: ManualClock) -> None:

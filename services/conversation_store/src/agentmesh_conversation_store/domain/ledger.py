@@ -11,6 +11,7 @@ from .usage import Budget, Usage
 
 HOUR: Micros = 3600 * SECOND
 DAY: Micros = 24 * HOUR
+_QUEUE_RETRY_SECONDS = 5.0
 
 
 class Dimension(IntEnum):
@@ -84,6 +85,19 @@ class TenantPolicy:
         """Changes with every write."""
         return f"v{self.version}"
 
+    def refusal_to_begin(self, day: TenantDay, queued: int, now: Instant) -> Rejection | None:
+        """Why no run can begin while `queued` wait and the day stands like this; None if it can."""
+        spent = day.spent(self.daily_budget, now)
+        if spent is not None or self.max_queued_runs is None or queued < self.max_queued_runs:
+            return spent
+        refusal = Rejection(
+            Reason.QUOTA_EXCEEDED,
+            f'"{self.tenant}" has {queued} of {self.max_queued_runs} runs waiting for a worker',
+        )
+        refusal.quota = (f"tenant:{self.tenant}", f"{self.max_queued_runs} runs waiting at once")
+        refusal.retry_after = _QUEUE_RETRY_SECONDS
+        return refusal
+
 
 @dataclass(frozen=True, slots=True)
 class TenantDay:
@@ -145,6 +159,19 @@ class TenantDay:
                 return day_is_over(self.tenant, f"{held} of {bound} {measure}", now)
         return None
 
+    def spent(self, budget: Budget, now: Instant) -> Rejection | None:
+        """Why nothing new begins in this day any more; None if it does. What is only reserved may
+        come back."""
+        bounds = (
+            ("turns", budget.max_turns, self.turns),
+            ("tokens", budget.max_tokens, self.tokens),
+            ("cost micros", budget.max_cost_micros, self.cost_micros),
+        )
+        for measure, bound, held in bounds:
+            if bound is not None and held >= bound:
+                return day_is_over(self.tenant, f"{held} of {bound} {measure}", now)
+        return None
+
     def turns_left(self, budget: Budget, at_work: int) -> int | None:
         """How many more turns may be given out while `at_work` are under way; None: any number."""
         open_tokens = self.tokens + self.reserved_tokens
@@ -165,6 +192,7 @@ def day_is_over(tenant: str, used: str, now: Instant) -> Rejection:
         f'"{tenant}" used or reserved {used} of the day',
         budget="tenant_day",
     )
+    refusal.quota = (f"tenant:{tenant}", f"the daily budget: {used}")
     refusal.retry_after = (DAY - now % DAY) / SECOND
     return refusal
 

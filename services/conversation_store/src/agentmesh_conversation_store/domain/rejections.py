@@ -30,6 +30,7 @@ class Reason(Enum):
     HISTORY_REMOVED = "HISTORY_REMOVED"
     BEYOND_HEAD = "BEYOND_HEAD"
     BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
     STORAGE_FULL = "STORAGE_FULL"
     DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
     SERVICE_UNAVAILABLE = "SERVICE_UNAVAILABLE"
@@ -51,6 +52,8 @@ class Rejection(Exception):  # noqa: N818 - a decision, not a defect
         self.message = message
         self.metadata: Mapping[str, str] = metadata
         self.retry_after: float | None = None
+        self.quota: tuple[str, str] | None = None
+        """Whose quota is used up, and which."""
 
 
 def invalid(field: str, message: str) -> Rejection:

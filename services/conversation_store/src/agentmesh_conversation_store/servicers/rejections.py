@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 from agentmesh.common.v1 import errors_pb2
-from meshkit.errors import FieldViolation, MeshError
+from meshkit.errors import FieldViolation, MeshError, QuotaViolation
 
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 
@@ -36,6 +36,7 @@ _CODES = {
     Reason.HISTORY_REMOVED: grpc.StatusCode.OUT_OF_RANGE,
     Reason.BEYOND_HEAD: grpc.StatusCode.OUT_OF_RANGE,
     Reason.BUDGET_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.DATABASE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -71,6 +72,7 @@ def as_mesh_error(rejection: Rejection) -> MeshError:
         retry_after=_RETRY_SECONDS.get(reason)
         if rejection.retry_after is None
         else rejection.retry_after,
+        quotas=() if rejection.quota is None else (QuotaViolation(*rejection.quota),),
     )
 
 

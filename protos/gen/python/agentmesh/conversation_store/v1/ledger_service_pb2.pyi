@@ -176,8 +176,9 @@ class TenantPolicy(google.protobuf.message.Message):
     etag: builtins.str
     """Changes with every write. In a write: the one that was read, or empty to write in any case."""
     max_queued_runs: builtins.int
-    """Runs that wait for a worker at once, whatever for: a start, a message or an import that would add
-    one more is refused with QUOTA_EXCEEDED. Runs that wait for people or children do not count.
+    """Runs that wait for a worker at once: a start or a message that would begin one more is refused
+    with QUOTA_EXCEEDED. Runs that wait for people or children do not count, and what goes back to
+    the queue is not refused.
     """
     requests_per_second: builtins.int
     """Calls a second of all the tenant's principals together. A burst may take twice as many at once."""
@@ -192,7 +193,8 @@ class TenantPolicy(google.protobuf.message.Message):
     @property
     def daily_budget(self) -> agentmesh.common.v1.usage_pb2.Budget:
         """What one day (UTC) may consume. Runs that meet it wait: they go on when the day is over, or the
-        budget is raised. `max_wall_time` bounds runs, not days, and is refused.
+        budget is raised. Once a day is used up, starts, and messages that would begin a run, are refused
+        with BUDGET_EXHAUSTED and the time until the next one. `max_wall_time` bounds runs, not days, and is refused.
         """
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from agentmesh_conversation_store.domain.changes import Changes
 from agentmesh_conversation_store.domain.ledger import DAY, TenantDay, TenantPolicy
-from agentmesh_conversation_store.domain.model import Instant, Run
+from agentmesh_conversation_store.domain.model import Instant, Run, RunStatus
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.domain.usage import Budget, Usage
 from agentmesh_conversation_store.storage.requests import Request
@@ -35,6 +35,7 @@ _GROW = (
     " ELSE tenant_days.day END"
 )
 _POLICY = f"SELECT {POLICIES.select} FROM tenant_policies WHERE tenant = ?"
+_QUEUE = "SELECT tenant, count(*) FROM runs WHERE tenant = ? AND status = 1 GROUP BY tenant"
 _DAY = f"SELECT {DAYS.select} FROM tenant_days WHERE tenant = ?"
 
 
@@ -101,17 +102,20 @@ def with_retention() -> Plan[Sequence[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one operation adds to its tenant's day, and what it asks to reserve, if it does."""
+    """What one operation adds to its tenant's day, what it asks to reserve, if it does, and how
+    many runs it begins that somebody asked for."""
 
     growth: TenantDay
     admission: Usage | None = None
+    begins: int = 0
 
 
 def wish(tenant: str, changes: Changes, before: Mapping[str, Run], at: Instant) -> Wish:
     """What these changes mean for the tenant's day. Reservations are those of its runs."""
-    turns = reserved_tokens = reserved_cost = 0
+    turns = reserved_tokens = reserved_cost = begins = 0
     for run in changes.runs:
         old = before.get(run.run_id)
+        begins += old is None and not run.parent_run_id and run.status is RunStatus.RUNNABLE
         turns += max(0, run.rounds - (old.rounds if old else 0))
         reserved_tokens += run.reserved.tokens - (old.reserved.tokens if old else 0)
         reserved_cost += run.reserved.cost_micros - (old.reserved.cost_micros if old else 0)
@@ -124,37 +128,54 @@ def wish(tenant: str, changes: Changes, before: Mapping[str, Run], at: Instant) 
         reserved_tokens,
         reserved_cost,
     )
-    return Wish(growth, changes.admission)
+    return Wish(growth, changes.admission, begins)
 
 
 def admit(wishes: Sequence[Wish], at: Instant) -> Plan[Sequence[Rejection | None]]:
-    """A refusal for each wish that does not fit into its tenant's day.
+    """A refusal for each wish that does not fit into its tenant's day or queue.
 
-    Where there is a daily budget, the days are locked from here to the commit, in order, so that
-    replicas reserve one after the other.
+    Where there is a daily budget or a bound of the queue, the days are locked from here to the
+    commit, in order, so that replicas reserve one after the other.
     """
     refusals: list[Rejection | None] = [None] * len(wishes)
-    asking = sorted({w.growth.tenant for w in wishes if w.admission is not None})
-    policies = map(POLICIES.value, (yield from fetch_each(_POLICY, [(t,) for t in asking])))
-    budgets = {p.tenant: p.daily_budget for p in policies if p.daily_budget != _UNLIMITED}
-    if not budgets:
+    asking = sorted({w.growth.tenant for w in wishes if w.admission is not None or w.begins})
+    rows = yield from fetch_each(_POLICY, [(tenant,) for tenant in asking])
+    policies = {p.tenant: p for p in map(POLICIES.value, rows) if _bounds(p)}
+    if not policies:
         return refusals
     # Those that only grow are locked here too: later would be another order.
     growing = {w.growth.tenant for w in wishes if not w.growth.is_empty}
     locked = yield from fetch_each(
-        _DAY + " FOR UPDATE", [(tenant,) for tenant in sorted(growing | budgets.keys())]
+        _DAY + " FOR UPDATE", [(tenant,) for tenant in sorted(growing | policies.keys())]
     )
     days = {day.tenant: day.on(at) for day in map(DAYS.value, locked)}
+    queues = yield from _queues(p for p in policies.values() if p.max_queued_runs is not None)
     for index, one in enumerate(wishes):
         tenant = one.growth.tenant
-        if tenant not in budgets:
+        if tenant not in policies:
             continue
-        day = days.get(tenant, TenantDay(tenant).on(at))
-        if one.admission is not None:
-            refusals[index] = day.refusal(budgets[tenant], one.admission, at)
+        policy, day = policies[tenant], days.get(tenant, TenantDay(tenant).on(at))
+        refusals[index] = (
+            day.refusal(policy.daily_budget, one.admission, at)
+            if one.admission is not None
+            else policy.refusal_to_begin(day, queues.get(tenant, 0), at)
+            if one.begins
+            else None
+        )
         if refusals[index] is None:
             days[tenant] = day.plus(one.growth)
+            queues[tenant] = queues.get(tenant, 0) + one.begins
     return refusals
+
+
+def _bounds(policy: TenantPolicy) -> bool:
+    return policy.daily_budget != _UNLIMITED or policy.max_queued_runs is not None
+
+
+def _queues(policies: Iterable[TenantPolicy]) -> Plan[dict[str, int]]:
+    """How many runs of each of these tenants wait for a worker."""
+    rows = yield from fetch_each(_QUEUE, [(policy.tenant,) for policy in policies])
+    return {str(tenant): int(waiting) for tenant, waiting in rows}
 
 
 def grow(growths: Iterable[TenantDay]) -> Plan[None]:
