@@ -32,7 +32,9 @@ ENVIRONMENT = {
     "agent_runtime": {
         "AGENTMESH_AGENTS_FILE": str(EXAMPLE / "agents.yaml"),
         "AGENTMESH_SCRIPT_FILE": str(EXAMPLE / "script.yaml"),
-    }
+    },
+    # Every method is tried without good credentials, faster than people would.
+    "gateway": {"AGENTMESH_REFUSED_CREDENTIALS_PER_MINUTE": "0"},
 }
 KEY = "admin"
 TENANT = "acme"
