@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
+from agentmesh_tool_runner.calls import Authority, ToolCall
 from agentmesh_tool_runner.executions import (
     BufferBounds,
     ExecutionLog,
@@ -21,6 +23,7 @@ from agentmesh_tool_runner.executions import (
 )
 from agentmesh_tool_runner.sandbox.model import EndReason, Outcome, Output, Stream
 from agentmesh_tool_runner.server import ToolRunner
+from agentmesh_tool_runner.store_streams import DeltaPublisher
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, raises_rich
 
@@ -96,6 +99,49 @@ def test_what_ended_first_is_forgotten_first() -> None:
         registry.find("acme", name)
     with pytest.raises(UnknownExecutionError):
         registry.find("acme", "b")
+
+
+class Lost:
+    """An execution whose output cannot be read any more."""
+
+    fresh_interpreter = None
+    cancelled = False
+
+    async def output(self) -> AsyncIterator[Output]:
+        yield piece()
+        raise OSError("the pipe broke")
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+async def test_readers_of_an_execution_that_is_lost_are_told(mesh: Mesh) -> None:
+    runs: Any = mesh.runner.runs
+    log = runs.registry.open("acme", "lost", b"")
+    log.execution = execution = Lost()
+    await runs._follow(log, None, None, fresh=False)
+    with pytest.raises(OSError, match="the pipe broke"):
+        await read(log, 0)
+    assert execution.cancelled
+    assert log.finished_at is not None, "it is forgotten like those that ended"
+
+
+def test_messages_with_deltas_stay_below_what_a_service_receives() -> None:
+    publisher = DeltaPublisher(turns=None)  # type: ignore[arg-type]  # nothing is sent
+    authority = Authority("acme", "conv", "run", 1, "token")
+    call = ToolCall(
+        turn=1, tool_call_id="c", tool="t", arguments_json="{}", agent="a", message_id="m"
+    )
+    for _ in range(200):
+        publisher.publish(authority, call, Output(Stream.STDOUT, "€".encode() * 20_000))
+    sizes, numbers = [], []
+    while publisher._waiting:
+        request = publisher._next_request()
+        sizes.append(request.ByteSize())
+        numbers += [delta.first_index for delta in request.deltas]
+    assert max(sizes) < 2 * MIB
+    assert numbers == sorted(numbers)
+    assert sum(sizes) > 200 * 60_000
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -113,6 +114,15 @@ def wanting(name: str, version: str = "1.0", **fields: Any) -> pb.PackageInstall
 async def text(mesh: Mesh, code: str, **fields: Any) -> str:
     items = await mesh.execute(code, **fields)
     return b"".join(item.output.data for item in items).decode()
+
+
+async def test_the_first_two_who_want_packages_at_once_both_get_them(
+    mesh: Mesh, index: Index
+) -> None:
+    index.offer("tea", "tea-1.0-py3-none-any.whl", wheel({"tea/__init__.py": "CUPS = 3\n"}))
+    code = "import tea; print(tea.CUPS)"
+    both = [text(mesh, code, packages=wanting("tea")) for _ in range(2)]
+    assert await asyncio.gather(*both) == ["3\n", "3\n"]
 
 
 async def test_wheels_are_unpacked_for_the_program(mesh: Mesh, index: Index) -> None:

@@ -60,3 +60,19 @@ async def test_what_no_interpreter_can_take_is_named(mesh: Mesh) -> None:
     ):
         with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field=wrong):
             await mesh.execute("1", stateful=True, **fields)
+
+
+async def test_a_source_of_the_workspace_is_run_to_its_end(stateful: Mesh) -> None:
+    """However long: what an interpreter is given is not a beginning."""
+    lines = "x = '" + "a" * 1000 + "'\n"
+    source = lines * 1100 + "print('the end', len(x))\n"
+    request = pb.WriteFileRequest(
+        conversation_id=CONVERSATION, path="long.py", chunk=source.encode()
+    )
+    await stateful.stub.WriteFile(iter([request]), metadata=stateful.user())
+    items = await stateful.execute("", path="long.py", stateful=True, conversation_id=CONVERSATION)
+    assert b"".join(item.output.data for item in items) == b"the end 1000\n"
+    larger = "".join("open('huge.py', 'a').write('#' * (1 << 20))\n" for _ in range(17))
+    await stateful.execute(larger, conversation_id=CONVERSATION)
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field="path"):
+        await stateful.execute("", path="huge.py", stateful=True, conversation_id=CONVERSATION)

@@ -135,6 +135,8 @@ async def test_analysis_and_scan_find_what_is_wrong(mesh: Mesh) -> None:
     await mesh.call("code_writer", path="bad.py", content=code)
     found = await mesh.call("code_analyzer", call_id="c2")
     assert "bad.py:1:8: F401" in found.result.output
+    hooks = "print('not json'); import os; os.environ['LOOKED'] = '1'; os._exit(3)\n"
+    await mesh.call("code_writer", call_id="c4", path="sitecustomize.py", content=hooks)
     weak = await mesh.call("security_scanner")
     assert "bad.py:2: B602 high/" in weak.result.output
     refused = await mesh.call("security_scanner", call_id="c3", paths=["--help"])

@@ -28,6 +28,8 @@ _LAST_RETRY_SECONDS: Final = 2.0
 _JOIN_SECONDS: Final = 0.015
 _MAX_WAITING_PIECES: Final = 2000
 _MAX_DELTA_CHARACTERS: Final = 16 * 1024
+# A message with them has to stay below what a service receives, 4 MiB.
+_MAX_REQUEST_CHARACTERS: Final = 256 * 1024
 _MAX_MESSAGES: Final = 1000
 _PASSING = frozenset(
     {
@@ -185,10 +187,13 @@ class DeltaPublisher:
                 yield self._next_request()
 
     def _next_request(self) -> turn_service_pb2.PublishDeltasRequest:
-        """As many deltas as go under one capability, neighbours of one message joined."""
+        """As many deltas as go under one capability and into one message, neighbours joined."""
         token, delta = self._waiting.popleft()
-        joined = [delta]
+        joined, characters = [delta], len(delta.text)
         while self._waiting and self._waiting[0][0] == token:
+            characters += len(self._waiting[0][1].text)
+            if characters > _MAX_REQUEST_CHARACTERS:
+                break
             _, following = self._waiting.popleft()
             last = joined[-1]
             if _joinable(last, following):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh_tool_runner.sandbox import cgroups
 from agentmesh_tool_runner.sandbox.family import plan_family_bound
+from agentmesh_tool_runner.sandbox.launcher_client import LauncherLostError
 from agentmesh_tool_runner.sandbox.model import MIB, Limits, SandboxUnavailableError
+from agentmesh_tool_runner.sandbox.spares import Spares
 
 V1 = """\
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
@@ -99,3 +103,37 @@ def test_product_of_limits_stays_within_the_machine() -> None:
 def test_a_machine_too_small_is_refused() -> None:
     with pytest.raises(SandboxUnavailableError, match="delegate a cgroup"):
         plan_family_bound(8, 1024 * MIB)
+
+
+class Refusing:
+    """A launcher that starts nothing."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    async def keep_spare(self, name: str, member_files: list[str]) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("no"), LauncherLostError("gone"), ValueError("defect")])
+async def test_a_spare_that_cannot_be_made_leaves_no_group(error: Exception) -> None:
+    parent = cgroups.Parent(cgroups.discover())
+    if not parent.bounds_memory_and_processes:
+        pytest.skip("no control groups")
+    parent.make()
+
+    async def launcher() -> Any:
+        return Refusing(error)
+
+    try:
+        expected = (
+            pytest.raises(ValueError, match="defect")
+            if isinstance(error, ValueError)
+            else contextlib.nullcontext()
+        )
+        with expected:
+            await Spares(parent, launcher, lambda: "left-behind").fill()
+        left = parent.group("left-behind", cgroups.GroupLimits(64 * MIB, 10, 0.5))
+        left.remove()
+    finally:
+        parent.remove()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from agentmesh_tool_runner.sandbox.backend import Execution, Workspace
+from agentmesh_tool_runner.sandbox.interpreter import Interpreter
 from agentmesh_tool_runner.sandbox.local import LocalBackend
 from agentmesh_tool_runner.sandbox.model import (
     EndReason,
@@ -19,6 +20,7 @@ from agentmesh_tool_runner.sandbox.model import (
     Stream,
     WorkspaceKey,
 )
+from agentmesh_tool_runner.sandbox.resident_client import ResidentLostError
 
 from .conftest import LIMITS, collect, make_backend
 from .test_lifecycle import processes_with
@@ -204,3 +206,17 @@ async def test_where_there_are_no_control_groups_there_is_none(tmp_path: Path) -
             await workspace.execute(spec("1"))
     finally:
         await backend.close()
+
+
+async def test_one_that_always_dies_is_told_instead_of_tried_for_ever(
+    session: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise ResidentLostError("gone")
+
+    monkeypatch.setattr(Interpreter, "run", lost)
+    async with asyncio.timeout(60):
+        with pytest.raises(InterpreterUnavailableError, match="died"):
+            await session.execute(spec("1"))
+    monkeypatch.undo()
+    assert (await interpret(session, "41 + 1")).stdout == "42\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
@@ -87,3 +88,19 @@ async def test_input_files_can_be_run_and_not_written(shell: Run, workspace: Wor
         limits=LIMITS,
     )
     assert (await collect(workspace, spec)).stdout == "runs\nkept\n"
+
+
+async def test_whoever_gives_up_writing_leaves_no_task_behind(workspace: Workspace) -> None:
+    spec = ExecutionSpec(["/bin/sleep", "60"], limits=LIMITS, keep_stdin_open=True)
+    execution = await workspace.execute(spec)
+    await asyncio.sleep(0)
+    before = asyncio.all_tasks()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await execution.write_stdin(bytes(16 * MIB))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    named = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}
+    assert not {name for name in named if "wait" in name or "outcome" in name}
+    execution.cancel()
+    await execution.outcome()

@@ -231,5 +231,7 @@ async def test_tools_without_files_need_no_sandbox(
         assert (await call(mesh, "custom_tool", {"query": "q"})).outcome == OK
         with raises_rich(grpc.StatusCode.FAILED_PRECONDITION, "SANDBOX_UNAVAILABLE"):
             await call(mesh, "note", {"path": "a", "text": "b"})
+        unknown = await call(mesh, "no_such_tool", {})
+        assert "there is no tool 'no_such_tool'" in unknown.output
     finally:
         await runner.host.stop()

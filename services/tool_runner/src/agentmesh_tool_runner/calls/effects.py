@@ -87,7 +87,7 @@ class Effects:
     def insist_on_sandbox(self, call: ToolCall) -> None:
         """Raises SandboxUnavailableError if the call needs a sandbox and there is none."""
         tool = self._toolbox.find(call.tool)
-        if tool is None or tool.spec.uses_workspace:
+        if tool is not None and tool.spec.uses_workspace:
             self._backend()
 
     def is_safe_to_repeat(self, call: ToolCall) -> bool:
@@ -229,7 +229,7 @@ class Effects:
     ) -> Execution:
         environment = dict(wanted.environment)
         if running.call.traceparent:
-            environment["TRACEPARENT"] = running.call.traceparent
+            environment.setdefault("TRACEPARENT", running.call.traceparent)
         if isinstance(wanted, Program):
             program = replace(wanted, environment=environment)
             execution = await self._programs.start(workspace, program)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Protocol, TypeAlias
 
 from agentmesh_tool_runner.generations.manifest import NO_STATE, Change, State
@@ -46,7 +47,7 @@ class ToolCall:
     cache_seconds: float = 0.0
     traceparent: str = ""
 
-    @property
+    @cached_property
     def digest(self) -> bytes:
         """SHA-256 over what decides the effect."""
         text = json.dumps([self.tool, self.arguments_json, self.agent])

@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +40,7 @@ class CompileKey:
     source: str
     files: Mapping[str, bytes]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A relative path, another for each key."""
         parts = [

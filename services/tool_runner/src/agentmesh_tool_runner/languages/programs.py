@@ -32,6 +32,7 @@ MAX_ARTIFACT_BYTES: Final = 64 * MIB
 # Go from 1.20 on brings its library as source, and compiles what a program uses of it.
 BUILD_BYTES: Final = 256 * MIB
 _MAX_SAID_BYTES: Final = 256 * 1024
+_MAX_SOURCE_BYTES: Final = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class Programs:
         code = program.code
         if code is None:
             # The program is read where it lies, with what lies beside it; here for its name alone.
-            data = await workspace.read_file(program.path or "", limit=MIB)
-            code = data.decode(errors="replace")
+            # An interpreter that runs already has to be given it.
+            most = _MAX_SOURCE_BYTES if program.stateful else MIB
+            code = (await _read(workspace, program.path or "", most)).decode(errors="replace")
         if program.stateful:
             source = commands.Command([], {"main.py": code.encode()})
             return await workspace.execute(_spec(program, source))
@@ -166,6 +168,21 @@ class Programs:
         return await plan.workspace.execute(
             replace(spec, limits=limits, terminal=used.terminal or spec.terminal)
         )
+
+
+async def _read(workspace: Workspace, path: str, most: int) -> bytes:
+    """The beginning of a file that needs no more than that, else all of it.
+
+    Raises UnsafePathError of one that is larger than an interpreter takes.
+    """
+    data = bytearray()
+    while piece := await workspace.read_file(path, offset=len(data), limit=MIB):
+        data += piece
+        if most == MIB:
+            break
+        if len(data) > most:
+            raise UnsafePathError(f"{path!r} is longer than {most // MIB} MiB")
+    return bytes(data)
 
 
 def _judged(outcome: Outcome) -> Outcome:

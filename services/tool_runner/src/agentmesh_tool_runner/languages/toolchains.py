@@ -153,17 +153,19 @@ class Toolchains:
         ]
         backend = self._backend()
         workspace = await backend.workspace(_KEY)
-        spec = ExecutionSpec(
-            ["/bin/sh", f"{INPUT_DIRECTORY}/look.sh", *arguments],
-            files={"look.sh": _LOOK.encode()},
-            limits=_LIMITS,
-        )
-        execution = await workspace.execute(spec)
-        said = b"".join(
-            [piece.data async for piece in execution.output() if piece.stream is Stream.STDOUT]
-        )
-        outcome = await execution.outcome()
-        await backend.delete_workspace(_KEY)
+        try:
+            spec = ExecutionSpec(
+                ["/bin/sh", f"{INPUT_DIRECTORY}/look.sh", *arguments],
+                files={"look.sh": _LOOK.encode()},
+                limits=_LIMITS,
+            )
+            execution = await workspace.execute(spec)
+            said = b"".join(
+                [piece.data async for piece in execution.output() if piece.stream is Stream.STDOUT]
+            )
+            outcome = await execution.outcome()
+        finally:
+            await asyncio.shield(backend.delete_workspace(_KEY))
         if outcome.reason not in (EndReason.EXITED, EndReason.WALL_TIMEOUT):
             raise SandboxUnavailableError(
                 f"what is installed could not be found out: {outcome.reason.value} {outcome.detail}"

@@ -56,6 +56,7 @@ class Packages:
         self._indexes = tuple(url.rstrip("/") for url in indexes)
         self._cache = cache
         self._tags: list[str] = []
+        self._asking = asyncio.Lock()
 
     async def fetch(self, wish: PackageWish) -> Mapping[str, bytes]:
         """The wheels by file name.
@@ -73,7 +74,8 @@ class Packages:
         url = wish.index_url.rstrip("/") or self._indexes[0]
         if url not in self._indexes:
             raise PackagesNotAllowedError(f"{url} is none of the allowed indexes")
-        self._tags = self._tags or await self._ask_tags()
+        async with self._asking:
+            self._tags = self._tags or await self._ask_tags()
         wheels: dict[str, bytes] = {}
         for requirement in wish.requirements:
             room = _WHEELS_BYTES - sum(map(len, wheels.values()))
@@ -97,11 +99,13 @@ class Packages:
     async def _ask_tags(self) -> list[str]:
         backend = self._backend()
         workspace = await backend.workspace(_KEY)
-        spec = ExecutionSpec([backend.python, "-c", _TAGS], limits=_LIMITS)
-        execution = await workspace.execute(spec)
-        said = b"".join([p.data async for p in execution.output() if p.stream is Stream.STDOUT])
-        outcome = await execution.outcome()
-        await backend.delete_workspace(_KEY)
+        try:
+            spec = ExecutionSpec([backend.python, "-I", "-c", _TAGS], limits=_LIMITS)
+            execution = await workspace.execute(spec)
+            said = b"".join([p.data async for p in execution.output() if p.stream is Stream.STDOUT])
+            outcome = await execution.outcome()
+        finally:
+            await asyncio.shield(backend.delete_workspace(_KEY))
         if not outcome.succeeded:
             raise SandboxUnavailableError(f"its Python does not tell its tags: {outcome.reason}")
         return said.decode().split()

@@ -100,6 +100,7 @@ class LocalExecution:
         self._tail = b""
         self._stopped: tuple[EndReason, str] | None = None
         self._ended: Ended | None = None
+        self._over = asyncio.Event()
         self._outcome: asyncio.Future[Outcome] = self._loop.create_future()
         self._timers: list[asyncio.TimerHandle] = []
         self._inner: int | None = None
@@ -199,22 +200,11 @@ class LocalExecution:
             try:
                 view = view[os.write(descriptor, view) :]
             except BlockingIOError:
-                await self._until_writable(descriptor)
+                await until_writable(descriptor, self._over)
+                if self._ended is not None:
+                    raise BrokenPipeError("the program has ended") from None
             except OSError as error:
                 raise BrokenPipeError("nobody reads standard input") from error
-
-    async def _until_writable(self, descriptor: int) -> None:
-        ready = asyncio.Event()
-        self._loop.add_writer(descriptor, ready.set)
-        try:
-            waits = [asyncio.create_task(ready.wait()), asyncio.create_task(self.outcome())]
-            _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in pending:
-                task.cancel()
-        finally:
-            self._loop.remove_writer(descriptor)
-        if self._ended is not None:
-            raise BrokenPipeError("the program has ended")
 
     def _close_stdin(self) -> None:
         if self._stdin is not None:
@@ -285,6 +275,7 @@ class LocalExecution:
     def ended(self, ended: Ended) -> None:
         """Told by the launcher once everything of the sandbox is dead, or lost."""
         self._ended = ended
+        self._over.set()
         for timer in self._timers:
             timer.cancel()
         self._close_stdin()
@@ -353,6 +344,20 @@ class LocalExecution:
         if code > 128:
             return _SIGNAL_REASONS.get(code - 128, EndReason.SIGNALED), ""
         return EndReason.EXITED, ""
+
+
+async def until_writable(descriptor: int, or_event: asyncio.Event) -> None:
+    """Waits until something can be written, or the event is set."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(descriptor, ready.set)
+    waits = [asyncio.create_task(event.wait()) for event in (ready, or_event)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
+        loop.remove_writer(descriptor)
 
 
 def is_full(directory: int) -> bool:

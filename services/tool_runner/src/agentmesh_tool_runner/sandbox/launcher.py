@@ -36,11 +36,10 @@ GROUP_TRIES = 200
 class Sandbox:
     """A running bwrap: its own process, and the first inside once bwrap told which it is."""
 
-    def __init__(self, name: str, pid: int, status: int, kill_files: list[str]) -> None:
+    def __init__(self, name: str, pid: int, status: int) -> None:
         self.name = name
         self.pid = pid
         self.status = status
-        self.kill_files = kill_files
         self.inner = -1
         self.told = b""
         self.status_ended = False
@@ -65,10 +64,7 @@ class Sandbox:
         return pid
 
     def kill(self) -> None:
-        """Kills the group, the sandbox's pid namespace through its first process, and bwrap."""
-        for path in self.kill_files:
-            with contextlib.suppress(OSError):
-                kernel.write_file(path, "1")
+        """Kills the sandbox's pid namespace through its first process, and bwrap."""
         if self.inner >= 0:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self.inner, signal.SIGKILL)
@@ -209,7 +205,7 @@ class Launcher:
             os.close(status_write)
             if block:
                 os.close(block[0])
-        sandbox = Sandbox(request["name"], pid, status_read, request["kill_files"])
+        sandbox = Sandbox(request["name"], pid, status_read)
         self.sandboxes[pid] = sandbox
         if block:
             try:

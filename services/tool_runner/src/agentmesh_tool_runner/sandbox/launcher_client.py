@@ -46,7 +46,6 @@ class StartRequest:
     enclosure: Mapping[str, Any] | None = None
     """What the launcher's child builds itself around argv; None: argv is bwrap, which does."""
     member_files: Sequence[str] = ()
-    kill_files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,6 @@ class LauncherClient:
                 temporary=list(request.temporary),
                 enclosure=request.enclosure,
                 member_files=list(request.member_files),
-                kill_files=list(request.kill_files),
             )
         except BaseException:
             self._watched.pop(request.name, None)

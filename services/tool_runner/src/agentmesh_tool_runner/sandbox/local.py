@@ -313,7 +313,6 @@ class LocalBackend(HostingBackend[LocalExecution]):
                 temporary=launch.temporary,
                 enclosure=launch.enclosure,
                 member_files=group.member_files if group else [],
-                kill_files=[],
             )
             streams.attach(descriptors, execution)
             try:

@@ -56,9 +56,15 @@ class Spares:
                     launcher = await self._launcher()
                     limits = group_limits(Limits())
                     group = await asyncio.to_thread(self._groups.group, name, limits)
-                    await launcher.keep_spare(name, group.member_files)
                 except (OSError, LauncherLostError):
                     return
+                try:
+                    await launcher.keep_spare(name, group.member_files)
+                except BaseException as error:
+                    await asyncio.to_thread(_remove, group)
+                    if isinstance(error, (OSError, LauncherLostError)):
+                        return
+                    raise
                 self._ready.append((name, group))
 
     async def drop(self, launcher: LauncherClient) -> None:

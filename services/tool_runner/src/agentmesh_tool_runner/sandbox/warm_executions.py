@@ -22,6 +22,8 @@ from .workspaces import Mounted, Place
 
 # What a program that an interpreter started still holds is not waited for.
 _DRAIN_SECONDS = 0.2
+# One that died since it was looked at is not the fault of what is to run next.
+_TRIES = 4
 
 
 class WarmExecutions:
@@ -86,7 +88,7 @@ class WarmExecutions:
 
         Raises InterpreterUnavailableError, LauncherLostError.
         """
-        while True:
+        for _ in range(_TRIES):
             interpreter = await self._interpreter(mounted.place)
             await interpreter.turn.acquire()
             try:
@@ -98,6 +100,7 @@ class WarmExecutions:
                 interpreter.turn.release()
                 raise
             interpreter.turn.release()
+        raise InterpreterUnavailableError("it died whenever it was to run something")
 
     def _interpret(
         self, interpreter: Interpreter, mounted: Mounted, spec: ExecutionSpec

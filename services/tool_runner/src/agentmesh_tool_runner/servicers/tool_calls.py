@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -97,9 +96,11 @@ async def _call_items(
     """Everything before `finished`: what a call has written so far, then what it writes."""
     changed = asyncio.Event()
     running.listeners.add(changed.set)
-    end.add_done_callback(functools.partial(_wake, changed))
+    end.add_done_callback(lambda _: changed.set())
     try:
-        await _until(running.started.is_set, changed, end)
+        while not (running.started.is_set() or end.done()):
+            await changed.wait()
+            changed.clear()
         replayed = running.replayed
         yield pb.CallToolResponse(
             started=pb.CallStarted(
@@ -123,13 +124,3 @@ async def _call_items(
                 yield pb.CallToolResponse(keep_alive=translate.keep_alive())
     finally:
         running.listeners.discard(changed.set)
-
-
-async def _until(condition: Any, changed: asyncio.Event, end: asyncio.Future[Any]) -> None:
-    while not condition() and not end.done():
-        changed.clear()
-        await changed.wait()
-
-
-def _wake(changed: asyncio.Event, _: object) -> None:
-    changed.set()

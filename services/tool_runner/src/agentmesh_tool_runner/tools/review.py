@@ -113,7 +113,7 @@ class SecurityScanner(Tool[ReviewArguments]):
 
     async def act(self, context: ToolContext, arguments: ReviewArguments) -> ToolReply:
         """Findings are the answer, not an error."""
-        command = ["python3", "-m", "bandit", "--quiet", "--exit-zero", "--recursive"]
+        command = ["python3", "-I", "-m", "bandit", "--quiet", "--exit-zero", "--recursive"]
         command += ["--exclude", f"./{VERSIONS_FOLDER}"]
         command += ["--format=json", "--", *arguments.paths]
         finished = await _run(context, command)

@@ -257,9 +257,15 @@ class DockerBackend(HostingBackend[ContainerExecution]):
         """One of that shape that is free, else a new one; taken until it is given back."""
         for cell in list(self._cells[mounted.name]):
             if cell.shape == shape and cell.take():
-                if await cell.idle():
+                idle = False
+                try:
+                    idle = await cell.idle()
+                finally:
+                    # Also of one whose caller left meanwhile: it is not worth to find out more.
+                    if not idle:
+                        self._discard(mounted.name, cell)
+                if idle:
                     return cell
-                self._discard(mounted.name, cell)
         cell = await self._new_cell(mounted.place, shape)
         cell.take()
         return cell

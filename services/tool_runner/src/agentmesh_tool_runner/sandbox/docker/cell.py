@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from meshkit.tasks import ended
 
-from agentmesh_tool_runner.sandbox.execution import LocalExecution, Measured
+from agentmesh_tool_runner.sandbox.execution import LocalExecution, Measured, until_writable
 from agentmesh_tool_runner.sandbox.launcher_client import Ended
 from agentmesh_tool_runner.sandbox.model import MIB, ExecutionSpec, TerminalSize
 
@@ -216,7 +216,7 @@ class Cell:
             except BlockingIOError:
                 if self._killed.is_set():
                     return
-                await _until_writable(end, self._killed)
+                await until_writable(end, self._killed)
             except BrokenPipeError:
                 return
 
@@ -271,19 +271,6 @@ def _pipe() -> tuple[int, int]:
     source, end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(end, False)
     return source, end
-
-
-async def _until_writable(descriptor: int, or_event: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_writer(descriptor, ready.set)
-    waits = [asyncio.create_task(event.wait()) for event in (ready, or_event)]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in waits:
-            each.cancel()
-        loop.remove_writer(descriptor)
 
 
 async def _read(descriptor: int) -> bytes:

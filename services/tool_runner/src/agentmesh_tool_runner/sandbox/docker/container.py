@@ -119,11 +119,6 @@ class Container:
         if self._writer is not None and self.alive:
             self._writer.write(frame(dict(header), payload))
 
-    async def drained(self) -> None:
-        """Waits until what was said is on its way. Raises ConnectionError."""
-        if self._writer is not None:
-            await self._writer.drain()
-
     async def call(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Has the agent run an operation on the workspace. Raises what it raises."""
         if not self.alive:

@@ -61,17 +61,15 @@ class Tap:
 
 
 class Bounded:
-    """A sink that passes on so many bytes and counts the rest."""
+    """A sink that passes on so many bytes, and drops the rest."""
 
     def __init__(self, sink: Sink, limit: int) -> None:
         self._sink = sink
         self._left = limit
-        self.left_out = 0
 
     def __call__(self, piece: Output) -> None:
         """Passes on what still fits."""
         kept = piece.data[: self._left]
         self._left -= len(kept)
-        self.left_out += len(piece.data) - len(kept)
         if kept:
             self._sink(Output(piece.stream, kept))

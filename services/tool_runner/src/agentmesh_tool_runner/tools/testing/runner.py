@@ -31,7 +31,6 @@ from agentmesh_tool_runner.tools.tool import (
 _INSIDE: Final = ("run_tests.py", "agentmesh_report.py")
 _TESTS_RAN: Final = (0, 1)
 _NO_TESTS: Final = 5
-_INTERRUPTED: Final = 2
 _MAX_TESTS: Final = 300
 _MAX_MESSAGE: Final = 1500
 _MAX_FAILURES_SHOWN: Final = 10
