@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.mesh import SERVICES, Mesh
 
@@ -259,6 +260,50 @@ async def test_agents_are_listed_and_registered(client: httpx.AsyncClient) -> No
 async def test_the_health_of_everything_is_told(client: httpx.AsyncClient) -> None:
     for path in ("/health", "/conversations/health", "/agents/health"):
         assert (await get(client, path))["status"] == "healthy", path
+
+
+async def test_the_figures_of_agents_conversations_tools_and_workflows(
+    client: httpx.AsyncClient,
+) -> None:
+    body = """{"workflow_id": "software_development", "parameters": {"task":
+        "Write durations.py with a function parse_duration for ISO 8601 durations, with tests"}}"""
+    execution = await post(client, "/workflows/execute", body)
+    await ended(client, execution["conversation_id"])
+    page = await client.get("/metrics")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/plain; version=0.0.4")
+    figures = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+    }
+    ok = ("outcome", "ok")
+    for wanted in (
+        ("agentmesh_up", ("service", "conversation_store")),
+        ("agentmesh_up", ("service", "agent_runtime")),
+        ("agentmesh_agent_replies_total", ("agent", "developer"), ok),
+        ("agentmesh_agent_reply_seconds_count", ("agent", "developer")),
+        ("agentmesh_conversations_started_total",),
+        ("agentmesh_messages_total", ("sender", "agents")),
+        ("agentmesh_runs_ended_total", ("status", "completed")),
+        ("agentmesh_run_seconds_count", ("status", "completed")),
+        ("agentmesh_tool_calls_total", ok, ("tool", "task_planner")),
+        ("agentmesh_tool_call_seconds_count", ("tool", "task_planner")),
+        ("agentmesh_team_turns_total", ok, ("team", "software_development")),
+        (
+            "agentmesh_workflow_stage_seconds_count",
+            ("stage", "planning"),
+            ("team", "software_development"),
+        ),
+        (
+            "agentmesh_gateway_calls_total",
+            ("code", "OK"),
+            ("method", "WorkflowService/ExecuteWorkflow"),
+        ),
+    ):
+        assert figures.get(wanted, 0) >= 1, wanted
+    assert execution["conversation_id"] not in page.text
+    assert "default" not in page.text, "the tenant is no label"
 
 
 async def test_the_documentation_is_served(client: httpx.AsyncClient) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from agentmesh.common.v1 import options_pb2, trace_service_pb2
+from agentmesh.common.v1 import metrics_service_pb2, options_pb2, trace_service_pb2
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -85,10 +85,13 @@ def service_rules(full_name: str) -> dict[str, MethodRules]:
 def rules_of_component(component: str) -> list[MethodRules]:
     """The methods that a component such as "conversation_store" serves.
 
-    Takes the full name of one gRPC service as well. The trace service, which all of them serve, is
-    part of either.
+    Takes the full name of one gRPC service as well. The services of traces and metrics, which all
+    of them serve, are part of either.
     """
-    services = [trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"]]
+    services = [
+        trace_service_pb2.DESCRIPTOR.services_by_name["TraceService"],
+        metrics_service_pb2.DESCRIPTOR.services_by_name["MetricsService"],
+    ]
     services += _services_of(component)
     return [method_rules(method) for service in services for method in service.methods]
 

@@ -14,17 +14,22 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc
 import uvloop
-from agentmesh.common.v1 import options_pb2, trace_service_pb2_grpc
+from agentmesh.common.v1 import (
+    metrics_service_pb2_grpc,
+    options_pb2,
+    trace_service_pb2_grpc,
+)
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from meshkit import logs, telemetry, trace_service
+from meshkit import logs, metrics, telemetry, trace_service
 from meshkit.active_calls import ActiveCalls
 from meshkit.admission import Admission, PublicAuthenticator
 from meshkit.call_gate import CallGate
 from meshkit.channels import MeshChannels
 from meshkit.identity import InternalIdentity, use_identity
+from meshkit.metrics import Metrics, MetricsServicer
 from meshkit.policy import MethodRules, service_rules
 from meshkit.served_call import CallListener
 from meshkit.server_calls import MeshServerInterceptor
@@ -99,6 +104,12 @@ class ServiceHost:
             trace_service_pb2_grpc.add_TraceServiceServicer_to_server,
             trace_service.TraceServicer(self.telemetry),
             trace_service.FULL_NAME,
+        )
+        self.metrics = Metrics(enabled=settings.metrics_enabled)
+        self.add(
+            metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server,
+            MetricsServicer(self.metrics),
+            metrics.FULL_NAME,
         )
 
     @property

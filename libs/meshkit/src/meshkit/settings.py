@@ -72,6 +72,9 @@ class ServiceSettings(BaseSettings):
     log_level: str = Field(
         default="INFO", validation_alias=AliasChoices("AUTOGEN_LOG_LEVEL", "log_level", "LOG_LEVEL")
     )
+    metrics_enabled: bool = Field(
+        default=True, validation_alias=AliasChoices("metrics_enabled", "METRICS_ENABLED")
+    )
     otlp_endpoint: str | None = Field(
         default=None,
         validation_alias=AliasChoices("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),

@@ -55,6 +55,7 @@ from agentmesh_agent_runtime.settings import RuntimeSettings
 from agentmesh_agent_runtime.turns.driver import TurnDriver, TurnPorts
 from agentmesh_agent_runtime.turns.grant import Grant
 from agentmesh_agent_runtime.turns.trial import Trial
+from agentmesh_agent_runtime.worker.figures import TurnFigures
 from agentmesh_agent_runtime.worker.leases import LeaseThread
 from agentmesh_agent_runtime.worker.turns import TurnWorker
 
@@ -83,6 +84,7 @@ class Runtime:
         self.host = ServiceHost(NAME, settings)
         self._background: set[asyncio.Task[None]] = set()
         self._connect()
+        self._figures = TurnFigures(self.host.metrics)
         self.worker = self._build_worker()
         self.host.add(
             agent_runtime_service_pb2_grpc.add_AgentRuntimeServiceServicer_to_server,
@@ -139,6 +141,7 @@ class Runtime:
             self._leases,
             self._open_ports,
             self._complete,
+            self._figures,
             capacity=settings.max_turns,
         )
 
@@ -149,13 +152,14 @@ class Runtime:
 
     def _open_ports(self, grant: Grant) -> TurnPorts:
         head = Head(grant.head_sequence)
-        return TurnPorts(
+        ports = TurnPorts(
             steps=StoreStepLog(self._turns, grant, head),
             tools=ToolRunnerCaller(self._runners, grant, head),
             deltas=self._deltas.lease(grant, head),
             checkpoints=StoreCheckpoints(self._turns, grant),
             images=self._images.lease(grant),
         )
+        return self._figures.measured(ports)
 
     def _on_grant(self, grant: turns_pb2.TurnGrant) -> None:
         self._loop.call_soon_threadsafe(self.worker.take, grant)

@@ -28,6 +28,7 @@ from .fanout.in_process import InProcessFanout
 from .fanout.interface import Fanout
 from .fanout.redis import RedisFanout
 from .fanout.seal import Seal
+from .figures import ConversationFigures
 from .identity import ApiKeys, load_pepper
 from .key_uses import KeyUses
 from .leasing.dispatcher import Dispatcher, LeaseTimes
@@ -83,6 +84,7 @@ def build(settings: StoreSettings) -> ServiceHost:
     dispatcher = Dispatcher(storage, fanout, _minter(host), _lease_times(settings), retries)
     fences = FenceWatch(storage, fanout, host.draining, check=settings.head_check_seconds)
     storage.on_commit(Announcer(fanout))
+    storage.on_commit(ConversationFigures(host.metrics))
     kept = ObjectStoreBlobs(_blob_place(settings))
     collector = Collector(kept, storage)
     housekeeping = Housekeeping(kept, collector)

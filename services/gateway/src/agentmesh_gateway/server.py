@@ -28,6 +28,9 @@ from agentmesh_gateway.identity.ways import authenticator_of
 from agentmesh_gateway.limits.assembly import assemble
 from agentmesh_gateway.limits.store_policies import StorePolicies
 from agentmesh_gateway.local_calls import LocalCalls, LocalContext
+from agentmesh_gateway.metrics.calls import CallFigures
+from agentmesh_gateway.metrics.endpoint import MetricsEndpoint
+from agentmesh_gateway.metrics.gathering import MeshMetrics
 from agentmesh_gateway.open_streams import OpenStreams
 from agentmesh_gateway.probes import health_probes
 from agentmesh_gateway.proxies import TrustedProxies
@@ -81,6 +84,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
 
     host.public_authenticator = authenticate
     record_calls(host, upstream, settings)
+    host.call_listener = CallFigures(host.metrics, host.call_listener)
     streams = OpenStreams(authenticator, settings.recheck_seconds)
     pace = Pace(settings.heartbeat_seconds, settings.upstream_patience_seconds)
     subscriptions = Subscriptions(
@@ -113,7 +117,8 @@ def build(settings: GatewaySettings) -> ServiceHost:
         calls.add(handlers_of(service, servicer))
     host.on_drain.append(streams.drain)
     host.on_stop.append(authenticator.close)
-    _add_http(host, settings, authenticator, calls, limits.proxies)
+    metrics = MeshMetrics(host.metrics, upstream.channels)
+    _add_http(host, settings, authenticator, calls, limits.proxies, metrics)
     return host
 
 
@@ -142,6 +147,7 @@ def _add_http(
     authenticator: Authenticator,
     calls: LocalCalls,
     proxies: TrustedProxies,
+    metrics: MeshMetrics,
 ) -> None:
     routes = routes_of(PUBLIC_SERVICES)
     edge: Any = RestEdge(
@@ -161,6 +167,8 @@ def _add_http(
             allow_headers=READ_HEADERS,
             expose_headers=["x-request-id", "retry-after", "ratelimit", "ratelimit-policy"],
         )
+    if settings.metrics_enabled:
+        edge = MetricsEndpoint(edge, metrics, settings.metrics_token)
     converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins)
     app: Any = HttpFrame(by_scope(edge, converse), proxies, settings.hsts_seconds)
     if settings.looks_at_peers:

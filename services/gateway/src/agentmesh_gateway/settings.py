@@ -47,6 +47,7 @@ class GatewaySettings(ServiceSettings):
     upstream_patience_seconds: float = Field(default=20.0, ge=0, le=600)
     sse_keep_alive_seconds: float = Field(default=15.0, gt=0, le=300)
     http_keep_alive_seconds: int = Field(default=75, ge=1, le=3600)
+    metrics_token: SecretStr | None = Field(default=None, min_length=16)
     access_log: bool = True
     access_log_reads: float = Field(default=0.1, ge=0, le=1)
     audit_reads: bool = False

@@ -31,6 +31,7 @@ from agentmesh_agent_runtime.turns.failures import (
 from agentmesh_agent_runtime.turns.grant import Grant, TurnId
 from agentmesh_agent_runtime.turns.scope import TurnScope
 from agentmesh_agent_runtime.turns.teams import LiveTeam
+from agentmesh_agent_runtime.worker.figures import TurnFigures
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class TurnWorker:
         leases: Leases,
         open_ports: OpenPorts,
         complete_inputs: CompleteInputs,
+        figures: TurnFigures,
         *,
         capacity: int,
     ) -> None:
@@ -89,6 +91,7 @@ class TurnWorker:
         self._leases = leases
         self._open_ports = open_ports
         self._complete_inputs = complete_inputs
+        self._figures = figures
         self._capacity = capacity
         self._active: dict[str, ActiveTurn] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -219,6 +222,7 @@ class TurnWorker:
         taken = time.monotonic()
         scope.activity = "committing"
         committed = await self._store.commit(grant, result, want_next=not self._draining)
+        self._figures.turn_taken(grant, time.monotonic() - began)
         span.set_attribute("agentmesh.speaker", result.speaker)
         log.debug(
             "turn %d of %s: taken in %.1f ms, committed in %.1f ms",
@@ -249,6 +253,8 @@ class TurnWorker:
     async def _give_up(self, turn: ActiveTurn, capability: str, failure: TurnFailure) -> None:
         if turn.revoked is not None:
             raise LeaseLost(turn.revoked)
+        if turn.scope is not None:
+            self._figures.turn_failed(turn.scope.grant.team.id)
         log.warning(
             "turn %d of %s: %s (%s)", turn.id.turn, turn.id.run_id, failure.detail, failure.reason
         )

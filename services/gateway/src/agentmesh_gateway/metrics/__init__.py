@@ -1,0 +1,1 @@
+"""Figures for monitoring: those of the gateway, and those that it gathers."""
