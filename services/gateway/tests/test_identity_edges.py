@@ -16,6 +16,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import trustme
+from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_HEAD, StreamItem
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from httpx_sse import aconnect_sse
@@ -23,7 +24,7 @@ from meshkit.testkit import HostFactory, TlsFiles, make_client_certificate, make
 
 from .conftest import Gateway, Gateways
 from .oidc_issuer import OidcServer, SigningKey
-from .scripted_store import Keys, ScriptedStore, start_scripted_store
+from .scripted_store import Keys, ScriptedStore, events, start_scripted_store
 from .test_streams import PATH, forever
 
 KEY = "amk_1"
@@ -288,3 +289,37 @@ async def test_headers_of_a_proxy_count_from_trusted_peers_alone(
         assert "an API key is needed" in await on_both(off, *headers)
         assert await on_both(far, *headers, bearer(KEY)) == "OK"
     assert "an API key is needed" in await on_both(near)
+
+
+@pytest.mark.parametrize("headers", [ALICE, (FORWARDED,)])
+async def test_a_stream_that_a_proxy_vouches_for_lasts(
+    gateways: Gateways, mesh_hosts: HostFactory, headers: tuple[tuple[str, str], ...]
+) -> None:
+    several_checks = asyncio.Event()
+
+    async def until_checked(_: Any) -> AsyncIterator[StreamItem]:
+        yield events(1)
+        await several_checks.wait()
+        yield events(2)
+
+    host = await start_scripted_store(mesh_hosts, ScriptedStore(until_checked), Keys(KEY))
+    gateway = await gateways.start(
+        store_address=host.grpc_address,
+        key_cache_seconds=0.05,
+        trusted_headers=["identity", "certificate"],
+        spiffe_ids=SPIFFE_IDS,
+        trusted_peers=["127.0.0.1/32"],
+    )
+    stub: Any = ConversationServiceStub(gateway.channel)
+    request = pb2.SubscribeConversationRequest(conversation_id="conv_1", until=SUBSCRIBE_UNTIL_HEAD)
+    call = stub.SubscribeConversation(request, metadata=headers, timeout=60)
+    async with aconnect_sse(
+        gateway.http, "GET", PATH, params={"until": "head"}, headers=dict(headers), timeout=60
+    ) as source:
+        received = source.aiter_sse()
+        await anext(received)
+        await call.read()
+        await asyncio.sleep(0.3)
+        several_checks.set()
+        assert [frame.event async for frame in received][:1] == ["message"]
+    assert (await call.read()).item.events.events[0].sequence == 2
