@@ -10,7 +10,7 @@ import pytest
 from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation_store.v1 import identity_service_pb2 as pb
 from agentmesh_conversation_store.domain.keys import ApiKey, Grantor
-from agentmesh_conversation_store.domain.model import SECOND, Role
+from agentmesh_conversation_store.domain.model import SECOND
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.identity import ApiKeys, NewKey
 from agentmesh_conversation_store.key_uses import KeyUses
@@ -18,6 +18,7 @@ from agentmesh_conversation_store.storage.interface import Storage
 from google.protobuf.duration_pb2 import Duration
 from meshkit.context import Principal
 from meshkit.identity import SYSTEM
+from meshkit.roles import Role
 from meshkit.testkit import raises_rich
 
 from services.conversation_store.tests.driver import RunningStore
