@@ -88,15 +88,24 @@ class Mesh:
                 AGENTMESH_SANDBOX_FIRST_UID=first_uid,
                 AGENTMESH_DATA_DIR=str(self.folder / f"data_{number}" if number else self._data),
             )
-        tool_runner = self._any_tool_runner
         for name in self.runtimes:
             await self._start_runtime(name, store)
+        await self._start_gateway("gateway")
+
+    async def start_another_gateway(self) -> str:
+        """The name of one replica more of the gateway."""
+        name = f"gateway_{sum(name.startswith('gateway') for name in self.processes)}"
+        await self._start_gateway(name)
+        return name
+
+    async def _start_gateway(self, name: str) -> None:
         await self._start(
             "gateway",
+            name,
             APP_PORT="0",
             AGENTMESH_STORE_ADDRESS=self.address("conversation_store"),
             AGENTMESH_RUNTIME_ADDRESS=self.address("agent_runtime"),
-            AGENTMESH_TOOL_RUNNER_ADDRESS=tool_runner,
+            AGENTMESH_TOOL_RUNNER_ADDRESS=self._any_tool_runner,
         )
 
     async def _start_runtime(self, name: str, store: str) -> None:
@@ -150,7 +159,11 @@ class Mesh:
 
     @property
     def rest_url(self) -> str:
-        address = self.processes["gateway"].http_address
+        return self.rest_url_of("gateway")
+
+    def rest_url_of(self, name: str) -> str:
+        """Of one replica of the gateway."""
+        address = self.processes[name].http_address
         return address if "://" in address else f"http://{address}"
 
     # --- killing ---------------------------------------------------------------------------------

@@ -1,0 +1,200 @@
+"""Every change, asked for at once at two replicas of the gateway and once more later, under one id:
+it is made once, and all are answered alike."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import pytest_asyncio
+from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
+from agentmesh.gateway.v1 import tool_service_pb2 as tools
+from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from agentmesh_gateway.public_api import PUBLIC_SERVICES
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from meshkit.policy import method_rules
+from meshkit.testkit import raises_rich
+
+from tests.support.differential.answers import differences
+from tests.support.differential.cases import CASES
+from tests.support.differential.over_grpc import call_over_grpc
+from tests.support.differential.over_rest import call_over_rest
+from tests.support.differential.world import ENVIRONMENT, KEY, TENANT, World
+from tests.support.mesh import Mesh
+
+CHANGES = [
+    method
+    for service in PUBLIC_SERVICES
+    for method in service.methods
+    if method_rules(method).changes and not method_rules(method).server_streaming
+]
+EXECUTE = next(
+    method
+    for service in PUBLIC_SERVICES
+    for method in service.methods
+    if method.name == "ExecuteCode"
+)
+# What each of them leaves behind, in all; turns of agents add to none of them.
+_TRACES = {
+    "conversations": "SELECT count(*) FROM conversations",
+    "documents": "SELECT count(*) FROM documents",
+    "keys": "SELECT count(*) FROM api_keys",
+    "policy": "SELECT coalesce(max(version), 0) FROM tenant_policies",
+    "messages": "SELECT count(*) FROM events WHERE kind = 'message' AND data LIKE '%go on%'",
+    "steering": "SELECT count(*) FROM events WHERE kind LIKE '%paused' OR kind LIKE '%resumed'",
+}
+
+
+def short_name(method: MethodDescriptor) -> str:
+    return f"{method.containing_service.name}.{method.name}"
+
+
+@dataclass
+class Replicas:
+    """A mesh with two gateways, each called over the edge of its own."""
+
+    world: World
+    one: grpc.aio.Channel
+    other: httpx.AsyncClient
+    other_channel: grpc.aio.Channel
+
+    @property
+    def credentials(self) -> list[tuple[str, str]]:
+        return [("authorization", self.world.bearer)]
+
+    def traces(self) -> dict[str, int]:
+        """What was done so far, from the store's database."""
+        file = self.world.mesh.folder / "data" / "store.sqlite3"
+        database = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)
+        try:
+            return {name: database.execute(sql).fetchone()[0] for name, sql in _TRACES.items()}
+        finally:
+            database.close()
+
+
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    world = World(Mesh(tmp_path_factory.mktemp("idempotency"), ENVIRONMENT))
+
+    async def prepare() -> None:
+        await world.mesh.start()
+        await world.mesh.start_another_gateway()
+        await world.mesh.create_key(KEY, TENANT, "admin")
+        await world.mesh.create_key("second", TENANT, "admin")
+        await world.prepare()
+        await world.mesh.heal()  # closes the channels of this loop
+
+    asyncio.run(prepare())
+    yield world
+    world.mesh.stop()
+
+
+@pytest_asyncio.fixture
+async def replicas(shared_world: World) -> AsyncIterator[Replicas]:
+    mesh = shared_world.mesh
+    async with (
+        grpc.aio.insecure_channel(mesh.address("gateway")) as one,
+        grpc.aio.insecure_channel(mesh.address("gateway_1")) as other,
+        httpx.AsyncClient(base_url=mesh.rest_url_of("gateway_1"), timeout=60) as http,
+    ):
+        yield Replicas(shared_world, one, http, other)
+    await mesh.heal()
+
+
+@pytest.mark.parametrize("method", CHANGES, ids=short_name)
+async def test_a_change_is_made_once(replicas: Replicas, method: MethodDescriptor) -> None:
+    made = await CASES[short_name(method)].make(replicas.world)
+    requests = [made] if isinstance(made, Message) else list(made)
+    plain = [_copy(request) for request in requests]
+    _name(requests[0], request_id := replicas.world.name())
+    _name(plain[0], "")  # REST has a header for it
+    headers = dict(replicas.credentials) | {"idempotency-key": request_id}
+    before = replicas.traces()
+    first, second = await asyncio.gather(
+        call_over_grpc(replicas.one, method, requests, replicas.credentials),
+        call_over_rest(replicas.other, method, plain, headers),
+    )
+    between = replicas.traces()
+    third = await call_over_grpc(replicas.other_channel, method, requests, replicas.credentials)
+    assert first.error is None
+    for other in (second, third):
+        assert not differences(first.plain(same_object=True), other.plain(same_object=True))
+    assert replicas.traces() == between
+    assert all(between[name] - before[name] <= 1 for name in before), (before, between)
+
+
+async def test_code_runs_once_and_its_output_comes_again(replicas: Replicas) -> None:
+    request = tools.ExecuteCodeRequest(
+        language="EXECUTION_LANGUAGE_PYTHON",
+        code="import time, uuid; print(uuid.uuid4(), flush=True); time.sleep(0.5); print(2)",
+        request_id=replicas.world.name(),
+    )
+    answers = await asyncio.gather(
+        call_over_grpc(replicas.one, EXECUTE, [request], replicas.credentials),
+        call_over_grpc(replicas.other_channel, EXECUTE, [request], replicas.credentials),
+    )
+    again = await call_over_rest(replicas.other, EXECUTE, [request], dict(replicas.credentials))
+    assert answers[0].error is None
+    for other in (answers[1], again):
+        assert not differences(answers[0].plain(same_object=True), other.plain(same_object=True))
+    request.code = "print(1)"
+    refused = await call_over_grpc(replicas.one, EXECUTE, [request], replicas.credentials)
+    assert refused.error is not None
+    assert "REQUEST_ID_REUSED" in str(refused.plain(same_object=True))
+
+
+async def test_output_that_is_too_long_to_be_kept_is_not_made_again(replicas: Replicas) -> None:
+    request = tools.ExecuteCodeRequest(
+        language="EXECUTION_LANGUAGE_PYTHON",
+        code="print('x' * 400_000)",
+        request_id=replicas.world.name(),
+    )
+    first = await call_over_grpc(replicas.one, EXECUTE, [request], replicas.credentials)
+    assert first.error is None
+    again = await call_over_grpc(replicas.one, EXECUTE, [request], replicas.credentials)
+    assert again.error is not None
+    assert again.error.code == grpc.StatusCode.OUT_OF_RANGE.value[0]
+
+
+async def test_an_id_means_something_to_one_caller_and_one_method(replicas: Replicas) -> None:
+    """And a retry asks for the same, whatever became of the agents meanwhile."""
+    request = conversations.StartConversationRequest(
+        task="hello", agents=["reviewer"], max_rounds=1, request_id=replicas.world.name()
+    )
+    stub: Any = ConversationServiceStub(replicas.one)
+    first = await stub.StartConversation(request, metadata=replicas.credentials)
+    someone = [("authorization", f"Bearer {replicas.world.mesh.keys['second']}")]
+    other = await stub.StartConversation(request, metadata=someone)
+    assert other.conversation_id != first.conversation_id
+    fork = conversations.ForkConversationRequest(
+        conversation_id=first.conversation_id, request_id=request.request_id
+    )
+    forked = await stub.ForkConversation(fork, metadata=replicas.credentials)
+    assert forked.conversation.conversation_id != first.conversation_id
+    assert await stub.StartConversation(request, metadata=replicas.credentials) == first
+    request.task = "something else"
+    with raises_rich(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
+        await stub.StartConversation(request, metadata=replicas.credentials)
+
+
+async def test_two_different_ids_are_refused(replicas: Replicas) -> None:
+    body = {"task": "hello", "agents": ["reviewer"], "request_id": "one"}
+    headers = dict(replicas.credentials) | {"idempotency-key": "another"}
+    refused = await replicas.other.post("/conversations/start", json=body, headers=headers)
+    assert refused.status_code == 400
+    assert "request_id" in refused.text
+
+
+def _copy(message: Message) -> Message:
+    return type(message).FromString(message.SerializeToString())
+
+
+def _name(message: Any, request_id: str) -> None:
+    message.request_id = request_id
