@@ -16,6 +16,7 @@ import pytest_asyncio
 from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
 from agentmesh.gateway.v1 import tool_service_pb2 as tools
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from agentmesh.tool_runner.v1.tool_runner_service_pb2 import EXECUTION_LANGUAGE_PYTHON
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -132,7 +133,7 @@ async def test_a_change_is_made_once(replicas: Replicas, method: MethodDescripto
 
 async def test_code_runs_once_and_its_output_comes_again(replicas: Replicas) -> None:
     request = tools.ExecuteCodeRequest(
-        language="EXECUTION_LANGUAGE_PYTHON",
+        language=EXECUTION_LANGUAGE_PYTHON,
         code="import time, uuid; print(uuid.uuid4(), flush=True); time.sleep(0.5); print(2)",
         request_id=replicas.world.name(),
     )
@@ -152,7 +153,7 @@ async def test_code_runs_once_and_its_output_comes_again(replicas: Replicas) -> 
 
 async def test_output_that_is_too_long_to_be_kept_is_not_made_again(replicas: Replicas) -> None:
     request = tools.ExecuteCodeRequest(
-        language="EXECUTION_LANGUAGE_PYTHON",
+        language=EXECUTION_LANGUAGE_PYTHON,
         code="print('x' * 400_000)",
         request_id=replicas.world.name(),
     )

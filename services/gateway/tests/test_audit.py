@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,9 +143,8 @@ async def test_strangers_are_recorded_without_a_tenant(
 async def _strangers(front: Front) -> list[tuple[str, str]]:
     """From the database, as an operator reads them: no tenant may."""
     command = [*front.store.command, "audit", "list", "--tenant", ""]
-    environment = os.environ | {"AGENTMESH_DATA_DIR": str(front.store.folder / "data")}
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, env=environment
+        *command, stdout=asyncio.subprocess.PIPE, env=front.store.environment
     )
     output, _ = await process.communicate()
     columns = [line.split("  ") for line in output.decode().splitlines()]

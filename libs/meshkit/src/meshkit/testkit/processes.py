@@ -101,6 +101,11 @@ class MeshProcess:
         if self.http_address:
             self._environment["APP_PORT"] = self.http_address.rstrip("/").rpartition(":")[2]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What another command needs to work on the same data."""
+        return os.environ | self._environment
+
     async def wait(self, within: float = 30.0) -> int:
         """The exit status, negative for a signal. Raises ProcessFailedError if it does not end."""
         process = self._running()
