@@ -36,6 +36,7 @@ TABLES = (
     "conversations",
     "conversation_facts",
     "conversation_agents",
+    "conversation_grants",
     "runs",
     "events",
     "inputs",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agentmesh_conversation_store.codec.events import worker_event
+from agentmesh_conversation_store.domain.access import Access, Grantee
 from agentmesh_conversation_store.domain.approvals import AskedApproval
 from agentmesh_conversation_store.domain.conversations import SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage, WorkerEvent
@@ -28,6 +29,7 @@ from agentmesh_conversation_store.domain.model import (
     Strategy,
 )
 from agentmesh_conversation_store.domain.search import words_of
+from agentmesh_conversation_store.domain.sharing import ShareConversation
 from agentmesh_conversation_store.domain.usage import Budget, Usage
 from agentmesh_conversation_store.domain.workspaces import Manifest, WorkspaceChange
 from agentmesh_conversation_store.storage.catalog import DocumentWrite, NewDocument
@@ -148,6 +150,10 @@ class Tenant:
             max_rounds=1000,
         )
         await self.storage.execute(command)
+        guest = Grantee(f"{self.name} guest")
+        await self.storage.execute(
+            ShareConversation(self.name, conversation_id, guest, Access.WRITE, "alice")
+        )
         return conversation_id
 
     async def turn(self, number: int, *events: WorkerEvent, base: str = "", **changes: Any) -> Run:

@@ -13,6 +13,7 @@ from agentmesh_conversation_store.codec.events import ProtobufEvents
 from agentmesh_conversation_store.codec.stream_items import events_response
 from agentmesh_conversation_store.codec.tokens import binding, resume_token, resumed_sequence
 from agentmesh_conversation_store.domain import model
+from agentmesh_conversation_store.domain.access import Access
 from agentmesh_conversation_store.domain.attempts import MAX_BACK_OFF, Retries
 from agentmesh_conversation_store.domain.changes import Loaded
 from agentmesh_conversation_store.domain.model import SECOND, RunStatus, Step, StepKind, StepState
@@ -24,6 +25,7 @@ from agentmesh_conversation_store.servicers.rejections import as_mesh_error
 from agentmesh_conversation_store.storage.encoding import encoded
 from agentmesh_conversation_store.storage.sql.tables import COMMITTED, RUNS, STEPS
 from meshkit.errors import MeshError
+from meshkit.roles import Role
 
 from services.conversation_store.tests.support import start_command
 
@@ -40,7 +42,9 @@ NOW = 1_800_000_000 * SECOND
         (model.StepKind, turn_service_pb2.StepKind, "STEP_KIND_"),
         (model.StepState, turn_service_pb2.StepState, "STEP_STATE_"),
         (model.Origin, event_pb2.EventOrigin, "EVENT_ORIGIN_"),
-        (model.Role, options_pb2.Role, "ROLE_"),
+        (model.Visibility, conversation_pb2.ConversationVisibility, "CONVERSATION_VISIBILITY_"),
+        (Access, conversation_pb2.ConversationAccess, "CONVERSATION_ACCESS_"),
+        (Role, options_pb2.Role, "ROLE_"),
     ],
 )
 def test_enums_equal_those_of_the_contracts(enum: type, contract: object, prefix: str) -> None:

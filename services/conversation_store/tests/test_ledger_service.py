@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from agentmesh.common.v1 import usage_pb2
+from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.conversation_store.v1 import ledger_service_pb2 as pb
 from agentmesh.conversation_store.v1 import ledger_service_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
@@ -22,6 +23,8 @@ from services.conversation_store.tests.support import ACME, OTHER, acting
 
 SPENT = usage_pb2.Usage(input_tokens=60, output_tokens=40, model_calls=1)
 DAY_SECONDS = 24 * 3600
+
+PRIVATE = conversation_pb2.CONVERSATION_VISIBILITY_PRIVATE
 
 
 def _ledger(store: RunningStore) -> Any:
@@ -100,7 +103,7 @@ async def test_a_policy_over_the_wire(store: RunningStore) -> None:
     unset = (
         await _ledger(store).GetTenantPolicy(pb.GetTenantPolicyRequest(), metadata=acting(ACME))
     ).policy
-    assert unset == pb.TenantPolicy(etag="v0")
+    assert unset == pb.TenantPolicy(etag="v0", default_visibility=PRIVATE)
     limits: dict[str, Any] = {
         "max_active_runs": 3,
         "daily_budget": usage_pb2.Budget(max_tokens=5, max_turns=7, max_cost_micros=9),
@@ -111,6 +114,7 @@ async def test_a_policy_over_the_wire(store: RunningStore) -> None:
         "requests_per_second_per_principal": 19,
         "max_open_streams": 23,
         "max_open_streams_per_principal": 29,
+        "default_visibility": conversation_pb2.CONVERSATION_VISIBILITY_TENANT,
     }
     put = await _put(store, **limits, etag=unset.etag)
     assert put == pb.TenantPolicy(**limits, etag="v1")
@@ -119,7 +123,7 @@ async def test_a_policy_over_the_wire(store: RunningStore) -> None:
     other = await _ledger(store).GetTenantPolicy(
         pb.GetTenantPolicyRequest(), metadata=acting(OTHER)
     )
-    assert other.policy == pb.TenantPolicy(etag="v0")
+    assert other.policy == pb.TenantPolicy(etag="v0", default_visibility=PRIVATE)
     budget = usage_pb2.Budget(max_wall_time=Duration(seconds=1))
     with raises_rich(
         grpc.StatusCode.INVALID_ARGUMENT,

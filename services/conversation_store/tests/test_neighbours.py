@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from agentmesh_conversation_store.domain.access import Caller
 from agentmesh_conversation_store.domain.audit_chain import SealingKey
 from agentmesh_conversation_store.domain.conversations import CancelConversation, SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage
@@ -301,6 +302,11 @@ QUESTIONS: dict[str, Question] = {
     "manifest_blobs": _each(ALL.manifests, "manifest_blobs"),
     "approval": _each(ALL.approvals, "approval"),
     "approvals": _approvals,
+    "access": lambda storage, tenant: _of_each(
+        ALL.conversations,
+        lambda name: storage.access(tenant, name, Caller(f"{tenant} guest", Role.USER)),
+    ),
+    "grants": _each(ALL.conversations, "grants", "", MANY),
     "granted_turns": _granted_turns,
     "checkpoint_links": _links,
     "checkpoints": _each(tuple((c,) for c in ALL.checkpoints), "checkpoints"),

@@ -56,13 +56,15 @@ async def shared_store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
         yield store
 
 
-async def stand_before(store: MeshProcess, gateways: Gateways, hosts: HostFactory) -> Front:
+async def stand_before(
+    store: MeshProcess, gateways: Gateways, hosts: HostFactory, **settings: Any
+) -> Front:
     await publish_definitions(hosts, store)
     runtime = await start_runtime(hosts)
     gateway = await gateways.start(
         store_address=store.grpc_address,
         runtime_address=runtime.grpc_address,
-        key_cache_seconds=0.05,
+        **({"key_cache_seconds": 0.05} | settings),
     )
     return Front(gateway, store)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agentmesh.common.v1 import options_pb2
-from agentmesh.conversation.v1.conversation_pb2 import Conversation
+from agentmesh.conversation.v1.conversation_pb2 import CONVERSATION_ACCESS_SHARE, Conversation
 from agentmesh.conversation.v1.event_pb2 import Event
 from agentmesh.conversation.v1.message_pb2 import Message
 from agentmesh.conversation.v1.stream_pb2 import Delta, EventBatch, Heartbeat, StreamItem
@@ -57,6 +57,13 @@ class ScriptedStore:
         self, request: store_pb2.ListEventsRequest, context: Any
     ) -> store_pb2.ListEventsResponse:
         return store_pb2.ListEventsResponse()
+
+    async def check_access(
+        self, request: store_pb2.CheckAccessRequest, context: Any
+    ) -> store_pb2.CheckAccessResponse:
+        if request.conversation_id != "conv_1":
+            raise MeshError.not_found("conversation", request.conversation_id)
+        return store_pb2.CheckAccessResponse(access=CONVERSATION_ACCESS_SHARE)
 
 
 class Keys:

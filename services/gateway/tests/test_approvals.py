@@ -181,5 +181,5 @@ async def test_who_decides_is_the_caller_in_their_role(gateway: Gateway, worker:
             "/approvals/appr_one/resolve", json=body, headers={"x-api-key": keys[role]}
         )
         assert response.status_code == status, response.text
-    seen = await gateway.http.get("/approvals/appr_one", headers={"x-api-key": keys["viewer"]})
+    seen = await gateway.http.get("/approvals/appr_one", headers={"x-api-key": keys["operator"]})
     assert seen.json()["approval"]["principal"] == response.json()["approval"]["principal"] != ""

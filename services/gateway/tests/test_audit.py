@@ -64,7 +64,12 @@ async def test_changes_and_refusals_are_recorded_over_both_edges(
     http = own_front.http
     started = await http.post(
         "/conversations/start",
-        json={"task": SECRET_WORDS, "workflow": "software_development", "request_id": "r1"},
+        json={
+            "task": SECRET_WORDS,
+            "workflow": "software_development",
+            "request_id": "r1",
+            "visibility": "tenant",
+        },
         headers=operator.headers,
     )
     name = started.json()["conversation_id"]

@@ -216,6 +216,7 @@ def test_fields_with_a_default_are_printed_and_unset_ones_are_not() -> None:
         "workflow": "",
         "run_id": "",
         "max_rounds": 0,
+        "owner": "",
     }
 
 

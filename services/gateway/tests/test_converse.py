@@ -10,6 +10,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
+from agentmesh.conversation.v1.conversation_pb2 import CONVERSATION_VISIBILITY_TENANT
 from agentmesh.conversation.v1.event_pb2 import Event
 from agentmesh.gateway.v1 import approval_service_pb2 as approvals_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
@@ -237,7 +238,10 @@ async def test_who_may_only_read_watches(own_front: Front, mesh_hosts: HostFacto
     admin = await caller(own_front, mesh_hosts, "admin")
     viewer = await caller(own_front, mesh_hosts, "viewer")
     started = await own_front.conversations.StartConversation(
-        pb2.StartConversationRequest(task="t", agents=["developer"]), metadata=admin.metadata
+        pb2.StartConversationRequest(
+            task="t", agents=["developer"], visibility=CONVERSATION_VISIBILITY_TENANT
+        ),
+        metadata=admin.metadata,
     )
     conversation_id = started.conversation_id
     chat = Chat(own_front.conversations, metadata=viewer.metadata)

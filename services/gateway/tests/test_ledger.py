@@ -76,11 +76,10 @@ async def test_usage_by_dimension_in_pages_for_the_tenant_alone(
     own_front: Front, mesh_hosts: HostFactory
 ) -> None:
     operator = await caller(own_front, mesh_hosts, "operator")
-    viewer = await caller(own_front, mesh_hosts, "viewer")
     other = await caller(own_front, mesh_hosts, "viewer", "other")
     conversation_id = await spend(own_front, mesh_hosts, operator, "m1", "m2", "m3")
 
-    async def usage(who: Caller = viewer, **params: Any) -> Any:
+    async def usage(who: Caller = operator, **params: Any) -> Any:
         response = await own_front.http.get("/usage", params=params, headers=who.headers)
         assert response.status_code == 200, response.text
         return response.json()
@@ -99,11 +98,11 @@ async def test_usage_by_dimension_in_pages_for_the_tenant_alone(
     assert (await usage(other, dimension="model"))["rows"] == []
     stub: Any = UsageServiceStub(own_front.gateway.channel)
     request = pb2.SummarizeUsageRequest(dimension=store_pb2.USAGE_DIMENSION_AGENT)
-    found = await stub.SummarizeUsage(request, metadata=viewer.metadata)
+    found = await stub.SummarizeUsage(request, metadata=operator.metadata)
     assert [(row.key, row.usage.output_tokens) for row in found.rows] == [("developer", 120)]
     assert (await own_front.http.get("/usage")).status_code == 401
     for wrong in ({"dimension": "colour"}, {"page_size": 10_001}, {"page_token": token}):
-        refused = await own_front.http.get("/usage", params=wrong, headers=viewer.headers)
+        refused = await own_front.http.get("/usage", params=wrong, headers=operator.headers)
         assert refused.status_code == 400
 
 

@@ -135,7 +135,7 @@ async def test_tenants_never_meet_and_keys_are_needed(
     own_front: Front, mesh_hosts: HostFactory
 ) -> None:
     mine = await caller(own_front, mesh_hosts, "operator")
-    theirs = await caller(own_front, mesh_hosts, "viewer", "other")
+    theirs = await caller(own_front, mesh_hosts, "operator", "other")
     with raises_rich(grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_MISSING"):
         await Feed(own_front).read()
     assert (await own_front.http.get(PATH)).status_code == 401

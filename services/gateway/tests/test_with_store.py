@@ -206,7 +206,7 @@ async def test_keys_end_anonymity_and_roles_are_enforced(own_front: Front) -> No
     refused = await own_front.http.post(START, json=QUICK_START, headers=as_viewer)
     assert refused.status_code == 403
     metadata = refused.json()["error"]["details"][0]["metadata"]
-    assert metadata == {"required_role": "operator", "role": "viewer"}
+    assert metadata == {"required_role": "user", "role": "viewer"}
 
     admin_stub: Any = AdminServiceStub(own_front.gateway.channel)
     request = admin_pb2.ListKeysRequest()

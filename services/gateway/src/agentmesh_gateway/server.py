@@ -14,6 +14,7 @@ from meshkit.server import ServiceHost
 from meshkit.server_calls import MeshServerInterceptor
 from starlette.middleware.cors import CORSMiddleware
 
+from agentmesh_gateway.access import ReadAccess
 from agentmesh_gateway.audit.wiring import record_calls
 from agentmesh_gateway.catalog import Catalog
 from agentmesh_gateway.documentation.site import Documentation
@@ -85,11 +86,13 @@ def build(settings: GatewaySettings) -> ServiceHost:
     host.public_authenticator = authenticate
     record_calls(host, upstream, settings)
     host.call_listener = CallFigures(host.metrics, host.call_listener)
-    streams = OpenStreams(authenticator, settings.recheck_seconds)
+    access = ReadAccess(upstream.conversations.CheckAccess)
+    streams = OpenStreams(authenticator, access, settings.recheck_seconds)
     pace = Pace(settings.heartbeat_seconds, settings.upstream_patience_seconds)
     subscriptions = Subscriptions(
         StoreSubscriptions(upstream.subscribe_bytes, upstream.conversations.GetConversation),
         streams,
+        access,
         pace,
     )
     tenants = TenantSubscriptions(upstream.subscribe_tenant_bytes, streams, pace)

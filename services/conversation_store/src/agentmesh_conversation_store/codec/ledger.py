@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.conversation_store.v1 import ledger_service_pb2 as pb
 
 from agentmesh_conversation_store.domain.ledger import (
@@ -13,11 +14,12 @@ from agentmesh_conversation_store.domain.ledger import (
     TenantPolicy,
     UsageSum,
 )
-from agentmesh_conversation_store.domain.model import SECOND, Instant
+from agentmesh_conversation_store.domain.model import SECOND, Instant, Visibility
 from agentmesh_conversation_store.domain.usage import NO_USAGE, Budget
 
 from . import values
 
+_Visibility = conversation_pb2.ConversationVisibility.ValueType
 _COUNTS: tuple[str, ...] = (
     "max_queued_runs",
     "requests_per_second",
@@ -48,6 +50,7 @@ def policy_message(policy: TenantPolicy) -> pb.TenantPolicy:
         retention_age=None if age is None else values.duration(age),
         retention_events=policy.retention_events,
         **{name: getattr(policy, name) for name in _COUNTS},
+        default_visibility=_Visibility(policy.default_visibility),
         etag=policy.etag,
     )
 
@@ -64,6 +67,7 @@ def policy(message: pb.TenantPolicy, tenant: str) -> TenantPolicy:
         else None,
         retention_events=message.retention_events if message.HasField("retention_events") else None,
         **{name: getattr(message, name) for name in _COUNTS if fields.HasField(name)},
+        default_visibility=Visibility(message.default_visibility or Visibility.PRIVATE),
     )
 
 

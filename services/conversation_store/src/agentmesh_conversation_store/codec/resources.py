@@ -24,6 +24,7 @@ from .values import (
 _RunStatus = conversation_pb2.RunStatus.ValueType
 _WaitKind = conversation_pb2.WaitKind.ValueType
 _EndReason = conversation_pb2.RunEndReason.ValueType
+_Visibility = conversation_pb2.ConversationVisibility.ValueType
 _ConversationStatus = conversation_pb2.ConversationStatus.ValueType
 
 
@@ -98,6 +99,8 @@ def conversation_message(view: ConversationView) -> conversation_pb2.Conversatio
         legal_hold=facts.legal_hold,
         retention_age=None if facts.retention_age is None else duration(facts.retention_age),
         retention_events=facts.retention_events,
+        owner=conversation.owner,
+        visibility=_Visibility(conversation.visibility),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from . import resolving, runs, workspaces
+from .access import Access, Grant, Grantee, owned
 from .changes import Changes, Decision, Loaded, Scope, Transition
 from .children import move_deadlines
 from .events import (
@@ -29,6 +30,7 @@ from .model import (
     Run,
     RunStatus,
     Strategy,
+    Visibility,
     WaitKind,
 )
 from .rejections import Reason, Rejection, already_ended, not_found
@@ -60,6 +62,10 @@ class StartConversation:
     traceparent: str
     task: UserMessage | None = None
     """The first message, if it is more than the words of `facts.task`."""
+    owner: str = ""
+    visibility: Visibility = Visibility.PRIVATE
+    keeper: str = ""
+    """The subject that starts it for its owner and keeps access, if that is not theirs anyway."""
 
     @property
     def scope(self) -> Scope:
@@ -68,10 +74,17 @@ class StartConversation:
 
     def decide(self, loaded: Loaded, now: Instant) -> Decision[ConversationView]:
         """Always yes: the id is new."""
-        blank = Conversation(self.tenant, self.conversation_id, now, self.run_id)
+        blank = owned(
+            Conversation(self.tenant, self.conversation_id, now, self.run_id),
+            self.owner,
+            self.visibility,
+        )
         transition = Transition(replace(loaded, conversation=blank), self.scope, now)
         transition.facts = self.facts
         transition.definitions.append(self.definition)
+        if self.keeper:
+            key, name = Grantee(self.keeper).key, self.conversation_id
+            transition.records.append(Grant(name, key, Access.WRITE, now, self.keeper, now))
         transition.append(
             ConversationStarted(
                 self.facts.task, self.facts.agents, self.facts.workflow, self.principal
@@ -326,6 +339,7 @@ class UpdateConversation:
     legal_hold: bool | None = None
     retention_age: Micros | None = None
     retention_events: int | None = None
+    visibility: Visibility | None = None
 
     @property
     def scope(self) -> Scope:
@@ -359,6 +373,9 @@ class UpdateConversation:
         facts = self._kept(facts)
         if facts is not loaded.facts:
             transition.facts = facts
+        if self.visibility not in (None, transition.conversation.visibility):
+            owner = transition.conversation.owner
+            transition.conversation = owned(transition.conversation, owner, self.visibility)
         return _decided(transition, loaded)
 
     def _kept(self, facts: ConversationFacts) -> ConversationFacts:

@@ -18,6 +18,7 @@ from .model import (
     Origin,
     Run,
     RunStatus,
+    Visibility,
     WorkspaceState,
 )
 from .rejections import Reason, Rejection
@@ -86,6 +87,7 @@ class Fork:
     conversation_id: str
     run_id: str
     principal: str
+    visibility: Visibility = Visibility.PRIVATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class ForkConversation:
             workspace_manifest=files.manifest,
             kept_generation=files.generation,
             kept_manifest=files.manifest,
+            owner=self.fork.principal,
+            visibility=self.fork.visibility,
         )
 
     def _files(self) -> WorkspaceState:

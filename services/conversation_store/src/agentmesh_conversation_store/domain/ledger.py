@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from .model import SECOND, Instant, Micros
+from .access import SYSTEM, Caller
+from .model import SECOND, Instant, Micros, Visibility
 from .rejections import Reason, Rejection
 from .usage import Budget, Usage
 
@@ -50,13 +51,15 @@ class UsageSum:
 
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
-    """A page of sums over the hours that begin in [since, until), keys after `after`."""
+    """A page of sums over the hours that begin in [since, until), keys after `after`. Callers who
+    may not read all see what conversations that they may read have consumed."""
 
     dimension: Dimension
     limit: int
     since: Instant | None = None
     until: Instant | None = None
     after: str | Instant | None = None
+    caller: Caller = SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class TenantPolicy:
 
     `daily_budget` bounds what one day (UTC) consumes, `max_active_runs` runs under a lease at
     once, `max_queued_runs` those that wait for one. The gateway enforces those of requests and
-    streams, and has defaults for them. `version` is 0 while nobody has written one.
+    streams, and has defaults for them. `default_visibility` is that of what is started. `version`
+    is 0 while nobody has written one.
     """
 
     tenant: str
@@ -78,6 +82,7 @@ class TenantPolicy:
     requests_per_second_per_principal: int | None = None
     max_open_streams: int | None = None
     max_open_streams_per_principal: int | None = None
+    default_visibility: Visibility = Visibility.PRIVATE
     version: int = 0
 
     @property

@@ -115,6 +115,13 @@ class Strategy(IntEnum):
     REJECT_IF_RUNNING = 4
 
 
+class Visibility(IntEnum):
+    """Who may read a conversation besides those who have a right of their own."""
+
+    PRIVATE = 1
+    TENANT = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a team over a conversation.
@@ -189,6 +196,7 @@ class Conversation:
     `size_bytes` and `message_count` count all that was ever in its log, what it shares with another
     included; `removed_bytes` are no longer there. The `workspace_…`, `kept_…` and `before_…` fields
     are the states of its files (see `workspaces`), `runner_address` where they are open.
+    What has no `owner` is older than owners are.
     """
 
     tenant: str
@@ -213,6 +221,8 @@ class Conversation:
     before_generation: int = 0
     before_manifest: str = ""
     runner_address: str = ""
+    owner: str = ""
+    visibility: Visibility = Visibility.TENANT
 
     @property
     def etag(self) -> str:

@@ -37,6 +37,7 @@ class Reason(Enum):
     CORRUPT = "CORRUPT"
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
     ROLE_TOO_LOW = "ROLE_TOO_LOW"
+    ACCESS_TOO_LOW = "ACCESS_TOO_LOW"
     GRANT_TOO_WIDE = "GRANT_TOO_WIDE"
     ALREADY_DECIDED = "ALREADY_DECIDED"
     APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
@@ -62,7 +63,7 @@ def invalid(field: str, message: str) -> Rejection:
 
 
 def not_found(kind: str, name: str, field: str = "") -> Rejection:
-    """There is no such thing, or it belongs to another tenant. `field` is what names it."""
+    """There is no such thing, or the caller must not know of it. `field` is what names it."""
     which = {"field": field} if field else {}
     message = f'{kind} "{name}" does not exist'
     return Rejection(Reason.NOT_FOUND, message, kind=kind, name=name, **which)

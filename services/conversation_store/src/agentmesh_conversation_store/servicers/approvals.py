@@ -17,6 +17,7 @@ from agentmesh_conversation_store.domain.approving import ResolveApproval
 from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.storage.interface import ApprovalQuery, Storage
 
+from .admittance import by_caller, caller
 from .event_pages import EventPages
 from .rejections import answers_rejections
 from .repeatable import carry_out
@@ -48,6 +49,7 @@ class ApprovalServicer(pb_grpc.ApprovalStoreServiceServicer):
                 after=position,
                 conversation_id=request.conversation_id,
                 status=ApprovalStatus(request.status) if request.status else None,
+                caller=caller(),
             )
             found = await self._storage.approvals(current_principal().tenant, query)
             for approval in found:
@@ -100,7 +102,7 @@ class ApprovalServicer(pb_grpc.ApprovalStoreServiceServicer):
         )
         return await carry_out(
             self._storage,
-            command,
+            by_caller(command),
             principal.tenant,
             request,
             pb.ResolveApprovalResponse,
@@ -108,7 +110,7 @@ class ApprovalServicer(pb_grpc.ApprovalStoreServiceServicer):
         )
 
     async def _approval(self, approval_id: str) -> Approval:
-        approval = await self._storage.approval(current_principal().tenant, approval_id)
+        approval = await self._storage.approval(current_principal().tenant, approval_id, caller())
         if approval is None:
             raise not_found("approval", approval_id)
         return approval

@@ -20,6 +20,7 @@ from agentmesh_conversation_store.blobs.interface import Blobs
 from agentmesh_conversation_store.codec import tokens, values
 from agentmesh_conversation_store.codec.resources import conversation_message, pinned_agents
 from agentmesh_conversation_store.domain import conversations as domain
+from agentmesh_conversation_store.domain.access import owned
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import (
     ConversationFacts,
@@ -34,7 +35,8 @@ from agentmesh_conversation_store.subscriptions.feed import TenantFeeds
 from agentmesh_conversation_store.subscriptions.registry import Subscriptions
 from agentmesh_conversation_store.subscriptions.subscriber import Until
 
-from . import histories
+from . import histories, sharing
+from .admittance import by_caller, caller, owner_of, require_access, visibility_of
 from .event_pages import EventPages
 from .exporting import exported
 from .import_body import ImportBody, import_response
@@ -88,6 +90,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         self, request: pb.StartConversationRequest, _: ServicerContext
     ) -> pb.StartConversationResponse:
         principal = current_principal()
+        owner = owner_of(request.owner)
         definition = request.definition.SerializeToString(deterministic=True)
         task = await self._payloads.user_message(
             principal.tenant,
@@ -114,6 +117,9 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
             human_input=request.human_input,
             traceparent=current_traceparent(),
             task=task,
+            owner=owner,
+            visibility=await visibility_of(self._storage, request.visibility),
+            keeper="" if owner == principal.subject or caller().sees_all else principal.subject,
         )
         return await carry_out(
             self._storage,
@@ -129,6 +135,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         self, request: pb.GetConversationRequest, _: ServicerContext
     ) -> pb.GetConversationResponse:
         tenant = current_principal().tenant
+        await require_access(self._storage, request.conversation_id)
         view = await self._storage.conversation(tenant, request.conversation_id)
         response = pb.GetConversationResponse(conversation=conversation_message(view))
         if request.with_pinned_agents or request.with_definition:
@@ -156,6 +163,8 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
             if request.HasField("started_before")
             else None,
             text=parse_query(request.text) if request.text else None,
+            owner=request.owner,
+            caller=caller(),
         )
         views = await self._storage.conversations(current_principal().tenant, query)
         return _conversation_page(views, size)
@@ -165,6 +174,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         self, request: pb.ListEventsRequest, _: ServicerContext
     ) -> pb.ListEventsResponse:
         tenant = current_principal().tenant
+        await require_access(self._storage, request.conversation_id)
         return await self._pages.page(tenant, request, _filter(request.filter))
 
     @answers_rejections
@@ -185,7 +195,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         )
         return await carry_out(
             self._storage,
-            command,
+            by_caller(command),
             principal.tenant,
             request,
             pb.SendMessageResponse,
@@ -205,7 +215,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         command = domain.CancelConversation(tenant, request.conversation_id, request.reason)
         return await carry_out(
             self._storage,
-            command,
+            by_caller(command),
             tenant,
             request,
             pb.CancelConversationResponse,
@@ -219,7 +229,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         tenant = current_principal().tenant
         return await carry_out(
             self._storage,
-            domain.PauseConversation(tenant, request.conversation_id),
+            by_caller(domain.PauseConversation(tenant, request.conversation_id)),
             tenant,
             request,
             pb.PauseConversationResponse,
@@ -236,7 +246,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         )
         return await carry_out(
             self._storage,
-            command,
+            by_caller(command),
             tenant,
             request,
             pb.ResumeConversationResponse,
@@ -261,11 +271,36 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     ) -> pb.DeleteConversationResponse:
         return await histories.delete(self._storage, request)
 
+    @answers_rejections
+    async def ShareConversation(
+        self, request: pb.ShareConversationRequest, _: ServicerContext
+    ) -> pb.ShareConversationResponse:
+        return await sharing.share(self._storage, request)
+
+    @answers_rejections
+    async def UnshareConversation(
+        self, request: pb.UnshareConversationRequest, _: ServicerContext
+    ) -> pb.UnshareConversationResponse:
+        return await sharing.unshare(self._storage, request)
+
+    @answers_rejections
+    async def ListGrants(
+        self, request: pb.ListGrantsRequest, _: ServicerContext
+    ) -> pb.ListGrantsResponse:
+        return await sharing.page(self._storage, request)
+
+    @answers_rejections
+    async def CheckAccess(
+        self, request: pb.CheckAccessRequest, _: ServicerContext
+    ) -> pb.CheckAccessResponse:
+        return await sharing.check(self._storage, request)
+
     @streams_rejections
     async def ExportConversation(
         self, request: pb.ExportConversationRequest, _: ServicerContext
     ) -> AsyncIterator[pb.ExportConversationResponse]:
         tenant = current_principal().tenant
+        await require_access(self._storage, request.conversation_id)
         async for chunk in exported(
             self._storage, self._blobs, self._limits, tenant, request.conversation_id
         ):
@@ -275,10 +310,16 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     async def ImportConversation(
         self, requests: AsyncIterator[pb.ImportConversationRequest], _: ServicerContext
     ) -> pb.ImportConversationResponse:
-        tenant = current_principal().tenant
+        principal = current_principal()
+        visibility = await visibility_of(self._storage)
         with self._imports.taken():
             made = await imported(
-                self._storage, self._blobs, self._limits, tenant, ImportBody(requests)
+                self._storage,
+                self._blobs,
+                self._limits,
+                principal.tenant,
+                ImportBody(requests),
+                lambda arrived: owned(arrived, principal.subject, visibility),
             )
         return import_response(made)
 
@@ -287,6 +328,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         self, request: pb.SubscribeConversationRequest, context: ServicerContext
     ) -> None:
         """Writes serialized responses, by the shortest way; see `register`."""
+        await require_access(self._storage, request.conversation_id)
         await self._subscriptions.subscribe(
             current_principal().tenant,
             request.conversation_id,
@@ -305,7 +347,11 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
         """Yields serialized responses; see `register`."""
         tenant, accepted = current_principal().tenant, _filter(request.filter)
         responses = self._feeds.subscribe(
-            tenant, request.resume_token, accepted, single_events=request.single_events
+            tenant,
+            request.resume_token,
+            accepted,
+            single_events=request.single_events,
+            caller=caller(),
         )
         async for response in responses:
             yield response

@@ -101,7 +101,8 @@ def _event_lines(events: Sequence[StoredEvent], most_bytes: int) -> list[tuple[l
 def _header(departing: Departing) -> bytes:
     view = departing.view
     conversation = conversation_message(view)
-    conversation.ClearField("tenant")
+    for field in ("tenant", "owner", "visibility"):
+        conversation.ClearField(field)
     definition = team_pb2.TeamDefinition.FromString(departing.definition)
     return line(
         agentmesh="conversation",

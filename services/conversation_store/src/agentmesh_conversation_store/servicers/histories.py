@@ -11,12 +11,14 @@ from meshkit.roles import Role, includes
 
 from agentmesh_conversation_store.codec import values
 from agentmesh_conversation_store.codec.resources import conversation_message
+from agentmesh_conversation_store.domain.access import Access
 from agentmesh_conversation_store.domain.conversations import UpdateConversation
 from agentmesh_conversation_store.domain.forks import Fork
 from agentmesh_conversation_store.domain.history import DeleteConversation
-from agentmesh_conversation_store.domain.model import ConversationView
+from agentmesh_conversation_store.domain.model import ConversationView, Visibility
 from agentmesh_conversation_store.storage.interface import Storage
 
+from .admittance import by_caller, require_access, visibility_of
 from .repeatable import carry_out, request_record
 
 
@@ -25,6 +27,7 @@ async def fork(
 ) -> pb.ForkConversationResponse:
     """A new conversation; the same one for the same request id."""
     principal = current_principal()
+    await require_access(storage, request.conversation_id)
     wanted = Fork(
         principal.tenant,
         request.conversation_id,
@@ -32,6 +35,7 @@ async def fork(
         conversation_id=new_id("conv"),
         run_id=new_id("run"),
         principal=principal.subject,
+        visibility=await visibility_of(storage),
     )
     record = None
     if request.request_id:
@@ -79,10 +83,11 @@ async def update(
         legal_hold=request.legal_hold if given("legal_hold") else None,
         retention_age=values.micros(request.retention_age) if given("retention_age") else None,
         retention_events=request.retention_events if given("retention_events") else None,
+        visibility=Visibility(request.visibility) if request.visibility else None,
     )
     return await carry_out(
         storage,
-        command,
+        by_caller(command, Access.SHARE if request.visibility else Access.WRITE),
         principal.tenant,
         request,
         pb.UpdateConversationResponse,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 
 from agentmesh.catalog.v1 import team_pb2
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2
@@ -21,6 +21,7 @@ from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import (
     BlobReference,
     Checkpoint,
+    Conversation,
     ConversationView,
     Instant,
     Run,
@@ -46,6 +47,7 @@ async def imported(
     limits: TransferLimits,
     tenant: str,
     body: ImportBody,
+    assign: Callable[[Conversation], Conversation],
 ) -> ConversationView | bytes:
     """Makes the conversation that a body holds; the answer of the first time if it was sent under
     the same request id before. INVALID_ARGUMENT names line and field of what cannot be read;
@@ -63,6 +65,7 @@ async def imported(
     await arrival.begin()
     try:
         view, definition, unread = await arrival.read(lines)
+        view = replace(view, conversation=assign(view.conversation))
         return await storage.finish_import(view, definition, unread, body.request(tenant))
     except BaseException:
         # Whatever it was, an hour later it is given up all the same.

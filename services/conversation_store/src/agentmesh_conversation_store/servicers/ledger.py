@@ -32,6 +32,7 @@ from agentmesh_conversation_store.storage.interface import (
 )
 from agentmesh_conversation_store.storage.requests import Request
 
+from .admittance import caller
 from .rejections import answers_rejections
 from .repeatable import request_record
 
@@ -59,7 +60,7 @@ class LedgerServicer(pb_grpc.LedgerServiceServicer):
         if request.page_token:
             shape = int if dimension is Dimension.DAY else str
             (after,) = tokens.page_position(request.page_token, kind, shape)
-        query = UsageQuery(dimension, size + 1, since, until, after)
+        query = UsageQuery(dimension, size + 1, since, until, after, caller())
         found = await self._storage.summarize_usage(current_principal().tenant, query)
         return pb.SummarizeUsageResponse(
             rows=[usage_row(one, dimension) for one in found[:size]],

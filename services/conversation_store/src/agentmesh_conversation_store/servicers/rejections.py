@@ -43,6 +43,7 @@ _CODES = {
     Reason.CORRUPT: grpc.StatusCode.DATA_LOSS,
     Reason.CREDENTIALS_INVALID: grpc.StatusCode.UNAUTHENTICATED,
     Reason.ROLE_TOO_LOW: grpc.StatusCode.PERMISSION_DENIED,
+    Reason.ACCESS_TOO_LOW: grpc.StatusCode.PERMISSION_DENIED,
     Reason.GRANT_TOO_WIDE: grpc.StatusCode.PERMISSION_DENIED,
     Reason.ALREADY_DECIDED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.APPROVAL_REQUIRED: grpc.StatusCode.FAILED_PRECONDITION,

@@ -13,8 +13,10 @@ from meshkit.context import current_principal
 
 from agentmesh_conversation_store.codec.workspaces import workspace_change, workspace_message
 from agentmesh_conversation_store.domain import workspaces
+from agentmesh_conversation_store.domain.access import Access
 from agentmesh_conversation_store.storage.interface import Storage
 
+from .admittance import require_access
 from .kept_files import KeptFiles
 from .rejections import answers_rejections
 
@@ -39,6 +41,7 @@ class WorkspaceServicer(pb_grpc.WorkspaceServiceServicer):
         self, request: pb.GetWorkspaceRequest, _: ServicerContext
     ) -> pb.GetWorkspaceResponse:
         tenant = current_principal().tenant
+        await require_access(self._storage, request.conversation_id)
         view = await self._storage.conversation(tenant, request.conversation_id)
         conversation = view.conversation
         address = conversation.runner_address
@@ -53,6 +56,7 @@ class WorkspaceServicer(pb_grpc.WorkspaceServiceServicer):
         self, request: pb.SaveWorkspaceRequest, _: ServicerContext
     ) -> pb.SaveWorkspaceResponse:
         place = _Place(current_principal().tenant, request.conversation_id)
+        await require_access(self._storage, request.conversation_id, Access.WRITE)
         await self._kept_files.require(place, "change", request.change)
         for number, earlier in enumerate(request.earlier):
             await self._kept_files.require(place, f"earlier[{number}]", earlier)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from agentmesh_conversation_store.domain.access import SYSTEM, Caller
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.events import NewEvent, StoredEvent
@@ -30,6 +31,7 @@ from .claims import Claims
 from .history import History
 from .ledger import Ledger
 from .requests import Request
+from .sharing import Sharing
 from .transfer import Transfer
 
 R = TypeVar("R")
@@ -95,7 +97,8 @@ class EventFilter:
 class ConversationQuery:
     """A page of conversations, newest first. `before` is (started_at, conversation_id).
 
-    `text` finds those where one message, or the task, fits it.
+    `text` finds those where one message, or the task, fits it. Only what `caller` may read is
+    found.
     """
 
     limit: int
@@ -105,16 +108,20 @@ class ConversationQuery:
     started_after: Instant | None = None
     started_before: Instant | None = None
     text: TextQuery | None = None
+    owner: str = ""
+    caller: Caller = SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
 class ApprovalQuery:
-    """A page of approvals, oldest first. `after` is (requested_at, approval_id)."""
+    """A page of approvals, oldest first. `after` is (requested_at, approval_id). Only those of
+    conversations that `caller` may read."""
 
     limit: int
     after: tuple[Instant, str] | None = None
     conversation_id: str = ""
     status: ApprovalStatus | None = None
+    caller: Caller = SYSTEM
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +209,7 @@ class Due:
     run_id: str
 
 
-class Storage(Catalog, Claims, Ledger, History, Transfer, Protocol):
+class Storage(Catalog, Claims, Ledger, History, Sharing, Transfer, Protocol):
     """The database. Times come from its clock; every call raises `Rejection` for a typed no."""
 
     async def open(self) -> None:
@@ -267,10 +274,11 @@ class Storage(Catalog, Claims, Ledger, History, Transfer, Protocol):
         ...
 
     async def feed(
-        self, tenant: str, after: int, limit: int, max_bytes: int
+        self, tenant: str, after: int, limit: int, max_bytes: int, caller: Caller = SYSTEM
     ) -> Sequence[FeedEvent]:
-        """Events of all conversations of a tenant after a position of its feed, at least one if
-        there is one. Nothing will ever be committed below a position that was seen."""
+        """Events of all conversations of a tenant that the caller may read, after a position of its
+        feed, at least one if there is one. Nothing will ever be committed below a position that was
+        seen."""
         ...
 
     async def feed_heads(self, tenants: Sequence[str]) -> dict[str, int]:
@@ -289,8 +297,10 @@ class Storage(Catalog, Claims, Ledger, History, Transfer, Protocol):
         """The blobs that files of a manifest lie in; none if no workspace names it."""
         ...
 
-    async def approval(self, tenant: str, approval_id: str) -> Approval | None:
-        """One approval."""
+    async def approval(
+        self, tenant: str, approval_id: str, caller: Caller = SYSTEM
+    ) -> Approval | None:
+        """One approval, of a conversation that the caller may read."""
         ...
 
     async def approvals(self, tenant: str, query: ApprovalQuery) -> Sequence[Approval]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
+from agentmesh_conversation_store.domain.access import Caller
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import SECOND, Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
@@ -52,10 +53,10 @@ class PatientReads:
         return await self._answer(self._storage.heads(conversations))
 
     async def feed(
-        self, tenant: str, after: int, limit: int, max_bytes: int
+        self, tenant: str, after: int, limit: int, max_bytes: int, caller: Caller
     ) -> Sequence[FeedEvent] | None:
         """See `Storage`."""
-        return await self._answer(self._storage.feed(tenant, after, limit, max_bytes))
+        return await self._answer(self._storage.feed(tenant, after, limit, max_bytes, caller))
 
     async def feed_heads(self, tenants: Sequence[str]) -> dict[str, int] | None:
         """See `Storage`."""

@@ -21,6 +21,7 @@ from meshkit.tasks import stop
 from agentmesh_conversation_store.codec.stream_items import events_response, item_response
 from agentmesh_conversation_store.codec.tokens import binding, resume_token, resumed_sequence
 from agentmesh_conversation_store.codec.values import timestamp
+from agentmesh_conversation_store.domain.access import SYSTEM, Caller
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.fanout.interface import EventsCommitted, Fanout
 from agentmesh_conversation_store.storage.interface import EventFilter, FeedEvent, Storage
@@ -63,10 +64,16 @@ class TenantFeeds:
                 reader.wake()
 
     async def subscribe(
-        self, tenant: str, token: str, accepted: EventFilter, *, single_events: bool = False
+        self,
+        tenant: str,
+        token: str,
+        accepted: EventFilter,
+        *,
+        single_events: bool = False,
+        caller: Caller = SYSTEM,
     ) -> AsyncIterator[bytes]:
-        """Serialized responses: what follows the token, or what happens from now on. Then the
-        first one is a heartbeat, so that its reader can say from where."""
+        """Serialized responses of what the caller may read: what follows the token, or what happens
+        from now on. Then the first one is a heartbeat, so that its reader can say from where."""
         bound = binding(tenant, "")
         position = resumed_sequence(token, bound) if token else None
         head = await self._head(tenant)
@@ -79,6 +86,7 @@ class TenantFeeds:
         reader = _Reader(self, tenant, bound, head if position is None else position, accepted)
         reader.head = head
         reader.single_events = single_events
+        reader.caller = caller
         readers = self._readers[tenant]
         readers.add(reader)
         try:
@@ -141,6 +149,7 @@ class _Reader:
     ) -> None:
         self.head = position
         self.single_events = False
+        self.caller = SYSTEM
         self._feeds = feeds
         self._tenant = tenant
         self._bound = bound
@@ -168,7 +177,7 @@ class _Reader:
             self._news.clear()
             known = self.head
             batch = await self._feeds.reads.feed(
-                self._tenant, self._position, BATCH_EVENTS, BATCH_BYTES
+                self._tenant, self._position, BATCH_EVENTS, BATCH_BYTES, self.caller
             )
             if batch:
                 self.head = max(self.head, batch[-1].position)
@@ -181,7 +190,8 @@ class _Reader:
             elif batch is None:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
-                # Positions and their events are committed together: what is not there is removed.
+                # Positions and their events are committed together: what is not there is removed,
+                # or not for this reader.
                 self._position = max(self._position, known)
                 await self._wait()
             if self._loop.time() >= self._next_beat:

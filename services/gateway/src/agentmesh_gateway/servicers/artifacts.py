@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import TypeAlias
 
 import grpc
+from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import artifact_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
@@ -15,6 +17,10 @@ from agentmesh_gateway.idempotency import OncePerRequest
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
+
+Access: TypeAlias = conversation_pb2.ConversationAccess.ValueType
+READ = conversation_pb2.CONVERSATION_ACCESS_READ
+WRITE = conversation_pb2.CONVERSATION_ACCESS_WRITE
 
 
 class ArtifactServicer:
@@ -30,7 +36,7 @@ class ArtifactServicer:
         self, request: pb2.ListArtifactsRequest, context: Context
     ) -> pb2.ListArtifactsResponse:
         """The files, by path."""
-        await self._require_conversation(request.conversation_id)
+        await self._require(request.conversation_id, READ)
         found = await self._runner.ListFiles(
             runner_pb2.ListFilesRequest(
                 conversation_id=request.conversation_id,
@@ -50,7 +56,7 @@ class ArtifactServicer:
         self, request: pb2.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[bytes]:
         """One file, in the chunks in which the runner reads it."""
-        await self._require_conversation(request.conversation_id)
+        await self._require(request.conversation_id, READ)
         wanted = runner_pb2.ReadFileRequest(
             conversation_id=request.conversation_id,
             path=request.path,
@@ -66,7 +72,7 @@ class ArtifactServicer:
         self, request: pb2.GetArtifactRequest, context: Context
     ) -> pb2.GetArtifactResponse:
         """One of them, without its bytes."""
-        await self._require_conversation(request.conversation_id)
+        await self._require(request.conversation_id, READ)
         found = await self._runner.StatFile(
             runner_pb2.StatFileRequest(
                 conversation_id=request.conversation_id,
@@ -83,7 +89,7 @@ class ArtifactServicer:
         first = await anext(aiter(requests), None)
         if first is None or not first.conversation_id:
             raise MeshError.invalid("conversation_id", "the first message names the conversation")
-        await self._require_conversation(first.conversation_id)
+        await self._require(first.conversation_id, WRITE)
 
         async def write() -> pb2.UploadArtifactResponse:
             written = await hand_on(_pieces(first, requests), self._runner.WriteFile)
@@ -95,7 +101,7 @@ class ArtifactServicer:
         self, request: pb2.DeleteArtifactRequest, context: Context
     ) -> pb2.DeleteArtifactResponse:
         """A file, or a folder with all in it."""
-        await self._require_conversation(request.conversation_id)
+        await self._require(request.conversation_id, WRITE)
         wanted = runner_pb2.RemoveFileRequest(
             conversation_id=request.conversation_id, path=request.path, for_good=request.for_good
         )
@@ -115,7 +121,7 @@ class ArtifactServicer:
         self, request: pb2.ListArtifactVersionsRequest, context: Context
     ) -> pb2.ListArtifactVersionsResponse:
         """What was overwritten or removed, the latest first."""
-        await self._require_conversation(request.conversation_id)
+        await self._require(request.conversation_id, READ)
         found = await self._runner.ListFileVersions(
             runner_pb2.ListFileVersionsRequest(
                 conversation_id=request.conversation_id, path=request.path
@@ -127,7 +133,7 @@ class ArtifactServicer:
         self, request: pb2.RestoreArtifactVersionRequest, context: Context
     ) -> pb2.RestoreArtifactVersionResponse:
         """A copy, back at its path."""
-        await self._require_conversation(request.conversation_id)
+        await self._require(request.conversation_id, WRITE)
         wanted = runner_pb2.RestoreFileVersionRequest(
             conversation_id=request.conversation_id, version_id=request.version_id
         )
@@ -138,10 +144,10 @@ class ArtifactServicer:
 
         return await self._once.repeatable(request, pb2.RestoreArtifactVersionResponse, restore)
 
-    async def _require_conversation(self, conversation_id: str) -> None:
-        # The store knows whose conversation it is; the runner only knows workspaces.
-        await self._conversations.GetConversation(
-            store_pb2.GetConversationRequest(conversation_id=conversation_id)
+    async def _require(self, conversation_id: str, needed: Access) -> None:
+        # The store knows who may do what in it; the runner only knows workspaces.
+        await self._conversations.CheckAccess(
+            store_pb2.CheckAccessRequest(conversation_id=conversation_id, needed=needed)
         )
 
 

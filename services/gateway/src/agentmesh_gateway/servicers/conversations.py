@@ -70,6 +70,8 @@ class ConversationServicer:
             workflow=conversation.workflow,
             run_id=conversation.run.run_id,
             max_rounds=conversation.run.max_rounds,
+            owner=conversation.owner,
+            visibility=conversation.visibility,
         )
 
     async def get_conversation(
@@ -92,6 +94,8 @@ class ConversationServicer:
             head_sequence=found.head_sequence,
             labels=found.labels,
             etag=found.etag,
+            owner=found.owner,
+            visibility=found.visibility,
         )
         response.started_at.CopyFrom(found.started_at)
         if found.HasField("completed_at"):
@@ -245,6 +249,29 @@ class ConversationServicer:
         )
         return pb2.DeleteConversationResponse()
 
+    async def share_conversation(
+        self, request: pb2.ShareConversationRequest, context: Context
+    ) -> pb2.ShareConversationResponse:
+        """Lets somebody read it or take part."""
+        answer = await self._store.ShareConversation(
+            recast(request, store_pb2.ShareConversationRequest)
+        )
+        return recast(answer, pb2.ShareConversationResponse)
+
+    async def unshare_conversation(
+        self, request: pb2.UnshareConversationRequest, context: Context
+    ) -> pb2.UnshareConversationResponse:
+        """Takes that back."""
+        await self._store.UnshareConversation(recast(request, store_pb2.UnshareConversationRequest))
+        return pb2.UnshareConversationResponse()
+
+    async def list_grants(
+        self, request: pb2.ListGrantsRequest, context: Context
+    ) -> pb2.ListGrantsResponse:
+        """With whom it is shared."""
+        page = await self._store.ListGrants(recast(request, store_pb2.ListGrantsRequest))
+        return recast(page, pb2.ListGrantsResponse)
+
     async def export_conversation(
         self, request: pb2.ExportConversationRequest, context: Context
     ) -> AsyncIterator[pb2.ExportConversationResponse]:
@@ -334,6 +361,8 @@ class ConversationServicer:
             labels=request.labels,
             human_input=request.human_input,
             parts=request.parts,
+            owner=request.owner,
+            visibility=request.visibility,
         )
         if request.HasField("budget"):
             wanted.budget.CopyFrom(request.budget)

@@ -28,6 +28,8 @@ def to_store(request: pb2.UpdateConversationRequest) -> store_pb2.UpdateConversa
         legal_hold=patch.legal_hold if "legal_hold" in paths else None,
         retention_events=patch.retention_events if "retention_events" in paths else None,
     )
+    if "visibility" in paths:
+        wanted.visibility = patch.visibility
     if "budget" in paths:
         wanted.budget.CopyFrom(patch.budget)
     if "retention_age" in paths:
@@ -46,5 +48,7 @@ def _check(paths: set[str], patch: pb2.ConversationPatch) -> None:
         raise MeshError.invalid("conversation", "has nothing to change")
     if "max_rounds" in paths and patch.max_rounds <= 0:
         raise MeshError.invalid("conversation.max_rounds", "must be greater than 0")
+    if "visibility" in paths and not patch.visibility:
+        raise MeshError.invalid("conversation.visibility", "must be private or tenant")
     if patch.HasField("retention_age") and patch.retention_age.ToNanoseconds() < 0:
         raise MeshError.invalid("conversation.retention_age", "must not be negative")

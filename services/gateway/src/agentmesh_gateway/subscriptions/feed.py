@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from meshkit.context import Principal, principal_scope
 from meshkit.errors import MeshError, from_rpc_error
 from meshkit.ids import new_id
+from meshkit.roles import Role
 from meshkit.tasks import stop
 
 from agentmesh_gateway.upstream import STORE
@@ -23,7 +24,6 @@ from .store import Standing, StoreSubscriptions
 
 logger = logging.getLogger(__name__)
 
-_VIEWER = 1
 _LIVED_SECONDS = 1.0
 """A stream that was open for so long worked, even if it had nothing to say."""
 
@@ -31,7 +31,8 @@ _LIVED_SECONDS = 1.0
 class Feed:
     """Feeds `hub` until it is closed or the store cannot be reached for `patience_seconds`.
 
-    It acts for this service in the hub's tenant: what it fetches is for all who are authorised.
+    It acts for this service in the hub's tenant: what it fetches is for all who may
+    read the conversation, and their access is checked before they get any of it.
     """
 
     def __init__(self, hub: Hub, store: StoreSubscriptions, patience_seconds: float) -> None:
@@ -65,7 +66,7 @@ class Feed:
             raise from_rpc_error(error) from None
 
     def _scope(self) -> Principal:
-        return Principal(subject="gateway", tenant=self._hub.tenant, role=_VIEWER)
+        return Principal(subject="gateway", tenant=self._hub.tenant, role=Role.OPERATOR)
 
     async def _ask(self) -> Standing:
         with principal_scope(self._scope()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 
+from agentmesh_gateway.access import ReadAccess
 from agentmesh_gateway.open_streams import Credentials, OpenStreams
 
 from .hubs import Hubs
@@ -14,11 +15,14 @@ from .wanted import Wanted
 
 
 class Subscriptions:
-    """What the edge calls; whoever is authorised for a conversation's tenant may watch it."""
+    """What the edge calls. Whoever may read a conversation shares what the gateway hears of it."""
 
-    def __init__(self, store: StoreSubscriptions, streams: OpenStreams, pace: Pace) -> None:
+    def __init__(
+        self, store: StoreSubscriptions, streams: OpenStreams, access: ReadAccess, pace: Pace
+    ) -> None:
         self._store = store
         self._streams = streams
+        self._access = access
         self._pace = pace
         self._hubs = Hubs(store, pace)
 
@@ -42,5 +46,6 @@ class Subscriptions:
 
     async def run(self, subscriber: Subscriber, credentials: Credentials) -> None:
         """As `serve`."""
-        with self._streams.watched(credentials, subscriber.end):
+        reading = await self._access.admit(subscriber.conversation_id)
+        with self._streams.watched(credentials, subscriber.end, reading):
             await subscriber.serve()

@@ -67,6 +67,11 @@ class Subscriber:
         self._catching_up: ByteCall | None = None
         self._failure: MeshError | None = None
 
+    @property
+    def conversation_id(self) -> str:
+        """What it is about."""
+        return self._wanted.conversation_id
+
     def wake(self) -> None:
         """There is news."""
         self._news = True

@@ -54,6 +54,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """PERMISSION_DENIED. A key may be given no more than those who make it may do themselves.
     metadata: `role` or `scope`, what was too much.
     """
+    ERROR_REASON_ACCESS_TOO_LOW: _ErrorReason.ValueType  # 19
+    """PERMISSION_DENIED. The caller may read the conversation, but not do this in it. metadata: `access`,
+    `needed`.
+    """
     ERROR_REASON_NOT_FOUND: _ErrorReason.ValueType  # 20
     """NOT_FOUND. There is no such thing, or it belongs to another tenant; `google.rpc.ResourceInfo`
     names it.
@@ -203,6 +207,10 @@ ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason.ValueType  # 18
 ERROR_REASON_GRANT_TOO_WIDE: ErrorReason.ValueType  # 17
 """PERMISSION_DENIED. A key may be given no more than those who make it may do themselves.
 metadata: `role` or `scope`, what was too much.
+"""
+ERROR_REASON_ACCESS_TOO_LOW: ErrorReason.ValueType  # 19
+"""PERMISSION_DENIED. The caller may read the conversation, but not do this in it. metadata: `access`,
+`needed`.
 """
 ERROR_REASON_NOT_FOUND: ErrorReason.ValueType  # 20
 """NOT_FOUND. There is no such thing, or it belongs to another tenant; `google.rpc.ResourceInfo`

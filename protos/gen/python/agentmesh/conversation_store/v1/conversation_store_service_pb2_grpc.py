@@ -95,6 +95,26 @@ class ConversationStoreServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.SubscribeConversationRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.SubscribeConversationResponse.FromString,
                 _registered_method=True)
+        self.ShareConversation = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.ConversationStoreService/ShareConversation',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ShareConversationRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ShareConversationResponse.FromString,
+                _registered_method=True)
+        self.UnshareConversation = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.ConversationStoreService/UnshareConversation',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.UnshareConversationRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.UnshareConversationResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.ConversationStoreService/ListGrants',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
+        self.CheckAccess = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.ConversationStoreService/CheckAccess',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.CheckAccessRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.CheckAccessResponse.FromString,
+                _registered_method=True)
         self.SubscribeTenant = channel.unary_stream(
                 '/agentmesh.conversation_store.v1.ConversationStoreService/SubscribeTenant',
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.SubscribeTenantRequest.SerializeToString,
@@ -208,6 +228,38 @@ class ConversationStoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareConversation(self, request, context):
+        """Lets a subject or a role of the tenant read a conversation, or take part in it; sharing it anew
+        changes for what. For its owner, operators and admins; others who may read it: PERMISSION_DENIED.
+        At most 500 grants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnshareConversation(self, request, context):
+        """Takes a grant back; streams that are open under it end within seconds. One that is not there is no
+        error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """With whom a conversation is shared. For those who may share it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckAccess(self, request, context):
+        """What the caller may do in a conversation. None: NOT_FOUND, as of one that does not exist; less than
+        `needed`: PERMISSION_DENIED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubscribeTenant(self, request, context):
         """Events of all conversations that the caller may read, ordered within each of them.
         """
@@ -294,6 +346,26 @@ def add_ConversationStoreServiceServicer_to_server(servicer, server):
                     servicer.SubscribeConversation,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.SubscribeConversationRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.SubscribeConversationResponse.SerializeToString,
+            ),
+            'ShareConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareConversation,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ShareConversationRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ShareConversationResponse.SerializeToString,
+            ),
+            'UnshareConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnshareConversation,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.UnshareConversationRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.UnshareConversationResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ListGrantsRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'CheckAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAccess,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.CheckAccessRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.CheckAccessResponse.SerializeToString,
             ),
             'SubscribeTenant': grpc.unary_stream_rpc_method_handler(
                     servicer.SubscribeTenant,
@@ -636,6 +708,114 @@ class ConversationStoreService(object):
             '/agentmesh.conversation_store.v1.ConversationStoreService/SubscribeConversation',
             agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.SubscribeConversationRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.SubscribeConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.ConversationStoreService/ShareConversation',
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ShareConversationRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ShareConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnshareConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.ConversationStoreService/UnshareConversation',
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.UnshareConversationRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.UnshareConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.ConversationStoreService/ListGrants',
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ListGrantsRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.ConversationStoreService/CheckAccess',
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.CheckAccessRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_conversation__store__service__pb2.CheckAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -217,6 +217,70 @@ _ConversationStoreServiceSubscribeConversationType = typing_extensions.TypeVar(
     ],
 )
 
+_ConversationStoreServiceShareConversationType = typing_extensions.TypeVar(
+    '_ConversationStoreServiceShareConversationType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse,
+    ],
+)
+
+_ConversationStoreServiceUnshareConversationType = typing_extensions.TypeVar(
+    '_ConversationStoreServiceUnshareConversationType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse,
+    ],
+)
+
+_ConversationStoreServiceListGrantsType = typing_extensions.TypeVar(
+    '_ConversationStoreServiceListGrantsType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse,
+    ],
+)
+
+_ConversationStoreServiceCheckAccessType = typing_extensions.TypeVar(
+    '_ConversationStoreServiceCheckAccessType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse,
+    ],
+)
+
 _ConversationStoreServiceSubscribeTenantType = typing_extensions.TypeVar(
     '_ConversationStoreServiceSubscribeTenantType',
     grpc.UnaryStreamMultiCallable[
@@ -265,7 +329,7 @@ _ConversationStoreServiceImportConversationType = typing_extensions.TypeVar(
     ],
 )
 
-class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStartConversationType, _ConversationStoreServiceGetConversationType, _ConversationStoreServiceListConversationsType, _ConversationStoreServiceListEventsType, _ConversationStoreServiceSendMessageType, _ConversationStoreServiceCancelConversationType, _ConversationStoreServicePauseConversationType, _ConversationStoreServiceResumeConversationType, _ConversationStoreServiceUpdateConversationType, _ConversationStoreServiceForkConversationType, _ConversationStoreServiceDeleteConversationType, _ConversationStoreServiceSubscribeConversationType, _ConversationStoreServiceSubscribeTenantType, _ConversationStoreServiceExportConversationType, _ConversationStoreServiceImportConversationType]):
+class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStartConversationType, _ConversationStoreServiceGetConversationType, _ConversationStoreServiceListConversationsType, _ConversationStoreServiceListEventsType, _ConversationStoreServiceSendMessageType, _ConversationStoreServiceCancelConversationType, _ConversationStoreServicePauseConversationType, _ConversationStoreServiceResumeConversationType, _ConversationStoreServiceUpdateConversationType, _ConversationStoreServiceForkConversationType, _ConversationStoreServiceDeleteConversationType, _ConversationStoreServiceSubscribeConversationType, _ConversationStoreServiceShareConversationType, _ConversationStoreServiceUnshareConversationType, _ConversationStoreServiceListGrantsType, _ConversationStoreServiceCheckAccessType, _ConversationStoreServiceSubscribeTenantType, _ConversationStoreServiceExportConversationType, _ConversationStoreServiceImportConversationType]):
     """Conversations and their logs, as users see them. The tenant is that of the internal token."""
 
     @typing.overload
@@ -317,6 +381,22 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
         grpc.UnaryStreamMultiCallable[
             agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationRequest,
             agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeTenantRequest,
@@ -382,6 +462,22 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
             agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationRequest,
             agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessRequest,
+            agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeTenantRequest,
             agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeTenantResponse,
@@ -443,6 +539,25 @@ class ConversationStoreServiceStub(typing.Generic[_ConversationStoreServiceStart
     SubscribeConversation: _ConversationStoreServiceSubscribeConversationType
     """Each event after a position, once and in order, then live; see StreamItem. A position whose
     events were removed: OUT_OF_RANGE with HISTORY_REMOVED; one beyond the head: BEYOND_HEAD.
+    """
+
+    ShareConversation: _ConversationStoreServiceShareConversationType
+    """Lets a subject or a role of the tenant read a conversation, or take part in it; sharing it anew
+    changes for what. For its owner, operators and admins; others who may read it: PERMISSION_DENIED.
+    At most 500 grants.
+    """
+
+    UnshareConversation: _ConversationStoreServiceUnshareConversationType
+    """Takes a grant back; streams that are open under it end within seconds. One that is not there is no
+    error.
+    """
+
+    ListGrants: _ConversationStoreServiceListGrantsType
+    """With whom a conversation is shared. For those who may share it."""
+
+    CheckAccess: _ConversationStoreServiceCheckAccessType
+    """What the caller may do in a conversation. None: NOT_FOUND, as of one that does not exist; less than
+    `needed`: PERMISSION_DENIED.
     """
 
     SubscribeTenant: _ConversationStoreServiceSubscribeTenantType
@@ -507,6 +622,22 @@ ConversationStoreServiceAsyncStub: typing_extensions.TypeAlias = ConversationSto
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationRequest,
         agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessRequest,
+        agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeTenantRequest,
@@ -632,6 +763,45 @@ class ConversationStoreServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[collections.abc.Iterator[agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationResponse], collections.abc.AsyncIterator[agentmesh.conversation_store.v1.conversation_store_service_pb2.SubscribeConversationResponse]]:
         """Each event after a position, once and in order, then live; see StreamItem. A position whose
         events were removed: OUT_OF_RANGE with HISTORY_REMOVED; one beyond the head: BEYOND_HEAD.
+        """
+
+    @abc.abstractmethod
+    def ShareConversation(
+        self,
+        request: agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.ShareConversationResponse]]:
+        """Lets a subject or a role of the tenant read a conversation, or take part in it; sharing it anew
+        changes for what. For its owner, operators and admins; others who may read it: PERMISSION_DENIED.
+        At most 500 grants.
+        """
+
+    @abc.abstractmethod
+    def UnshareConversation(
+        self,
+        request: agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.UnshareConversationResponse]]:
+        """Takes a grant back; streams that are open under it end within seconds. One that is not there is no
+        error.
+        """
+
+    @abc.abstractmethod
+    def ListGrants(
+        self,
+        request: agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.ListGrantsResponse]]:
+        """With whom a conversation is shared. For those who may share it."""
+
+    @abc.abstractmethod
+    def CheckAccess(
+        self,
+        request: agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.conversation_store_service_pb2.CheckAccessResponse]]:
+        """What the caller may do in a conversation. None: NOT_FOUND, as of one that does not exist; less than
+        `needed`: PERMISSION_DENIED.
         """
 
     @abc.abstractmethod

@@ -100,6 +100,21 @@ class ConversationServiceStub(object):
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.DeleteConversationResponse.FromString,
                 _registered_method=True)
+        self.ShareConversation = channel.unary_unary(
+                '/agentmesh.gateway.v1.ConversationService/ShareConversation',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ShareConversationRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ShareConversationResponse.FromString,
+                _registered_method=True)
+        self.UnshareConversation = channel.unary_unary(
+                '/agentmesh.gateway.v1.ConversationService/UnshareConversation',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.UnshareConversationRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.UnshareConversationResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/agentmesh.gateway.v1.ConversationService/ListGrants',
+                request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
         self.SubscribeTenant = channel.unary_stream(
                 '/agentmesh.gateway.v1.ConversationService/SubscribeTenant',
                 request_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.SubscribeTenantRequest.SerializeToString,
@@ -244,6 +259,30 @@ class ConversationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareConversation(self, request, context):
+        """Lets a subject or a role of the tenant read a conversation, or take part in it; sharing it anew
+        changes for what. For its owner, operators and admins; others who may read it: PERMISSION_DENIED.
+        At most 500 grants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnshareConversation(self, request, context):
+        """Takes a grant back; streams that are open under it end within seconds. One that is not there is no
+        error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """With whom a conversation is shared. For those who may share it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubscribeTenant(self, request, context):
         """Events of all conversations that the caller may read, each once and ordered within each of them, without
         previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
@@ -360,6 +399,21 @@ def add_ConversationServiceServicer_to_server(servicer, server):
                     servicer.DeleteConversation,
                     request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.FromString,
                     response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.DeleteConversationResponse.SerializeToString,
+            ),
+            'ShareConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareConversation,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ShareConversationRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ShareConversationResponse.SerializeToString,
+            ),
+            'UnshareConversation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnshareConversation,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.UnshareConversationRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.UnshareConversationResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ListGrantsRequest.FromString,
+                    response_serializer=agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ListGrantsResponse.SerializeToString,
             ),
             'SubscribeTenant': grpc.unary_stream_rpc_method_handler(
                     servicer.SubscribeTenant,
@@ -744,6 +798,87 @@ class ConversationService(object):
             '/agentmesh.gateway.v1.ConversationService/DeleteConversation',
             agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.DeleteConversationRequest.SerializeToString,
             agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.DeleteConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ConversationService/ShareConversation',
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ShareConversationRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ShareConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnshareConversation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ConversationService/UnshareConversation',
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.UnshareConversationRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.UnshareConversationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.gateway.v1.ConversationService/ListGrants',
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ListGrantsRequest.SerializeToString,
+            agentmesh_dot_gateway_dot_v1_dot_conversation__service__pb2.ListGrantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -233,6 +233,54 @@ _ConversationServiceDeleteConversationType = typing_extensions.TypeVar(
     ],
 )
 
+_ConversationServiceShareConversationType = typing_extensions.TypeVar(
+    '_ConversationServiceShareConversationType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse,
+    ],
+)
+
+_ConversationServiceUnshareConversationType = typing_extensions.TypeVar(
+    '_ConversationServiceUnshareConversationType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse,
+    ],
+)
+
+_ConversationServiceListGrantsType = typing_extensions.TypeVar(
+    '_ConversationServiceListGrantsType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse,
+    ],
+)
+
 _ConversationServiceSubscribeTenantType = typing_extensions.TypeVar(
     '_ConversationServiceSubscribeTenantType',
     grpc.UnaryStreamMultiCallable[
@@ -329,7 +377,7 @@ _ConversationServiceCheckConversationsHealthType = typing_extensions.TypeVar(
     ],
 )
 
-class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversationType, _ConversationServiceGetConversationType, _ConversationServiceListConversationsType, _ConversationServiceSendMessageType, _ConversationServiceSubscribeConversationType, _ConversationServiceConverseType, _ConversationServiceListEventsType, _ConversationServiceCancelConversationType, _ConversationServicePauseConversationType, _ConversationServiceResumeConversationType, _ConversationServiceUpdateConversationType, _ConversationServiceForkConversationType, _ConversationServiceDeleteConversationType, _ConversationServiceSubscribeTenantType, _ConversationServiceExportConversationType, _ConversationServiceImportConversationType, _ConversationServiceDebugConversationType, _ConversationServiceGetTraceType, _ConversationServiceCheckConversationsHealthType]):
+class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversationType, _ConversationServiceGetConversationType, _ConversationServiceListConversationsType, _ConversationServiceSendMessageType, _ConversationServiceSubscribeConversationType, _ConversationServiceConverseType, _ConversationServiceListEventsType, _ConversationServiceCancelConversationType, _ConversationServicePauseConversationType, _ConversationServiceResumeConversationType, _ConversationServiceUpdateConversationType, _ConversationServiceForkConversationType, _ConversationServiceDeleteConversationType, _ConversationServiceShareConversationType, _ConversationServiceUnshareConversationType, _ConversationServiceListGrantsType, _ConversationServiceSubscribeTenantType, _ConversationServiceExportConversationType, _ConversationServiceImportConversationType, _ConversationServiceDebugConversationType, _ConversationServiceGetTraceType, _ConversationServiceCheckConversationsHealthType]):
     """Conversations: start them, read them, watch them live, take part, stop them."""
 
     @typing.overload
@@ -385,6 +433,18 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
         grpc.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationRequest,
             agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ShareConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ListGrantsRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
@@ -465,6 +525,18 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
         grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationRequest,
             agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ShareConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.gateway.v1.conversation_service_pb2.ListGrantsRequest,
+            agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse,
         ],
         grpc.aio.UnaryStreamMultiCallable[
             agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
@@ -554,6 +626,20 @@ class ConversationServiceStub(typing.Generic[_ConversationServiceStartConversati
     share with it stays until they are deleted. Under legal hold: FAILED_PRECONDITION.
     """
 
+    ShareConversation: _ConversationServiceShareConversationType
+    """Lets a subject or a role of the tenant read a conversation, or take part in it; sharing it anew
+    changes for what. For its owner, operators and admins; others who may read it: PERMISSION_DENIED.
+    At most 500 grants.
+    """
+
+    UnshareConversation: _ConversationServiceUnshareConversationType
+    """Takes a grant back; streams that are open under it end within seconds. One that is not there is no
+    error.
+    """
+
+    ListGrants: _ConversationServiceListGrantsType
+    """With whom a conversation is shared. For those who may share it."""
+
     SubscribeTenant: _ConversationServiceSubscribeTenantType
     """Events of all conversations that the caller may read, each once and ordered within each of them, without
     previews. Resume with the newest resume_token, at any gateway. Over REST: server-sent events
@@ -635,6 +721,18 @@ ConversationServiceAsyncStub: typing_extensions.TypeAlias = ConversationServiceS
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationRequest,
         agentmesh.gateway.v1.conversation_service_pb2.DeleteConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsRequest,
+        agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         agentmesh.gateway.v1.conversation_service_pb2.SubscribeTenantRequest,
@@ -791,6 +889,35 @@ class ConversationServiceServicer(metaclass=abc.ABCMeta):
         """Removes a conversation with everything that belongs to it, at once for everybody. What its forks
         share with it stays until they are deleted. Under legal hold: FAILED_PRECONDITION.
         """
+
+    @abc.abstractmethod
+    def ShareConversation(
+        self,
+        request: agentmesh.gateway.v1.conversation_service_pb2.ShareConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse, collections.abc.Awaitable[agentmesh.gateway.v1.conversation_service_pb2.ShareConversationResponse]]:
+        """Lets a subject or a role of the tenant read a conversation, or take part in it; sharing it anew
+        changes for what. For its owner, operators and admins; others who may read it: PERMISSION_DENIED.
+        At most 500 grants.
+        """
+
+    @abc.abstractmethod
+    def UnshareConversation(
+        self,
+        request: agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse, collections.abc.Awaitable[agentmesh.gateway.v1.conversation_service_pb2.UnshareConversationResponse]]:
+        """Takes a grant back; streams that are open under it end within seconds. One that is not there is no
+        error.
+        """
+
+    @abc.abstractmethod
+    def ListGrants(
+        self,
+        request: agentmesh.gateway.v1.conversation_service_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse, collections.abc.Awaitable[agentmesh.gateway.v1.conversation_service_pb2.ListGrantsResponse]]:
+        """With whom a conversation is shared. For those who may share it."""
 
     @abc.abstractmethod
     def SubscribeTenant(

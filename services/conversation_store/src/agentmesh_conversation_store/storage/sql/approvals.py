@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agentmesh_conversation_store.domain.access import Caller
 from agentmesh_conversation_store.domain.approvals import Approval
 from agentmesh_conversation_store.domain.changes import Scope
 from agentmesh_conversation_store.domain.model import Run
 from agentmesh_conversation_store.storage.interface import ApprovalQuery
 
 from .plan import Plan, fetch, fetch_each, first
+from .sharing import visible
 from .tables import APPROVALS
 
 Key = tuple[str, str]
@@ -66,25 +68,28 @@ def of_turns(runs: Iterable[Run]) -> Plan[dict[str, list[Approval]]]:
 # The rows of a deleted conversation are there until they are removed.
 _THERE = (
     "EXISTS (SELECT 1 FROM conversations c WHERE c.tenant = approvals.tenant"
-    " AND c.conversation_id = approvals.conversation_id)"
+    " AND c.conversation_id = approvals.conversation_id AND {visible})"
 )
 
 
-def get(tenant: str, approval_id: str) -> Plan[Approval | None]:
-    """One approval."""
+def get(tenant: str, approval_id: str, caller: Caller) -> Plan[Approval | None]:
+    """One approval, of a conversation that the caller may read."""
+    allowed = visible(caller)
     row = yield from first(
         f"SELECT {APPROVALS.select} FROM approvals"
-        f" WHERE tenant = ? AND approval_id = ? AND {_THERE}",
+        f" WHERE tenant = ? AND approval_id = ? AND {_THERE.format(visible=allowed.sql)}",
         tenant,
         approval_id,
+        *allowed.arguments,
     )
     return None if row is None else APPROVALS.value(row)
 
 
 def listing(tenant: str, query: ApprovalQuery) -> Plan[Sequence[Approval]]:
     """A page of approvals, oldest first."""
-    conditions = ["tenant = ?", _THERE]
-    arguments: list[Any] = [tenant]
+    allowed = visible(query.caller)
+    conditions = ["tenant = ?", _THERE.format(visible=allowed.sql)]
+    arguments: list[Any] = [tenant, *allowed.arguments]
     if query.conversation_id:
         conditions.append("conversation_id = ?")
         arguments.append(query.conversation_id)

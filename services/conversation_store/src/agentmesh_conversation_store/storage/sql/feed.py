@@ -1,26 +1,34 @@
 """All events of a tenant, in the order in which they were committed."""
 
+# ruff: noqa: S608 - SQL is put together from names of our own, never from values
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agentmesh_conversation_store.domain.access import Caller
 from agentmesh_conversation_store.storage.interface import FeedEvent
 
 from .plan import Plan, fetch, fetch_each
 from .reads import EVENT_COLUMNS, event_of
+from .sharing import visible
 
 # What was removed may still lie there for a while, and for longer if a fork shares it.
 _AFTER = (
-    f"SELECT feed_position, conversation_id, {EVENT_COLUMNS} FROM events e"  # noqa: S608 - our names
+    f"SELECT feed_position, conversation_id, {EVENT_COLUMNS} FROM events e"
     " WHERE tenant = ? AND feed_position > ? AND EXISTS (SELECT 1 FROM conversations c"
     " WHERE c.tenant = e.tenant AND c.conversation_id = e.conversation_id"
-    " AND c.oldest_sequence <= e.sequence) ORDER BY feed_position LIMIT ?"
+    " AND c.oldest_sequence <= e.sequence AND {visible}) ORDER BY feed_position LIMIT ?"
 )
 
 
-def after(tenant: str, position: int, limit: int, max_bytes: int) -> Plan[Sequence[FeedEvent]]:
-    """The next events up to a size, at least one if there is one."""
-    rows = yield from fetch(_AFTER, tenant, position, limit)
+def after(
+    tenant: str, position: int, limit: int, max_bytes: int, caller: Caller
+) -> Plan[Sequence[FeedEvent]]:
+    """The next events that the caller may read, up to a size, at least one if there is one."""
+    allowed = visible(caller)
+    sql = _AFTER.format(visible=allowed.sql)
+    rows = yield from fetch(sql, tenant, position, *allowed.arguments, limit)
     found: list[FeedEvent] = []
     size = 0
     for row in rows:

@@ -13,7 +13,9 @@ from agentmesh_conversation_store.domain.model import ConversationStatus, Conver
 from agentmesh_conversation_store.domain.rejections import not_found
 from agentmesh_conversation_store.storage.interface import ConversationQuery, Head
 
+from . import sharing
 from .plan import Plan, fetch, fetch_each, first
+from .sharing import Condition
 from .tables import CONVERSATIONS, FACTS, RUNS
 from .words import WordIndex
 
@@ -104,15 +106,13 @@ def conversations(
     """A page of conversations, newest first."""
     if query.text is not None and not query.text.wanted:
         return []
-    conditions = ["c.tenant = ?"]
-    arguments: list[Any] = [tenant]
+    conditions = ["1 = 1"]
+    arguments: list[Any] = []
 
     def require(condition: str, *bound: Any) -> None:
         conditions.append(condition)
         arguments.extend(bound)
 
-    if query.before is not None:
-        require("(c.started_at, c.conversation_id) < (?, ?)", *query.before)
     if query.statuses:
         marks = ", ".join("?" * len(query.statuses))
         require(f"c.status IN ({marks})", *(int(status) for status in query.statuses))
@@ -122,6 +122,8 @@ def conversations(
         require("c.started_at >= ?", query.started_after)
     if query.started_before is not None:
         require("c.started_at < ?", query.started_before)
+    if query.owner:
+        require("c.owner = ?", query.owner)
     if query.text is not None:
         require(
             f"c.conversation_id IN ({_SAYS.format(found=words.found)})",
@@ -129,13 +131,27 @@ def conversations(
             tenant,
             tenant,
         )
+    wanted = _allowed(tenant, query, Condition(" AND ".join(conditions), tuple(arguments)))
     rows = yield from fetch(
-        f"{_VIEW} WHERE {' AND '.join(conditions)}"
-        " ORDER BY c.started_at DESC, c.conversation_id DESC LIMIT ?",
-        *arguments,
+        f"{_VIEW} WHERE {wanted.sql} ORDER BY c.started_at DESC, c.conversation_id DESC LIMIT ?",
+        *wanted.arguments,
         query.limit,
     )
     return [_view_of(row) for row in rows]
+
+
+def _allowed(tenant: str, query: ConversationQuery, wanted: Condition) -> Condition:
+    """Those of the tenant that are wanted, and that the caller may read."""
+    of_tenant = Condition("c.tenant = ?", (tenant,))
+    if not query.caller.sees_all and query.text is None and not query.owner:
+        chosen = sharing.newest(tenant, query.caller, wanted, query.before, query.limit)
+        return of_tenant.and_also(chosen)
+    if query.before is not None:
+        of_tenant = of_tenant.and_also(
+            Condition("(c.started_at, c.conversation_id) < (?, ?)", query.before)
+        )
+    # What the text or the owner leaves is looked at one by one.
+    return of_tenant.and_also(wanted).and_also(sharing.visible(query.caller))
 
 
 def events(

@@ -272,6 +272,7 @@ _DEAD_STAGES: Sequence[Stage] = (
     _of_runs("committed_turns", ("run_id", "turn")),
     _of_log("conversation_agents", "agent"),
     _of_log("approvals", "approval_id"),
+    _of_log("conversation_grants", "grantee"),
     # A fork tells by them whose inputs it shares.
     _of_log("runs", "run_id", unless_shared=True),
 )

@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from agentmesh_conversation_store.domain.access import SYSTEM as ALL_SEEING
+from agentmesh_conversation_store.domain.access import Caller
 from agentmesh_conversation_store.domain.approvals import Approval
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.events import StoredEvent
@@ -43,6 +45,7 @@ from .audited import audited
 from .history import SqlHistory
 from .ledger import SqlLedger
 from .plan import Plan, Session
+from .sharing import SqlSharing
 from .transfer import SqlTransfer
 from .unit import Unit
 from .words import WordIndex
@@ -55,7 +58,7 @@ ALL: Tenants = ("*",)
 SYSTEM = ""
 
 
-class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
+class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
     """Everything of `Storage` but the connection.
 
     `Tenants` name whose rows a plan may see; `ALL` is for the work that the store does for
@@ -141,10 +144,10 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         return await self._read(ALL, reads.heads(conversations))
 
     async def feed(
-        self, tenant: str, after: int, limit: int, max_bytes: int
+        self, tenant: str, after: int, limit: int, max_bytes: int, caller: Caller = ALL_SEEING
     ) -> Sequence[FeedEvent]:
         """See `Storage`."""
-        return await self._read((tenant,), feed.after(tenant, after, limit, max_bytes))
+        return await self._read((tenant,), feed.after(tenant, after, limit, max_bytes, caller))
 
     async def feed_heads(self, tenants: Sequence[str]) -> dict[str, int]:
         """See `Storage`."""
@@ -162,9 +165,11 @@ class SqlStorage(SqlLedger, SqlHistory, SqlTransfer):
         """See Storage."""
         return await self._read((tenant,), blobs.of_manifest(tenant, manifest))
 
-    async def approval(self, tenant: str, approval_id: str) -> Approval | None:
+    async def approval(
+        self, tenant: str, approval_id: str, caller: Caller = ALL_SEEING
+    ) -> Approval | None:
         """See `Storage`."""
-        return await self._read((tenant,), approvals.get(tenant, approval_id))
+        return await self._read((tenant,), approvals.get(tenant, approval_id, caller))
 
     async def approvals(self, tenant: str, query: ApprovalQuery) -> Sequence[Approval]:
         """See `Storage`."""

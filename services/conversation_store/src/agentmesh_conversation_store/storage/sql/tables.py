@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from meshkit.roles import Role
 
+from agentmesh_conversation_store.domain.access import Access, Grant
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
 from agentmesh_conversation_store.domain.audit_chain import Cut, Seal
 from agentmesh_conversation_store.domain.history import (
@@ -35,6 +36,7 @@ from agentmesh_conversation_store.domain.model import (
     RunStatus,
     Step,
     StepKind,
+    Visibility,
     WaitKind,
     WorkspaceBlob,
 )
@@ -189,7 +191,7 @@ CONVERSATIONS = Table(
     Conversation,
     "conversations",
     ("tenant", "conversation_id"),
-    {"status": (int, ConversationStatus), "usage": _usage},
+    {"status": (int, ConversationStatus), "usage": _usage, "visibility": (int, Visibility)},
 )
 FACTS = Table(
     ConversationFacts,
@@ -197,6 +199,13 @@ FACTS = Table(
     ("tenant", "conversation_id"),
     {"agents": _texts, "labels": _map, "legal_hold": _flag},
     extra=("tenant", "conversation_id"),
+)
+GRANTS = Table(
+    Grant,
+    "conversation_grants",
+    ("tenant", "conversation_id", "grantee"),
+    {"access": (int, Access)},
+    extra=("tenant",),
 )
 SHARED = Table(
     SharedHistory,
@@ -253,7 +262,10 @@ POLICIES = Table(
     TenantPolicy,
     "tenant_policies",
     ("tenant",),
-    {"daily_budget": (_pack_budget, _unpack_budget)},
+    {
+        "daily_budget": (_pack_budget, _unpack_budget),
+        "default_visibility": (int, Visibility),
+    },
 )
 DAYS = Table(TenantDay, "tenant_days", ("tenant",))
 AUDIT = Table(AuditRecord, "audit_records", ("tenant", "record_id"))
@@ -279,6 +291,7 @@ TABLES: dict[type[Any], Table[Any]] = {
         BLOB_REFERENCES,
         WORKSPACE_BLOBS,
         APPROVALS,
+        GRANTS,
         SHARED,
         INPUTS,
         MILESTONES,

@@ -17,6 +17,7 @@ from agentmesh_conversation_store.domain.ledger import (
 from agentmesh_conversation_store.domain.usage import ADDITIVE, NO_USAGE, Usage
 
 from .plan import Plan, Row, fetch
+from .sharing import visible
 
 _KEY = ("tenant", "hour", "conversation_id", "agent", "model")
 _COLUMNS = (*_KEY, *ADDITIVE, "estimated")
@@ -30,6 +31,10 @@ ADD = (
     " THEN usage_hours.estimated ELSE excluded.estimated END"
 )
 _SUMS = ", ".join(f"CAST(coalesce(sum({name}), 0) AS BIGINT)" for name in ADDITIVE)
+_OF_CONVERSATION = (
+    "EXISTS (SELECT 1 FROM conversations c WHERE c.tenant = usage_hours.tenant"
+    " AND c.conversation_id = usage_hours.conversation_id AND {visible})"
+)
 _DIMENSIONS = {
     Dimension.TOTAL: "CAST('' AS TEXT)",
     Dimension.DAY: f"hour - hour % {DAY}",
@@ -65,11 +70,15 @@ def summarize(tenant: str, query: UsageQuery) -> Plan[Sequence[UsageSum]]:
     )
     given = [(condition, value) for condition, value in bounds if value is not None]
     where = "".join(f" AND {condition}" for condition, _ in given)
+    allowed = visible(query.caller)
+    if not query.caller.sees_all:
+        where += f" AND {_OF_CONVERSATION.format(visible=allowed.sql)}"
     found = yield from fetch(
         f"SELECT {key} AS key, {_SUMS}, max(estimated) FROM usage_hours"
         f" WHERE tenant = ?{where} GROUP BY key ORDER BY key LIMIT ?",
         tenant,
         *(value for _, value in given),
+        *allowed.arguments,
         query.limit,
     )
     return [UsageSum(row[0], _usage(row[1:])) for row in found]

@@ -1,0 +1,432 @@
+"""Whose conversations are, and who else may read them or take part, over gRPC and in SQL."""
+
+# ruff: noqa: S608 - SQL is put together from names of our own, never from values
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from agentmesh.common.v1 import options_pb2
+from agentmesh.conversation.v1 import conversation_pb2
+from agentmesh.conversation_store.v1 import (
+    ledger_service_pb2,
+    workspace_service_pb2,
+)
+from agentmesh.conversation_store.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from agentmesh.conversation_store.v1.workspace_service_pb2_grpc import WorkspaceServiceStub
+from agentmesh_conversation_store.codec.events import ProtobufEvents
+from agentmesh_conversation_store.domain.access import Access, Caller, Grantee
+from agentmesh_conversation_store.domain.model import Visibility
+from agentmesh_conversation_store.domain.sharing import ShareConversation
+from agentmesh_conversation_store.storage.interface import ConversationQuery, Storage
+from agentmesh_conversation_store.storage.postgres import PostgresStorage
+from agentmesh_conversation_store.storage.sql import reads
+from agentmesh_conversation_store.storage.sql.plan import Fetch
+from agentmesh_conversation_store.storage.sqlite import SqliteStorage
+from meshkit.identity import Principal
+from meshkit.roles import Role
+from meshkit.testkit import raises_rich
+
+from services.conversation_store.tests.driver import Reader, RunningStore
+from services.conversation_store.tests.histories import World
+from services.conversation_store.tests.support import acting, start_command, store_pb
+
+ALICE = Principal("key:alice", "acme", Role.USER)
+BOB = Principal("key:bob", "acme", Role.USER)
+VERA = Principal("key:vera", "acme", Role.VIEWER)
+BOT = Principal("key:bot", "acme", Role.SERVICE)
+OPERATOR = Principal("key:olga", "acme", Role.OPERATOR)
+READ = conversation_pb2.CONVERSATION_ACCESS_READ
+WRITE = conversation_pb2.CONVERSATION_ACCESS_WRITE
+SHARE = conversation_pb2.CONVERSATION_ACCESS_SHARE
+PRIVATE = conversation_pb2.CONVERSATION_VISIBILITY_PRIVATE
+TENANT = conversation_pb2.CONVERSATION_VISIBILITY_TENANT
+
+Ask = Callable[..., Awaitable[Any]]
+
+
+def hidden() -> AbstractContextManager[Any]:
+    """For this caller there is no such conversation."""
+    return raises_rich(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+
+
+def refused() -> AbstractContextManager[Any]:
+    """It may be read only."""
+    return raises_rich(grpc.StatusCode.PERMISSION_DENIED, "ACCESS_TOO_LOW")
+
+
+def asking(store: RunningStore, method: str) -> Ask:
+    """A method of the store, called for somebody."""
+
+    async def ask(principal: Principal, **fields: Any) -> Any:
+        request = getattr(store_pb, f"{method}Request")(**fields)
+        return await getattr(store.conversations, method)(request, metadata=acting(principal))
+
+    return ask
+
+
+async def listed(store: RunningStore, principal: Principal, **fields: Any) -> list[str]:
+    """The ids of a page."""
+    page = await asking(store, "ListConversations")(principal, **fields)
+    return [one.conversation_id for one in page.conversations]
+
+
+async def test_a_conversation_is_its_owners_until_it_is_shared(store: RunningStore) -> None:
+    made = await store.start_conversation(ALICE)
+    assert (made.owner, made.visibility) == (ALICE.subject, PRIVATE)
+    name = made.conversation_id
+    send, share = asking(store, "SendMessage"), asking(store, "ShareConversation")
+    for stranger in (BOB, VERA, BOT):
+        with hidden():
+            await store.get(name, stranger)
+        with hidden():
+            await asking(store, "ShareConversation")(
+                BOB, conversation_id=name, subject=BOB.subject, access=WRITE
+            )
+    with hidden():
+        await send(BOB, conversation_id=name, content="let me in")
+    await share(ALICE, conversation_id=name, subject=BOB.subject)
+    assert (await store.get(name, BOB)).conversation_id == name
+    with refused():
+        await send(BOB, conversation_id=name, content="let me speak")
+    with refused():
+        await asking(store, "ListGrants")(BOB, conversation_id=name)
+    await share(ALICE, conversation_id=name, subject=BOB.subject, access=WRITE)
+    await send(BOB, conversation_id=name, content="at last")
+    with refused():
+        await share(BOB, conversation_id=name, subject=VERA.subject)
+    await asking(store, "UnshareConversation")(ALICE, conversation_id=name, subject=BOB.subject)
+    with hidden():
+        await store.get(name, BOB)
+    with hidden():
+        await send(BOB, conversation_id=name, content="still here")
+
+
+async def test_what_is_foreign_is_told_like_what_does_not_exist(store: RunningStore) -> None:
+    foreign = (await store.start_conversation(ALICE)).conversation_id
+    none = "conv_" + "0" * (len(foreign) - len("conv_"))
+    told: dict[str, list[tuple[str, bytes]]] = {foreign: [], none: []}
+    for name, answers in told.items():
+        for method, fields in (
+            ("GetConversation", {}),
+            ("SendMessage", {"content": "x"}),
+            ("CheckAccess", {}),
+            ("UnshareConversation", {"subject": "somebody"}),
+            ("ForkConversation", {}),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await asking(store, method)(BOB, conversation_id=name, **fields)
+            details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+            answers.append((str(caught.value.details()), bytes(details)))
+    assert told[none] == [
+        (text.replace(foreign, none), details.replace(foreign.encode(), none.encode()))
+        for text, details in told[foreign]
+    ]
+
+
+async def test_roles_get_what_is_shared_with_roles(store: RunningStore) -> None:
+    name = (await store.start_conversation(ALICE)).conversation_id
+    share, check = asking(store, "ShareConversation"), asking(store, "CheckAccess")
+    await share(ALICE, conversation_id=name, role=options_pb2.ROLE_USER)
+    for caller in (BOB, BOT):
+        assert (await check(caller, conversation_id=name)).access == READ
+    with hidden():
+        await check(VERA, conversation_id=name)
+    await share(OPERATOR, conversation_id=name, role=options_pb2.ROLE_SERVICE, access=WRITE)
+    assert (await check(BOT, conversation_id=name)).access == WRITE
+    assert (await check(BOB, conversation_id=name)).access == READ
+    with refused():
+        await check(BOB, conversation_id=name, needed=WRITE)
+    for caller in (ALICE, OPERATOR):
+        assert (await check(caller, conversation_id=name)).access == SHARE
+    grants = (await asking(store, "ListGrants")(ALICE, conversation_id=name)).grants
+    assert [(g.role, g.access, g.granted_by) for g in grants] == [
+        (options_pb2.ROLE_SERVICE, WRITE, OPERATOR.subject),
+        (options_pb2.ROLE_USER, READ, ALICE.subject),
+    ]
+
+
+async def test_grants_come_in_pages(store: RunningStore) -> None:
+    name = (await store.start_conversation(ALICE)).conversation_id
+    for number in range(3):
+        await asking(store, "ShareConversation")(
+            ALICE, conversation_id=name, subject=f"key:{number}"
+        )
+    seen: list[str] = []
+    token = ""
+    while True:
+        page = await asking(store, "ListGrants")(
+            ALICE, conversation_id=name, page_size=2, page_token=token
+        )
+        seen += [grant.subject for grant in page.grants]
+        token = page.next_page_token
+        if not token:
+            break
+    assert seen == ["key:0", "key:1", "key:2"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"subject": "key:x", "role": options_pb2.ROLE_USER},
+        {"role": options_pb2.ROLE_ADMIN},
+        {"subject": " key:x"},
+        {"subject": "key:\x00"},
+        {"subject": "x" * 513},
+        {"subject": "key:x", "access": SHARE},
+    ],
+)
+async def test_bad_grants_are_refused(store: RunningStore, fields: dict[str, Any]) -> None:
+    name = (await store.start_conversation(ALICE)).conversation_id
+    for method in ("ShareConversation", "UnshareConversation"):
+        if method == "UnshareConversation" and "access" in fields:
+            continue
+        with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
+            await asking(store, method)(ALICE, conversation_id=name, **fields)
+
+
+async def test_visibility_is_the_owners_to_change(store: RunningStore) -> None:
+    made = await store.start_conversation(ALICE, visibility=TENANT)
+    name = made.conversation_id
+    assert made.visibility == TENANT
+    assert (await store.get(name, VERA)).visibility == TENANT
+    with refused():
+        await asking(store, "SendMessage")(BOB, conversation_id=name, content="x")
+    update = asking(store, "UpdateConversation")
+    await asking(store, "ShareConversation")(
+        ALICE, conversation_id=name, subject=BOB.subject, access=WRITE
+    )
+    await update(BOB, conversation_id=name, labels={"a": "b"}, set_labels=True)
+    with refused():
+        await update(BOB, conversation_id=name, visibility=PRIVATE)
+    changed = await update(ALICE, conversation_id=name, visibility=PRIVATE)
+    assert changed.conversation.visibility == PRIVATE
+    assert changed.conversation.owner == ALICE.subject
+    with hidden():
+        await store.get(name, VERA)
+
+
+async def test_the_policy_says_what_is_meant_by_default(store: RunningStore) -> None:
+    admin = Principal("key:admin", "acme", Role.ADMIN)
+    ledger: Any = LedgerServiceStub(store.channel)
+    policy = ledger_service_pb2.TenantPolicy(default_visibility=TENANT)
+    request = ledger_service_pb2.PutTenantPolicyRequest(policy=policy)
+    await ledger.PutTenantPolicy(request, metadata=acting(admin))
+    assert (await store.start_conversation(ALICE)).visibility == TENANT
+    assert (await store.start_conversation(ALICE, visibility=PRIVATE)).visibility == PRIVATE
+
+
+async def test_services_start_for_others_and_keep_access(store: RunningStore) -> None:
+    with raises_rich(grpc.StatusCode.PERMISSION_DENIED, "ROLE_TOO_LOW"):
+        await store.start_conversation(BOB, owner=ALICE.subject)
+    made = await store.start_conversation(BOT, owner=ALICE.subject)
+    assert made.owner == ALICE.subject
+    check = asking(store, "CheckAccess")
+    name = made.conversation_id
+    assert (await check(ALICE, conversation_id=name)).access == SHARE
+    assert (await check(BOT, conversation_id=name)).access == WRITE
+    with hidden():
+        await check(BOB, conversation_id=name)
+    assert await listed(store, BOT) == [name]
+
+
+async def test_a_fork_belongs_to_who_forks(store: RunningStore) -> None:
+    name = (await store.start_conversation(ALICE)).conversation_id
+    fork = asking(store, "ForkConversation")
+    with hidden():
+        await fork(BOB, conversation_id=name)
+    await asking(store, "ShareConversation")(ALICE, conversation_id=name, subject=BOB.subject)
+    made = (await fork(BOB, conversation_id=name)).conversation
+    assert (made.owner, made.visibility) == (BOB.subject, PRIVATE)
+    with hidden():
+        await store.get(made.conversation_id, ALICE)
+
+
+async def test_request_ids_of_different_users_have_nothing_to_do_with_each_other(
+    store: RunningStore,
+) -> None:
+    mine = await store.start_conversation(ALICE, request_id="r")
+    theirs = await store.start_conversation(BOB, request_id="r")
+    assert mine.conversation_id != theirs.conversation_id
+    assert await store.start_conversation(ALICE, request_id="r") == mine
+
+
+async def test_lists_sums_and_feeds_hold_what_may_be_read(store: RunningStore) -> None:
+    mine = (await store.start_conversation(ALICE, task="common mine")).conversation_id
+    theirs = (await store.start_conversation(BOB, task="common theirs")).conversation_id
+    opened = (await store.start_conversation(BOB, task="common", visibility=TENANT)).conversation_id
+    assert await listed(store, ALICE) == [opened, mine]
+    assert await listed(store, ALICE, text="common") == [opened, mine]
+    assert await listed(store, ALICE, owner=BOB.subject) == [opened]
+    assert await listed(store, OPERATOR, owner=BOB.subject) == [opened, theirs]
+    await asking(store, "ShareConversation")(BOB, conversation_id=theirs, subject=ALICE.subject)
+    assert await listed(store, ALICE) == [opened, theirs, mine]
+    assert await listed(store, ALICE, page_size=1) == [opened]
+    await asking(store, "UnshareConversation")(BOB, conversation_id=theirs, subject=ALICE.subject)
+    request = store_pb.SubscribeTenantRequest()
+    call = store.conversations.SubscribeTenant(request, metadata=acting(ALICE))
+    reader = Reader(call)
+    await reader.until(lambda r: bool(r.items))
+    await asking(store, "SendMessage")(BOB, conversation_id=theirs, content="secret")
+    await asking(store, "SendMessage")(ALICE, conversation_id=mine, content="own")
+    await reader.until(lambda r: any(e.message.content == "own" for e in r.events))
+    assert {event.conversation_id for event in reader.events} == {mine}
+    reader.stop()
+
+
+async def test_logs_streams_and_files_are_closed_to_others(store: RunningStore) -> None:
+    name = (await store.start_conversation(ALICE)).conversation_id
+    with hidden():
+        await asking(store, "ListEvents")(BOB, conversation_id=name)
+    for method in ("SubscribeConversation", "ExportConversation"):
+        request = getattr(store_pb, f"{method}Request")(conversation_id=name)
+        with hidden():
+            async for _ in getattr(store.conversations, method)(request, metadata=acting(BOB)):
+                break
+    files: Any = WorkspaceServiceStub(store.channel)
+    with hidden():
+        await files.GetWorkspace(
+            workspace_service_pb2.GetWorkspaceRequest(conversation_id=name), metadata=acting(BOB)
+        )
+    with hidden():
+        await files.SaveWorkspace(
+            workspace_service_pb2.SaveWorkspaceRequest(
+                conversation_id=name,
+                change=workspace_service_pb2.WorkspaceChange(
+                    manifest=workspace_service_pb2.WorkspaceManifest()
+                ),
+            ),
+            metadata=acting(BOB),
+        )
+
+
+async def test_grants_go_with_their_conversation(world: World) -> None:
+    name = await world.start(owner="key:alice")
+    storage = world.storage
+    await storage.execute(ShareConversation("acme", name, Grantee("key:bob"), Access.READ, "a"))
+    bob = Caller("key:bob", Role.USER)
+    assert await storage.access("acme", name, bob) is Access.READ
+    assert (await world.rows())["conversation_grants"] == 1
+    await world.delete(name)
+    assert await storage.access("acme", name, bob) is None
+    await world.keep()
+    assert (await world.rows())["conversation_grants"] == 0
+
+
+async def test_what_is_older_than_owners_is_read_by_all_and_owned_by_nobody(
+    storage: Storage,
+) -> None:
+    command = start_command(owner="", visibility=Visibility.TENANT)
+    await storage.execute(command)
+    for caller in (Caller("", Role.USER), Caller("key:bob", Role.VIEWER)):
+        assert await storage.access("acme", command.conversation_id, caller) is Access.READ
+
+
+async def test_pages_of_a_users_conversations_are_whole_and_in_order(
+    storage: Storage, clock: Any
+) -> None:
+    """However they may be read, each stands once in one order."""
+    seen: list[str] = []
+    for number in range(24):
+        clock.advance(number % 3)
+        way = number % 4
+        command = start_command(
+            owner="key:alice" if way == 0 else "key:bob",
+            visibility=Visibility.TENANT if way == 1 else Visibility.PRIVATE,
+        )
+        await storage.execute(command)
+        name = command.conversation_id
+        if way == 2:
+            for grantee in (Grantee("key:alice"), Grantee(role=Role.VIEWER)):
+                await storage.execute(
+                    ShareConversation("acme", name, grantee, Access.READ, "key:bob")
+                )
+        if way != 3:
+            seen.append(name)
+    alice = Caller("key:alice", Role.USER)
+    expected = {
+        view.conversation.conversation_id: view.conversation.started_at
+        for view in await storage.conversations("acme", ConversationQuery(limit=100))
+        if view.conversation.conversation_id in seen
+    }
+    found: list[tuple[int, str]] = []
+    before = None
+    while True:
+        page = await storage.conversations(
+            "acme", ConversationQuery(limit=5, before=before, caller=alice)
+        )
+        found += [(v.conversation.started_at, v.conversation.conversation_id) for v in page]
+        if len(page) < 5:
+            break
+        before = found[-1]
+    assert found == sorted(((at, name) for name, at in expected.items()), reverse=True)
+
+
+_NO_WORDS: Any = None
+
+
+def statement(caller: Caller) -> tuple[str, tuple[Any, ...]]:
+    """What a list of conversations asks the database."""
+    plan = reads.conversations("acme", ConversationQuery(limit=51, caller=caller), _NO_WORDS)
+    asked = next(plan)
+    assert isinstance(asked, Fetch)
+    return asked.sql, tuple(asked.arguments)
+
+
+WALKED = ("conversations_by_owner", "conversations_open", "conversation_grants_by_grantee")
+
+
+async def test_lists_of_users_walk_along_indexes_in_sqlite(tmp_path: Path) -> None:
+    storage = SqliteStorage(tmp_path / "s.db", ProtobufEvents())
+    await storage.open()
+    sql, arguments = statement(Caller("key:alice", Role.USER))
+
+    def plan() -> Any:
+        return (yield Fetch(f"EXPLAIN QUERY PLAN {sql}", arguments))
+
+    lines = [row[-1] for row in await storage._read(("acme",), plan())]
+    await storage.close()
+    assert not [line for line in lines if line.startswith("SCAN c")], lines
+    for index in WALKED:
+        assert any(index in line for line in lines), lines
+
+
+async def test_lists_of_users_walk_along_indexes_in_postgres(postgres_url: str) -> None:
+    storage = PostgresStorage(postgres_url, ProtobufEvents())
+    await storage.open()
+    await storage.execute(start_command(owner="key:bob", visibility=Visibility.PRIVATE))
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("SET agentmesh.tenants = '{acme}'")
+    for table in ("conversations", "conversation_facts", "runs"):
+        await _multiply(connection, table, 20_000)
+    sql, arguments = statement(Caller("key:alice", Role.USER))
+    parts = sql.split("?")
+    numbered = "".join(f"{part}${n}" for n, part in enumerate(parts[:-1], 1)) + parts[-1]
+    rows = await connection.fetch(f"EXPLAIN {numbered}", *arguments)
+    await connection.close()
+    await storage.close()
+    lines = [row[0] for row in rows]
+    assert not [line for line in lines if "Seq Scan" in line], lines
+    for index in WALKED:
+        assert any(index in line for line in lines), lines
+
+
+async def _multiply(connection: Any, table: str, count: int) -> None:
+    """Copies the row of a table under other names."""
+    columns = await connection.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = $1", table
+    )
+    names = [row[0] for row in columns]
+    values = [f"{name} || n" if name.endswith("_id") else name for name in names]
+    await connection.execute(
+        f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)}"
+        f" FROM {table}, generate_series(1, {count}) AS n"
+    )
+    await connection.execute(f"ANALYZE {table}")
