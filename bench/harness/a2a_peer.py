@@ -4,6 +4,7 @@ process. Its agent answers each message at once with a message."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import uvloop
@@ -39,7 +40,8 @@ async def serve() -> None:
     )
     handler = DefaultRequestHandler(Answering(), InMemoryTaskStore(), card)
     server = grpc.aio.server()
-    add_A2AServiceServicer_to_server(GrpcHandler(handler), server)
+    add: Any = add_A2AServiceServicer_to_server
+    add(GrpcHandler(handler), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)

@@ -60,9 +60,7 @@ class Processor:
 
     def per_call(self) -> dict[str, int]:
         """By process."""
-        return {
-            name: round(seconds / self._calls * 1e6) for name, seconds in self._taken.items()
-        }
+        return {name: round(seconds / self._calls * 1e6) for name, seconds in self._taken.items()}
 
     def _seconds(self) -> dict[str, float]:
         times = {name: process.cpu_times() for name, process in self._processes.items()}

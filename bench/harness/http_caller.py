@@ -37,9 +37,7 @@ async def http_callers(
     lines = [f"GET {path} HTTP/1.1", f"host: {address.netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     request = ("\r\n".join(lines) + "\r\n\r\n").encode()
-    streams = [
-        await asyncio.open_connection(address.hostname, address.port) for _ in range(count)
-    ]
+    streams = [await asyncio.open_connection(address.hostname, address.port) for _ in range(count)]
     try:
         yield [HttpCaller(request, reader, writer) for reader, writer in streams]
     finally:

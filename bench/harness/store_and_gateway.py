@@ -16,10 +16,13 @@ from typing import Any
 import grpc
 import psutil
 from agentmesh.catalog.v1 import agent_pb2, team_pb2
+from agentmesh.common.v1.options_pb2 import ROLE_ADMIN
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import (
     ConversationStoreServiceStub,
 )
+from agentmesh.gateway.v1.admin_service_pb2 import CreateKeyRequest
+from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
 from meshkit.channels import MeshChannels, call_metadata
 from meshkit.identity import Principal, principal_scope
 from meshkit.settings import ServiceSettings
@@ -87,6 +90,16 @@ class StoreAndGateway:
     """A stub on it that acts for a person."""
     send_bytes: Any
     """SendMessage without a stub."""
+    secret: str
+    """The mesh's own, for what stands beside the gateway."""
+
+    async def create_key(self) -> str:
+        """The secret of an administrator's key; from then on nobody calls the gateway without."""
+        async with grpc.aio.insecure_channel(self.gateway.grpc_address) as channel:
+            admin: Any = AdminServiceStub(channel)
+            wanted = CreateKeyRequest(name="bench", role=ROLE_ADMIN)
+            secret: str = (await admin.CreateKey(wanted)).secret
+        return secret
 
     async def start_conversation(self) -> str:
         """The id of a new conversation that nobody works on."""
@@ -136,7 +149,7 @@ async def store_and_gateway(
                     writer = ConversationStoreServiceStub(channel)
                     async with grpc.aio.insecure_channel(store.grpc_address) as bare:
                         send: Any = bare.unary_unary(_SEND_METHOD)
-                        yield StoreAndGateway(store, gateway, channel, writer, send)
+                        yield StoreAndGateway(store, gateway, channel, writer, send, secret)
                 await channels.close()
 
 

@@ -10,6 +10,7 @@ import array
 import asyncio
 import base64
 import gc
+import itertools
 import json
 import sys
 import time
@@ -81,8 +82,9 @@ class Subscribers:
 
 
 @asynccontextmanager
-async def subscribers(watch: Watch) -> AsyncIterator[Subscribers]:
-    """Connected ones; yields when each has its stream."""
+async def subscribers(watch: Watch, *more: Watch) -> AsyncIterator[Subscribers]:
+    """Connected ones; yields when each has its stream. `more` of them share the process and its
+    connections, and are at the address of the first."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -95,6 +97,9 @@ async def subscribers(watch: Watch) -> AsyncIterator[Subscribers]:
     )
     try:
         assert process.stdout is not None
+        assert process.stdin is not None
+        # More than a command line holds.
+        process.stdin.write(json.dumps([asdict(one) for one in more]).encode() + b"\n")
         if not await process.stdout.readline():
             raise RuntimeError("the subscribers did not connect")
         yield Subscribers(process)
@@ -105,29 +110,31 @@ async def subscribers(watch: Watch) -> AsyncIterator[Subscribers]:
 
 
 class _Crowd:
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, watches: list[Watch]) -> None:
+        self._watches = watches
+        self._count = sum(watch.count for watch in watches)
         self._latencies = array.array("q")
         self._tasks: list[asyncio.Task[None]] = []
 
     async def connect(self) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         channels = [
-            grpc.aio.insecure_channel(self._watch.address, options)
-            for _ in range(min(_CHANNELS, self._watch.count))
+            grpc.aio.insecure_channel(self._watches[0].address, options)
+            for _ in range(min(_CHANNELS, self._count))
         ]
-        request = base64.b64decode(self._watch.request)
         at_once = asyncio.Semaphore(_CONNECTING_AT_ONCE)
 
-        async def open_one(number: int) -> None:
-            method: Any = channels[number % len(channels)].unary_stream(self._watch.method)
+        async def open_one(number: int, watch: Watch) -> None:
+            method: Any = channels[number % len(channels)].unary_stream(watch.method)
+            request = base64.b64decode(watch.request)
             async with at_once:
                 call = method(request)
                 # Every stream has something to say at once: from here on nothing is missed.
                 await call.read()
                 self._tasks.append(asyncio.create_task(self._read(call)))
 
-        await asyncio.gather(*map(open_one, range(self._watch.count)))
+        each = [watch for watch in self._watches for _ in range(watch.count)]
+        await asyncio.gather(*itertools.starmap(open_one, enumerate(each)))
 
     async def _read(self, call: Any) -> None:
         note = self._latencies.append
@@ -142,7 +149,7 @@ class _Crowd:
                 before, at = sent, response.find(_MARK, at)
 
     async def take(self, events: int) -> list[float]:
-        while len(self._latencies) < events * self._watch.count:
+        while len(self._latencies) < events * self._count:
             ended = [task for task in self._tasks if task.done()]
             if ended:
                 await ended[0]
@@ -156,13 +163,14 @@ class _Crowd:
         del self._latencies[:]
 
 
-async def _run(watch: Watch) -> None:
-    crowd = _Crowd(watch)
-    await crowd.connect()
-    gc.freeze()
-    reader = asyncio.StreamReader()
+async def _run(first: Watch) -> None:
+    reader = asyncio.StreamReader(limit=_LONG_LINE)
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    more = [Watch(**fields) for fields in json.loads(await reader.readline())]
+    crowd = _Crowd([first, *more])
+    await crowd.connect()
+    gc.freeze()
     print("ready", flush=True)
     async for line in reader:
         command, events = line.decode().split()

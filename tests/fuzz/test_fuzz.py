@@ -40,7 +40,15 @@ ENVIRONMENT = {
     "conversation_store": QUIET,
     "tool_runner": QUIET,
     "agent_runtime": QUIET,
-    "gateway": {**QUIET, "AGENTMESH_ALLOW_ANONYMOUS": "true"},
+    "gateway": {
+        **QUIET,
+        "AGENTMESH_ALLOW_ANONYMOUS": "true",
+        # Limits would answer instead of what is tried.
+        "AGENTMESH_REQUESTS_PER_SECOND": "0",
+        "AGENTMESH_REQUESTS_PER_SECOND_PER_PRINCIPAL": "0",
+        "AGENTMESH_ANONYMOUS_REQUESTS_PER_SECOND": "0",
+        "AGENTMESH_REFUSED_CREDENTIALS_PER_MINUTE": "0",
+    },
 }
 
 

@@ -292,10 +292,15 @@ async def _validated_stream(
     requests: AsyncIterator[Message], call: ServedCall
 ) -> AsyncIterator[Message]:
     async for request in requests:
-        if call.request is None:
-            call.request = request
+        _note(call, request)
         validate(request)
         yield request
+
+
+def _note(call: ServedCall, request: Any) -> None:
+    """Keeps the first request for whoever listens to calls; what cannot be decoded is none."""
+    if call.request is None and isinstance(request, Message):
+        call.request = request
 
 
 class _ValidatingContext:
@@ -313,8 +318,7 @@ class _ValidatingContext:
     async def read(self) -> Any:
         request = await self._context.read()
         if request is not grpc.aio.EOF:
-            if self._call.request is None:
-                self._call.request = request
+            _note(self._call, request)
             validate(request)
         return request
 
