@@ -155,9 +155,12 @@ def test_databases_and_collector_in_production(umbrella: dict[str, list[Manifest
     collector = Peer(namespace="observability")
     for name, pod in production.pods.items():
         assert production.reaches(pod, collector, 4317), name
-        for port in (5432, 6379):
+        for port, users in (
+            (5432, {"conversation-store"}),
+            (6379, {"conversation-store", "gateway"}),
+        ):
             database = Peer(address="10.20.0.9")
-            assert production.reaches(pod, database, port) == (name == "conversation-store")
+            assert production.reaches(pod, database, port) == (name in users)
             assert not production.reaches(pod, Peer(address="10.21.0.9"), port)
     gateway = production.pods["gateway"]
     assert production.reaches(Peer(namespace="gateway-system"), gateway, 50051)

@@ -60,6 +60,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"storage": {"redis": {"enabled": True}}},
         "storage.redis.existingSecret names no secret",
     ),
+    (
+        "gateway",
+        {"limits": {"redis": {"enabled": True}}},
+        "limits.redis.existingSecret names no secret",
+    ),
+    ("gateway", {"edge": {"corsAllowOrigins": ["console.example"]}}, "corsAllowOrigins"),
     ("agentmesh", {"gatway": {}}, "additional properties 'gatway' not allowed"),
     ("agentmesh", {"gateway": {"replicas": -1}}, "'/replicas': minimum: got -1, want 0"),
     ("agentmesh", {"conversation-store": {"replicas": 3}}, "SQLite serves one replica"),

@@ -24,10 +24,27 @@
   value: "8000"
 - name: AGENTMESH_ALLOW_ANONYMOUS
   value: {{ .Values.api.allowAnonymous | quote }}
-{{- range $name, $value := dict "AGENTMESH_OIDC" .Values.identity.oidc "AGENTMESH_SPIFFE_IDS" .Values.identity.spiffeIds "AGENTMESH_TRUSTED_PEERS" .Values.identity.trustedPeers "AGENTMESH_TRUSTED_HEADERS" .Values.identity.trustedHeaders }}
+{{- range $name, $value := dict "AGENTMESH_OIDC" .Values.identity.oidc "AGENTMESH_SPIFFE_IDS" .Values.identity.spiffeIds "AGENTMESH_TRUSTED_PEERS" .Values.identity.trustedPeers "AGENTMESH_TRUSTED_HEADERS" .Values.identity.trustedHeaders "AGENTMESH_TRUSTED_PROXIES" .Values.edge.trustedProxies "AGENTMESH_CORS_ALLOW_ORIGINS" .Values.edge.corsAllowOrigins }}
 {{- with $value }}
 - name: {{ $name }}
   value: {{ toJson . | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.limits }}
+- name: AGENTMESH_REQUESTS_PER_SECOND
+  value: {{ .requestsPerSecond | int64 | quote }}
+- name: AGENTMESH_REQUESTS_PER_SECOND_PER_PRINCIPAL
+  value: {{ .requestsPerSecondPerPrincipal | int64 | quote }}
+- name: AGENTMESH_MAX_OPEN_STREAMS
+  value: {{ .maxOpenStreams | int64 | quote }}
+- name: AGENTMESH_MAX_OPEN_STREAMS_PER_PRINCIPAL
+  value: {{ .maxOpenStreamsPerPrincipal | int64 | quote }}
+{{- if .redis.enabled }}
+- name: REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ required "gateway: limits.redis.enabled is true, but limits.redis.existingSecret names no secret with its URL" .redis.existingSecret }}
+      key: {{ .redis.key }}
 {{- end }}
 {{- end }}
 - name: AUTOGEN_MAX_ROUNDS
@@ -40,7 +57,16 @@
 {{- end -}}
 
 {{- define "gateway.annotations" -}}{{- end -}}
-{{- define "gateway.egress" -}}{{- end -}}
+{{- define "gateway.egress" -}}
+{{- if .Values.limits.redis.enabled -}}
+- ports:
+    - {protocol: TCP, port: {{ .Values.limits.redis.port }}}
+  {{- with .Values.networkPolicy.redis }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
 {{- define "gateway.volume" -}}{{- end -}}
 {{- define "gateway.mounts" -}}{{- end -}}
 {{- define "gateway.volumes" -}}{{- end -}}
