@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -52,9 +53,15 @@ async def silent(tmp_path: Path) -> AsyncIterator[str]:
 
 async def called(some: Runners, conversation_id: str) -> str:
     """Who answers for a conversation."""
-    stub = await some.stub(conversation_id)
+    async with some.at(conversation_id) as stub:
+        return await named(stub)
+
+
+async def named(stub: Any) -> str:
+    """Who answers."""
     answer = await stub.GetCapabilities(pb.GetCapabilitiesRequest(), metadata=call_metadata(VIEWER))
-    return answer.backend
+    name: str = answer.backend
+    return name
 
 
 async def test_the_runner_that_has_the_workspace_open_is_called(mesh_hosts: HostFactory) -> None:
@@ -91,6 +98,20 @@ async def test_not_more_is_remembered_than_there_is_room_for(
         assert await called(some, f"conv_{number}") == f"near {number}"
     assert [some.place_of(f"conv_{number}") for number in range(3)] == ["", *addresses[1:]]
     assert await called(some, "conv_1") == "near 1"
+
+
+async def test_a_runner_that_is_called_is_not_given_up(
+    mesh_hosts: HostFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "_MOST_RUNNERS", 1)
+    some = Runners(mesh_hosts.channels(), await start(mesh_hosts, "any"))
+    some.remember("conv_0", await start(mesh_hosts, "near 0"))
+    async with some.at("conv_0") as stub:
+        some.remember("conv_0", "")
+        for number in (1, 2):
+            some.remember("conv_1", await start(mesh_hosts, f"near {number}"))
+            assert await called(some, "conv_1") == f"near {number}"
+        assert await named(stub) == "near 0"
 
 
 async def test_the_address_of_all_runners_is_never_given_up(mesh_hosts: HostFactory) -> None:

@@ -146,6 +146,29 @@ async def test_a_tool_call_carries_its_files_through_claim_record_and_grant(
     assert committed.next.runner_address == "10.0.0.7:50054"
 
 
+async def test_a_record_is_repeated_although_its_files_are_gone_by_now(
+    store: RunningStore,
+) -> None:
+    worker = await store.worker()
+    await store.start_conversation()
+    turn = await worker.granted()
+    turn.metadata = as_tool_runner(store, turn)
+    digests = [await write_blob(turn, f"manifest {number}".encode()) for number in range(3)]
+    answers = []
+    for number in range(2):
+        await turn.begin(f"c{number}", kind=turn_pb.STEP_KIND_TOOL)
+        wanted = change(number, digests[number], digests[number])
+        answers.append(await turn.record(f"c{number}", workspace=wanted))
+    for gone in (digests[0], digests[2]):
+        for path in store.settings.data_dir.rglob(f"*{gone[4:]}*"):
+            path.unlink()
+    again = await turn.record("c0", workspace=change(0, digests[0], digests[0]))
+    assert again.first_sequence == answers[0].first_sequence
+    await turn.begin("c2", kind=turn_pb.STEP_KIND_TOOL)
+    lost = await refusal(turn.record("c2", workspace=change(2, digests[2], digests[2])))
+    assert lost.violations[0].field == "workspace.manifest.blobs[0].digest"
+
+
 async def test_a_runner_hears_that_a_conversation_waits(store: RunningStore) -> None:
     worker = await store.worker()
     name = (await store.start_conversation()).conversation_id

@@ -132,7 +132,7 @@ def build(settings: StoreSettings) -> ServiceHost:
         turn_servicer,
         ApiKeys(storage, load_pepper(settings), uses.note),
     )
-    _register_blobs(host, kept, kept_files, storage, settings)
+    _register_files(host, kept, kept_files, storage, settings)
 
     async def drain() -> None:
         dispatcher.drain()
@@ -213,7 +213,7 @@ def _register(
         host.add(add_to_server, servicer, f"{_PACKAGE}.{name}")
 
 
-def _register_blobs(
+def _register_files(
     host: ServiceHost,
     kept: Blobs,
     kept_files: KeptFiles,

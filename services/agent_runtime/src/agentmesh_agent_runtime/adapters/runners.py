@@ -7,7 +7,9 @@ them first, and cannot join a call that still runs elsewhere.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
@@ -35,6 +37,7 @@ class Runners:
         )
         self._near: OrderedDict[str, ToolRunnerServiceAsyncStub] = OrderedDict()
         self._places: OrderedDict[str, str] = OrderedDict()
+        self._called: Counter[str] = Counter()
 
     def remember(self, conversation_id: str, address: str) -> None:
         """The workspace of a conversation is open at this address; nowhere known if empty."""
@@ -49,9 +52,19 @@ class Runners:
         """Where its workspace is open; empty if that is not known."""
         return self._places.get(conversation_id, "")
 
-    async def stub(self, conversation_id: str) -> ToolRunnerServiceAsyncStub:
-        """The runner to call for a conversation."""
+    @contextlib.asynccontextmanager
+    async def at(self, conversation_id: str) -> AsyncIterator[ToolRunnerServiceAsyncStub]:
+        """The runner to call for a conversation while the block runs."""
         address = self.place_of(conversation_id)
+        self._called[address] += 1
+        try:
+            yield await self._stub(conversation_id, address)
+        finally:
+            self._called[address] -= 1
+            if not self._called[address]:
+                del self._called[address]
+
+    async def _stub(self, conversation_id: str, address: str) -> ToolRunnerServiceAsyncStub:
         if not address:
             return self._any
         channel = self._channels.channel(address, _SERVICE)
@@ -72,8 +85,8 @@ class Runners:
             del self._places[conversation_id]
 
     async def _drop_unused(self) -> None:
-        """Calls may be under way at every runner that a conversation is known to be at."""
-        needed = set(self._places.values())
+        """Neither where a conversation is known to be, nor where a call is under way."""
+        needed = {*self._places.values(), *self._called}
         unused = [address for address in self._near if address not in needed]
         for address in unused[: max(0, len(self._near) - _MOST_RUNNERS)]:
             del self._near[address]

@@ -25,6 +25,7 @@ from agentmesh_agent_runtime.turns.ports import ToolOutput, ToolRequest, ToolSch
 if TYPE_CHECKING:
     # The generated stubs for asyncio exist for type checkers only.
     from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
+    from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceAsyncStub
 
 SCHEMA_SECONDS = 10.0
 """How long a tool's description is used before it is read again."""
@@ -80,8 +81,16 @@ class ToolRunnerCaller:
     async def _attempt(
         self, message: tools_pb2.CallToolRequest, alive: Callable[[], None]
     ) -> tools_pb2.CallFinished:
+        async with self._runners.at(self._conversation_id) as stub:
+            return await self._call(stub, message, alive)
+
+    async def _call(
+        self,
+        stub: ToolRunnerServiceAsyncStub,
+        message: tools_pb2.CallToolRequest,
+        alive: Callable[[], None],
+    ) -> tools_pb2.CallFinished:
         near = self._runners.place_of(self._conversation_id)
-        stub = await self._runners.stub(self._conversation_id)
         stream = stub.CallTool(message, metadata=capability_metadata(self._grant.capability))
         finished: tools_pb2.CallFinished | None = None
         try:

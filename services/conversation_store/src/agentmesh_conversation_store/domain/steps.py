@@ -200,6 +200,8 @@ class RecordStep:
     usage: Usage = NO_USAGE
     model: str = ""
     workspace: WorkspaceChange | None = None
+    lacking: Rejection | None = None
+    """Why it cannot be written now. What was written before may lack by now what it needed then."""
 
     @property
     def scope(self) -> Scope:
@@ -257,6 +259,8 @@ class RecordStep:
         )
 
     def _write(self, transition: Transition, run: Run, step: Step) -> Decision[StepRecorded]:
+        if self.lacking is not None:
+            raise self.lacking
         first = transition.conversation.head_sequence + 1 if self.events else 0
         run = transition.append_worker_events(run, self.turn, self.origin, self.events)
         agent = next((event.agent for event in self.events if event.agent), "")

@@ -125,9 +125,9 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
     ) -> pb.RecordStepResponse:
         capability = _capability_for(request.run_id)
         events = await self._payloads.worker_events(capability.tenant, request.events)
-        changed = None
+        changed = lacking = None
         if request.HasField("workspace"):
-            await self._kept_files.require(capability, "workspace", request.workspace)
+            lacking = await self._kept_files.lacking(capability, "workspace", request.workspace)
             changed = workspace_change(request.workspace)
         recorded = await self._storage.execute(
             steps.RecordStep(
@@ -155,6 +155,7 @@ class TurnServicer(pb_grpc.TurnServiceServicer):
                 usage=values.usage(request.usage),
                 model=request.model,
                 workspace=changed,
+                lacking=lacking,
             )
         )
         return pb.RecordStepResponse(
