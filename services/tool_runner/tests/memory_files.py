@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from agentmesh.conversation_store.v1 import (
     workspace_service_pb2,
     workspace_service_pb2_grpc,
 )
-from meshkit.context import current_principal
+from meshkit.context import Principal, current_principal
 from meshkit.errors import MeshError
 
 _CHUNK = 1 << 20
@@ -47,6 +47,8 @@ class MemoryFiles(
     answers: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while such questions are answered."""
     refuses: bool = False
+    refuses_saves: bool = False
+    told_saver: Callable[[Principal], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.answers.set()
@@ -93,6 +95,9 @@ class MemoryFiles(
     async def SaveWorkspace(  # noqa: N802 - as the contract names it
         self, request: workspace_service_pb2.SaveWorkspaceRequest, context: Any
     ) -> workspace_service_pb2.SaveWorkspaceResponse:
+        if self.refuses_saves:
+            raise MeshError.unavailable("the store")
+        self.told_saver(current_principal())
         assert len(request.earlier) == 2
         name = self._name(request.conversation_id)
         state = self.move(name, request.change)

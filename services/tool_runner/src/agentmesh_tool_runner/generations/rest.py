@@ -9,12 +9,14 @@ one file, the later record holds.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from meshkit.context import find_capability
+from meshkit.context import Principal, current_principal, find_capability
+from meshkit.identity import principal_scope
 
 from agentmesh_tool_runner.sandbox import trees
 from agentmesh_tool_runner.sandbox.model import WorkspaceFullError, WorkspaceKey
@@ -27,6 +29,8 @@ from .laying import lay
 from .manifest import NO_FILES, NO_STATE, Change, Manifest, MovedError, State, rebased
 from .reading import Library
 from .shelf import Shelf
+
+logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 Recorder = Callable[[Change | None], Awaitable[tuple[_Result, int]]]
@@ -56,6 +60,8 @@ class StoreRest(Rest):
         self._max_bytes = max_bytes
         self._library = Library()
         self._states: OrderedDict[WorkspaceKey, State] = OrderedDict()
+        self._owed: dict[WorkspaceKey, Principal] = {}
+        """Who changed files that the store could not take yet."""
 
     def expect(self, key: WorkspaceKey, state: State) -> None:
         """The store said that this state counts. What it said later is not taken back."""
@@ -67,6 +73,7 @@ class StoreRest(Rest):
 
     async def fill(self, key: WorkspaceKey, mounted: Mounted) -> None:
         mounted.notes = Notes()
+        self._owed.pop(key, None)
         if key.temporary:
             return
         await self._ask(key)
@@ -105,14 +112,43 @@ class StoreRest(Rest):
         async def save(change: Change | None) -> tuple[None, int]:
             return None, 0 if change is None else await self._save(key, mounted, change)
 
-        if not key.temporary:
+        if key.temporary:
+            return
+        try:
             await self.record(key, mounted, save)
+        except WorkspaceFullError:
+            self._owed.pop(key, None)
+            raise
+        except Exception:
+            self._owed[key] = current_principal()
+            raise
+        self._owed.pop(key, None)
 
-    async def leave(self, key: WorkspaceKey, mounted: Mounted) -> None:
-        """All that counts is in the store already."""
+    async def settle(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        owed_to = self._owed.get(key)
+        if owed_to is None:
+            return True
+        try:
+            # Under the rights of whoever changed the files, which the store looks at once more.
+            with principal_scope(owed_to):
+                await self.keep(key, mounted)
+        except Exception as error:
+            if self._shelf.is_passing(error):
+                return False
+            logger.warning("what was last done to the files of %s is lost: %s", key, error)
+            self._owed.pop(key, None)
+        return True
+
+    def owes(self, key: WorkspaceKey) -> bool:
+        return key in self._owed
+
+    async def leave(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        """All that counts is in the store already, but for what it could not take."""
+        return await self.settle(key, mounted)
 
     async def forget(self, key: WorkspaceKey) -> None:
         self._states.pop(key, None)
+        self._owed.pop(key, None)
 
     async def record(
         self, key: WorkspaceKey, mounted: Mounted, recorder: Recorder[_Result]

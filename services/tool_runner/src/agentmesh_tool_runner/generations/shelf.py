@@ -39,6 +39,10 @@ class Shelf(Protocol):
         """Keeps a blob of that size; returns its digest. May ask for the chunks again."""
         ...
 
+    def is_passing(self, error: Exception) -> bool:
+        """True if what failed with this error may succeed later."""
+        ...
+
     async def save(self, key: WorkspaceKey, change: Change, earlier: Sequence[Change]) -> State:
         """Records a change that no run makes. Raises MovedError."""
         ...

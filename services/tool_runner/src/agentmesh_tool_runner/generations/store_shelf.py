@@ -90,6 +90,10 @@ class StoreShelf(Shelf):
         digest: str = answer.digest
         return digest
 
+    def is_passing(self, error: Exception) -> bool:
+        passing = isinstance(error, grpc.aio.AioRpcError) and error.code() in _PASSING
+        return passing or isinstance(error, (ShelfUnavailableError, MovedError))
+
     async def save(self, key: WorkspaceKey, change: Change, earlier: Sequence[Change]) -> State:
         request = pb.SaveWorkspaceRequest(
             conversation_id=key.conversation,

@@ -42,8 +42,16 @@ class Rest(Protocol):
         """Keeps the present files. Raises WorkspaceFullError if they exceed the bound."""
         ...
 
-    async def leave(self, key: WorkspaceKey, mounted: Mounted) -> None:
-        """The workspace is about to be closed."""
+    def owes(self, key: WorkspaceKey) -> bool:
+        """True if something could not be kept when it was to be."""
+        return False
+
+    async def settle(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        """Keeps what it owes; False if that still fails."""
+        return True
+
+    async def leave(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        """The workspace is about to be closed; False if it had better stay open for a while."""
         ...
 
     async def forget(self, key: WorkspaceKey) -> None:
@@ -74,10 +82,11 @@ class ArchiveRest(Rest):
                 self.archive(key), max_bytes=self._max_bytes, before=mounted.saved
             )
 
-    async def leave(self, key: WorkspaceKey, mounted: Mounted) -> None:
+    async def leave(self, key: WorkspaceKey, mounted: Mounted) -> bool:
         # What cannot be saved goes back to what was: a program filled it after the last save.
         with contextlib.suppress(WorkspaceFullError):
             await self.keep(key, mounted)
+        return True
 
     async def forget(self, key: WorkspaceKey) -> None:
         await asyncio.to_thread(self.archive(key).unlink, missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 import weakref
@@ -22,6 +23,8 @@ from . import snapshot
 from .model import Session, WorkspaceFullError, WorkspaceInUseError, WorkspaceKey
 from .reach import Reach
 from .rest import ArchiveRest, Rest
+
+logger = logging.getLogger(__name__)
 
 _CHECK_SECONDS: Final = 30.0
 
@@ -140,8 +143,8 @@ class Workspaces:
         """The workspace, open while the block runs. Raises what mounting and restoring raise."""
         async with self._turn(key):
             mounted = self._open.get(key)
-            if mounted is not None and self._is_old(mounted) and not mounted.users:
-                await self._leave(key, mounted)
+            old = mounted is not None and self._is_old(mounted) and not mounted.users
+            if mounted is not None and old and await self._leave(key, mounted):
                 mounted = None
             if mounted is None:
                 await self._make_room()
@@ -270,6 +273,9 @@ class Workspaces:
         for key, mounted in list(self._open.items()):
             if mounted.used_at < oldest or self._is_old(mounted):
                 await self._close(key)
+            elif self.rest.owes(key) and not mounted.tainted:
+                async with self.use(key) as used:
+                    await self.rest.settle(key, used)
 
     @property
     def check_seconds(self) -> float:
@@ -326,7 +332,9 @@ class Workspaces:
             for key, mounted in self._open.items()
             if not mounted.users
         )
-        for _, _, key in idle[: max(0, len(self._open) + 1 - self._rules.max_open)]:
+        for _, _, key in idle:
+            if len(self._open) < self._rules.max_open:
+                return
             await self._close(key)
 
     async def _close(self, key: WorkspaceKey) -> None:
@@ -335,10 +343,12 @@ class Workspaces:
             if mounted is not None and not mounted.users:
                 await self._leave(key, mounted)
 
-    async def _leave(self, key: WorkspaceKey, mounted: Mounted) -> None:
-        """Saves and closes what nobody uses; the caller holds the lock."""
-        await self.rest.leave(key, mounted)
+    async def _leave(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        """Saves and closes what nobody uses; the caller holds the lock. False if it stays open."""
+        if not mounted.tainted and not await self.rest.leave(key, mounted):
+            return False
         await self._drop(key, mounted)
+        return True
 
     async def _drop(self, key: WorkspaceKey, mounted: Mounted) -> None:
         if mounted.dropped:
@@ -370,5 +380,8 @@ class Workspaces:
         self._open.clear()
 
     async def close_all(self) -> None:
-        for key in list(self._open):
+        for key, mounted in list(self._open.items()):
             await self._close(key)
+            if not mounted.users and not mounted.dropped:
+                logger.warning("what was last done to the files of %s is lost", key)
+                await self._drop(key, mounted)
