@@ -5,6 +5,7 @@ import os
 import re
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -381,6 +382,7 @@ def test_keys_of_the_local_store_open_the_mesh_and_close_it_to_others(
             lambda: own.try_run("list", "--api-key", made["secret"]).returncode == 1,
             "the revoked key is refused",
         )
+        _audit_shows_who_did_what_and_is_whole(own, at_mesh)
     finally:
         own("down")
 
@@ -396,3 +398,20 @@ def test_run_with_a_mesh_of_its_own_leaves_nothing_behind(tmp_path: Path) -> Non
     assert " failed, " in done.stdout
     assert "\ncompleted (" in done.stdout
     assert list(tmp_path.glob("agentmesh-*")) == []
+
+
+def _audit_shows_who_did_what_and_is_whole(own: LocalMesh, at_mesh: tuple[str, ...]) -> None:
+    heads = own.data_dir / "heads.json"
+    wait_until(lambda: "not sealed" not in own("audit", "verify"), "all is sealed")
+    assert "default: " in own("audit", "verify", "--heads", str(heads))
+    assert json.loads(heads.read_text())["default"]["number"] > 0
+    assert "CreateKey" in own("audit", "list")
+    shown = json.loads(own("audit", "list", "--code", "OK", "--json", *at_mesh))
+    assert {"CreateKey", "RotateKey"} <= {one["method"].rpartition("/")[2] for one in shown}
+    assert "CreateKey" in own("audit", "list", *at_mesh)
+    assert "where the store is" in own.try_run("audit", "verify", *at_mesh).stderr
+    with sqlite3.connect(own.data_dir / "store.sqlite3", timeout=30) as database:
+        database.execute("DROP TRIGGER audit_records_unchanged")
+        database.execute("UPDATE audit_records SET principal = 'nobody' WHERE sequence = 1")
+    broken = own("audit", "verify", "--heads", str(heads), status=1)
+    assert "BROKEN: batch 1 does not match its seal" in broken

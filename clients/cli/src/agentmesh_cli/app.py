@@ -12,6 +12,7 @@ from agentmesh_cli import __version__
 from agentmesh_cli.commands import (
     agents,
     approvals,
+    audit,
     conversations,
     health,
     keys,
@@ -58,6 +59,7 @@ def build_app(console: Console, error_console: Console) -> App:
     approvals.register(app, console)
     health.register(app, console)
     keys.register(app, console)
+    audit.register(app, console)
 
     @app.command
     def version() -> int:

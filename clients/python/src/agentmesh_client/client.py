@@ -15,8 +15,9 @@ from agentmesh.conversation_store.v1.conversation_store_service_pb2 import (
     DeliveryStrategy,
     EventFilter,
 )
+from agentmesh.conversation_store.v1.ledger_service_pb2 import AuditRecord
+from agentmesh.gateway.v1 import admin_service_pb2 as admin_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
-from agentmesh.gateway.v1.admin_service_pb2 import CheckHealthRequest
 from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
 from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
@@ -39,6 +40,9 @@ _UNTIL: dict[str, stream_pb2.SubscribeUntil.ValueType] = {
     "run_end": stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
 }
 _MIB = 1024 * 1024
+_AUDIT_PAGE = 500
+# The class has methods with the names of types.
+_Records = list[AuditRecord]
 
 
 class AgentMesh:
@@ -319,7 +323,30 @@ class AgentMesh:
                 on_item(item)
         return await self.get(started.id)
 
+    async def audit(
+        self,
+        *,
+        limit: int = 100,
+        principal: str = "",
+        method: str = "",
+        resource: str = "",
+        code: str = "",
+    ) -> Sequence[AuditRecord]:
+        """The tenant's audit records, newest first, for administrators: who did what, on what,
+        from where, and what came of it. Each filter counts if it is not empty."""
+        request = admin_pb2.ListAuditRequest(
+            principal=principal, method=method, resource=resource, code=code
+        )
+        records = _Records()
+        while True:
+            request.page_size = min(_AUDIT_PAGE, limit - len(records))
+            page = await self._call(self._admin.ListAudit, request)
+            records.extend(page.records)
+            if len(records) >= limit or not page.next_page_token:
+                return records
+            request.page_token = page.next_page_token
+
     async def health(self) -> Health:
         """Whether the mesh serves, service by service."""
-        found = await self._call(self._admin.CheckHealth, CheckHealthRequest())
+        found = await self._call(self._admin.CheckHealth, admin_pb2.CheckHealthRequest())
         return Health(found.status, dict(found.services), found.version)

@@ -1,11 +1,8 @@
 """agentmesh keys: API keys."""
 
 import re
-import subprocess
-import sys
 from datetime import timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 from agentmesh_client.models import ApiKey
@@ -13,9 +10,9 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
 
-from agentmesh_cli import settings
 from agentmesh_cli.errors import EXIT_OK, UsageError
 from agentmesh_cli.gateway import Gateway
+from agentmesh_cli.local_store import at_local_store
 from agentmesh_cli.options import NO_CONNECTION, Connection, JsonFlag
 from agentmesh_cli.rendering.json_output import dump, to_json
 from agentmesh_cli.rendering.tables import print_keys
@@ -89,7 +86,7 @@ def register(app: App, console: Console) -> None:
             arguments += [part for wanted in scope or () for part in ("--scope", wanted)]
             if ttl is not None:
                 arguments += ["--ttl-hours", _hours(ttl)]
-            return _at_local_store(connection, "create", *arguments)
+            return at_local_store(connection, "keys", "create", *arguments)
         _refuse_tenant(tenant)
         async with Gateway.open(connection) as gateway:
             made = await gateway.mesh.keys.create(role, name=name, ttl=ttl, scopes=scope or ())
@@ -119,7 +116,7 @@ def register(app: App, console: Console) -> None:
         if not connection.address:
             _refuse_json(json)
             arguments = [key, "--tenant", tenant or DEFAULT_TENANT, "--overlap-hours", _hours(both)]
-            return _at_local_store(connection, "rotate", *arguments)
+            return at_local_store(connection, "keys", "rotate", *arguments)
         _refuse_tenant(tenant)
         async with Gateway.open(connection) as gateway:
             rotated = await gateway.mesh.keys.rotate(key, overlap=both)
@@ -136,7 +133,7 @@ def register(app: App, console: Console) -> None:
         """List API keys, without their secrets."""
         if not connection.address:
             _refuse_json(json)
-            return _at_local_store(connection, "list", "--tenant", tenant or DEFAULT_TENANT)
+            return at_local_store(connection, "keys", "list", "--tenant", tenant or DEFAULT_TENANT)
         _refuse_tenant(tenant)
         async with Gateway.open(connection) as gateway:
             found = await gateway.mesh.keys.list()
@@ -162,7 +159,9 @@ def register(app: App, console: Console) -> None:
             Its id (key_…).
         """
         if not connection.address:
-            return _at_local_store(connection, "revoke", key, "--tenant", tenant or DEFAULT_TENANT)
+            return at_local_store(
+                connection, "keys", "revoke", key, "--tenant", tenant or DEFAULT_TENANT
+            )
         _refuse_tenant(tenant)
         async with Gateway.open(connection) as gateway:
             revoked = await gateway.mesh.keys.revoke(key)
@@ -192,14 +191,6 @@ def _span(option: str, text: str | None) -> timedelta | None:
 
 def _hours(span: timedelta) -> str:
     return str(span / timedelta(hours=1))
-
-
-def _at_local_store(connection: Connection, *arguments: str) -> int:
-    """Runs the store's own command on the data directory; it shares this terminal."""
-    directory: Path = connection.data_dir or settings.default_data_dir()
-    environment = {**settings.service_environment(), "AGENTMESH_DATA_DIR": str(directory)}
-    command = [sys.executable, "-m", "agentmesh_conversation_store", "keys", *arguments]
-    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603  # fixed
 
 
 def _refuse_json(json: bool) -> None:
