@@ -51,6 +51,11 @@ class Gateways:
             "store_address": NOWHERE,
             "runtime_address": NOWHERE,
             "tool_runner_address": NOWHERE,
+            # Tests are quicker than people; those of the limits set them.
+            "requests_per_second": 0,
+            "requests_per_second_per_principal": 0,
+            "anonymous_requests_per_second": 0,
+            "refused_credentials_per_minute": 0,
         }
         host = build(GatewaySettings(**(defaults | settings)))
         await host.start()

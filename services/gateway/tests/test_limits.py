@@ -281,7 +281,7 @@ async def test_health_is_for_everybody_but_not_without_end(gateways: Gateways) -
 async def test_replicas_share_the_rate_over_redis(
     shared_store: MeshProcess, gateways: Gateways, mesh_hosts: HostFactory, redis_url: str
 ) -> None:
-    front = await before(shared_store, gateways, redis_url=redis_url)
+    front = await before(shared_store, gateways, redis_url=redis_url, requests_per_second=1000)
     who = await caller(front, mesh_hosts, "viewer", "shared-rate")
     stub = conversations(front.gateway)
     await stub.ListConversations(LIST, metadata=who.metadata)
