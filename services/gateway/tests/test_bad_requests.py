@@ -198,9 +198,9 @@ async def test_paths_and_methods_that_do_not_exist_are_told_apart(gateway: Gatew
     assert error["status"] == "NOT_FOUND"
     response = await gateway.http.put("/agents")
     problem(response, 405, "UNIMPLEMENTED")
-    assert response.headers["allow"] == "GET, OPTIONS"
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS"
     response = await gateway.http.options("/agents")
-    assert (response.status_code, response.headers["allow"]) == (204, "GET, OPTIONS")
+    assert (response.status_code, response.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
 
 
 async def test_a_service_that_is_down_is_named_on_both_edges(gateway: Gateway) -> None:

@@ -98,6 +98,10 @@ def test_rules_of_the_contract_are_rules_of_the_schemas() -> None:
     assert fields["max_rounds"]["maximum"] == 10_000
     assert fields["priority"]["minimum"] == -100
     assert fields["labels"]["maxProperties"] == 64
+    bound = SCHEMAS["BudgetInput"]["properties"]["max_tokens"]
+    assert bound["exclusiveMinimum"] == 0
+    assert re.search(bound["pattern"], "10")
+    assert not re.search(bound["pattern"], "0")
     register = body_schema("RegisterAgent")
     assert register["required"] == ["name", "config"]
     assert register["properties"]["name"]["pattern"] == "^[A-Za-z_][A-Za-z0-9_]{0,63}$"
@@ -132,6 +136,7 @@ def test_streams_files_and_uploads_are_told_from_json() -> None:
     watch = operation("SubscribeConversation")["responses"]["200"]["content"]
     assert list(watch) == ["text/event-stream"]
     events = watch["text/event-stream"]["x-events"]
+    assert watch["text/event-stream"]["schema"]["properties"]["event"]["enum"] == list(events)
     assert events["message"] == {"$ref": "#/components/schemas/Event"}
     assert events["heartbeat"] == {"$ref": "#/components/schemas/Heartbeat"}
     assert "events" not in events
@@ -140,7 +145,8 @@ def test_streams_files_and_uploads_are_told_from_json() -> None:
     upload = operation("UploadArtifact")
     assert list(upload["requestBody"]["content"]) == ["application/octet-stream"]
     assert "size_bytes" not in parameters("UploadArtifact")
-    assert list(operation("ImportConversation")["requestBody"]["content"]) == ["application/jsonl"]
+    lines = operation("ImportConversation")["requestBody"]["content"]
+    assert list(lines) == ["application/jsonl", "application/octet-stream"]
 
 
 def test_every_reason_stands_with_the_status_that_it_comes_with() -> None:

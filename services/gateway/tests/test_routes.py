@@ -62,9 +62,17 @@ def test_unknown_paths_match_nothing(path: str) -> None:
 
 
 def test_a_wrong_method_is_told_from_an_unknown_path() -> None:
-    assert TABLE.match("DELETE", "/conversations/start") is not None  # as a conversation's id
-    assert TABLE.match("PUT", "/conversations/start") is None
-    assert "POST" in TABLE.allowed("/conversations/start")
+    assert TABLE.match("PUT", "/conversations/conv_1") is None
+    assert TABLE.allowed("/conversations/conv_1") == ("DELETE", "GET", "HEAD", "PATCH")
+    assert TABLE.match("HEAD", "/conversations/conv_1") is not None
+    assert TABLE.match("HEAD", "/conversations/conv_1/stream") is None
+    assert TABLE.allowed("/conversations/conv_1/stream") == ("GET",)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH"])
+def test_a_literal_path_is_never_an_id(method: str) -> None:
+    assert TABLE.match(method, "/conversations/start") is None
+    assert TABLE.allowed("/conversations/start") == ("POST",)
 
 
 def _bind(method: str, path: str, query: str = "", body: object = None):  # type: ignore[no-untyped-def]

@@ -60,8 +60,17 @@ def constrain(schema: Schema, field: FieldDescriptor, rules: validate_pb2.FieldR
                 schema[keyword] = getattr(of_kind, name)
                 if keyword.startswith("exclusive"):
                     schema.pop(_NUMBER_KEYWORDS[f"{name}e"], None)
+        if "pattern" in schema:
+            schema["pattern"] = _digits(schema)
         if values := list(getattr(of_kind, "in")):
             schema["enum"] = values
+
+
+def _digits(schema: Schema) -> str:
+    """Of an integer that may be written as a string: what its lower bound leaves."""
+    if schema.get("exclusiveMinimum", -1) >= 0 or schema.get("minimum", -1) > 0:
+        return "^0*[1-9][0-9]*$"
+    return "^[0-9]+$" if schema.get("minimum", -1) == 0 else "^-?[0-9]+$"
 
 
 def constrain_list(schema: Schema, rules: validate_pb2.RepeatedRules) -> None:

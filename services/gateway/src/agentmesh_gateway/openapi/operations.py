@@ -20,6 +20,7 @@ from agentmesh_gateway.rest.routes import SIZE_FIELD, Route
 from agentmesh_gateway.rest.template import SegmentKind
 
 _DEEPEST_QUERY = 4
+_OCTETS = "application/octet-stream"
 _BINARY: Schema = {"type": "string", "format": "binary"}
 # What a server of REST sets itself.
 _SET_BY_THE_EDGE = frozenset({"single_events"})
@@ -123,8 +124,9 @@ def _header_parameters(route: Route) -> Iterator[dict[str, Any]]:
 
 def _body(route: Route, schemas: Schemas) -> dict[str, Any]:
     if route.is_upload:
-        media_type = "application/octet-stream" if route.announces_size else "application/jsonl"
-        return {"required": True, "content": {media_type: {"schema": _BINARY}}}
+        media_types = [_OCTETS] if route.announces_size else ["application/jsonl", _OCTETS]
+        content = {media_type: {"schema": _BINARY} for media_type in media_types}
+        return {"required": True, "content": content}
     if not route.body:
         return {}
     if route.body == "*":
@@ -137,10 +139,10 @@ def _body(route: Route, schemas: Schemas) -> dict[str, Any]:
         field = route.request.fields_by_name[route.body]
         schema = schemas.field(field, request=True)
         required = is_required(field)
-    content: dict[str, Any] = {"schema": schema}
+    media: dict[str, Any] = {"schema": schema}
     if example := examples.REQUESTS.get(route.method.name):
-        content["example"] = example
-    return {"required": required, "content": {"application/json": content}}
+        media["example"] = example
+    return {"required": required, "content": {"application/json": media}}
 
 
 def _success(route: Route, schemas: Schemas) -> dict[str, Any]:
@@ -162,9 +164,6 @@ def _success(route: Route, schemas: Schemas) -> dict[str, Any]:
     }
 
 
-_OCTETS = "application/octet-stream"
-
-
 def is_download(route: Route) -> bool:
     """Whether the responses are the pieces of a file."""
     types = [field.type for field in route.response.fields]
@@ -182,7 +181,7 @@ def _unhealthy(route: Route, schemas: Schemas) -> dict[str, Any]:
 
 
 def _events(route: Route, schemas: Schemas) -> dict[str, Any]:
-    """A stream of server-sent events. This version of OpenAPI has no word for what is in it."""
+    """A stream of server-sent events: the schema is that of one of them."""
     item = route.response.fields_by_name.get("item")
     message = route.response if item is None else message_type(item)
     if message.full_name == StreamItem.DESCRIPTOR.full_name:
@@ -194,18 +193,27 @@ def _events(route: Route, schemas: Schemas) -> dict[str, Any]:
         }
     else:
         kinds = dict.fromkeys(_kinds(message), message) or {"item": message}
-    said = ["`id` says where to resume, `event` is the kind, `data` one JSON document on a line."]
-    said += ["The event `error` ends a stream that failed; its data is an error response's body."]
+    data = {kind: schemas.reference(inner, request=False) for kind, inner in kinds.items()}
+    data["error"] = {"$ref": "#/components/schemas/Error"}
+    return {"schema": _event(list(data)), "x-events": data}
+
+
+def _event(kinds: list[str]) -> Schema:
+    said = "One JSON document on one line; `x-events` has its schema for each kind."
     return {
-        "schema": {
-            "type": "string",
-            "contentMediaType": "text/event-stream",
-            "description": " ".join(said),
+        "type": "object",
+        "description": "One event of the stream. The event `error` ends a stream that failed.",
+        "properties": {
+            "id": {"type": "string", "description": "Where to resume."},
+            "event": {"type": "string", "enum": kinds, "description": "The kind."},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "description": said,
+            },
+            "retry": {"type": "integer", "description": "Milliseconds before coming back."},
         },
-        "x-events": {
-            **{kind: schemas.reference(data, request=False) for kind, data in kinds.items()},
-            "error": {"$ref": "#/components/schemas/Error"},
-        },
+        "required": ["event", "data"],
     }
 
 

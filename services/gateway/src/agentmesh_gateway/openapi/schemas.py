@@ -23,6 +23,7 @@ from agentmesh_gateway.openapi.constraints import (
 )
 from agentmesh_gateway.rest.enums import enum_codec
 
+_MASK_PATH = r"\*|[a-z][a-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_-]*)*"
 _ANY = "google.protobuf.Any"
 _WELL_KNOWN: dict[str, Schema] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
@@ -33,7 +34,7 @@ _WELL_KNOWN: dict[str, Schema] = {
     },
     "google.protobuf.FieldMask": {
         "type": "string",
-        "pattern": r"^[A-Za-z0-9_.*-]+(,[A-Za-z0-9_.*-]+)*$|^$",
+        "pattern": rf"^(({_MASK_PATH})?(,({_MASK_PATH})?)*)?$",
     },
     "google.protobuf.Struct": {"type": "object"},
     "google.protobuf.ListValue": {"type": "array"},

@@ -103,8 +103,8 @@ class RestEdge:
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Responder
     ) -> None:
         path = raw_path(scope)
-        match = self._table.match("GET" if scope["method"] == "HEAD" else scope["method"], path)
-        if match is None or (scope["method"] == "HEAD" and match.route.server_streaming):
+        match = self._table.match(scope["method"], path)
+        if match is None:
             await self._refuse_path(scope["method"], path, answer)
             return
         metadata = call_metadata(headers)

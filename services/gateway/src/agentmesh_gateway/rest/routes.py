@@ -109,19 +109,27 @@ class RouteTable:
 
     def match(self, http_method: str, raw_path: str) -> Match | None:
         """The route of a request, or None. `raw_path` is percent-encoded, without its query."""
-        for node, values in self._walk(raw_path):
-            route = node.routes.get(http_method)
-            if route is not None:
-                return Match(route, dict(zip(route.template.variables, values, strict=True)))
-        return None
+        node, values = self._find(raw_path)
+        route = node.routes.get("GET" if http_method == "HEAD" else http_method)
+        if route is None or (http_method == "HEAD" and route.server_streaming):
+            return None
+        return Match(route, dict(zip(route.template.variables, values, strict=True)))
 
     def allowed(self, raw_path: str) -> tuple[str, ...]:
         """The HTTP methods that the path serves; none if there is no such path."""
-        return tuple(sorted({name for node, _ in self._walk(raw_path) for name in node.routes}))
+        routes = self._find(raw_path)[0].routes
+        read = routes.get("GET")
+        head = () if read is None or read.server_streaming else ("HEAD",)
+        return tuple(sorted([*routes, *head]))
 
-    def _walk(self, raw_path: str) -> Iterator[tuple[_Node, tuple[str, ...]]]:
+    def _find(self, raw_path: str) -> tuple[_Node, tuple[str, ...]]:
+        """The template that fits best, whatever the method: what stands literally in a template is
+        never the id of something."""
         if raw_path.startswith("/"):
-            yield from _descend(self._root, raw_path[1:].split("/"), ())
+            for node, values in _descend(self._root, raw_path[1:].split("/"), ()):
+                if node.routes:
+                    return node, values
+        return _Node(), ()
 
 
 def _descend(
