@@ -76,6 +76,54 @@ async def test_rest_says_how_a_caller_stands_and_when_to_come_back(
     assert violation["description"] == "2 calls a second, 4 at once"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "code"),
+    [
+        ("POST", "/conversations/start", b"{no json", 400),
+        ("PUT", "/admin/policy", b"{}", 403),
+        ("GET", "/admin/keys", b"", 403),
+    ],
+    ids=["malformed", "vital and not allowed", "not allowed"],
+)
+async def test_requests_that_are_refused_count_too(
+    shared_store: MeshProcess,
+    gateways: Gateways,
+    mesh_hosts: HostFactory,
+    method: str,
+    path: str,
+    body: bytes,
+    code: int,
+) -> None:
+    front = await before(shared_store, gateways, requests_per_second_per_principal=1)
+    who = await caller(front, mesh_hosts, "viewer", f"refused-{code}")
+    headers = who.headers | {"content-type": "application/json"}
+    codes = [
+        (await front.http.request(method, path, content=body, headers=headers)).status_code
+        for _ in range(20)
+    ]
+    assert set(codes) == {code, 429}
+
+
+async def test_a_request_over_rest_is_one_call(
+    shared_store: MeshProcess, gateways: Gateways, mesh_hosts: HostFactory
+) -> None:
+    front = await before(shared_store, gateways, requests_per_second_per_principal=1)
+    who = await caller(front, mesh_hosts, "viewer", "one-call")
+    first = await front.http.get(CONVERSATION, headers=who.headers)
+    assert '"principal";r=1;' in first.headers["ratelimit"]
+
+
+async def test_not_being_allowed_counts_over_grpc_too(
+    shared_store: MeshProcess, gateways: Gateways, mesh_hosts: HostFactory
+) -> None:
+    front = await before(shared_store, gateways, requests_per_second_per_principal=1)
+    who = await caller(front, mesh_hosts, "viewer", "not-allowed")
+    listing = admin_pb2.ListKeysRequest()
+    with raises_rich(EXHAUSTED, "RATE_LIMITED"):
+        for _ in range(20):
+            await _try(admin(front.gateway).ListKeys(listing, metadata=who.metadata), but=EXHAUSTED)
+
+
 async def test_grpc_says_which_limit_and_when_to_come_back(
     shared_store: MeshProcess, gateways: Gateways, mesh_hosts: HostFactory
 ) -> None:

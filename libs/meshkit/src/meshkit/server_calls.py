@@ -211,18 +211,33 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
     async def _admit(self, call: ServedCall, context: ServicerContext) -> None:
         if self._gate is not None:
             self._gate.arrive(call)
-        principal, capability = await self._admission.admit(
-            call.rules, context, call.internal, call.capability, call.recognised
-        )
+        try:
+            principal, capability = await self._admission.admit(
+                call.rules, context, call.internal, call.capability, call.recognised
+            )
+        except MeshError:
+            if call.principal is not None:  # being refused costs as much as being served
+                await self._limit(call)
+            raise
         call.principal = principal
         mesh_context.enter_call(principal, capability)
         if call.origin and call.rules.audience == options_pb2.AUDIENCE_INTERNAL:
             call_origin.receive(call_origin.parse(call.origin))
         if call.span is not None and principal is not None and principal.tenant:
             call.span.set_attribute(TENANT_ATTRIBUTE, principal.tenant)
+        await self._limit(call)
+
+    async def _limit(self, call: ServedCall) -> None:
         pending = self._gate.limit(call) if self._gate is not None else None
         if pending is not None:
             await pending
+
+    async def expected(self, method: str, principal: mesh_context.Principal) -> None:
+        """Before an edge that speaks another protocol reads the body of a request: raises MeshError
+        if its call would be refused by what limits calls."""
+        rules = self._rules.get(method)
+        if self._gate is not None and rules is not None:
+            await self._gate.expect(rules, principal)
 
     def refused(self, method: str, call_context: Any, caller: Any, failure: MeshError) -> None:
         """Notes a call that failed before it was one: an edge that speaks another protocol refused

@@ -94,6 +94,11 @@ class LocalCalls:
         except grpc.aio.AbortError:
             raise CallFailedError(context.status()) from None
 
+    async def expected(self, rpc: str, principal: Principal) -> None:
+        """Before the body of a request is read. Raises MeshError if its call would be refused by
+        what limits calls."""
+        await self._interceptor.expected(rpc, principal)
+
     def refused(
         self, rpc: str, metadata: Metadata, caller: Principal | None, failure: MeshError
     ) -> None:

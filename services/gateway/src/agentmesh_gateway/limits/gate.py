@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import grpc
@@ -15,6 +16,7 @@ from agentmesh.common.v1 import errors_pb2, options_pb2
 from meshkit.caller_address import enter_caller_address, find_caller_address
 from meshkit.context import Principal
 from meshkit.errors import MeshError, QuotaViolation
+from meshkit.policy import MethodRules
 from meshkit.served_call import ServedCall
 
 from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets, Rate, Take, Verdict
@@ -25,6 +27,8 @@ from agentmesh_gateway.limits.report import Line, find_report
 from agentmesh_gateway.limits.tenants import TenantLimits, Tenants
 from agentmesh_gateway.proxies import TrustedProxies
 
+# One request over HTTP is one call: it does not pay twice.
+_paid: ContextVar[bool] = ContextVar("agentmesh_call_paid", default=False)
 _TENANTS_SHARE = 0.5
 _ADDRESS = "address"
 
@@ -83,6 +87,15 @@ class Gate:
             return self._limit_when_known(call, principal)
         return self._limit(call, principal, limits)
 
+    async def expect(self, rules: MethodRules, principal: Principal) -> None:
+        """See `CallGate.expect`."""
+        self._overload.admit(rules.importance)
+        limits = self._tenants.find(principal.tenant) or await self._tenants.fetch(principal.tenant)
+        pending = self._take(rules, principal, limits)
+        if pending is not None:
+            await pending
+        _paid.set(True)
+
     def leave(self, call: ServedCall) -> None:
         """Gives back what the call holds."""
         held: _Pass | None = call.admittance
@@ -104,7 +117,12 @@ class Gate:
         self, call: ServedCall, principal: Principal, limits: TenantLimits
     ) -> Awaitable[None] | None:
         self._hold(call, principal, limits)
-        vital = call.rules.importance == options_pb2.IMPORTANCE_VITAL
+        return None if _paid.get() else self._take(call.rules, principal, limits)
+
+    def _take(
+        self, rules: MethodRules, principal: Principal, limits: TenantLimits
+    ) -> Awaitable[None] | None:
+        vital = rules.importance == options_pb2.IMPORTANCE_VITAL
         takes, subjects = _takes(principal, limits, "vital/" if vital else "")
         if not takes:
             return None

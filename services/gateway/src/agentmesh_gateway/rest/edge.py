@@ -115,6 +115,7 @@ class RestEdge:
                 principal = await self._authenticator.authenticate(metadata)
                 if self._authenticator.trusts_this_machine(principal):
                     require_this_machine(headers, self._allowed_origins)
+                await self._calls.expected(match.route.rpc, principal)
             await self._call(match, scope, headers, receive, metadata, answer)
         except MeshError as error:
             self._calls.refused(match.route.rpc, metadata, principal, error)
