@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
 from agentmesh.conversation.v1.conversation_pb2 import CONVERSATION_VISIBILITY_TENANT
-from agentmesh.conversation.v1.event_pb2 import Event
+from agentmesh.conversation.v1.event_pb2 import Event, RunEnded
+from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import approval_service_pb2 as approvals_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
@@ -21,7 +22,8 @@ from meshkit.testkit import HostFactory, raises_rich
 
 from .conftest import Gateways
 from .front import Front
-from .scripted_store import Keys, ScriptedStore, start_scripted_store
+from .scripted_store import Keys, ScriptedStore, heartbeat, start_scripted_store
+from .scripted_store import events as scripted_events
 from .tenants import caller
 from .test_streams import forever
 
@@ -180,7 +182,11 @@ async def test_requests_sent_at_once_are_answered_in_order(chat: Chat) -> None:
     assert len(sequences) == 16
 
 
-async def test_a_broken_stream_is_opened_again_with_the_same_requests(front: Front) -> None:
+async def test_a_broken_stream_is_opened_again_with_the_same_requests(
+    front: Front, gateways: Gateways
+) -> None:
+    """At another gateway, too."""
+    other = await gateways.start(store_address=front.store.grpc_address)
     first = Chat(front.conversations)
     conversation_id = (await opened(first, "again", start=start())).conversation_id
     said = await first.ask("hello", send_message=pb2.SendMessageRequest(content="hello"))
@@ -188,7 +194,7 @@ async def test_a_broken_stream_is_opened_again_with_the_same_requests(front: Fro
     seen, token = list(first.events), first.token
     first.call.cancel()
 
-    second = Chat(front.conversations)
+    second = Chat(ConversationServiceStub(other.channel))
     again = await opened(second, "again", start=start(), resume_token=token, until=UNTIL_RUN_END)
     assert again.conversation_id == conversation_id
     repeated = await second.ask("hello", send_message=pb2.SendMessageRequest(content="hello"))
@@ -201,29 +207,77 @@ async def test_a_broken_stream_is_opened_again_with_the_same_requests(front: Fro
     assert contents.count("hello") == 1
 
 
-async def test_what_was_answered_counts_for_the_end(front: Front) -> None:
+class Restarting(ScriptedStore):
+    """A conversation that has ended after its first event, until somebody says something. The
+    events of that come only when `news` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(self._log)
+        self.news = asyncio.Event()
+        self.status = conversation_pb2.CONVERSATION_STATUS_COMPLETED
+        self.head = 1
+
+    async def _log(
+        self, request: store_pb2.SubscribeConversationRequest
+    ) -> AsyncIterator[stream_pb2.StreamItem]:
+        if request.after_sequence == 0 and not request.resume_token:
+            yield scripted_events(1)
+        if request.until == stream_pb2.SUBSCRIBE_UNTIL_HEAD:
+            yield heartbeat(1)
+            return
+        await self.news.wait()
+        yield scripted_events(2)
+        ended = Event(sequence=3, conversation_id="conv_1", run_id="run_2", run_ended=RunEnded())
+        yield stream_pb2.StreamItem(
+            events=stream_pb2.EventBatch(events=[ended]), resume_token="token-3"
+        )
+        await asyncio.Event().wait()
+
+    async def get_conversation(
+        self, request: store_pb2.GetConversationRequest, context: Any
+    ) -> store_pb2.GetConversationResponse:
+        found = conversation_pb2.Conversation(
+            conversation_id="conv_1", status=self.status, head_sequence=self.head
+        )
+        return store_pb2.GetConversationResponse(conversation=found)
+
+    async def send_message(
+        self, request: store_pb2.SendMessageRequest, context: Any
+    ) -> store_pb2.SendMessageResponse:
+        self.status, self.head = conversation_pb2.CONVERSATION_STATUS_RUNNING, 2
+        return store_pb2.SendMessageResponse(sequence=2, run_id="run_2")
+
+
+async def test_what_was_answered_counts_for_the_end(
+    gateways: Gateways, mesh_hosts: HostFactory
+) -> None:
     """A run that a request of this stream has started is followed, whatever was known before."""
-    conversation_id = (await front.started())["conversation_id"]
-    await front.conversations.CancelConversation(
-        pb2.CancelConversationRequest(conversation_id=conversation_id)
-    )
-    # Somebody else's subscription: it has asked how the conversation stands.
-    watcher = front.conversations.SubscribeConversation(
-        pb2.SubscribeConversationRequest(conversation_id=conversation_id, until=UNTIL_RUN_END)
-    )
-    assert [response async for response in watcher]
-    chat = Chat(front.conversations)
-    await opened(chat, conversation_id=conversation_id, until=UNTIL_RUN_END)
-    await chat.until("run_ended")
-    said = await chat.ask("on", send_message=pb2.SendMessageRequest(content="go on"))
-    assert said.send_message.run_id
+    store = Restarting()
+    host = await start_scripted_store(mesh_hosts, store)
+    gateway = await gateways.start(store_address=host.grpc_address, heartbeat_seconds=0.2)
+    stub: Any = ConversationServiceStub(gateway.channel)
+
+    def watch(**fields: Any) -> Any:
+        return stub.SubscribeConversation(
+            pb2.SubscribeConversationRequest(conversation_id="conv_1", **fields), timeout=PATIENCE
+        )
+
+    staying = watch()
+    await staying.read()
+    # Others have asked how the conversation stands, and it had ended.
+    assert [response async for response in watch(until=UNTIL_RUN_END)]
+    chat = Chat(stub)
+    await opened(chat, conversation_id="conv_1", until=UNTIL_RUN_END)
+    await chat.until("message")
+    await chat.ask(send_message=pb2.SendMessageRequest(content="go on"))
     await chat.call.done_writing()
     end = asyncio.create_task(chat.rest())
-    await front.conversations.CancelConversation(
-        pb2.CancelConversationRequest(conversation_id=conversation_id)
-    )
-    events = await end
-    assert [event.WhichOneof("kind") for event in events].count("run_ended") == 2
+    for _ in range(3):
+        await staying.read()  # heartbeats: what could have ended the stream has happened
+    store.status, store.head = conversation_pb2.CONVERSATION_STATUS_COMPLETED, 3
+    store.news.set()
+    assert [event.sequence for event in await end] == [1, 2, 3]
+    staying.cancel()
 
 
 async def test_the_end_of_requests_alone_ends_nothing(chat: Chat) -> None:
