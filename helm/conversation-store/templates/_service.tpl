@@ -38,6 +38,19 @@
       name: {{ .Values.storage.postgres.existingSecret }}
       key: {{ .Values.storage.postgres.key }}
 {{- end }}
+{{- with .Values.audit }}
+{{- if .existingSecret }}
+- name: AGENTMESH_AUDIT_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .key }}
+{{- end }}
+{{- if .retentionDays }}
+- name: AGENTMESH_AUDIT_RETENTION_DAYS
+  value: {{ .retentionDays | int64 | quote }}
+{{- end }}
+{{- end }}
 {{- with .Values.storage.blobs.url }}
 - name: AGENTMESH_BLOB_URL
   value: {{ . | quote }}

@@ -30,6 +30,12 @@
   value: {{ toJson . | quote }}
 {{- end }}
 {{- end }}
+- name: AGENTMESH_ACCESS_LOG
+  value: {{ .Values.accessLog.enabled | quote }}
+- name: AGENTMESH_ACCESS_LOG_READS
+  value: {{ .Values.accessLog.reads | quote }}
+- name: AGENTMESH_AUDIT_READS
+  value: {{ .Values.audit.reads | quote }}
 {{- with .Values.limits }}
 - name: AGENTMESH_REQUESTS_PER_SECOND
   value: {{ .requestsPerSecond | int64 | quote }}

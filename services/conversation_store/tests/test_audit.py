@@ -23,11 +23,13 @@ from agentmesh_conversation_store.domain.ledger import (
     TenantPolicy,
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.sealing import AuditSealer
+from agentmesh_conversation_store.sealing import AuditSealer, sealing_keys
+from agentmesh_conversation_store.settings import StoreSettings
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.requests import Request
 from meshkit.call_origin import CallOrigin, received_scope
 from meshkit.context import principal_scope
+from pydantic import SecretStr, ValidationError
 
 from services.conversation_store.tests.support import ACME, ManualClock, start_command
 
@@ -325,6 +327,20 @@ async def test_a_chain_sealed_again_with_another_key_is_found(
     assert "sealed with another key" in str((await _verdict(storage)).problem)
     await tamper(f"UPDATE audit_seals SET key_id = '{KEY.key_id}'")  # noqa: S608  a constant
     assert "sealed with another key" in str((await _verdict(storage)).problem)
+
+
+def test_the_first_key_seals_and_none_is_short(tmp_path: Path) -> None:
+    first, second = "a" * 32, "b" * 32
+    plain = StoreSettings(data_dir=tmp_path)
+    keyed = StoreSettings(data_dir=tmp_path, audit_key=SecretStr(f"{first}, {second}"))
+    (made,) = sealing_keys(plain)
+    assert sealing_keys(keyed)[2] == made
+    changed = StoreSettings(data_dir=tmp_path, audit_key=SecretStr(f"{second},{first}"))
+    assert sealing_keys(keyed)[:2] == list(reversed(sealing_keys(changed)[:2]))
+    assert len({key.key_id for key in sealing_keys(keyed)}) == 3
+    with pytest.raises(ValidationError, match="32 characters") as refused:
+        StoreSettings(data_dir=tmp_path, audit_key=SecretStr(f"{first},short"))
+    assert "short" not in str(refused.value).replace("at least", "")
 
 
 async def test_keys_can_be_exchanged(storage: Storage) -> None:

@@ -25,14 +25,13 @@ _DAY = 24 * 3600 * SECOND
 
 
 def sealing_keys(settings: StoreSettings) -> list[SealingKey]:
-    """Those of AGENTMESH_AUDIT_KEY, of which the first one seals; else one made from what API keys
-    are hashed with. None of them is ever in the database."""
+    """Those of AGENTMESH_AUDIT_KEY, and one made from what API keys are hashed with. The first one
+    seals, all of them are good for verification, and none is ever in the database."""
     given = settings.audit_key.get_secret_value() if settings.audit_key else ""
     secrets = [secret.strip().encode() for secret in given.split(",") if secret.strip()]
     purpose = b"agentmesh/audit-seals/1"
-    if not secrets:
-        return [SealingKey(hmac.new(load_pepper(settings), purpose, hashlib.sha256).digest())]
-    return [SealingKey(hashlib.sha256(purpose + secret).digest()) for secret in secrets]
+    made = SealingKey(hmac.new(load_pepper(settings), purpose, hashlib.sha256).digest())
+    return [*(SealingKey(hashlib.sha256(purpose + one).digest()) for one in secrets), made]
 
 
 class AuditSealer:
