@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from agentmesh.common.v1.options_pb2 import ROLE_VIEWER
+from agentmesh.common.v1.options_pb2 import ROLE_OPERATOR
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, message_pb2
 from agentmesh.conversation_store.v1.conversation_store_service_pb2 import (
     DELIVERY_STRATEGY_INTERRUPT,
@@ -83,7 +83,7 @@ class Scene:
         """Channels to the services of the mesh, for a viewer."""
         settings = ServiceSettings(data_dir=self.mesh.folder, internal_secret=SecretStr(SECRET))
         channels = MeshChannels("gateway", settings)
-        with principal_scope(Principal("tester", "default", ROLE_VIEWER)):
+        with principal_scope(Principal("tester", "default", ROLE_OPERATOR)):
             yield channels
         await channels.close()
 

@@ -95,6 +95,9 @@ async def test_others_find_nothing(keyed_mesh: Mesh, acme: httpx.AsyncClient) ->
         ):
             assert answer.status_code == 404
     async with _client(keyed_mesh, "viewer") as viewer:
+        assert (await viewer.get(f"{base}/artifacts/a.txt")).status_code == 404
+        shared = await acme.post(f"{base}/grants", json={"role": "viewer", "access": "write"})
+        assert shared.status_code == 200, shared.text
         assert (await viewer.get(f"{base}/artifacts/a.txt")).content == b"acme's"
         refused = await viewer.put(f"{base}/artifacts/a.txt", content=b"x", headers=FILE)
         assert refused.status_code == 403

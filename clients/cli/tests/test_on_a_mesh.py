@@ -366,6 +366,17 @@ def test_keys_of_the_local_store_open_the_mesh_and_close_it_to_others(
         low = own.try_run("run", "hi", "--api-key", made["secret"])
         assert low.returncode == 1
         assert "role" in low.stderr
+        as_boss = ("--api-key", secret)
+        own("run", "hi", "--agents", "developer", "--max-rounds", "1", *as_boss)
+        (shared,) = json.loads(own("list", "--json", *as_boss))
+        name = shared["conversation_id"]
+        with_viewers = ("--with-role", "viewer", *as_boss)
+        assert "every viewer" in own("share", name, *with_viewers)
+        assert name in own("list", "--json", "--api-key", made["secret"])
+        assert json.loads(own("grants", name, "--json", *as_boss))["access"] == "read"
+        own("unshare", name, *with_viewers)
+        assert "no conversations" in own("list", "--api-key", made["secret"])
+        assert "--with-role" in own.try_run("share", name, *as_boss).stderr
         limits = ("--scope", "agents:read", "--expires", "1d")
         limited = own("keys", "create", *limits, "--json", *at_mesh)
         limited_secret = json.loads(limited)["secret"]

@@ -304,3 +304,37 @@ async def test_a_stopped_gateway_ends_cleanly(own: RealMesh) -> None:
     with pytest.raises(UnavailableError):
         await _read_to_the_end(received)
     assert "Traceback" not in own.gateway.log()
+
+
+async def test_conversations_are_shared_with_others(own: RealMesh) -> None:
+    address = own.gateway.grpc_address
+    admin = await own.client.keys.create("admin")
+    async with AgentMesh(address, api_key=admin.secret) as boss:
+        mine, theirs = [await boss.keys.create("user") for _ in range(2)]
+    async with (
+        AgentMesh(address, api_key=mine.secret) as owner,
+        AgentMesh(address, api_key=theirs.secret) as guest,
+    ):
+        started = await owner.start("x", agents=["writer"])
+        assert (started.owner, started.visibility) == (mine.id, "private")
+        with pytest.raises(NotFoundError):
+            await guest.get(started.id)
+        grant = await owner.sharing.share(started.id, subject=theirs.id)
+        assert (grant.subject, grant.role, grant.access) == (theirs.id, "", "read")
+        assert (await guest.get(started.id)).owner == mine.id
+        with pytest.raises(PermissionDeniedError) as refused:
+            await guest.send(started.id, "hello")
+        assert refused.value.reason == "ACCESS_TOO_LOW"
+        await owner.sharing.share(started.id, role="user", access="write")
+        await guest.send(started.id, "hello")
+        shared = [(g.subject, g.role, g.access) for g in await owner.sharing.list(started.id)]
+        assert shared == [("", "user", "write"), (theirs.id, "", "read")]
+        await owner.sharing.unshare(started.id, role="user")
+        await owner.sharing.unshare(started.id, subject=theirs.id)
+        with pytest.raises(NotFoundError):
+            await guest.get(started.id)
+        opened = await owner.update(started.id, visibility="tenant")
+        assert opened.visibility == "tenant"
+        assert (await guest.get(started.id)).visibility == "tenant"
+        with pytest.raises(PermissionDeniedError):
+            await guest.start("x", agents=["writer"], owner=mine.id)

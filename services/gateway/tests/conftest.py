@@ -15,7 +15,7 @@ from agentmesh_gateway.settings import GatewaySettings
 from meshkit.server import ServiceHost
 from meshkit.testkit import mesh_hosts  # noqa: F401  a fixture
 
-from .front import front, own_front, shared_store  # noqa: F401  fixtures
+from .front import front, own_front, own_store, shared_store  # noqa: F401  fixtures
 
 NOWHERE = "127.0.0.1:1"
 

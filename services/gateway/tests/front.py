@@ -75,11 +75,15 @@ async def front(shared_store: MeshProcess, gateways: Gateways, mesh_hosts: HostF
 
 
 @pytest_asyncio.fixture
-async def own_front(
-    gateways: Gateways, mesh_hosts: HostFactory, tmp_path: Path
-) -> AsyncIterator[Front]:
+async def own_store(tmp_path: Path) -> AsyncIterator[MeshProcess]:
+    """A store process of the test's own."""
     async with store_process(tmp_path / "store") as store:
-        yield await stand_before(store, gateways, mesh_hosts)
+        yield store
+
+
+@pytest_asyncio.fixture
+async def own_front(gateways: Gateways, mesh_hosts: HostFactory, own_store: MeshProcess) -> Front:
+    return await stand_before(own_store, gateways, mesh_hosts)
 
 
 def violations(response: httpx.Response) -> dict[str, str]:

@@ -145,6 +145,25 @@ async def _fork(world: World) -> Message:
     return conversations.ForkConversationRequest(conversation_id=world.conversation_id)
 
 
+@_changes("ConversationService.ShareConversation", without=["granted_at"])
+async def _share(world: World) -> Message:
+    return conversations.ShareConversationRequest(
+        conversation_id=world.conversation_id, role=options_pb2.ROLE_USER
+    )
+
+
+@_changes("ConversationService.UnshareConversation")
+async def _unshare(world: World) -> Message:
+    return conversations.UnshareConversationRequest(
+        conversation_id=world.conversation_id, subject="key_of_somebody"
+    )
+
+
+@_reads("ConversationService.ListGrants")
+async def _list_grants(world: World) -> Message:
+    return conversations.ListGrantsRequest(conversation_id=world.conversation_id)
+
+
 @_changes("ConversationService.DeleteConversation")
 async def _delete(world: World) -> Message:
     return conversations.DeleteConversationRequest(conversation_id=await world.finished())

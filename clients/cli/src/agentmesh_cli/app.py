@@ -17,6 +17,7 @@ from agentmesh_cli.commands import (
     health,
     keys,
     run,
+    sharing,
     steering,
     up,
 )
@@ -55,6 +56,7 @@ def build_app(console: Console, error_console: Console) -> App:
     run.register(app, console)
     conversations.register(app, console)
     steering.register(app, console)
+    sharing.register(app, console)
     agents.register(app, console)
     approvals.register(app, console)
     health.register(app, console)

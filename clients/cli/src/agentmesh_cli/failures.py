@@ -9,6 +9,7 @@ _REMEDIES = {
     "CREDENTIALS_MISSING": "here: --api-key or AGENTMESH_API_KEY",
     "CREDENTIALS_INVALID": "check --api-key or AGENTMESH_API_KEY",
     "ROLE_TOO_LOW": "use a key with a higher role",
+    "ACCESS_TOO_LOW": "ask the owner to share it with you to write",
     "SERVICE_UNAVAILABLE": "the mesh goes on when it is back; `agentmesh health` shows more",
 }
 

@@ -26,6 +26,7 @@ from agentmesh_client.models import (
     Conversation,
     Delta,
     Event,
+    Grant,
     Health,
     Message,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Delta",
     "Event",
     "FailedPreconditionError",
+    "Grant",
     "Health",
     "InvalidArgumentError",
     "Message",

@@ -29,11 +29,13 @@ from agentmesh_client.attachments import Attachment, Upload, described, parts_of
 from agentmesh_client.keys import Keys
 from agentmesh_client.limits import Budget
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
+from agentmesh_client.sharing import Sharing
 from agentmesh_client.subscription import Subscription, TenantSubscription
 from agentmesh_client.transport import Caller, Tls, open_channel
 
 Strategy = Literal["after_turn", "interrupt", "replace_turn", "reject_if_running"]
 Until = Literal["forever", "head", "run_end"]
+Visibility = Literal["private", "tenant"]
 _UNTIL: dict[str, stream_pb2.SubscribeUntil.ValueType] = {
     "forever": stream_pb2.SUBSCRIBE_UNTIL_FOREVER,
     "head": stream_pb2.SUBSCRIBE_UNTIL_HEAD,
@@ -72,6 +74,7 @@ class AgentMesh:
         self.agents = Agents(self.channel, self._call)
         self.approvals = Approvals(self.channel, self._call)
         self.keys = Keys(self.channel, self._call)
+        self.sharing = Sharing(self.channel, self._call)
 
     async def __aenter__(self) -> Self:
         return self
@@ -99,12 +102,16 @@ class AgentMesh:
         time_limit: timedelta | None = None,
         labels: Mapping[str, str] | None = None,
         attachments: Sequence[Attachment] = (),
+        owner: str = "",
+        visibility: Visibility | None = None,
         request_id: str | None = None,
     ) -> Conversation:
         """Starts a conversation of `agents`, or of the team that `workflow` names.
 
-        It runs whether or not anybody watches, for at most `time_limit`. The same `request_id`
-        within a day returns the conversation that was started with it.
+        It runs whether or not anybody watches, for at most `time_limit`. It belongs to who starts
+        it, or to the subject `owner`, which services may name, and without `visibility` is as
+        private as the tenant's policy says. The same `request_id` within a day returns the
+        conversation that was started with it.
         """
         request = pb2.StartConversationRequest(
             task=task,
@@ -114,6 +121,8 @@ class AgentMesh:
             max_rounds=max_rounds,
             labels=labels,
             parts=parts_of(attachments),
+            owner=owner,
+            visibility=_visibility(visibility),
             request_id=request_id or uuid4().hex,
         )
         if time_limit is not None:
@@ -223,14 +232,22 @@ class AgentMesh:
         labels: Mapping[str, str] | None = None,
         max_rounds: int | None = None,
         budget: Budget | None = None,
+        visibility: Visibility | None = None,
         etag: str = "",
     ) -> Conversation:
         """Changes what is not None, also while a run is under way. A budget replaces the one
         before. With an `etag` nobody else may have changed the conversation since it was read."""
-        patch = pb2.ConversationPatch(labels=labels, max_rounds=max_rounds or 0)
+        patch = pb2.ConversationPatch(
+            labels=labels, max_rounds=max_rounds or 0, visibility=_visibility(visibility)
+        )
         if budget is not None:
             patch.budget.CopyFrom(budget.to_proto())
-        given = {"labels": labels, "max_rounds": max_rounds, "budget": budget}
+        given = {
+            "labels": labels,
+            "max_rounds": max_rounds,
+            "budget": budget,
+            "visibility": visibility,
+        }
         request = pb2.UpdateConversationRequest(
             conversation_id=conversation_id,
             conversation=patch,
@@ -350,3 +367,8 @@ class AgentMesh:
         """Whether the mesh serves, service by service."""
         found = await self._call(self._admin.CheckHealth, admin_pb2.CheckHealthRequest())
         return Health(found.status, dict(found.services), found.version)
+
+
+def _visibility(name: Visibility | None) -> conversation_pb2.ConversationVisibility.ValueType:
+    wanted = (name or "unspecified").upper()
+    return conversation_pb2.ConversationVisibility.Value(f"CONVERSATION_VISIBILITY_{wanted}")

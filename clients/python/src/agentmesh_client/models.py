@@ -135,6 +135,17 @@ class Conversation:
     ) = field(repr=False)
 
     @property
+    def owner(self) -> str:
+        """The subject that it belongs to; empty if it is older than owners are."""
+        return self.raw.owner
+
+    @property
+    def visibility(self) -> str:
+        """ "private", or "tenant" if everybody of the tenant may read it."""
+        name = conversation_pb2.ConversationVisibility.Name(self.raw.visibility)
+        return _short(name, "CONVERSATION_VISIBILITY_")
+
+    @property
     def running(self) -> bool:
         """Whether a run is under way or waits."""
         return self.status in ("running", "waiting", "paused")
@@ -303,6 +314,32 @@ class ApiKey:
             scopes=tuple(raw.scopes),
             created_by=raw.created_by,
             secret=secret,
+            raw=raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A conversation shared with a `subject`, or with all whose role includes `role`; the other one
+    is empty. `access` is "read" or "write"."""
+
+    subject: str
+    role: str
+    access: str
+    granted_by: str
+    granted_at: datetime | None
+    raw: conversation_pb2.Grant = field(repr=False)
+
+    @classmethod
+    def of(cls, raw: conversation_pb2.Grant) -> Grant:
+        """From the contract's grant."""
+        access = conversation_pb2.ConversationAccess.Name(raw.access)
+        return cls(
+            subject=raw.subject,
+            role=_short(_role_name(raw.role), "ROLE_") if raw.role else "",
+            access=_short(access, "CONVERSATION_ACCESS_"),
+            granted_by=raw.granted_by,
+            granted_at=_time(raw, "granted_at"),
             raw=raw,
         )
 

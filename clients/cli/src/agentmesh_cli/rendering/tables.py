@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from agentmesh.common.v1 import usage_pb2
-from agentmesh_client import ApiKey, Conversation
+from agentmesh_client import ApiKey, Conversation, Grant
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -75,6 +75,19 @@ def print_keys(console: Console, keys: Sequence[ApiKey]) -> None:
             _state(key),
             Text(one_line(" ".join(key.scopes) or "all", 80)),
             Text(one_line(key.name, 40)),
+        )
+    console.print(table, soft_wrap=not console.is_terminal)
+
+
+def print_grants(console: Console, grants: Sequence[Grant]) -> None:
+    """One line for each with whom a conversation is shared."""
+    table = new_table("with", "access", "by", "since")
+    for grant in grants:
+        table.add_row(
+            Text(one_line(grant.subject, 80) if grant.subject else f"every {grant.role}"),
+            grant.access,
+            Text(one_line(grant.granted_by, 80)),
+            moment(grant.granted_at),
         )
     console.print(table, soft_wrap=not console.is_terminal)
 
