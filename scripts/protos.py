@@ -28,6 +28,7 @@ from google.protobuf import (
     descriptor_pool,
     duration_pb2,
     field_mask_pb2,
+    message_factory,
     struct_pb2,
     timestamp_pb2,
 )
@@ -210,8 +211,37 @@ def buf(*arguments: str) -> bool:
     return subprocess.run(["buf", *arguments], cwd=PROTOS, check=False).returncode == 0
 
 
+def without_policy(image: bytes) -> list[str]:
+    """The methods that do not say who may call them, of a serialized FileDescriptorSet: audience,
+    and the role where users or services act for users."""
+    pool = descriptor_pool.DescriptorPool()
+    files = descriptor_pb2.FileDescriptorSet.FromString(image).file
+    for file in files:
+        pool.Add(file)
+    # The options are read with the classes of this very image, not with those that are installed.
+    policy: Any = pool.FindExtensionByName("agentmesh.common.v1.policy")
+    options = message_factory.GetMessageClass(
+        pool.FindMessageTypeByName("google.protobuf.MethodOptions")
+    )
+    message_factory.GetMessageClassesForFiles([policy.file.name], pool)
+    found = []
+    for file in files:
+        for service in file.service if file.package.startswith("agentmesh.") else ():
+            for method in service.method:
+                raw = options.FromString(method.options.SerializeToString())
+                stated: Any = raw.Extensions[policy]
+                needs_role = stated.audience in (_PUBLIC, _INTERNAL)
+                if not stated.audience or bool(stated.required_role) != needs_role:
+                    found.append(f"{file.package}.{service.name}/{method.name}")
+    return found
+
+
+_PUBLIC, _INTERNAL = 2, 3  # of the enum Audience
+
+
 def check() -> int:
-    """Reports drift, lint findings and breaking changes; 0 if there are none."""
+    """Reports drift, lint findings, breaking changes and methods without a policy; 0 if there are
+    none."""
     failures = []
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "gen"
@@ -223,6 +253,10 @@ def check() -> int:
             failures.append("drift")
         image = Path(scratch) / "image.binpb"
         write_image(image)
+        open_methods = without_policy(image.read_bytes())
+        if open_methods:
+            print("nobody says who may call, and in which role:", *open_methods, sep="\n  ")
+            failures.append("methods without a policy")
         if not buf("lint", str(image)):
             failures.append("lint")
         if not buf("format", "--diff", "--exit-code", "--path", "agentmesh", "."):

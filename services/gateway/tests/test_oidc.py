@@ -127,6 +127,7 @@ NOW = int(time.time())
         ({"sub": "two words"}, "names no subject"),
         ({"sub": "key_01"}, "keeps to itself"),
         ({"sub": "anonymous"}, "keeps to itself"),
+        ({"sub": "spiffe://example.org/a"}, "keeps to itself"),
     ],
 )
 async def test_a_token_with_wrong_claims_is_refused_with_the_reason(

@@ -12,8 +12,8 @@ from meshkit.roles import Role
 TENANT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}"
 _TENANT = re.compile(TENANT_PATTERN)
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,256}")
-# Names that the mesh itself gives: nobody else may answer to them.
-_RESERVED = re.compile(r"(key|conv|run|msg)_.*|anonymous|system|command line")
+# Names that the mesh itself gives, and those of certificates: nobody else may answer to them.
+_RESERVED = re.compile(r"(key|conv|run|msg)_.*|spiffe://.*|anonymous|system|command line")
 _HIGHEST_FIRST = (Role.ADMIN, Role.OPERATOR, Role.SERVICE, Role.USER, Role.VIEWER)
 
 
