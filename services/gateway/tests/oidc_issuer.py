@@ -52,6 +52,8 @@ class OidcServer:
     """Instead of any document."""
     says_issuer: str | None = None
     delay: float = 0.0
+    padding: int = 0
+    """Bytes more in each document."""
     _server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -113,5 +115,8 @@ class OidcServer:
 
     def _document(self, path: str) -> dict[str, Any]:
         if path.endswith("openid-configuration"):
-            return {"issuer": self.says_issuer or self.url, "jwks_uri": f"{self.url}/jwks"}
-        return {"keys": [key.published() for key in self.keys]}
+            document: dict[str, Any] = {"issuer": self.says_issuer or self.url}
+            document["jwks_uri"] = f"{self.url}/jwks"
+        else:
+            document = {"keys": [key.published() for key in self.keys]}
+        return document | {"padding": "x" * self.padding}

@@ -284,7 +284,7 @@ async def test_a_key_that_is_withdrawn_is_good_no_longer_than_it_is_cached(
         {"body": b"[]"},
         {"body": b'{"issuer": 1, "keys": 7}'},
         {"body": b"[" * 100_000},
-        {"body": b" " * 300_000},
+        {"padding": 300_000},
         {"says_issuer": "https://else.example"},
         {"keys": []},
         {"keys": [SigningKey.rsa("weak", 1024)]},

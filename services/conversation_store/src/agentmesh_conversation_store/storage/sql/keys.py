@@ -18,7 +18,7 @@ from .tables import KEYS
 _COLUMNS = (*KEYS.fields, "hash")
 _LOCK = f"SELECT {KEYS.select} FROM api_keys WHERE tenant = ? AND key_id = ? FOR UPDATE"
 _ROTATE = f"""
-UPDATE api_keys SET previous_hash = CASE WHEN ? THEN hash END, hash = ?, rotated_at = ?,
+UPDATE api_keys SET previous_hash = hash, hash = ?, rotated_at = ?,
     previous_expires_at = ?
 WHERE tenant = ? AND key_id = ? RETURNING {KEYS.select}
 """
@@ -61,9 +61,7 @@ def rotate(
             raise not_found("key", rotation.key_id)
         rotation.check(KEYS.value(row))
         until = rotation.previous_until
-        changed = yield from first(
-            _ROTATE, rotation.overlap > 0, secret_hash, rotation.at, until, *which
-        )
+        changed = yield from first(_ROTATE, secret_hash, rotation.at, until, *which)
         assert changed is not None  # noqa: S101  the row is locked
         return KEYS.value(changed)
 
