@@ -30,7 +30,8 @@ from agentmesh_conversation_store.storage.sql import reads
 from agentmesh_conversation_store.storage.sql.plan import Fetch
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from meshkit.identity import Principal
-from meshkit.roles import Role
+from meshkit.policy import rules_of_component
+from meshkit.roles import Role, includes
 from meshkit.testkit import raises_rich
 
 from services.conversation_store.tests.driver import Reader, RunningStore
@@ -430,3 +431,45 @@ async def _multiply(connection: Any, table: str, count: int) -> None:
         f" FROM {table}, generate_series(1, {count}) AS n"
     )
     await connection.execute(f"ANALYZE {table}")
+
+
+FURTHER_FIELDS: dict[str, dict[str, Any]] = {
+    "SendMessage": {"content": "x"},
+    "ShareConversation": {"subject": "key:x"},
+    "UnshareConversation": {"subject": "key:x"},
+    "SaveWorkspace": {
+        "change": workspace_service_pb2.WorkspaceChange(
+            manifest=workspace_service_pb2.WorkspaceManifest()
+        )
+    },
+}
+"""What requests need beside a conversation."""
+OF_ALL = {"ListApprovals"}
+"""They filter by a conversation, and answer with what there is for the caller: nothing."""
+
+
+async def test_no_method_of_the_store_tells_users_of_foreign_conversations(
+    store: RunningStore,
+) -> None:
+    name = (await store.start_conversation(ALICE)).conversation_id
+    for rules in rules_of_component("conversation_store"):
+        request_class = rules.request_class
+        if (
+            rules.audience != options_pb2.AUDIENCE_INTERNAL
+            or "conversation_id" not in request_class.DESCRIPTOR.fields_by_name
+            or not includes(BOB.role, rules.required_role)
+            or rules.name in OF_ALL
+        ):
+            continue
+        request: Any = request_class
+        message = request(conversation_id=name, **FURTHER_FIELDS.get(rules.name, {}))
+        shape = "unary_stream" if rules.server_streaming else "unary_unary"
+        call = getattr(store.channel, shape)(
+            rules.path, request_serializer=request.SerializeToString
+        )(message, metadata=acting(BOB))
+        with hidden():
+            if rules.server_streaming:
+                async for _ in call:
+                    raise AssertionError(f"{rules.name} answers")
+            else:
+                await call

@@ -23,6 +23,8 @@ from agentmesh.conversation_store.v1.conversation_store_service_pb2_grpc import 
     ConversationStoreServiceStub,
 )
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
+from agentmesh.gateway.v1.approval_service_pb2 import ListApprovalsRequest
+from agentmesh.gateway.v1.approval_service_pb2_grpc import ApprovalServiceStub
 from agentmesh.gateway.v1.blob_service_pb2 import UploadBlobRequest
 from agentmesh.gateway.v1.blob_service_pb2_grpc import BlobServiceStub
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
@@ -212,6 +214,29 @@ async def test_every_method_in_every_role_about_every_kind_of_conversation(world
             if answered[0] is not (wanted := expected(rules, asked, role, relation)):
                 wrong.append(f"{name} as {role}, {relation}: {answered}, not {wanted}")
     assert not wrong, "\n".join(wrong)
+
+
+async def test_approvals_and_conversations_are_listed_to_those_who_may_read_them(
+    world: World,
+) -> None:
+    approvals: Any = ApprovalServiceStub(world.front.gateway.channel)
+    conversations = world.front.conversations
+    for role, key in world.callers.items():
+        if key is None:
+            continue
+        readable = {
+            place
+            for (whose, relation), place in world.approvals.items()
+            if relation != "other tenant"
+            and (role in SEES_ALL or (whose == role and relation != "foreign"))
+        }
+        listed = await approvals.ListApprovals(ListApprovalsRequest(), metadata=key.metadata)
+        assert {one.approval_id for one in listed.approvals} == {p.approval_id for p in readable}
+        page = await conversations.ListConversations(
+            pb2.ListConversationsRequest(page_size=500), metadata=key.metadata
+        )
+        found = {one.conversation_id for one in page.conversations}
+        assert found == {place.conversation_id for place in readable}
 
 
 async def _call(

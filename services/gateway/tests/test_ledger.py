@@ -96,6 +96,9 @@ async def test_usage_by_dimension_in_pages_for_the_tenant_alone(
     assert second["next_page_token"] == ""
     assert (await usage(dimension="model", to_time="2020-01-01T00:00:00Z"))["rows"] == []
     assert (await usage(other, dimension="model"))["rows"] == []
+    # Who may not read the conversation does not see what it cost.
+    viewer = await caller(own_front, mesh_hosts, "viewer")
+    assert (await usage(viewer, dimension="model"))["rows"] == []
     stub: Any = UsageServiceStub(own_front.gateway.channel)
     request = pb2.SummarizeUsageRequest(dimension=store_pb2.USAGE_DIMENSION_AGENT)
     found = await stub.SummarizeUsage(request, metadata=operator.metadata)
