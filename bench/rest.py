@@ -29,20 +29,20 @@ async def measure(rounds: int, calls: int, concurrency: int, databases: Database
         path = f"/conversations/{await mesh.start_conversation()}"
         key = {"authorization": f"Bearer {await mesh.create_key()}"}
         environment = {SECRET_VARIABLE: mesh.secret}
-        async with (
-            peer_process(PEER, mesh.store.grpc_address, environment=environment) as (port, pid),
-            http_callers(
-                mesh.gateway.http_address, f"{path}?without_messages=true", key, concurrency
-            ) as ours,
-            http_callers(f"http://127.0.0.1:{port}", path, {}, concurrency) as reference,
-        ):
-            sides = await take_turns(
-                ours,
-                reference,
-                rounds=rounds,
-                calls=calls,
-                pids={"gateway": mesh.gateway.pid, "fastapi": pid, "store": mesh.store.pid},
-            )
+        async with peer_process(PEER, mesh.store.grpc_address, environment=environment) as peer:
+            port, pid = peer
+            ours_path = f"{path}?without_messages=true"
+            with (
+                http_callers(mesh.gateway.http_address, ours_path, key, concurrency) as ours,
+                http_callers(f"http://127.0.0.1:{port}", path, {}, concurrency) as reference,
+            ):
+                sides = await take_turns(
+                    ours,
+                    reference,
+                    rounds=rounds,
+                    calls=calls,
+                    pids={"gateway": mesh.gateway.pid, "fastapi": pid, "store": mesh.store.pid},
+                )
     report(
         "rest",
         "requests/s",

@@ -60,7 +60,11 @@ async def serve(store_address: str) -> None:
     listener.listen()
     listener.setblocking(False)
     config = uvicorn.Config(
-        application(store_address), http="httptools", log_level="warning", access_log=False
+        application(store_address),
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=300,  # as long as the other side's round may take
     )
     print(listener.getsockname()[1], flush=True)
     await asyncio.gather(uvicorn.Server(config).serve(sockets=[listener]))

@@ -4,42 +4,52 @@ again and again."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 
 class HttpCaller:
     """Sends one request at a time. Raises AssertionError for an answer that is not 200."""
 
-    def __init__(
-        self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, address: tuple[str, int], request: bytes) -> None:
+        self._address = address
         self._request = request
-        self._reader = reader
-        self._writer = writer
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __call__(self) -> bytes:
         """The body of the answer."""
-        self._writer.write(self._request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        reader, writer = self._streams or await self._connected()
+        writer.write(self._request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200"), head
         _, _, rest = head.partition(b"content-length:")
-        return await self._reader.readexactly(int(rest[: rest.index(b"\r")]))
+        return await reader.readexactly(int(rest[: rest.index(b"\r")]))
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        # At the first request: a server does not wait long for one.
+        self._streams = await asyncio.open_connection(*self._address)
+        return self._streams
+
+    def close(self) -> None:
+        """Closes the connection."""
+        if self._streams is not None:
+            self._streams[1].close()
 
 
-@asynccontextmanager
-async def http_callers(
+@contextmanager
+def http_callers(
     url: str, path: str, headers: dict[str, str], count: int
-) -> AsyncIterator[list[HttpCaller]]:
+) -> Iterator[list[HttpCaller]]:
     """So many connections for GET requests."""
     address = urlsplit(url)
     lines = [f"GET {path} HTTP/1.1", f"host: {address.netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     request = ("\r\n".join(lines) + "\r\n\r\n").encode()
-    streams = [await asyncio.open_connection(address.hostname, address.port) for _ in range(count)]
+    where = address.hostname or "", address.port or 0
+    callers = [HttpCaller(where, request) for _ in range(count)]
     try:
-        yield [HttpCaller(request, reader, writer) for reader, writer in streams]
+        yield callers
     finally:
-        for _, writer in streams:
-            writer.close()
+        for caller in callers:
+            caller.close()
