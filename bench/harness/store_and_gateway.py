@@ -133,7 +133,12 @@ async def store_and_gateway(
     secret = secrets.token_hex(32)
     with tempfile.TemporaryDirectory(prefix="agentmesh-bench-") as name:
         folder = Path(name)
-        common = {"AGENTMESH_INTERNAL_SECRET": secret, "LOG_LEVEL": "WARNING"}
+        pepper = secrets.token_hex(32)
+        common = {
+            "AGENTMESH_INTERNAL_SECRET": secret,
+            "API_KEY_SECRET": pepper,
+            "LOG_LEVEL": "WARNING",
+        }
         store = _process(
             store_module,
             folder,

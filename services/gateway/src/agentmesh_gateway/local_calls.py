@@ -38,19 +38,26 @@ class LocalCalls:
     def __init__(self, interceptor: MeshServerInterceptor) -> None:
         self._interceptor = interceptor
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def add(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Makes methods callable. Servicers may hold these calls before all of them are there."""
         self._handlers.update(handlers)
 
     async def unary(
-        self, rpc: str, request: Any, metadata: Metadata, within: ServicerContext | None = None
+        self,
+        rpc: str,
+        request: Any,
+        metadata: Metadata,
+        within: ServicerContext | None = None,
+        caller: Principal | None = None,
     ) -> tuple[Any, Metadata]:
         """The response and the trailing metadata. Raises CallFailedError.
 
-        `within` is the call that makes this one for its own caller: who that is, it knows.
+        `within` is the call that makes this one for its own caller: who that is, it knows. `caller`
+        is whom the credentials in `metadata` were just found to be of, if somebody looked already.
         """
-        context = LocalContext(metadata, None, within)
+        context = LocalContext(metadata, None, within, caller)
         handler = await self._handler(rpc, metadata)
         serve: Any = handler.unary_unary
         try:
@@ -106,10 +113,17 @@ class LocalCalls:
         self._interceptor.refused(rpc, LocalContext(metadata, None), caller, failure)
 
     async def _handler(self, rpc: str, metadata: Metadata) -> grpc.RpcMethodHandler[Any, Any]:
+        known = self._wrapped.get(rpc)
+        if known is not None:
+            return known
+
         async def look_up(_: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
             return self._handlers.get(rpc)
 
-        return await self._interceptor.intercept_service(look_up, _CallDetails(rpc, metadata))
+        handler = await self._interceptor.intercept_service(look_up, _CallDetails(rpc, metadata))
+        if rpc in self._handlers:
+            self._wrapped[rpc] = handler
+        return handler
 
 
 class _CallDetails(grpc.HandlerCallDetails):
@@ -122,8 +136,13 @@ class LocalContext(grpc.aio.ServicerContext[Any, Any]):
     """The context of one local call. It has no deadline; leaving it is cancelling its task."""
 
     def __init__(
-        self, metadata: Metadata, sink: Sink | None, within: ServicerContext | None = None
+        self,
+        metadata: Metadata,
+        sink: Sink | None,
+        within: ServicerContext | None = None,
+        caller: Principal | None = None,
     ) -> None:
+        self.caller = caller
         self._metadata = metadata
         self._sink = sink
         self._within = within

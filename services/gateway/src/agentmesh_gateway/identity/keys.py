@@ -62,6 +62,8 @@ class CheckedKeys:
         entry = self._entries.get(digest)
         if entry is None or entry.until <= self._clock():
             entry = self._ask(digest, self._directory.check(secret))
+        if entry.result.done() and not entry.result.cancelled():
+            return entry.result.result()
         # Many calls may wait for one answer: none of them may cancel it for the others.
         return await asyncio.shield(entry.result)
 

@@ -116,7 +116,7 @@ class RestEdge:
                 if self._authenticator.trusts_this_machine(principal):
                     require_this_machine(headers, self._allowed_origins)
                 await self._calls.expected(match.route.rpc, principal)
-            await self._call(match, scope, headers, receive, metadata, answer)
+            await self._call(match, scope, headers, receive, metadata, answer, principal)
         except MeshError as error:
             self._calls.refused(match.route.rpc, metadata, principal, error)
             raise
@@ -129,6 +129,7 @@ class RestEdge:
         receive: Receive,
         metadata: Metadata,
         answer: Responder,
+        caller: Principal | None,
     ) -> None:
         if match.route.is_upload:
             first = self._bound(match, scope, headers, None)
@@ -150,7 +151,11 @@ class RestEdge:
                 self._keep_alive_seconds,
             )
             return
-        response, trailing = await self._calls.unary(match.route.rpc, request, metadata)
+        if match.route.body:
+            caller = None  # a body may take its time, and a key may be revoked meanwhile
+        response, trailing = await self._calls.unary(
+            match.route.rpc, request, metadata, caller=caller
+        )
         http_code = int(dict(trailing).get(HTTP_STATUS_KEY, 200))
         await answer.json(http_code, encode_message(response))
 

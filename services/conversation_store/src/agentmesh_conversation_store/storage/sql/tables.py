@@ -61,8 +61,11 @@ def _unpack_usage(text: str) -> Usage:
     )
 
 
+_BOUNDS = tuple(field.name for field in fields(Budget))
+
+
 def _pack_budget(budget: Budget) -> str:
-    bounds = (getattr(budget, f.name) for f in fields(Budget))
+    bounds = (getattr(budget, name) for name in _BOUNDS)
     return ",".join("" if bound is None else str(bound) for bound in bounds)
 
 
