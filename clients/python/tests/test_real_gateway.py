@@ -126,6 +126,33 @@ async def test_a_conversation_from_start_to_cancel(real: RealMesh) -> None:
     assert ended.completed_at is not None
 
 
+async def test_a_chat_outlives_the_gateway_and_says_nothing_twice(own: RealMesh) -> None:
+    async with own.client.chat(task="Write a haiku", agents=["writer"], until="run_end") as chat:
+        assert (chat.status, chat.conversation_id[:5]) == ("running", "conv_")
+        first = await chat.send("about leases")
+        with pytest.raises(InvalidArgumentError):
+            await chat.send("")
+        await own.gateway.sigkill()
+        said = asyncio.create_task(chat.send("and about rain"))
+        await own.gateway.restart()
+        assert await said == first + 1
+        assert await chat.pause() == "paused"
+        assert await chat.resume() == "running"
+        assert await chat.cancel("enough") == "cancelled"
+        await chat.finish()
+        events = [item async for item in chat if isinstance(item, Event)]
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].kind == "run_ended"
+    contents = [event.raw.message.content for event in events if event.kind == "message"]
+    assert contents == ["Write a haiku", "about leases", "and about rain"]
+
+
+async def test_a_chat_with_nobody_raises(real: RealMesh) -> None:
+    with pytest.raises(NotFoundError):
+        async with real.client.chat("conv_nowhere"):
+            pass
+
+
 async def test_files_come_with_a_task_and_with_a_message(real: RealMesh, tmp_path: Path) -> None:
     mesh = real.client
     file = tmp_path / "cat.png"

@@ -7,6 +7,7 @@ async with AgentMesh("localhost:50051") as mesh:
 
 from agentmesh_client.agent_settings import AgentSettings
 from agentmesh_client.attachments import Attachment
+from agentmesh_client.chat import Chat
 from agentmesh_client.client import AgentMesh
 from agentmesh_client.errors import (
     AgentMeshError,
@@ -42,6 +43,7 @@ __all__ = [
     "Approval",
     "Attachment",
     "Budget",
+    "Chat",
     "Conversation",
     "Delta",
     "Event",

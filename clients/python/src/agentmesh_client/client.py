@@ -26,6 +26,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from agentmesh_client.agents import Agents
 from agentmesh_client.approvals import Approvals
 from agentmesh_client.attachments import Attachment, Upload, described, parts_of
+from agentmesh_client.chat import Chat
 from agentmesh_client.keys import Keys
 from agentmesh_client.limits import Budget
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
@@ -295,6 +296,31 @@ class AgentMesh:
         )
         subscribe = self._conversations.SubscribeConversation
         return Subscription(subscribe, request, self._call.metadata, reconnect_for)
+
+    def chat(
+        self,
+        conversation_id: str = "",
+        *,
+        task: str = "",
+        agents: Sequence[str] = (),
+        workflow: str = "",
+        human_input: bool = False,
+        resume_token: str = "",
+        until: Literal["forever", "run_end"] = "forever",
+        reconnect_for: float = 60.0,
+    ) -> Chat:
+        """One stream with a conversation that exists, or with one that `task` starts: messages,
+        decisions and cancellation up, events and deltas down. Use it with `async with`."""
+        opening = pb2.ConverseOpen(
+            conversation_id=conversation_id, resume_token=resume_token, until=_UNTIL[until]
+        )
+        if task:
+            opening.start.task = task
+            opening.start.workflow = workflow
+            opening.start.human_input = human_input
+            opening.start.agents.extend(agents)
+        converse = self._conversations.Converse
+        return Chat(converse, opening, self._call.metadata, reconnect_for)
 
     def subscribe_tenant(
         self,

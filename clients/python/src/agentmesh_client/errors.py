@@ -81,6 +81,7 @@ class UnavailableError(AgentMeshError):
     """A service of the mesh cannot be reached; `metadata["service"]` names it."""
 
 
+_UNKNOWN = grpc.StatusCode.UNKNOWN
 _CLASSES: dict[grpc.StatusCode, type[AgentMeshError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
@@ -103,12 +104,21 @@ def code_of(error: grpc.aio.AioRpcError) -> grpc.StatusCode:
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> AgentMeshError:
     """The failure of a gRPC call, with the details that came with it."""
-    code = code_of(error)
+    return _error(code_of(error), error.details() or "", _status_of(error))
+
+
+def from_status(status: Status) -> AgentMeshError:
+    """The failure of one request of a stream."""
+    code = next((one for one in grpc.StatusCode if one.value[0] == status.code), _UNKNOWN)
+    return _error(code, status.message, status)
+
+
+def _error(code: grpc.StatusCode, message: str, status: Status) -> AgentMeshError:
     reason = ""
     metadata: dict[str, str] = {}
     violations: tuple[Violation, ...] = ()
     retry_after: float | None = None
-    for detail in _status_of(error).details:
+    for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         bad_request = error_details_pb2.BadRequest()
         retry = error_details_pb2.RetryInfo()
@@ -122,7 +132,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> AgentMeshError:
             retry_after = retry.retry_delay.ToNanoseconds() / 1e9
     return _CLASSES.get(code, AgentMeshError)(
         code.name,
-        error.details() or code.name.lower().replace("_", " "),
+        message or code.name.lower().replace("_", " "),
         reason=reason,
         metadata=metadata,
         violations=violations,

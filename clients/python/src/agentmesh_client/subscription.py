@@ -74,6 +74,8 @@ class _Resumed(Generic[_Item]):
                 if task is not None and task.cancelling():
                     raise
                 raise AgentMeshError("CANCELLED", "the client was closed") from None
+            except UnavailableError as failure:
+                error = failure
             except TimeoutError:
                 error = UnavailableError("UNAVAILABLE", "the stream went silent")
             finally:
