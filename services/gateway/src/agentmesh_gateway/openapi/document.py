@@ -40,6 +40,12 @@ _PARAMETERS: dict[str, Any] = {
         "schema": {"type": "string", "maxLength": 128},
         "description": "Stands for `request_id`: repeating the call within 24 h does nothing more.",
     },
+    "If-Match": {
+        "name": "If-Match",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "Stands for `etag`, in quotes: only if the thing is still as it was read.",
+    },
     "Last-Event-ID": {
         "name": "Last-Event-ID",
         "in": "header",
@@ -51,6 +57,10 @@ _HEADERS: dict[str, Any] = {
     "X-Request-Id": {
         "schema": {"type": "string"},
         "description": "The request's own X-Request-Id, or one made for it; the logs have it.",
+    },
+    "ETag": {
+        "schema": {"type": "string"},
+        "description": "The `etag` of what is in the body, for If-Match.",
     },
     "Retry-After": {"schema": {"type": "integer"}, "description": "In how many seconds to retry."},
 }

@@ -16,6 +16,7 @@ from agentmesh_gateway.openapi.comments import comment_of
 from agentmesh_gateway.openapi.constraints import Schema, is_required
 from agentmesh_gateway.openapi.schemas import Schemas
 from agentmesh_gateway.rest.binding import fits_query
+from agentmesh_gateway.rest.etags import path_to_etag
 from agentmesh_gateway.rest.routes import SIZE_FIELD, Route
 from agentmesh_gateway.rest.template import SegmentKind
 
@@ -118,6 +119,8 @@ def _header_parameters(route: Route) -> Iterator[dict[str, Any]]:
     names = route.request.fields_by_name
     if "request_id" in names:
         yield {"$ref": "#/components/parameters/Idempotency-Key"}
+    if "etag" in names:
+        yield {"$ref": "#/components/parameters/If-Match"}
     if route.server_streaming and "resume_token" in names:
         yield {"$ref": "#/components/parameters/Last-Event-ID"}
 
@@ -157,9 +160,10 @@ def _success(route: Route, schemas: Schemas) -> dict[str, Any]:
         if example := examples.RESPONSES.get(route.method.name):
             media["example"] = example
         content = {"application/json": media}
+    names = ["X-Request-Id", *(["ETag"] if path_to_etag(route.response) is not None else [])]
     return {
         "description": comment_of(route.response.full_name) or "Done.",
-        "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
         "content": content,
     }
 

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-import grpc
-from agentmesh.common.v1 import errors_pb2, options_pb2
+from agentmesh.common.v1 import options_pb2
 from google.protobuf.message import Message as ProtobufMessage
 from meshkit.context import Principal
 from meshkit.errors import FieldViolation, MeshError
@@ -25,14 +24,17 @@ from agentmesh_gateway.rest.asgi import (
     read_body,
 )
 from agentmesh_gateway.rest.binding import bind
-from agentmesh_gateway.rest.codec import MalformedJsonError, encode_message, parse_json
+from agentmesh_gateway.rest.bodies import UnsupportedMediaTypeError, parse_body, require_plain
+from agentmesh_gateway.rest.codec import encode_message
 from agentmesh_gateway.rest.errors import method_not_allowed, status_of
+from agentmesh_gateway.rest.etags import etag_headers, take_if_match
 from agentmesh_gateway.rest.peer import enter_request
 from agentmesh_gateway.rest.problems import Problems
 from agentmesh_gateway.rest.request_headers import (
     REQUEST_ID,
     call_metadata,
     request_id_of,
+    require_single,
     take_idempotency_key,
     take_last_event_id,
 )
@@ -87,7 +89,7 @@ class RestEdge:
         except BodyTooLargeError:
             await answer.error(status_of(MeshError.message_too_large(self._max_body_bytes)))
         except (UnsupportedMediaTypeError, UnsupportedFileError) as error:
-            await answer.error(status_of(error), 415)
+            await answer.error(status_of(error), 415, [(b"accept-encoding", b"identity")])
         except MeshError as error:
             await answer.error(status_of(error))
         except (ConnectionError, GeneratorExit):
@@ -102,6 +104,7 @@ class RestEdge:
     async def _serve(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, answer: Responder
     ) -> None:
+        require_single(scope["headers"])
         path = raw_path(scope)
         match = self._table.match(scope["method"], path)
         if match is None:
@@ -131,12 +134,13 @@ class RestEdge:
         answer: Responder,
         caller: Principal | None,
     ) -> None:
+        require_plain(headers)
         if match.route.is_upload:
             first = self._bound(match, scope, headers, None)
             response, _ = await serve_upload(
                 match.route, first, self._calls, headers, receive, metadata
             )
-            await answer.json(200, encode_message(response))
+            await answer.json(200, encode_message(response), etag_headers(response))
             return
         request = await self._request(match, scope, headers, receive)
         stream = self._streams.get(match.route.rpc)
@@ -157,13 +161,13 @@ class RestEdge:
             match.route.rpc, request, metadata, caller=caller
         )
         http_code = int(dict(trailing).get(HTTP_STATUS_KEY, 200))
-        await answer.json(http_code, encode_message(response))
+        await answer.json(http_code, encode_message(response), etag_headers(response))
 
     async def _request(
         self, match: Match, scope: Scope, headers: dict[bytes, bytes], receive: Receive
     ) -> ProtobufMessage:
         body = await read_body(headers, receive, self._max_body_bytes)
-        document = _parse(headers.get(b"content-type", b""), body) if body else None
+        document = parse_body(headers.get(b"content-type", b""), body) if body else None
         return self._bound(match, scope, headers, document)
 
     def _bound(
@@ -173,6 +177,7 @@ class RestEdge:
         request, problems = bind(match, query, document)
         take_last_event_id(headers, request, problems)
         take_idempotency_key(headers, request, problems)
+        take_if_match(headers, request, problems)
         if match.route.server_streaming:
             ask_for_single_events(request)
         _refuse(problems)
@@ -190,10 +195,6 @@ class RestEdge:
         await answer.error(status_of(method_not_allowed(path, method, allowed)), 405, allow)
 
 
-class UnsupportedMediaTypeError(MeshError):
-    """A body of another type than JSON."""
-
-
 def raw_path(scope: Scope) -> str:
     """The path as it was sent, still percent-encoded."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -203,25 +204,6 @@ def raw_path(scope: Scope) -> str:
 def _needs_credentials(route: Route) -> bool:
     policy = route.method.GetOptions().Extensions[options_pb2.policy]
     return bool(policy.audience == options_pb2.AUDIENCE_PUBLIC)
-
-
-def _parse(content_type: bytes, body: bytes) -> Any:
-    media_type, _, parameters = content_type.decode("latin-1").lower().partition(";")
-    media_type = media_type.strip()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        said = f"not {media_type}" if media_type else "and the request names none"
-        raise UnsupportedMediaTypeError(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            errors_pb2.ERROR_REASON_MALFORMED_BODY,
-            f"the content type must be application/json, {said}",
-        )
-    charset = parameters.partition("charset=")[2].strip().strip('"')
-    if charset not in ("", "utf-8", "utf8"):
-        raise MeshError.malformed(f"the body must be UTF-8, not {charset}")
-    try:
-        return parse_json(body)
-    except MalformedJsonError as error:
-        raise MeshError.malformed(f"the body {error}") from None
 
 
 def _refuse(problems: Problems) -> None:

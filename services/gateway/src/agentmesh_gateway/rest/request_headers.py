@@ -6,9 +6,12 @@ import re
 from typing import Any
 
 from google.protobuf.message import Message
+from meshkit.errors import MeshError
 
 from agentmesh_gateway.identity.credentials import PROXY_HEADERS
 from agentmesh_gateway.local_calls import Metadata
+from agentmesh_gateway.rest.asgi import Headers
+from agentmesh_gateway.rest.etags import IF_MATCH
 from agentmesh_gateway.rest.problems import Problems
 
 REQUEST_ID = b"x-request-id"
@@ -18,10 +21,18 @@ _FORWARDED = (*_OF_CLIENTS, *(name.encode() for name in sorted(PROXY_HEADERS)))
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST_EVENT_ID = b"last-event-id"
 _IDEMPOTENCY_KEY = b"idempotency-key"
+_DECIDING = frozenset(
+    (
+        *(b"authorization", b"x-api-key", b"host", b"content-type", b"content-encoding"),
+        *(_LAST_EVENT_ID, _IDEMPOTENCY_KEY, IF_MATCH),
+    )
+)
 _LARGEST_SEQUENCE = 2**63 - 1
 READ_HEADERS = sorted(
     name.decode()
-    for name in (*_OF_CLIENTS, REQUEST_ID, _LAST_EVENT_ID, _IDEMPOTENCY_KEY, b"content-type")
+    for name in (
+        *(*_OF_CLIENTS, REQUEST_ID, _LAST_EVENT_ID, _IDEMPOTENCY_KEY, IF_MATCH, b"content-type"),
+    )
 )
 """Every request header that the edge reads, for CORS."""
 
@@ -31,6 +42,15 @@ def call_metadata(headers: dict[bytes, bytes]) -> Metadata:
     return tuple(
         (name.decode(), headers[name].decode("latin-1")) for name in _FORWARDED if name in headers
     )
+
+
+def require_single(headers: Headers) -> None:
+    """Raises MeshError if a header that decides something comes twice with two values: what stands
+    before the gateway may have judged by the other one."""
+    seen: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _DECIDING and seen.setdefault(name, value) != value:
+            raise MeshError.malformed(f"the header {name.decode()} is given twice")
 
 
 def request_id_of(headers: dict[bytes, bytes]) -> str:
