@@ -72,6 +72,7 @@ def shared_keyed_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh
         await mesh.create_key("acme", "acme", "operator")
         await mesh.create_key("rival", "rival", "operator")
         await mesh.create_key("viewer", "acme", "viewer")
+        await mesh.create_key("user", "acme", "user")
 
     asyncio.run(start())
     yield mesh
@@ -80,7 +81,7 @@ def shared_keyed_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh
 
 @pytest_asyncio.fixture
 async def keyed_mesh(shared_keyed_mesh: Mesh) -> AsyncIterator[Mesh]:
-    """A mesh with keys "acme" and "viewer" of one tenant and "rival" of another; shared."""
+    """A mesh with keys "acme", "viewer" and "user" of one tenant and "rival" of another; shared."""
     await shared_keyed_mesh.heal()
     yield shared_keyed_mesh
     await shared_keyed_mesh.heal()

@@ -8,9 +8,12 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.gateway.v1 import agent_service_pb2 as agents
+from agentmesh.gateway.v1 import artifact_service_pb2 as artifacts
 from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
 from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
+from agentmesh.gateway.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 
 from tests.support.conversations import follow, subscribe
@@ -120,3 +123,26 @@ async def test_a_viewer_may_not_start(keyed_mesh: Mesh) -> None:
         await keyed_mesh.start_main_job(key="viewer")
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     assert reason_of(caught.value) == "ROLE_TOO_LOW"
+
+
+async def test_a_users_job_is_carried_out_and_is_theirs(keyed_mesh: Mesh) -> None:
+    """Workers, tools and files do their part of what nobody else may read."""
+    cid = await keyed_mesh.start_main_job(key="user")
+    await follow(keyed_mesh.channel("user"), cid)
+    found = await ConversationServiceStub(keyed_mesh.channel("user")).GetConversation(
+        conversations.GetConversationRequest(conversation_id=cid)
+    )
+    assert found.status == conversation_pb2.CONVERSATION_STATUS_COMPLETED
+    assert found.visibility == conversation_pb2.CONVERSATION_VISIBILITY_PRIVATE
+    files = await ArtifactServiceStub(keyed_mesh.channel("user")).ListArtifacts(
+        artifacts.ListArtifactsRequest(conversation_id=cid)
+    )
+    assert files.artifacts
+    for stub, request in (
+        (ConversationServiceStub, conversations.GetConversationRequest(conversation_id=cid)),
+        (ArtifactServiceStub, artifacts.ListArtifactsRequest(conversation_id=cid)),
+    ):
+        method = type(request).__name__.removesuffix("Request")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(stub(keyed_mesh.channel("viewer")), method)(request)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND

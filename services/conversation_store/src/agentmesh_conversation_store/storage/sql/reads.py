@@ -123,7 +123,8 @@ def conversations(
     if query.started_before is not None:
         require("c.started_at < ?", query.started_before)
     if query.owner:
-        require("c.owner = ?", query.owner)
+        # The second half lets the index of owners be used.
+        require("c.owner = ? AND c.owner <> ''", query.owner)
     if query.text is not None:
         require(
             f"c.conversation_id IN ({_SAYS.format(found=words.found)})",
