@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_HEAD
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from google.rpc import error_details_pb2
 from httpx_sse import aconnect_sse
+from websockets.asyncio.client import connect
+from websockets.typing import Origin, Subprotocol
 
 from tests.support.conversations import follow
 from tests.support.envoy import Envoy, envoy_program
@@ -171,3 +174,26 @@ async def test_rest_goes_the_same_way(
     async with aconnect_sse(browser, "GET", path, headers=credentials) as source:
         ids = [int(event.id) async for event in source.aiter_sse() if event.event != "heartbeat"]
     assert ids == list(range(1, head + 1))
+
+
+async def test_a_page_chats_over_a_websocket(keyed_mesh: Mesh, envoy: Envoy) -> None:
+    conversation_id, head = await ended_conversation(keyed_mesh)
+    async with connect(
+        f"{envoy.url.replace('http', 'ws', 1)}/conversations/{conversation_id}/converse",
+        origin=Origin(envoy.url),
+        subprotocols=[
+            Subprotocol("agentmesh.v1"),
+            Subprotocol(f"agentmesh.bearer.{keyed_mesh.keys['acme']}"),
+        ],
+        proxy=None,
+    ) as socket:
+        await socket.send(json.dumps({"open": {"until": "run_end"}}))
+        await socket.send(json.dumps({"finish": {}}))
+        frames = [json.loads(text) async for text in socket]
+    assert [list(frame["ack"]) for frame in frames if "ack" in frame] == [
+        ["request_id", "opened"],
+        ["request_id", "finished"],
+    ]
+    items = [frame["item"] for frame in frames if "item" in frame]
+    events = [event for item in items for event in item.get("events", {}).get("events", [])]
+    assert [event["sequence"] for event in events] == list(range(1, head + 1))
