@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -12,11 +13,15 @@ from typing import Any
 import pytest
 from agentmesh_tool_runner.sandbox import beneath, seccomp, snapshot
 from agentmesh_tool_runner.sandbox.docker import codec, container, engine, flags
+from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
 from agentmesh_tool_runner.sandbox.docker.frames import PREFIX, Frames, frame
+from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
 from agentmesh_tool_runner.sandbox.docker.profile import profile
 from agentmesh_tool_runner.sandbox.files import reading, writing
 from agentmesh_tool_runner.sandbox.files.organising import OrganiseBy
 from agentmesh_tool_runner.sandbox.model import MIB, FileRules, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.reach import LocalReach
+from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place
 
 SHAPE = flags.Shape(64 * MIB, 8, 0.5, 16 * MIB, 100)
 
@@ -171,3 +176,35 @@ def test_owners_are_dead_if_they_were_of_this_machine_and_are_gone() -> None:
     assert engine.is_dead(f"{machine}/{2**22 + 1}/1")
     assert not engine.is_dead(f"another/{2**22 + 1}/1")
     assert not engine.is_dead("nonsense")
+
+
+class Cleaning:
+    """A cell that is not done with the program before."""
+
+    shape = SHAPE
+    closed = False
+
+    def take(self) -> bool:
+        return True
+
+    async def idle(self) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_caller_that_leaves_takes_no_cell_along(tmp_path: Path) -> None:
+    backend = DockerBackend(DockerOptions(data_folder=tmp_path))
+    cell: Any = Cleaning()
+    backend._cells["place"].append(cell)
+    mounted: Any = Mounted(Place("place", LocalReach(-1), None))
+    waiting = asyncio.create_task(backend._cell(mounted, SHAPE))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await backend._until_settled()
+    assert cell.closed
+    assert not backend._cells["place"]
