@@ -20,8 +20,8 @@ _CLONE_NEWUSER = 0x10000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND = 1, 2, 4, 0x20, 0x1000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
-_PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 22, 24, 38, 47
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
+_PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 22, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _SECCOMP_MODE_FILTER = 2
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
@@ -143,7 +143,7 @@ def dropping(machine: str, held: Iterable[int]) -> list[Call]:
     """What `drop_capabilities` does where there are these and no others."""
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
     return [
-        *(telling(_PR_CAPBSET_DROP, capability) for capability in held),
+        *(telling(PR_CAPBSET_DROP, capability) for capability in held),
         telling(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL),
         (_libc.syscall, (_SYS_CAPSET[machine], header, bytes(24)), "capset"),
     ]

@@ -11,7 +11,6 @@ agent ends, and the kernel ends the container with it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import os
 import select
@@ -21,7 +20,9 @@ import time
 from collections import deque
 from typing import Any, NoReturn
 
-from .become import PR_SET_DUMPABLE, become
+from agentmesh_tool_runner.sandbox import kernel
+
+from .become import become
 from .counters import Counters, processes
 from .frames import Frames, frame
 from .inside import (
@@ -331,6 +332,6 @@ class Agent:
 def main() -> NoReturn:
     """The agent of a container that runs programs (`cell`), or only keeps files (`keeper`)."""
     guarded = sys.argv[2] == "cell"
-    if guarded and ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        os._exit(1)
+    if guarded:
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     Agent(guarded=guarded).serve()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import resource
@@ -12,11 +11,12 @@ import termios
 from pathlib import Path
 from typing import Any, NoReturn
 
+from agentmesh_tool_runner.sandbox import kernel
+
 from .inside import WORKSPACE
 
-PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
-_SECCOMP_MODE_FILTER = 2
-_PR_CAPBSET_DROP = 24
+# More than any kernel knows yet.
+_CAPABILITIES = range(64)
 
 
 def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: bool) -> NoReturn:
@@ -35,7 +35,7 @@ def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: boo
         os.closerange(4, 4096)
         os.chdir(WORKSPACE)
         if guarded:
-            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
             # Rather the program than the agent when memory is short.
             Path("/proc/self/oom_score_adj").write_text("500")
         for kind, value in header["limits"]:
@@ -44,7 +44,8 @@ def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: boo
             resource.setrlimit(kind, (bound, bound))
         if header["uid"] is not None:
             change_user(header["uid"])
-        load_filter(bytes.fromhex(header["filter"]))
+        if header["filter"]:
+            kernel.load_filter(bytes.fromhex(header["filter"]))
         run(header)
     except BaseException as error:
         with contextlib.suppress(BaseException):
@@ -55,12 +56,11 @@ def become(header: dict[str, Any], ends: list[int], report: int, *, guarded: boo
 
 def change_user(uid: int) -> None:
     """Another user, for good: no capability stays, nor can come back."""
-    libc = ctypes.CDLL(None)
-    for capability in range(64):
-        libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-    os.setgroups([])
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
+    for capability in _CAPABILITIES:
+        # Of those that there are not, and that it may not drop, it has none to lose.
+        with contextlib.suppress(OSError):
+            kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
+    kernel.become(uid)
 
 
 def run(header: dict[str, Any]) -> None:
@@ -72,21 +72,3 @@ def run(header: dict[str, Any]) -> None:
             raise
         os.write(2, f"{header['argv'][0]}: {error.strerror}\n".encode())
         os._exit(127)
-
-
-class _Filter(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-
-def load_filter(program: bytes) -> None:
-    """Loads a seccomp filter for this process and all that come of it."""
-    if not program:
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    loaded = _Filter(len(program) // 8, program)
-    for arguments in (
-        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
-        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(loaded), 0, 0),
-    ):
-        if libc.prctl(*arguments) != 0:
-            raise OSError(ctypes.get_errno(), "the filter of system calls cannot be loaded")

@@ -41,9 +41,10 @@ def command(role: str) -> tuple[str, ...]:
 
 def modules(role: str) -> bytes:
     """What the booting agent reads first. Only a keeper gets the operations on workspaces."""
+    above = _PACKAGE.rpartition(".")[0]
     files = {f"{_PACKAGE}.{name}": _FOLDER / f"{name}.py" for name in _AGENT_MODULES}
+    files[f"{above}.kernel"] = _FOLDER.parent / "kernel.py"
     if role == "keeper":
-        above = _PACKAGE.rpartition(".")[0]
         files |= {f"{above}.{file.stem}": file for file in _FOLDER.parent.glob("[!_]*.py")}
         for folder in _OPERATIONS:
             found = (_FOLDER.parent / folder).glob("[!_]*.py")
