@@ -56,6 +56,9 @@ TEXTS = (
 )
 # Bytes that no UTF-8 decoder takes: a lone continuation, an overlong slash, a surrogate, a cut end.
 BROKEN_TEXTS = (b"\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"abc\xe2\x82", b"\xff\xfe", b"\xf8\x88\x80")
+# A policy that is accepted limits all that come after: only values that limit nobody.
+POLICY = "TenantPolicy"
+HARMLESS = (-1, -(2**31), 2**31 - 1)
 CALM_TEXTS = ("a", "hello", "x1", "b.txt", "some words", "")
 LENGTHS = (64, 65, 128, 129, 256, 257, 1024, 4097, 70_000)
 

@@ -9,7 +9,7 @@ from typing import Any
 from agentmesh_gateway.descriptors import is_repeated
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from tests.fuzz.boundaries import BROKEN_TEXTS, FLOATS, Known, integer, text
+from tests.fuzz.boundaries import BROKEN_TEXTS, FLOATS, HARMLESS, POLICY, Known, integer, text
 
 _DEEPEST = 3
 _ODD: tuple[Any, ...] = (None, True, False, [], {}, [[]], [None], {"": None}, {"@type": "x"})
@@ -54,6 +54,9 @@ def _document(random: Random, descriptor: Descriptor, known: Known, depth: int) 
 
 
 def _value(random: Random, field: FieldDescriptor, known: Known, depth: int) -> Any:
+    if field.containing_type is not None and field.containing_type.name == POLICY:
+        is_message = field.type == FieldDescriptor.TYPE_MESSAGE
+        return {} if is_message else random.choice(HARMLESS)
     if random.random() < (0.01 if known.calm else 0.15):
         return anything(random, field.name, known)
     if is_repeated(field) and random.random() < 0.9:

@@ -8,7 +8,17 @@ from random import Random
 from agentmesh_gateway.descriptors import is_repeated
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from tests.fuzz.boundaries import BROKEN_TEXTS, FLOATS, NANOS, SECONDS, Known, integer, text
+from tests.fuzz.boundaries import (
+    BROKEN_TEXTS,
+    FLOATS,
+    HARMLESS,
+    NANOS,
+    POLICY,
+    SECONDS,
+    Known,
+    integer,
+    text,
+)
 
 _VARINT, _FIXED64, _BYTES, _START_GROUP, _END_GROUP, _FIXED32 = range(6)
 _DEEPEST = 3
@@ -79,6 +89,10 @@ def message(random: Random, descriptor: Descriptor, known: Known, depth: int = 0
 
 
 def _field(random: Random, field: FieldDescriptor, known: Known, depth: int) -> bytes:
+    if field.containing_type is not None and field.containing_type.name == POLICY:
+        if field.type in _LENGTH_DELIMITED:
+            return delimited(field.number, b"")
+        return tag(field.number, _VARINT) + varint(random.choice(HARMLESS))
     if field.type == FieldDescriptor.TYPE_MESSAGE:
         nested = field.message_type
         assert nested is not None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from agentmesh.catalog.v1.approval_policy_pb2 import ApprovalPolicy
 from agentmesh.catalog.v1.team_pb2 import Participant, TeamDefinition
+from agentmesh.common.v1.options_pb2 import ROLE_VIEWER
 from agentmesh.common.v1.usage_pb2 import Budget
-from agentmesh.gateway.v1.admin_service_pb2 import ListAuditRequest
+from agentmesh.gateway.v1.admin_service_pb2 import CreateKeyRequest, ListAuditRequest
 from agentmesh.gateway.v1.conversation_service_pb2 import StartConversationRequest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -31,6 +32,12 @@ LAST_SECOND = 253_402_300_799
             StartConversationRequest(budget=Budget(max_wall_time=Duration(nanos=2**31 - 1))),
             "budget.max_wall_time",
         ),
+        # Times, but beyond what calendars hold once they are added to today.
+        (
+            StartConversationRequest(task="x", timeout=Duration(seconds=8000 * 31_536_000)),
+            "timeout",
+        ),
+        (CreateKeyRequest(role=ROLE_VIEWER, ttl=Duration(seconds=8000 * 31_536_000)), "ttl"),
     ],
 )
 def test_what_is_no_time_is_refused_where_it_stands(message: Message, field: str) -> None:

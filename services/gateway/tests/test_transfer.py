@@ -12,6 +12,7 @@ import pytest
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
+from meshkit.errors import MeshError
 from meshkit.testkit import HostFactory, raises_rich
 
 from .conftest import Gateways
@@ -33,6 +34,37 @@ class EndlessFile(ScriptedStore):
                 yield store_pb2.ExportConversationResponse(chunk=bytes(MIB))
         finally:
             self.left.set()
+
+
+class SlowRefusal(ScriptedStore):
+    """Thinks before it says that there is nothing to export."""
+
+    async def export_conversation(
+        self, request: store_pb2.ExportConversationRequest, context: Any
+    ) -> AsyncIterator[store_pb2.ExportConversationResponse]:
+        await asyncio.sleep(0.7)
+        raise MeshError.not_found("conversation", request.conversation_id)
+        yield store_pb2.ExportConversationResponse()
+
+
+async def test_a_file_that_cannot_be_had_is_refused_however_long_that_took(
+    gateways: Gateways, mesh_hosts: HostFactory
+) -> None:
+    store = await start_scripted_store(mesh_hosts, SlowRefusal(silent))
+    gateway = await gateways.start(store_address=store.grpc_address)
+    response = await gateway.http.get("/conversations/conv_1/export")
+    assert response.status_code == 404
+    assert response.json()["error"]["status"] == "NOT_FOUND"
+
+
+async def test_pieces_that_are_no_messages_are_refused_and_no_defect(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = "/agentmesh.gateway.v1.ConversationService/ImportConversation"
+    upload: Any = front.gateway.channel.stream_unary(path)
+    with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY"):
+        await upload(iter([b"\xff\xff\xff"]))
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_conversation_goes_out_and_in_as_a_file(front: Front) -> None:
