@@ -135,7 +135,8 @@ async def test_a_chat_outlives_the_gateway_and_says_nothing_twice(own: RealMesh)
         await own.gateway.sigkill()
         said = asyncio.create_task(chat.send("and about rain"))
         await own.gateway.restart()
-        assert await said == first + 1
+        async with asyncio.timeout(60):
+            assert await said == first + 1
         assert await chat.pause() == "paused"
         assert await chat.resume() == "running"
         assert await chat.cancel("enough") == "cancelled"
