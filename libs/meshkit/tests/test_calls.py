@@ -292,7 +292,7 @@ async def test_what_only_an_operator_can_mend_is_logged_as_such(
         pytest.raises(grpc.aio.AioRpcError),
     ):
         await mesh.catalog(host).GetDocument(GET)
-    lines = [r for r in caplog.records if r.name == "meshkit.server_calls"]
+    lines = [r for r in caplog.records if r.name == "meshkit.call_failures"]
     assert [(r.levelno, r.exc_info) for r in lines] == [(level, None)]
 
 
