@@ -62,6 +62,41 @@ async def test_a_program_starts_before_the_store_has_answered_and_nothing_is_tol
     assert b"".join(item.output.data for item in rest) == b"xx\n"
 
 
+async def test_in_a_new_conversation_a_program_starts_as_early(mesh: Mesh) -> None:
+    files = mesh.store.files
+    files.answers.clear()
+    first = asyncio.create_task(printed(mesh, LOG))
+    await until(lambda: KEY in opened(mesh)._open, "it is open")
+    mounted: Any = opened(mesh)._open[KEY]
+
+    def written() -> bool:
+        try:
+            return bool(reading.read_file(mounted.files._root, "log", 0, 9) == b"x")
+        except FileNotFoundError:
+            return False
+
+    await until(written, "it ran")
+    assert not first.done()
+    files.answers.set()
+    assert await first == "x"
+    assert await printed(mesh, LOG) == "xx"
+
+
+async def test_a_conversation_that_only_others_knew_is_begun_again(pair: Pair) -> None:
+    assert await printed(pair.two, LOG) == "x"
+    assert await printed(pair.one, LOG) == "xx"
+    assert await printed(pair.two, f"{SHOW}; {LOG}") == "['log']\nxxx"
+
+
+async def test_without_a_first_answer_nothing_stays_open(mesh: Mesh) -> None:
+    mesh.store.files.refuses = True
+    with pytest.raises(grpc.aio.AioRpcError):
+        await printed(mesh, LOG)
+    assert not opened(mesh).count
+    mesh.store.files.refuses = False
+    assert await printed(mesh, LOG) == "x"
+
+
 async def test_what_was_begun_on_old_files_is_undone_and_begins_again(pair: Pair) -> None:
     assert await printed(pair.one, LOG) == "x"
     here = opened(pair.one)._open[KEY]

@@ -91,6 +91,9 @@ class StoreRest(Rest):
         if find_capability() is None or key not in self._states:
             self.expect(key, (await self._shelf.head(key)).now)
 
+    def may_be_new(self, key: WorkspaceKey) -> bool:
+        return not key.temporary and key not in self._states
+
     async def is_settled(self, key: WorkspaceKey, mounted: Mounted) -> bool:
         notes = mounted.notes
         if key.temporary or not isinstance(notes, Notes) or not mounted.files.small:
@@ -105,6 +108,9 @@ class StoreRest(Rest):
         return is_kept({entry.path: entry for entry in entries}, notes.seen, notes.manifest)
 
     async def still_counts(self, key: WorkspaceKey, mounted: Mounted) -> bool:
+        if mounted.notes is None:
+            mounted.notes = Notes()
+            self._owed.pop(key, None)
         self.expect(key, (await self._shelf.head(key)).now)
         return _is_of(_notes(mounted), self._states[key])
 

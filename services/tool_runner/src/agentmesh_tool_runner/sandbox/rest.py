@@ -29,13 +29,18 @@ class Rest(Protocol):
         """Brings in what was kept elsewhere since then."""
         ...
 
+    def may_be_new(self, key: WorkspaceKey) -> bool:
+        """True if it is worth to act in an empty workspace before `still_counts` has answered."""
+        return False
+
     async def is_settled(self, key: WorkspaceKey, mounted: Mounted) -> bool:
         """True if it is worth to act before `still_counts` has answered, and nothing would be lost
         with the open files: all are kept, and were the newest when that was last known."""
         return False
 
     async def still_counts(self, key: WorkspaceKey, mounted: Mounted) -> bool:
-        """Whether what is open is still what counts: `refresh` would bring in nothing."""
+        """Whether what is open, or nothing if it was not filled, is what counts: `refresh` would
+        bring in nothing."""
         return True
 
     async def keep(self, key: WorkspaceKey, mounted: Mounted) -> None:

@@ -179,13 +179,17 @@ class Workspaces:
         all but the files.
         """
         mounted = self._open.get(key)
-        if mounted is None or self._lock(key).locked() or not expendable(mounted):
+        known = expendable(mounted) if mounted is not None else self.rest.may_be_new(key)
+        if not known or self._lock(key).locked():
             yield None
             return
         async with self._lock(key):
-            if not await self._may_be_lost(key, mounted):
+            if mounted is None:
+                await self._make_room()
+                mounted = self._open[key] = Mounted(await self._mounter.mount())
+            elif not await self._may_be_lost(key, mounted):
                 mounted = None
-            else:
+            if mounted is not None:
                 turn = _Ahead(key)
                 _acts_ahead.set(turn)
                 asked = asyncio.create_task(self.rest.still_counts(key, mounted))
