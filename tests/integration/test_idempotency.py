@@ -70,12 +70,25 @@ class Replicas:
     def credentials(self) -> list[tuple[str, str]]:
         return [("authorization", self.world.bearer)]
 
+    def recorded(self, method: MethodDescriptor) -> int:
+        """How often the audit log says that `method` changed something, or was about to."""
+        name = method_rules(method).full_name
+        wanted = "SELECT count(*) FROM audit_records WHERE code IN ('OK', 'STARTED') AND method = ?"
+        return self._ask({"records": (wanted, (name,))})["records"]
+
     def traces(self) -> dict[str, int]:
-        """What was done so far, from the store's database."""
+        """What was done so far."""
+        return self._ask({name: (sql, ()) for name, sql in _TRACES.items()})
+
+    def _ask(self, questions: dict[str, tuple[str, tuple[str, ...]]]) -> dict[str, int]:
+        """Numbers from the store's database."""
         file = self.world.mesh.folder / "data" / "store.sqlite3"
         database = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)
         try:
-            return {name: database.execute(sql).fetchone()[0] for name, sql in _TRACES.items()}
+            return {
+                name: database.execute(sql, given).fetchone()[0]
+                for name, (sql, given) in questions.items()
+            }
         finally:
             database.close()
 
@@ -117,12 +130,13 @@ async def test_a_change_is_made_once(replicas: Replicas, method: MethodDescripto
     _name(requests[0], request_id := replicas.world.name())
     _name(plain[0], "")  # REST has a header for it
     headers = dict(replicas.credentials) | {"idempotency-key": request_id}
-    before = replicas.traces()
+    before, recorded = replicas.traces(), replicas.recorded(method)
     first, second = await asyncio.gather(
         call_over_grpc(replicas.one, method, requests, replicas.credentials),
         call_over_rest(replicas.other, method, plain, headers),
     )
     between = replicas.traces()
+    assert replicas.recorded(method) > recorded
     third = await call_over_grpc(replicas.other_channel, method, requests, replicas.credentials)
     assert first.error is None
     for other in (second, third):
