@@ -41,8 +41,8 @@ def tried_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 @pytest.mark.timeout(300)
 async def test_the_gateway_does_what_its_document_says(tried_mesh: Mesh, tmp_path: Path) -> None:
     without = [f"--exclude-operation-id={name}" for name in LAST]
-    await _try(tried_mesh, "first", 45, tmp_path, *without)
-    await _try(tried_mesh, "last", 10, tmp_path, *[f"--include-operation-id={n}" for n in LAST])
+    await _try(tried_mesh, "first", 30, tmp_path, *without)
+    await _try(tried_mesh, "last", 5, tmp_path, *[f"--include-operation-id={n}" for n in LAST])
 
 
 async def _try(mesh: Mesh, key: str, seconds: int, folder: Path, *choice: str) -> None:
