@@ -186,7 +186,7 @@ async def test_what_nobody_decides_goes_to_the_admins_and_runs_out(
         "prompt": "May it write?",
     }
     conversation_id, approval = await asked(rest, [timed])
-    assert (approval["prompt"], approval["role"]) == ("May it write?", "operator")
+    assert (approval["prompt"], approval["role"]) == ("May it write?", "user")
     # Its time passes while nobody is there to look at the clock.
     await all_killed(model_mesh)
     events = await ended(model_mesh, conversation_id)
