@@ -13,8 +13,10 @@ import grpc
 import httpx
 import pytest
 import pytest_asyncio
+from agentmesh.gateway.v1 import agent_service_pb2 as agents
 from agentmesh.gateway.v1 import conversation_service_pb2 as conversations
 from agentmesh.gateway.v1 import tool_service_pb2 as tools
+from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from agentmesh.tool_runner.v1.tool_runner_service_pb2 import EXECUTION_LANGUAGE_PYTHON
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
@@ -180,8 +182,9 @@ async def test_output_that_is_too_long_to_be_kept_is_not_made_again(replicas: Re
 
 async def test_an_id_means_something_to_one_caller_and_one_method(replicas: Replicas) -> None:
     """And a retry asks for the same, whatever became of the agents meanwhile."""
+    agent = await replicas.world.agent()
     request = conversations.StartConversationRequest(
-        task="hello", agents=["reviewer"], max_rounds=1, request_id=replicas.world.name()
+        task="hello", agents=[agent], max_rounds=1, request_id=replicas.world.name()
     )
     stub: Any = ConversationServiceStub(replicas.one)
     first = await stub.StartConversation(request, metadata=replicas.credentials)
@@ -193,6 +196,14 @@ async def test_an_id_means_something_to_one_caller_and_one_method(replicas: Repl
     )
     forked = await stub.ForkConversation(fork, metadata=replicas.credentials)
     assert forked.conversation.conversation_id != first.conversation_id
+    changed = agents.UpdateAgentRequest(
+        agent_id=agent, config=agents.AgentConfig(role="else"), request_id=request.request_id
+    )
+    await AgentServiceStub(replicas.one).UpdateAgent(changed, metadata=replicas.credentials)
+    copied = agents.CloneAgentRequest(
+        agent_id=agent, name=replicas.world.name(), request_id=request.request_id
+    )
+    await AgentServiceStub(replicas.one).CloneAgent(copied, metadata=replicas.credentials)
     assert await stub.StartConversation(request, metadata=replicas.credentials) == first
     request.task = "something else"
     with raises_rich(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED"):
