@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from . import cgroup_files
 
 _OWNER_FOLDER: Final = re.compile(r"agentmesh-(\d+)-(\d+)")
 _V1_CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct", "freezer")
@@ -166,8 +166,8 @@ def sweep(hierarchies: Sequence[Hierarchy]) -> int:
             if match and not _is_alive(match[1], match[2]):
                 swept += 1
                 for group in (*(child for child in folder.iterdir() if child.is_dir()), folder):
-                    _kill_folder(group, hierarchy.version)
-                    _remove_folder(group)
+                    cgroup_files.kill_all(group, hierarchy.version)
+                    cgroup_files.remove_folder(group)
     return swept
 
 
@@ -215,7 +215,7 @@ class Parent:
 
     def remove(self) -> None:
         for hierarchy in self._hierarchies:
-            _remove_folder(hierarchy.base / self._name)
+            cgroup_files.remove_folder(hierarchy.base / self._name)
 
 
 def _limit_files(hierarchy: Hierarchy, limits: GroupLimits) -> list[tuple[str, str]]:
@@ -289,18 +289,20 @@ class Group:
         for folder, version, names in self._counters:
             if version == 2:
                 if "cpu" in names:
-                    cpu = _keyed(f"{folder}/cpu.stat").get("usage_usec", 0) / 1e6
+                    cpu = cgroup_files.keyed(f"{folder}/cpu.stat").get("usage_usec", 0) / 1e6
                 if "memory" in names:
-                    peak = _number(f"{folder}/memory.peak")
-                    memory_kills = _keyed(f"{folder}/memory.events").get("oom_kill", 0)
+                    peak = cgroup_files.number(f"{folder}/memory.peak")
+                    memory_kills = cgroup_files.keyed(f"{folder}/memory.events").get("oom_kill", 0)
             else:
                 if "cpuacct" in names:
-                    cpu = (_number(f"{folder}/cpuacct.usage") or 0) / 1e9
+                    cpu = (cgroup_files.number(f"{folder}/cpuacct.usage") or 0) / 1e9
                 if "memory" in names:
-                    peak = _number(f"{folder}/memory.max_usage_in_bytes")
-                    memory_kills = _keyed(f"{folder}/memory.oom_control").get("oom_kill", 0)
+                    peak = cgroup_files.number(f"{folder}/memory.max_usage_in_bytes")
+                    memory_kills = cgroup_files.keyed(f"{folder}/memory.oom_control").get(
+                        "oom_kill", 0
+                    )
             if "pids" in names:
-                refused = _keyed(f"{folder}/pids.events").get("max", 0)
+                refused = cgroup_files.keyed(f"{folder}/pids.events").get("max", 0)
         return GroupUsage(cpu, peak, memory_kills, refused)
 
     def memory_in_use(self) -> int:
@@ -308,7 +310,7 @@ class Group:
         for folder, version, names in self._counters:
             if "memory" in names:
                 file = "memory.current" if version == 2 else "memory.usage_in_bytes"
-                return _number(f"{folder}/{file}") or 0
+                return cgroup_files.number(f"{folder}/{file}") or 0
         return 0
 
     def forget_peak(self) -> bool:
@@ -317,97 +319,18 @@ class Group:
             if "memory" in names:
                 if version == 2:
                     return False
-                _write(f"{folder}/memory.max_usage_in_bytes", b"0")
+                cgroup_files.write(f"{folder}/memory.max_usage_in_bytes", b"0")
         return True
 
     def kill(self) -> None:
         """Sends SIGKILL to every member, including those being forked meanwhile."""
         for folder, hierarchy in self._folders.items():
-            if hierarchy.version == 2 and _kill_at_once(folder):
+            if hierarchy.version == 2 and cgroup_files.kill_at_once(folder):
                 return
         for folder, hierarchy in self._folders.items():
-            _kill_folder(folder, hierarchy.version)
+            cgroup_files.kill_all(folder, hierarchy.version)
 
     def remove(self) -> None:
         """Removes the folders, waiting for killed members to be gone."""
         for folder in self._folders:
-            _remove_folder(folder)
-
-
-def _kill_at_once(folder: Path) -> bool:
-    try:
-        (folder / "cgroup.kill").write_text("1")
-    except OSError:  # before Linux 5.14 there is no such file
-        return False
-    return True
-
-
-def _kill_folder(folder: Path, version: int) -> None:
-    if version == 2 and _kill_at_once(folder):
-        return
-    freezer = folder / ("cgroup.freeze" if version == 2 else "freezer.state")
-    freeze, thaw = ("1", "0") if version == 2 else ("FROZEN", "THAWED")
-    for _ in range(20):
-        members = _members(folder)
-        if not members:
-            return
-        # Frozen members cannot fork away from the loop; the kill reaches them when thawed.
-        with contextlib.suppress(OSError):
-            freezer.write_text(freeze)
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            freezer.write_text(thaw)
-        time.sleep(0.002)
-
-
-def _members(folder: Path) -> list[int]:
-    try:
-        return [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
-    except OSError:
-        return []
-
-
-def _remove_folder(folder: Path) -> None:
-    for _ in range(200):
-        try:
-            folder.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError:
-            time.sleep(0.005)
-        else:
-            return
-
-
-def _read(file: str) -> bytes:
-    """A small file in one piece; read several times for each execution, so without a detour."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)
-
-
-def _write(file: str, value: bytes) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, value)
-    finally:
-        os.close(descriptor)
-
-
-def _number(file: str) -> int | None:
-    try:
-        return int(_read(file))
-    except (OSError, ValueError):
-        return None
-
-
-def _keyed(file: str) -> dict[str, int]:
-    try:
-        pairs = (line.split() for line in _read(file).decode().splitlines())
-        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
-    except (OSError, ValueError):
-        return {}
+            cgroup_files.remove_folder(folder)
