@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentmesh_conversation_store.codec.events import worker_event
-from agentmesh_conversation_store.domain.conversations import SendMessage, UpdateConversation
+from agentmesh_conversation_store.domain.conversations import SendMessage
 from agentmesh_conversation_store.domain.events import StoredEvent, UserMessage, WorkerEvent
 from agentmesh_conversation_store.domain.forks import Fork
 from agentmesh_conversation_store.domain.history import DeleteConversation
@@ -20,6 +20,7 @@ from agentmesh_conversation_store.domain.model import (
     Strategy,
 )
 from agentmesh_conversation_store.domain.turns import CommitTurn, TurnOutcome
+from agentmesh_conversation_store.domain.updating import UpdateConversation
 from agentmesh_conversation_store.retention import Retention
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.sql.plan import Fetch

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from agentmesh_conversation_store.domain.conversations import (
-    CancelConversation,
-    UpdateConversation,
-)
+from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.model import SECOND, RunStatus, Strategy
 from agentmesh_conversation_store.domain.rejections import Rejection
+from agentmesh_conversation_store.domain.updating import UpdateConversation
 
 from services.conversation_store.tests.histories import LEASE, World
 

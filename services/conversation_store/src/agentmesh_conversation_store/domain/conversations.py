@@ -1,17 +1,14 @@
-"""What people do to conversations: start, speak, cancel, pause, resume, update."""
+"""What people do to conversations: start, speak, cancel, pause, resume."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from . import resolving, runs, workspaces
 from .access import Access, Grant, Grantee, owned
 from .changes import Changes, Decision, Loaded, Scope, Transition
-from .children import move_deadlines
 from .events import (
     ConversationStarted,
-    ConversationUpdated,
     RunStatusChanged,
     TurnDiscarded,
     UserMessage,
@@ -251,7 +248,7 @@ class CancelConversation:
                 Origin.API,
             )
             runs.reflect(transition)
-        return _decided(transition, loaded)
+        return decided(transition, loaded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +275,7 @@ class PauseConversation:
             elif live.status is not RunStatus.PAUSED:
                 runs.pause(transition, transition.raise_fence(live, "paused"), Origin.API)
         runs.reflect(transition)
-        return _decided(transition, loaded)
+        return decided(transition, loaded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +309,7 @@ class ResumeConversation:
             elif live.pause_requested:
                 transition.put(replace(live, pause_requested=False))
         runs.reflect(transition)
-        return _decided(transition, loaded)
+        return decided(transition, loaded)
 
     def _resume(self, transition: Transition, run: Run) -> None:
         if runs.still_waits(transition, run):
@@ -321,71 +318,6 @@ class ResumeConversation:
             transition.append(still, Origin.API, run.run_id, run.turn)
         else:
             runs.wake(transition, run, Origin.API)
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateConversation:
-    """Changes labels, limits of the run under way, and how long history is kept.
-
-    None leaves a field as it is; retention that is not above zero is as the tenant's policy says.
-    """
-
-    tenant: str
-    conversation_id: str
-    labels: Mapping[str, str] | None
-    max_rounds: int | None
-    budget: Budget | None
-    etag: str
-    legal_hold: bool | None = None
-    retention_age: Micros | None = None
-    retention_events: int | None = None
-    visibility: Visibility | None = None
-
-    @property
-    def scope(self) -> Scope:
-        """The conversation with its newest root run."""
-        return Scope(self.tenant, self.conversation_id, live_runs=True, facts=True)
-
-    def decide(self, loaded: Loaded, now: Instant) -> Decision[ConversationView]:
-        """Refused if `etag` is not the current one."""
-        transition = Transition(loaded, self.scope, now)
-        current = transition.conversation.etag
-        if self.etag and self.etag != current:
-            raise Rejection(
-                Reason.ETAG_MISMATCH,
-                f"{self.conversation_id} changed since it was read",
-                current_etag=current,
-            )
-        run = transition.run(transition.conversation.root_run_id)
-        if self.max_rounds is not None:
-            run = transition.put(replace(run, max_rounds=self.max_rounds))
-        if self.budget is not None:
-            wall = self.budget.max_wall_time
-            deadline = runs.deadline_of(run.started_at, run.timeout, wall)
-            run = transition.put(replace(run, budget=self.budget, deadline=deadline))
-            move_deadlines(transition, run)
-        facts = loaded.facts
-        if facts is None:
-            raise not_found("conversation", self.conversation_id)
-        if self.labels is not None:
-            facts = replace(facts, labels=dict(self.labels))
-            transition.append(ConversationUpdated(dict(self.labels)), Origin.API)
-        facts = self._kept(facts)
-        if facts is not loaded.facts:
-            transition.facts = facts
-        if self.visibility not in (None, transition.conversation.visibility):
-            owner = transition.conversation.owner
-            transition.conversation = owned(transition.conversation, owner, self.visibility)
-        return _decided(transition, loaded)
-
-    def _kept(self, facts: ConversationFacts) -> ConversationFacts:
-        if self.legal_hold is not None:
-            facts = replace(facts, legal_hold=self.legal_hold)
-        if self.retention_age is not None:
-            facts = replace(facts, retention_age=max(self.retention_age, 0) or None)
-        if self.retention_events is not None:
-            facts = replace(facts, retention_events=max(self.retention_events, 0) or None)
-        return facts
 
 
 def _tree(transition: Transition, root: Run) -> list[Run]:
@@ -398,7 +330,8 @@ def _tree(transition: Transition, root: Run) -> list[Run]:
     return [root, *below] if not root.status.ended else below
 
 
-def _decided(transition: Transition, loaded: Loaded) -> Decision[ConversationView]:
+def decided(transition: Transition, loaded: Loaded) -> Decision[ConversationView]:
+    """The transition, and how the conversation looks after it."""
     if loaded.facts is None:
         raise not_found("conversation", transition.conversation.conversation_id)
     changes = transition.done()

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from agentmesh.conversation.v1 import conversation_pb2, event_pb2, stream_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as pb
@@ -17,7 +17,7 @@ from meshkit.ids import new_id
 from meshkit.telemetry import current_traceparent
 
 from agentmesh_conversation_store.blobs.interface import Blobs
-from agentmesh_conversation_store.codec import tokens, values
+from agentmesh_conversation_store.codec import values
 from agentmesh_conversation_store.codec.resources import conversation_message, pinned_agents
 from agentmesh_conversation_store.domain import conversations as domain
 from agentmesh_conversation_store.domain.access import owned
@@ -25,18 +25,17 @@ from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.model import (
     ConversationFacts,
     ConversationStatus,
-    ConversationView,
     Strategy,
 )
-from agentmesh_conversation_store.domain.search import parse_query
 from agentmesh_conversation_store.domain.usage import Budget
-from agentmesh_conversation_store.storage.interface import ConversationQuery, EventFilter, Storage
+from agentmesh_conversation_store.storage.interface import EventFilter, Storage
 from agentmesh_conversation_store.subscriptions.feed import TenantFeeds
 from agentmesh_conversation_store.subscriptions.registry import Subscriptions
 from agentmesh_conversation_store.subscriptions.subscriber import Until
 
 from . import histories, sharing
 from .admittance import by_caller, caller, owner_of, require_access, visibility_of
+from .conversation_pages import conversations_page
 from .event_pages import EventPages
 from .exporting import exported
 from .import_body import ImportBody, import_response
@@ -47,7 +46,6 @@ from .rejections import answers_rejections, streams_rejections
 from .repeatable import carry_out
 
 FULL_NAME = "agentmesh.conversation_store.v1.ConversationStoreService"
-_CONVERSATIONS_A_PAGE = 50
 
 _STRATEGIES = {
     pb.DELIVERY_STRATEGY_UNSPECIFIED: Strategy.AFTER_TURN,
@@ -150,24 +148,7 @@ class ConversationServicer(pb_grpc.ConversationStoreServiceServicer):
     async def ListConversations(
         self, request: pb.ListConversationsRequest, _: ServicerContext
     ) -> pb.ListConversationsResponse:
-        size = request.page_size or _CONVERSATIONS_A_PAGE
-        query = ConversationQuery(
-            limit=size + 1,
-            before=_conversation_position(request.page_token),
-            statuses=[ConversationStatus(status) for status in request.statuses if status],
-            agent=request.agent,
-            started_after=values.instant(request.started_after)
-            if request.HasField("started_after")
-            else None,
-            started_before=values.instant(request.started_before)
-            if request.HasField("started_before")
-            else None,
-            text=parse_query(request.text) if request.text else None,
-            owner=request.owner,
-            caller=caller(),
-        )
-        views = await self._storage.conversations(current_principal().tenant, query)
-        return _conversation_page(views, size)
+        return await conversations_page(self._storage, request)
 
     @answers_rejections
     async def ListEvents(
@@ -380,24 +361,3 @@ def _filter(message: pb.EventFilter) -> EventFilter:
 
 def _status(status: ConversationStatus) -> conversation_pb2.ConversationStatus.ValueType:
     return conversation_pb2.ConversationStatus.ValueType(status)
-
-
-def _conversation_position(token: str) -> tuple[int, str] | None:
-    if not token:
-        return None
-    started_at, conversation_id = tokens.page_position(token, "conversations", int, str)
-    return started_at, conversation_id
-
-
-def _conversation_page(
-    views: Sequence[ConversationView], size: int
-) -> pb.ListConversationsResponse:
-    """`views` may hold one more than fits: then there is another page."""
-    page = views[:size]
-    token = ""
-    if len(views) > size:
-        last = page[-1].conversation
-        token = tokens.page_token("conversations", last.started_at, last.conversation_id)
-    return pb.ListConversationsResponse(
-        conversations=[conversation_message(view) for view in page], next_page_token=token
-    )

@@ -12,10 +12,10 @@ from meshkit.roles import Role, includes
 from agentmesh_conversation_store.codec import values
 from agentmesh_conversation_store.codec.resources import conversation_message
 from agentmesh_conversation_store.domain.access import Access
-from agentmesh_conversation_store.domain.conversations import UpdateConversation
 from agentmesh_conversation_store.domain.forks import Fork
 from agentmesh_conversation_store.domain.history import DeleteConversation
 from agentmesh_conversation_store.domain.model import ConversationView, Visibility
+from agentmesh_conversation_store.domain.updating import UpdateConversation
 from agentmesh_conversation_store.storage.interface import Storage
 
 from .admittance import by_caller, require_access, visibility_of
