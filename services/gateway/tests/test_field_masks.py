@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from agentmesh.catalog.v1.agent_pb2 import AgentDefinition
 from agentmesh.gateway.v1.agent_service_pb2 import Agent, AgentConfig
-from agentmesh_gateway.agent_definitions import config_of, copied, definition_of, revised
+from agentmesh_gateway.definitions.agents import config_of, copied, definition_of, revised
 from agentmesh_gateway.field_masks import paths_of, take_over
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToDict, ParseDict

@@ -14,7 +14,7 @@ import jwt
 import pytest
 import pytest_asyncio
 from agentmesh_gateway.identity.oidc.tokens import Tokens
-from agentmesh_gateway.identity_settings import OidcIssuer
+from agentmesh_gateway.identity.settings import OidcIssuer
 from cryptography.hazmat.primitives import serialization
 from meshkit.context import Principal
 from meshkit.errors import MeshError

@@ -14,7 +14,7 @@ from agentmesh.catalog.v1.team_pb2 import (
     TeamDefinition,
     Termination,
 )
-from agentmesh_gateway.pinning import Pinned, pin
+from agentmesh_gateway.definitions.pinning import Pinned, pin
 from meshkit.errors import MeshError
 
 MEMBERS = ("planner", "coder", "critic")

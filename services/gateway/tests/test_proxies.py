@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from agentmesh_gateway.proxies import Caller, TrustedProxies
+from agentmesh_gateway.http.proxies import Caller, TrustedProxies
 from agentmesh_gateway.settings import GatewaySettings
 from meshkit.caller_address import address_of_peer
 from pydantic import ValidationError

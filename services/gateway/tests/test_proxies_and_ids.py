@@ -9,8 +9,8 @@ from agentmesh_gateway.identity.authenticator import Authenticator, OtherWays
 from agentmesh_gateway.identity.keys import CheckedKeys, KeyCheck
 from agentmesh_gateway.identity.peer import Peer, address_of, grpc_peer, http_peer
 from agentmesh_gateway.identity.proxies import ProxyHeaders, forwarded_uris
+from agentmesh_gateway.identity.settings import OidcIssuer, SpiffeId, trusted_peers
 from agentmesh_gateway.identity.spiffe import SpiffeIds
-from agentmesh_gateway.identity_settings import OidcIssuer, SpiffeId, trusted_peers
 from agentmesh_gateway.settings import GatewaySettings
 from meshkit.context import Principal
 from meshkit.errors import MeshError

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from agentmesh.gateway.v1 import workflow_service_pb2 as pb2
 from agentmesh.gateway.v1.workflow_service_pb2_grpc import WorkflowServiceStub
-from agentmesh_gateway.workflow_parameters import filled_in, schema_faults, value_faults
-from agentmesh_gateway.workflow_progress import Progress, progress_of, reached
+from agentmesh_gateway.workflows.parameters import filled_in, schema_faults, value_faults
+from agentmesh_gateway.workflows.progress import Progress, progress_of, reached
 from meshkit.testkit import raises_rich
 
 from .front import Front, violations

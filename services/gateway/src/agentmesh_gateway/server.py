@@ -16,17 +16,18 @@ from starlette.middleware.cors import CORSMiddleware
 
 from agentmesh_gateway.access import ReadAccess
 from agentmesh_gateway.audit.wiring import record_calls
-from agentmesh_gateway.catalog import Catalog
+from agentmesh_gateway.definitions.catalog import Catalog
 from agentmesh_gateway.documentation.site import Documentation
-from agentmesh_gateway.http2_limits import http2_options
-from agentmesh_gateway.http_frame import HttpFrame
-from agentmesh_gateway.http_server import HttpServer
+from agentmesh_gateway.http.frame import HttpFrame
+from agentmesh_gateway.http.proxies import TrustedProxies
+from agentmesh_gateway.http.server import HttpServer
 from agentmesh_gateway.identity import peer
 from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.identity.http_peers import WithPeer
 from agentmesh_gateway.identity.store_keys import StoreKeys
 from agentmesh_gateway.identity.ways import authenticator_of
 from agentmesh_gateway.limits.assembly import assemble
+from agentmesh_gateway.limits.http2 import http2_options
 from agentmesh_gateway.limits.store_policies import StorePolicies
 from agentmesh_gateway.local_calls import LocalCalls, LocalContext
 from agentmesh_gateway.metrics.calls import CallFigures
@@ -34,7 +35,6 @@ from agentmesh_gateway.metrics.endpoint import MetricsEndpoint
 from agentmesh_gateway.metrics.gathering import MeshMetrics
 from agentmesh_gateway.open_streams import OpenStreams
 from agentmesh_gateway.probes import health_probes
-from agentmesh_gateway.proxies import TrustedProxies
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
 from agentmesh_gateway.registration import adder, handlers_of
 from agentmesh_gateway.rest.asgi import by_scope

@@ -8,7 +8,8 @@ from typing import Any, Literal, Self
 from meshkit.settings import Port, ServiceSettings, is_loopback
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
-from agentmesh_gateway.identity_settings import (
+from agentmesh_gateway.http.proxies import TrustedProxies
+from agentmesh_gateway.identity.settings import (
     Header,
     OidcIssuer,
     SpiffeId,
@@ -16,7 +17,6 @@ from agentmesh_gateway.identity_settings import (
     trusted_peers,
 )
 from agentmesh_gateway.limits.redis_buckets import check_url
-from agentmesh_gateway.proxies import TrustedProxies
 
 _RECHECK_SECONDS_UNCACHED = 1.0
 _ORIGIN = re.compile(r"https?://[^\s/?#@*]+")

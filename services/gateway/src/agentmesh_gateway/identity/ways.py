@@ -6,8 +6,8 @@ from agentmesh_gateway.identity.authenticator import Authenticator, OtherWays
 from agentmesh_gateway.identity.keys import CheckedKeys, KeyDirectory
 from agentmesh_gateway.identity.oidc.tokens import Tokens
 from agentmesh_gateway.identity.proxies import ProxyHeaders
+from agentmesh_gateway.identity.settings import trusted_peers
 from agentmesh_gateway.identity.spiffe import SpiffeIds
-from agentmesh_gateway.identity_settings import trusted_peers
 from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.settings import GatewaySettings
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from meshkit.ids import new_id
 
+from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets, Rate
 from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.limits.gate import Gate
@@ -16,7 +17,6 @@ from agentmesh_gateway.limits.overload import Overload
 from agentmesh_gateway.limits.redis_buckets import RedisBuckets
 from agentmesh_gateway.limits.shared_buckets import SharedBuckets
 from agentmesh_gateway.limits.tenants import Defaults, PolicyDirectory, Tenants
-from agentmesh_gateway.proxies import TrustedProxies
 
 if TYPE_CHECKING:
     from agentmesh_gateway.settings import GatewaySettings

@@ -19,13 +19,13 @@ from meshkit.errors import MeshError, QuotaViolation
 from meshkit.policy import MethodRules
 from meshkit.served_call import ServedCall
 
+from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets, Rate, Take, Verdict
 from agentmesh_gateway.limits.counts import Counts
 from agentmesh_gateway.limits.credential_guard import site_of
 from agentmesh_gateway.limits.overload import RETRY_SECONDS, Overload
 from agentmesh_gateway.limits.report import Line, find_report
 from agentmesh_gateway.limits.tenants import TenantLimits, Tenants
-from agentmesh_gateway.proxies import TrustedProxies
 
 # One request over HTTP is one call: it does not pay twice.
 _paid: ContextVar[bool] = ContextVar("agentmesh_call_paid", default=False)

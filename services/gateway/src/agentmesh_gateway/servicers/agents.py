@@ -8,11 +8,11 @@ from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
 from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
 from agentmesh.gateway.v1 import agent_service_pb2 as pb2
 
-from agentmesh_gateway.agent_definitions import shown
-from agentmesh_gateway.agent_writing import AGENT, AgentWriter
-from agentmesh_gateway.catalog import Catalog, pinned_agent
+from agentmesh_gateway.definitions.agent_writing import AGENT, AgentWriter
+from agentmesh_gateway.definitions.agents import shown
+from agentmesh_gateway.definitions.catalog import Catalog, pinned_agent
+from agentmesh_gateway.definitions.pinning import tools_of
 from agentmesh_gateway.health import Probe, examine
-from agentmesh_gateway.pinning import tools_of
 from agentmesh_gateway.servicers.context import Context, set_http_status
 from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
 

@@ -10,10 +10,10 @@ from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from meshkit.context import current_principal
 from meshkit.errors import MeshError
 
-from agentmesh_gateway.catalog import Catalog
+from agentmesh_gateway.definitions.catalog import Catalog
+from agentmesh_gateway.definitions.pinning import Pinned, pin
 from agentmesh_gateway.health import Probe, examine
 from agentmesh_gateway.inspection import debug_detail, runs_of
-from agentmesh_gateway.pinning import Pinned, pin
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers import attachments, patches
 from agentmesh_gateway.servicers.chats import Chats

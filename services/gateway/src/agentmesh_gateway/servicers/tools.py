@@ -8,7 +8,7 @@ from agentmesh.conversation_store.v1 import catalog_service_pb2 as catalog_pb2
 from agentmesh.gateway.v1 import tool_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 
-from agentmesh_gateway.catalog import Catalog
+from agentmesh_gateway.definitions.catalog import Catalog
 from agentmesh_gateway.idempotency import OncePerRequest
 from agentmesh_gateway.relay import forward
 from agentmesh_gateway.servicers.context import Context

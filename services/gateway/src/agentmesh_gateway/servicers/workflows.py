@@ -20,19 +20,19 @@ from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as st
 from agentmesh.gateway.v1 import workflow_service_pb2 as pb2
 from meshkit.errors import MeshError
 
-from agentmesh_gateway.catalog import Catalog, pinned_team, pinned_workflow
-from agentmesh_gateway.pinning import pin_member, refuse
+from agentmesh_gateway.definitions.catalog import Catalog, pinned_team, pinned_workflow
+from agentmesh_gateway.definitions.pinning import pin_member, refuse
+from agentmesh_gateway.definitions.team_selection import listing
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.settings import GatewaySettings
-from agentmesh_gateway.team_selection import listing
 from agentmesh_gateway.upstream import Upstream
-from agentmesh_gateway.workflow_definitions import (
+from agentmesh_gateway.workflows.definitions import (
     as_json,
     definition_faults,
     parameter_faults,
     task_of,
 )
-from agentmesh_gateway.workflow_progress import (
+from agentmesh_gateway.workflows.progress import (
     COMPLETED,
     FAILED,
     RUNNING,

@@ -15,7 +15,7 @@ from typing import Any, Final
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError
 
-from agentmesh_gateway.team_selection import Fault, listing
+from agentmesh_gateway.definitions.team_selection import Fault, listing
 
 JsonObject = Mapping[str, Any]
 

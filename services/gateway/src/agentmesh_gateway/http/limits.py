@@ -14,9 +14,9 @@ from enum import Enum
 from http import HTTPStatus
 from typing import ClassVar, cast
 
+from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.identity.http_peers import CertificateProtocol
 from agentmesh_gateway.limits.counts import Counts
-from agentmesh_gateway.proxies import TrustedProxies
 
 _LOCAL = "unix"
 

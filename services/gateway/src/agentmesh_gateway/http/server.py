@@ -14,9 +14,9 @@ from typing import Any
 import uvicorn
 from meshkit.server import StartupError
 
-from agentmesh_gateway.http_limits import HttpLimits, bounded
-from agentmesh_gateway.http_tls import following
-from agentmesh_gateway.proxies import TrustedProxies
+from agentmesh_gateway.http.limits import HttpLimits, bounded
+from agentmesh_gateway.http.proxies import TrustedProxies
+from agentmesh_gateway.http.tls import following
 from agentmesh_gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from google.protobuf.message import Message
 from meshkit.errors import FieldViolation, MeshError, from_rpc_error
 from meshkit.validation import validate
 
-from agentmesh_gateway.agent_definitions import config_of, copied, definition_of, revised
-from agentmesh_gateway.catalog import pinned_agent
+from agentmesh_gateway.definitions.agents import config_of, copied, definition_of, revised
+from agentmesh_gateway.definitions.catalog import pinned_agent
 from agentmesh_gateway.field_masks import Path, paths_of
 from agentmesh_gateway.upstream import Upstream
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 from agentmesh.catalog.v1.workflow_pb2 import WorkflowDefinition, WorkflowStage
 from google.protobuf.struct_pb2 import Struct
 
-from agentmesh_gateway.team_selection import Fault
-from agentmesh_gateway.workflow_parameters import (
+from agentmesh_gateway.definitions.team_selection import Fault
+from agentmesh_gateway.workflows.parameters import (
     filled_in,
     schema_faults,
     template_faults,

@@ -6,8 +6,8 @@ from typing import Any
 
 from meshkit.caller_address import enter_caller_address
 
+from agentmesh_gateway.http.proxies import Caller, TrustedProxies
 from agentmesh_gateway.limits.report import expect_report
-from agentmesh_gateway.proxies import Caller, TrustedProxies
 from agentmesh_gateway.rest.asgi import Message, Receive, Scope, Send
 from agentmesh_gateway.rest.responder import SECURITY_HEADERS
 

@@ -9,8 +9,8 @@ from agentmesh.conversation_store.v1.catalog_service_pb2 import Document
 from agentmesh.gateway.v1.agent_service_pb2 import Agent, AgentConfig
 from google.protobuf.message import Message
 
+from agentmesh_gateway.definitions.pinning import tools_of
 from agentmesh_gateway.field_masks import Path, copy_field, take_over
-from agentmesh_gateway.pinning import tools_of
 
 # The contract has these under the same names in all three messages.
 CONFIGURED = tuple(field.name for field in AgentConfig.DESCRIPTOR.fields)

@@ -17,8 +17,8 @@ from agentmesh.conversation_store.v1.catalog_service_pb2 import DocumentKind
 from meshkit.builtin_tools import BUILTIN_TOOLS
 from meshkit.errors import FieldViolation, MeshError
 
-from agentmesh_gateway.catalog import Catalog
-from agentmesh_gateway.team_selection import (
+from agentmesh_gateway.definitions.catalog import Catalog
+from agentmesh_gateway.definitions.team_selection import (
     Fault,
     left_out,
     listing,

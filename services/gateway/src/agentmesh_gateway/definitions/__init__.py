@@ -1,0 +1,1 @@
+"""Agents and teams: how they are read, written, chosen and pinned."""
