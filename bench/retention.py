@@ -24,7 +24,6 @@ from agentmesh_conversation_store.codec.events import ProtobufEvents, worker_eve
 from agentmesh_conversation_store.domain.conversations import (
     SendMessage,
     StartConversation,
-    UpdateConversation,
 )
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.history import DeleteConversation
@@ -36,6 +35,7 @@ from agentmesh_conversation_store.domain.model import (
     Strategy,
 )
 from agentmesh_conversation_store.domain.turns import CommitTurn
+from agentmesh_conversation_store.domain.updating import UpdateConversation
 from agentmesh_conversation_store.domain.usage import Budget
 from agentmesh_conversation_store.retention import Retention
 from agentmesh_conversation_store.storage.interface import Storage
