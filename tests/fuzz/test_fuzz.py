@@ -20,6 +20,8 @@ import uvloop
 from agentmesh.common.v1.options_pb2 import ROLE_VIEWER
 from agentmesh.gateway.v1.admin_service_pb2 import CreateKeyRequest
 from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
+from agentmesh.gateway.v1.agent_service_pb2 import AgentConfig, RegisterAgentRequest
+from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
 from agentmesh.gateway.v1.artifact_service_pb2 import UploadArtifactRequest
 from agentmesh.gateway.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from agentmesh.gateway.v1.blob_service_pb2 import UploadBlobRequest
@@ -108,8 +110,12 @@ async def attack(mesh: Mesh, seed: int) -> Findings:
         over_grpc=OVER_GRPC,
         over_http=OVER_HTTP,
     )
-    # It still does what it is for.
-    await mesh.start_conversation("say hello again", TEAM[:1], max_rounds=1)
+    # It still does what it is for; the agents that were there may be anything by now.
+    newcomer = RegisterAgentRequest(
+        name=f"newcomer_{seed}", config=AgentConfig(system_message="Greet.")
+    )
+    await AgentServiceStub(mesh.channel()).RegisterAgent(newcomer)
+    await mesh.start_conversation("say hello again", [newcomer.name], max_rounds=1)
     return findings
 
 

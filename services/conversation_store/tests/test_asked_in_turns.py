@@ -15,6 +15,7 @@ from agentmesh.conversation_store.v1 import approval_store_service_pb2 as approv
 from agentmesh.conversation_store.v1 import approval_store_service_pb2_grpc as approval_pb_grpc
 from agentmesh.conversation_store.v1 import turn_service_pb2 as turn_pb
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER, SYSTEM, InternalIdentity
+from meshkit.roles import Role
 from meshkit.testkit import raises_rich
 
 from services.conversation_store.tests.driver import RunningStore, Turn
@@ -59,16 +60,16 @@ async def test_what_nobody_decides_goes_to_a_higher_role(store: RunningStore) ->
     approval_id = id_of(turn, "call_1")
     await suspend(turn, asks_for(turn, escalate_at=after(0.3), escalate_to="admin"))
     asked = await get(store, approval_id)
-    assert (asked.role, asked.escalate_to) == (2, 3)
+    assert (asked.role, asked.escalate_to) == (Role.USER, Role.ADMIN)
     assert asked.HasField("escalate_at")
     while (shown := await get(store, approval_id)).HasField("escalate_at"):
         await asyncio.sleep(0.02)
-    assert (shown.role, shown.status) == (3, event_pb2.APPROVAL_STATUS_PENDING)
+    assert (shown.role, shown.status) == (Role.ADMIN, event_pb2.APPROVAL_STATUS_PENDING)
     assert shown.HasField("escalated_at")
     told = [e for e in await store.log(shown.conversation_id) if e.HasField("approval_escalated")]
     (event,) = told
     assert event.approval_escalated == event_pb2.ApprovalEscalated(
-        approval_id=approval_id, role="admin", previous_role="operator"
+        approval_id=approval_id, role="admin", previous_role="user"
     )
     assert (event.agent, event.origin) == ("writer", event_pb2.EVENT_ORIGIN_STORE)
     assert (await store.get(shown.conversation_id)).run.status == WAITING

@@ -96,7 +96,7 @@ async def test_the_same_turn_is_granted_again_with_its_steps_and_the_decision(
         comment="safer",
         edited_arguments_json='{"a":1}',
         principal="alice",
-        role=options_pb2.ROLE_OPERATOR,
+        role=options_pb2.ROLE_USER,
     )
     committed = await again.commit("COMPLETED")
     assert committed.status == conversation_pb2.RUN_STATUS_COMPLETED, "one round too many"
@@ -200,7 +200,7 @@ async def test_bad_suspensions_name_their_field(store: RunningStore) -> None:
         ({"events": [asks_for(turn, escalate_to="admin")]}, "escalate_at"),
         ({"events": [asks_for(turn, **later)]}, "escalate_to"),
         ({"events": [asks_for(turn, **later, escalate_to="owner")]}, "escalate_to"),
-        ({"events": [asks_for(turn, **later, escalate_to="operator")]}, "escalate_to"),
+        ({"events": [asks_for(turn, **later, escalate_to="user")]}, "escalate_to"),
         ({"events": [asks_for(turn, **later, role="admin", escalate_to="admin")]}, "escalate_to"),
     ]
     for fields, field in bad:

@@ -17,6 +17,7 @@ from agentmesh.conversation.v1.message_pb2 import Message
 from agentmesh.conversation.v1.stream_pb2 import Delta, EventBatch, Heartbeat, StreamItem
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.conversation_store.v1 import identity_service_pb2 as identity_pb2
+from agentmesh.conversation_store.v1 import ledger_service_pb2 as ledger_pb2
 from agentmesh_gateway.registration import adder
 from meshkit.errors import MeshError
 from meshkit.server import ServiceHost
@@ -91,6 +92,15 @@ class Keys:
         return answer
 
 
+class Ledger:
+    """Keeps no audit records, and says it does."""
+
+    async def append_audit(
+        self, request: ledger_pb2.AppendAuditRequest, context: Any
+    ) -> ledger_pb2.AppendAuditResponse:
+        return ledger_pb2.AppendAuditResponse()
+
+
 async def start_scripted_store(
     hosts: HostFactory, store: ScriptedStore, keys: Keys | None = None, **settings: Any
 ) -> ServiceHost:
@@ -98,6 +108,7 @@ async def start_scripted_store(
     services = {
         store_pb2.DESCRIPTOR.services_by_name["ConversationStoreService"]: store,
         identity_pb2.DESCRIPTOR.services_by_name["IdentityService"]: keys or Keys(),
+        ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"]: Ledger(),
     }
     return await hosts.start(
         "conversation_store",

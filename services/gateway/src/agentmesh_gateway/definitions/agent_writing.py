@@ -93,7 +93,12 @@ class AgentWriter:
         if known is not None:
             return known
         source = pinned_agent(await self._read(request.agent_id, request.version))
-        await self._require_free(request.name)
+        if not await self._is_free(request.name):
+            # Perhaps the same request made it, at another replica and just now.
+            known = await self._recall(request.request_id, digest)
+            if known is None:
+                raise MeshError.already_exists("agent", request.name)
+            return known
         definition = revised(copied(source, request.name), request.config, paths)
         await self._check(definition, "name")
         return await self._put(
@@ -115,10 +120,9 @@ class AgentWriter:
         request = catalog_pb2.GetDocumentRequest(kind=AGENT, name=agent_id, version=version)
         return (await self._store.GetDocument(request)).document
 
-    async def _require_free(self, name: str) -> None:
+    async def _is_free(self, name: str) -> bool:
         request = catalog_pb2.ListDocumentsRequest(kind=AGENT, names=[name])
-        if (await self._store.ListDocuments(request)).documents:
-            raise MeshError.already_exists("agent", name)
+        return not (await self._store.ListDocuments(request)).documents
 
     async def _check(self, definition: AgentDefinition, id_field: str) -> None:
         # Of fields that are allowed one by one, something else may have been made.

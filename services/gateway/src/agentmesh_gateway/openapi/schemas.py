@@ -109,6 +109,8 @@ class Schemas:
             schema = self._value(field, request=request, query=query)
             if rules is not None:
                 constrain(schema, field, rules)
+        if request and not query and not is_required(field):
+            schema = _or_null(schema)
         return _described(schema, comment_of(field.full_name))
 
     def _value(self, field: FieldDescriptor, *, request: bool, query: bool) -> Schema:
@@ -184,6 +186,17 @@ def _integer(cpp_type: int, *, query: bool) -> Schema:
     if cpp_type in _LARGE and not query:
         # Beyond 2^53 they are strings, because many readers of JSON would round them.
         schema |= {"type": ["integer", "string"], "pattern": "^-?[0-9]+$"}
+    return schema
+
+
+def _or_null(schema: Schema) -> Schema:
+    """In a body, null stands for a field that is not set, as everywhere in JSON of protobuf."""
+    kinds = schema.get("type")
+    if kinds is None:
+        return {"anyOf": [schema, {"type": "null"}]} if schema else schema
+    schema = {**schema, "type": [*([kinds] if isinstance(kinds, str) else kinds), "null"]}
+    if "enum" in schema:
+        schema["enum"] = [*schema["enum"], None]
     return schema
 
 

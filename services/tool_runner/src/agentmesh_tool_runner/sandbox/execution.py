@@ -240,6 +240,8 @@ class LocalExecution:
         if len(kept) < len(data):
             self._truncated = True
             self.cancel(EndReason.OUTPUT_LIMIT)
+            # One that has ended meanwhile wrote too much all the same.
+            self._stopped = self._stopped or (EndReason.OUTPUT_LIMIT, "")
 
     def _hold_back(self) -> None:
         self._held_back = True
