@@ -58,12 +58,23 @@ async def test_other_spellings_of_json_are_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["authorization", "x-api-key", "content-type", "idempotency-key", "last-event-id"]
+    "name",
+    [
+        *("authorization", "x-api-key", "content-type", "idempotency-key", "last-event-id"),
+        *("x-agentmesh-role", "x-forwarded-client-cert"),
+    ],
 )
 async def test_a_header_that_decides_something_comes_once(gateway: Gateway, name: str) -> None:
     headers = [("content-type", "application/json"), (name, "amk_a"), (name, "amk_b")]
     response = await gateway.http.post(START, content=BODY, headers=headers)
     assert name in problem(response, 400, "MALFORMED_BODY")["message"]
+
+
+@pytest.mark.parametrize("zeros", [0, 20, 5000])
+async def test_ids_beyond_all_events_are_refused(gateway: Gateway, zeros: int) -> None:
+    headers = {"last-event-id": "0" * zeros + "9" * 30}
+    response = await gateway.http.get("/conversations/conv_1/stream", headers=headers)
+    assert list(violations(response)) == ["Last-Event-ID"]
 
 
 async def test_a_header_that_is_repeated_word_for_word_says_nothing_new(gateway: Gateway) -> None:

@@ -188,7 +188,7 @@ async def test_a_body_behind_a_refusal_is_not_waited_for_either(
 
 async def test_a_body_that_is_quick_enough(gateways: Gateways, wires: list[Wire]) -> None:
     gateway = await start(
-        gateways, allow_anonymous=True, http_body_seconds=0.2, http_min_body_bytes_per_second=1
+        gateways, allow_anonymous=True, http_body_seconds=0.5, http_min_body_bytes_per_second=1
     )
     wire = await Wire.to(gateway)
     wires.append(wire)

@@ -283,7 +283,10 @@ def test_a_bad_issuer_is_refused_with_the_field(change: dict[str, Any], where: s
 
 def test_issuers_must_not_name_each_others_subjects() -> None:
     other = GOOD_ISSUER | {"issuer": "https://c.d"}
-    GatewaySettings(oidc=[GOOD_ISSUER, other | {"subject_prefix": "cd:"}])
-    for several in ([GOOD_ISSUER, other], [GOOD_ISSUER, GOOD_ISSUER | {"subject_prefix": "x"}]):
+    ours, theirs = GOOD_ISSUER | {"subject_prefix": "ab:"}, other | {"subject_prefix": "cd:"}
+    GatewaySettings(oidc=[ours, theirs])
+    within = other | {"subject_prefix": "ab:cd:"}
+    twice = GOOD_ISSUER | {"subject_prefix": "x:"}
+    for several in ([GOOD_ISSUER, other], [GOOD_ISSUER, theirs], [ours, within], [ours, twice]):
         with pytest.raises(ValidationError, match="AGENTMESH_OIDC"):
             GatewaySettings(oidc=several)

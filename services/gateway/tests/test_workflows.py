@@ -10,7 +10,13 @@ import httpx
 import pytest
 from agentmesh.gateway.v1 import workflow_service_pb2 as pb2
 from agentmesh.gateway.v1.workflow_service_pb2_grpc import WorkflowServiceStub
-from agentmesh_gateway.workflows.parameters import filled_in, schema_faults, value_faults
+from agentmesh_gateway.workflows.parameters import (
+    filled_bytes,
+    filled_in,
+    schema_faults,
+    value_faults,
+    with_defaults,
+)
 from agentmesh_gateway.workflows.progress import Progress, progress_of, reached
 from meshkit.testkit import raises_rich
 
@@ -213,6 +219,18 @@ def test_values_are_written_as_people_would() -> None:
     template = "{{a}} {{ b }} {{c}} {{d}} {{e}}."
     values = {"a": "{{b}}", "b": ["x", "y"], "c": 3, "d": {"k": [1]}}
     assert filled_in(template, values) == '{{b}} x, y 3 {"k": [1]} .'
+
+
+def test_a_task_is_measured_before_it_is_made() -> None:
+    template = "{{a}}" * 200_000 + "ä"
+    assert filled_bytes(template, {"a": "x" * 10**6}) == 200_000 * 10**6 + 2
+    assert filled_bytes("{{a}} {{ b }}.", {"a": ["x", "y"]}) == len(b"x, y .")
+
+
+def test_a_parameter_may_be_anything() -> None:
+    schema = of(a=True)
+    assert not list(schema_faults(schema, "p"))
+    assert with_defaults(schema, {}) == {}
 
 
 def test_rounds_go_through_the_stages_again() -> None:

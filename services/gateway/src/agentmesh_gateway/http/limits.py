@@ -17,6 +17,7 @@ from typing import ClassVar, cast
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.identity.http_peers import CertificateProtocol
 from agentmesh_gateway.limits.counts import Counts
+from agentmesh_gateway.limits.credential_guard import site_of
 
 _LOCAL = "unix"
 
@@ -66,20 +67,22 @@ class BoundedHttpProtocol(CertificateProtocol):
         """Takes the connection, unless there are too many."""
         # A stream server gives a Transport; that of uvloop only behaves as one.
         super().connection_made(cast("asyncio.Transport", transport))
-        address = self.client[0] if self.client else _LOCAL
+        # An IPv6 socket gives addresses of IPv4 in its own form.
+        address = self.client[0].removeprefix("::ffff:") if self.client else _LOCAL
         limits = self.limits
         if limits.connections and len(self.connections) > limits.connections:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
             return
         if address != _LOCAL and not self.proxies.trusts(address):
-            if 0 < limits.connections_per_address <= self.held[address]:
+            site = site_of(address)
+            if 0 < limits.connections_per_address <= self.held[site]:
                 self._refuse(
                     HTTPStatus.SERVICE_UNAVAILABLE,
                     "there are too many connections from your address",
                 )
                 return
-            self._counted = address
-            self.held.add((address,))
+            self._counted = site
+            self.held.add((site,))
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from typing import Annotated, Literal, Self
 
@@ -154,11 +155,12 @@ def check_issuers(issuers: tuple[OidcIssuer, ...]) -> None:
     """Raises ValueError if two issuers cannot be told apart, or their subjects."""
     if len({issuer.issuer for issuer in issuers}) < len(issuers):
         raise ValueError("AGENTMESH_OIDC names an issuer twice")
-    if len({issuer.subject_prefix for issuer in issuers}) < len(issuers):
-        raise ValueError(
-            "AGENTMESH_OIDC: several issuers need a subject_prefix each, or one could name the "
-            "other's subjects"
-        )
+    for one, other in itertools.permutations(issuers, 2):
+        if one.subject_prefix.startswith(other.subject_prefix):
+            raise ValueError(
+                "AGENTMESH_OIDC: several issuers need a subject_prefix each, none of which begins "
+                "with another, or one could name the other's subjects"
+            )
 
 
 def trusted_peers(named: tuple[str, ...]) -> TrustedPeers:

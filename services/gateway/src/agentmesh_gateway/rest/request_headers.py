@@ -25,6 +25,7 @@ _DECIDING = frozenset(
     (
         *(b"authorization", b"x-api-key", b"host", b"content-type", b"content-encoding"),
         *(_LAST_EVENT_ID, _IDEMPOTENCY_KEY, IF_MATCH),
+        *(name.encode() for name in PROXY_HEADERS),
     )
 )
 _LARGEST_SEQUENCE = 2**63 - 1
@@ -69,6 +70,7 @@ def take_last_event_id(headers: dict[bytes, bytes], request: Any, problems: Prob
     if not value or "resume_token" not in names:
         return
     if "after_sequence" in names and value.isascii() and value.isdigit():
+        value = value.lstrip("0") or "0"
         if int(value[:20]) > _LARGEST_SEQUENCE:
             problems.add("Last-Event-ID", "is no id of an event of this stream")
             return

@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from agentmesh_gateway.definitions.team_selection import Fault
 from agentmesh_gateway.workflows.parameters import (
+    filled_bytes,
     filled_in,
     schema_faults,
     template_faults,
@@ -63,7 +64,8 @@ def parameter_faults(workflow: WorkflowDefinition, values: dict[str, Any]) -> li
     """What is wrong with the parameters of an execution."""
     schema = as_json(workflow.parameters)
     faults = value_faults(schema, values)
-    if not faults and len(task_of(workflow, values).encode()) > LONGEST_TASK:
+    filled = with_defaults(schema, values)
+    if not faults and filled_bytes(workflow.stages[0].task, filled) > LONGEST_TASK:
         faults = [Fault("parameters", f"make a task of more than {LONGEST_TASK} bytes")]
     return faults
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -73,7 +74,7 @@ def schema_faults(schema: JsonObject, path: str) -> Iterator[Fault]:
     for name, inner in schema.get("properties", {}).items():
         if not _PLACEHOLDER.fullmatch(f"{{{{{name}}}}}"):
             yield Fault(f"{path}.properties.{name}", "is no name of letters, digits and _")
-        elif "default" in inner:
+        elif isinstance(inner, Mapping) and "default" in inner:
             for wrong in Draft202012Validator(inner).iter_errors(inner["default"]):
                 yield Fault(f"{path}.properties.{name}.default", _shortened(wrong.message))
 
@@ -115,7 +116,11 @@ def value_faults(schema: JsonObject, values: JsonObject) -> list[Fault]:
 def with_defaults(schema: JsonObject, values: JsonObject) -> dict[str, Any]:
     """The values, and the schema's defaults where there are none."""
     properties = schema.get("properties", {})
-    defaults = {name: inner["default"] for name, inner in properties.items() if "default" in inner}
+    defaults = {
+        name: inner["default"]
+        for name, inner in properties.items()
+        if isinstance(inner, Mapping) and "default" in inner
+    }
     return {**defaults, **values}
 
 
@@ -129,7 +134,17 @@ def template_faults(template: str, schema: JsonObject, path: str) -> Iterator[Fa
 
 def filled_in(template: str, values: JsonObject) -> str:
     """The template with its values. What values contain is not looked at again."""
-    return _PLACEHOLDER.sub(lambda found: _text(values.get(found[1], "")), template)
+    texts = {name: _text(values.get(name, "")) for name in set(_PLACEHOLDER.findall(template))}
+    return _PLACEHOLDER.sub(lambda found: texts[found[1]], template)
+
+
+def filled_bytes(template: str, values: JsonObject) -> int:
+    """How long `filled_in` would make it, in UTF-8, without making it."""
+    named = Counter(_PLACEHOLDER.findall(template))
+    rest = len(_PLACEHOLDER.sub("", template).encode())
+    return rest + sum(
+        count * len(_text(values.get(name, "")).encode()) for name, count in named.items()
+    )
 
 
 def _count(value: Any) -> int:
