@@ -29,6 +29,7 @@ _STATUSES = {
     413: "The body is larger than the gateway takes.",
     415: "The body is of a type, or in an encoding, that the method does not take.",
     429: "Too much; come back later.",
+    431: "The path and the headers are longer than the gateway takes.",
     500: "A defect of the mesh.",
     501: "This version does not serve it.",
     503: "What it takes cannot be reached now; come back later.",
