@@ -106,7 +106,9 @@ def test_rules_of_the_contract_are_rules_of_the_schemas() -> None:
     assert register["required"] == ["name", "config"]
     assert register["properties"]["name"]["pattern"] == "^[A-Za-z_][A-Za-z0-9_]{0,63}$"
     decision = body_schema("ResolveApproval")["properties"]["decision"]
-    assert decision["enum"] == ["approved", "edited", "rejected", "answered"]
+    named, numbered = decision["anyOf"]
+    assert named["enum"] == ["approved", "edited", "rejected", "answered"]
+    assert numbered["type"] == "integer"
 
 
 def test_names_of_the_path_are_not_in_the_body_and_nested_names_are_in_the_query() -> None:

@@ -161,12 +161,14 @@ def _constrain_enum(schema: Schema, field: FieldDescriptor, rules: validate_pb2.
         return
     codec = enum_codec(field.enum_type)
     numbers = [value.number for value in field.enum_type.values]
-    schema.pop("$ref", None)
-    schema |= {
-        "type": "string",
-        "enum": [
-            codec.encode(number)
-            for number in numbers
-            if number and number not in refused and (not allowed or number in allowed)
-        ],
-    }
+    names = [
+        codec.encode(number)
+        for number in numbers
+        if number and number not in refused and (not allowed or number in allowed)
+    ]
+    named: Schema = {"type": "string", "enum": names}
+    if "anyOf" in schema:  # in a body, numbers stand beside the names
+        schema["anyOf"] = [named, *schema["anyOf"][1:]]
+    else:
+        schema.pop("$ref", None)
+        schema |= named

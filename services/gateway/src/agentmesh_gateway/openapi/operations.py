@@ -14,7 +14,7 @@ from agentmesh_gateway.descriptors import is_repeated, message_type
 from agentmesh_gateway.openapi import errors, examples
 from agentmesh_gateway.openapi.comments import comment_of
 from agentmesh_gateway.openapi.constraints import Schema, is_required
-from agentmesh_gateway.openapi.schemas import Schemas
+from agentmesh_gateway.openapi.schemas import Schemas, or_null
 from agentmesh_gateway.rest.binding import fits_query
 from agentmesh_gateway.rest.etags import path_to_etag
 from agentmesh_gateway.rest.routes import SIZE_FIELD, Route
@@ -142,6 +142,8 @@ def _body(route: Route, schemas: Schemas) -> dict[str, Any]:
         field = route.request.fields_by_name[route.body]
         schema = schemas.field(field, request=True)
         required = is_required(field)
+    if route.body == "*" and not required:
+        schema = or_null(schema)
     media: dict[str, Any] = {"schema": schema}
     if example := examples.REQUESTS.get(route.method.name):
         media["example"] = example

@@ -47,6 +47,13 @@ _INTEGERS: dict[int, tuple[str, int, int]] = {
     FieldDescriptor.CPPTYPE_INT64: ("int64", -(2**63), 2**63 - 1),
     FieldDescriptor.CPPTYPE_UINT64: ("uint64", 0, 2**64 - 1),
 }
+_ENUM_NUMBER: Schema = {
+    "type": "integer",
+    "format": "int32",
+    "minimum": -(2**31),
+    "maximum": 2**31 - 1,
+    "description": "Its number in the contract, as JSON of protobuf has it.",
+}
 _LARGE = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 _FLOATS = (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE)
 
@@ -110,7 +117,7 @@ class Schemas:
             if rules is not None:
                 constrain(schema, field, rules)
         if request and not query and not is_required(field):
-            schema = _or_null(schema)
+            schema = or_null(schema)
         return _described(schema, comment_of(field.full_name))
 
     def _value(self, field: FieldDescriptor, *, request: bool, query: bool) -> Schema:
@@ -118,7 +125,8 @@ class Schemas:
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             return self.reference(message_type(field), request=request)
         if field.type == FieldDescriptor.TYPE_ENUM:
-            return self._enum(field.enum_type)
+            named = self._enum(field.enum_type)
+            return {"anyOf": [named, _ENUM_NUMBER]} if request and not query else named
         if field.type == FieldDescriptor.TYPE_BYTES:
             return {"type": "string", "contentEncoding": "base64"}
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
@@ -189,7 +197,7 @@ def _integer(cpp_type: int, *, query: bool) -> Schema:
     return schema
 
 
-def _or_null(schema: Schema) -> Schema:
+def or_null(schema: Schema) -> Schema:
     """In a body, null stands for a field that is not set, as everywhere in JSON of protobuf."""
     kinds = schema.get("type")
     if kinds is None:
