@@ -54,18 +54,43 @@ class Standing:
     """Seconds until it has a token; 0 if it has one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
-    """Whether all tokens were taken, or none; and how the buckets stand now, in the order asked."""
+    """Whether all tokens were taken, or none. How the buckets stand then is worked out only for who
+    asks: most callers are never told."""
 
     granted: bool
-    standings: tuple[Standing, ...]
+    takes: Sequence[Take]
+    backlogs: Sequence[float]
+    """Of each bucket, in seconds."""
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """How the buckets stand, in the order asked."""
+        return tuple(
+            standing(take.rate, backlog)
+            for take, backlog in zip(self.takes, self.backlogs, strict=True)
+        )
 
     @property
     def refused_by(self) -> int:
         """Which of the buckets refuses for the longest."""
         waits = [standing.retry_in for standing in self.standings]
         return waits.index(max(waits))
+
+    @property
+    def retry_in(self) -> float:
+        """Seconds until no bucket refuses any more."""
+        return max(standing.retry_in for standing in self.standings)
+
+    def later(self, seconds: float) -> Verdict:
+        """The same, when so much time has passed."""
+        left = [max(0.0, backlog - seconds) for backlog in self.backlogs]
+        return Verdict(self.granted, self.takes, left)
+
+
+# The backlog is a sum of fractions.
+_ROUNDING = 1e-9
 
 
 class Buckets(Protocol):
@@ -102,19 +127,20 @@ class LocalBuckets:
     def take(self, takes: Sequence[Take]) -> Verdict:
         """See `Buckets.take`."""
         now = self._clock()
-        before = [max(now, self._full_at.get(take.key, now)) for take in takes]
-        after = [at + take.rate.interval for at, take in zip(before, takes, strict=True)]
-        granted = all(
-            at - now <= take.rate.tolerance + 1e-9 for at, take in zip(after, takes, strict=True)
-        )
-        if granted:
-            for take, at in zip(takes, after, strict=True):
-                self._put(take.key, at)
-        stands = after if granted else before
-        return Verdict(
-            granted,
-            tuple(standing(take.rate, at - now) for take, at in zip(takes, stands, strict=True)),
-        )
+        before: list[float] = []
+        after: list[float] = []
+        granted = True
+        for take in takes:
+            rate = take.rate
+            backlog = max(0.0, self._full_at.get(take.key, now) - now)
+            before.append(backlog)
+            after.append(backlog + rate.interval)
+            granted = granted and after[-1] <= rate.tolerance + _ROUNDING
+        if not granted:
+            return Verdict(False, takes, before)
+        for take, backlog in zip(takes, after, strict=True):
+            self._put(take.key, now + backlog)
+        return Verdict(True, takes, after)
 
     def look(self, take: Take) -> Standing:
         """How a bucket stands; nothing is taken."""

@@ -6,7 +6,6 @@ calls, whether that one has had its share: of calls a second, of calls under way
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets, Rate, Take, 
 from agentmesh_gateway.limits.counts import Counts
 from agentmesh_gateway.limits.credential_guard import site_of
 from agentmesh_gateway.limits.overload import RETRY_SECONDS, Overload
-from agentmesh_gateway.limits.report import Line, find_report
+from agentmesh_gateway.limits.shares import Shares, SharesOfCallers, subjects_of
 from agentmesh_gateway.limits.tenants import TenantLimits, Tenants
 
 # One request over HTTP is one call: it does not pay twice.
@@ -61,6 +60,7 @@ class Gate:
         self._strangers = strangers
         self._strangers_rate = strangers_rate
         self._proxies = proxies
+        self._shares = SharesOfCallers()
         self._under_way = Counts()
         self._streams = Counts()
 
@@ -74,8 +74,8 @@ class Gate:
         call.admittance = _Pass(under_way=True)
         if call.rules.audience == options_pb2.AUDIENCE_ANYONE and self._strangers_rate:
             site = site_of(find_caller_address())
-            take = Take(site, self._strangers_rate)
-            _require(self._strangers.take([take]), [take], [f"{_ADDRESS}:{site}"])
+            share = Shares((Take(site, self._strangers_rate),), (f"{_ADDRESS}:{site}",))
+            share.require(self._strangers.take(share.takes))
 
     def limit(self, call: ServedCall) -> Awaitable[None] | None:
         """Takes from the caller's shares. Raises MeshError RESOURCE_EXHAUSTED."""
@@ -123,14 +123,14 @@ class Gate:
         self, rules: MethodRules, principal: Principal, limits: TenantLimits
     ) -> Awaitable[None] | None:
         vital = rules.importance == options_pb2.IMPORTANCE_VITAL
-        takes, subjects = _takes(principal, limits, "vital/" if vital else "")
-        if not takes:
+        shares = self._shares.of(principal, limits, vital=vital)
+        if not shares.takes:
             return None
-        verdict = self._buckets.take(takes)
-        if inspect.isawaitable(verdict):
-            return _require_when_known(verdict, takes, subjects)
-        _require(verdict, takes, subjects)
-        return None
+        verdict = self._buckets.take(shares.takes)
+        if isinstance(verdict, Verdict):
+            shares.require(verdict)
+            return None
+        return shares.require_when_known(verdict)
 
     def _hold(self, call: ServedCall, principal: Principal, limits: TenantLimits) -> None:
         held: _Pass = call.admittance
@@ -138,7 +138,7 @@ class Gate:
         if call.rules.server_streaming:
             keys = (f"principal:{principal.tenant}/{principal.subject}", tenant)
             bounds = (limits.streams_of_principal, limits.streams)
-            for key, bound, whose in zip(keys, bounds, _subjects(principal), strict=True):
+            for key, bound, whose in zip(keys, bounds, subjects_of(principal), strict=True):
                 if bound is not None and self._streams[key] >= bound:
                     raise _used_up(whose, f"{bound} streams open at once at one replica")
             self._streams.add(keys)
@@ -153,52 +153,6 @@ class Gate:
                 raise _used_up(tenant, f"{bound} calls under way at once at one replica")
         self._under_way.add((tenant,))
         held.callers = (tenant,)
-
-
-def _subjects(principal: Principal) -> tuple[str, str]:
-    """Whose limits hold for a call, as errors name them."""
-    return f"principal:{principal.subject}", f"tenant:{principal.tenant}"
-
-
-def _takes(principal: Principal, limits: TenantLimits, kind: str) -> tuple[list[Take], list[str]]:
-    own, common = _subjects(principal)
-    wanted = [
-        (
-            f"principal/{principal.tenant}/{principal.subject}",
-            limits.requests_of_principal,
-            own,
-        ),
-        (f"tenant/{principal.tenant}", limits.requests, common),
-    ]
-    held = [(kind + key, rate, subject) for key, rate, subject in wanted if rate is not None]
-    return [Take(key, rate) for key, rate, _ in held], [subject for _, _, subject in held]
-
-
-async def _require_when_known(
-    verdict: Awaitable[Verdict], takes: Sequence[Take], subjects: Sequence[str]
-) -> None:
-    _require(await verdict, takes, subjects)
-
-
-def _require(verdict: Verdict, takes: Sequence[Take], subjects: Sequence[str]) -> None:
-    report = find_report()
-    if report is not None:
-        report.fill(
-            [
-                Line(subject.partition(":")[0], take.rate, standing)
-                for subject, take, standing in zip(subjects, takes, verdict.standings, strict=True)
-            ]
-        )
-    if verdict.granted:
-        return
-    at = verdict.refused_by
-    rate, subject = takes[at].rate, subjects[at]
-    quota = f"{rate.per_second:g} calls a second, {rate.burst:g} at once"
-    error = MeshError.rate_limited(
-        f"{subject} has used up its {quota}", verdict.standings[at].retry_in
-    )
-    error.quotas = (QuotaViolation(subject, quota),)
-    raise error
 
 
 def _used_up(subject: str, quota: str) -> MeshError:

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from meshkit.tasks import stop
 from redis.asyncio import Redis
@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from agentmesh_gateway.limits.buckets import Take, Verdict, standing
+from agentmesh_gateway.limits.buckets import Take, Verdict
 
 TIMEOUT_SECONDS = 0.25
 _AT_ONCE = 256
@@ -159,27 +159,22 @@ class RedisBuckets:
         numbers = iter(answers)
         for asked in batch:
             granted = bool(int(next(numbers)))
-            standings = tuple(
-                standing(take.rate, int(next(numbers)) / _MICROS) for take in asked.takes
-            )
+            backlogs = [int(next(numbers)) / _MICROS for _ in asked.takes]
             if not asked.answer.done():
-                asked.answer.set_result(Verdict(granted, standings))
+                asked.answer.set_result(Verdict(granted, asked.takes, backlogs))
 
     def _known_empty(self, takes: tuple[Take, ...]) -> Verdict | None:
         if takes not in self._empty:
             return None
-        until, verdict = self._empty[takes]
-        left = until - self._clock()
-        if left <= 0:
+        since, refused = self._empty[takes]
+        verdict = refused.later(self._clock() - since)
+        if not verdict.retry_in:
             del self._empty[takes]
             return None
-        waits = [replace(one, retry_in=min(one.retry_in, left)) for one in verdict.standings]
-        waits[verdict.refused_by] = replace(waits[verdict.refused_by], retry_in=left)
-        return Verdict(False, tuple(waits))
+        return verdict
 
     def _remember(self, takes: tuple[Take, ...], verdict: Verdict) -> None:
-        wait = verdict.standings[verdict.refused_by].retry_in
-        self._empty[takes] = (self._clock() + wait, verdict)
+        self._empty[takes] = (self._clock(), verdict)
         if len(self._empty) > _MOST_EMPTY:
             self._empty.popitem(last=False)
 

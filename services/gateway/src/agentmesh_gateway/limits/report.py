@@ -9,49 +9,45 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 
-from agentmesh_gateway.limits.buckets import Rate, Standing
+from agentmesh_gateway.limits.buckets import Rate, Standing, Verdict
 
 Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One limit and how the caller stands."""
-
-    name: str
-    rate: Rate
-    standing: Standing
 
 
 class RateReport:
     """Filled in by what limits the call; read by the edge that answers it."""
 
-    def __init__(self) -> None:
-        self._lines: Sequence[Line] = ()
+    __slots__ = ("_names", "_policy", "_verdict")
 
-    def fill(self, lines: Sequence[Line]) -> None:
-        """Says how the caller stands now."""
-        self._lines = lines
+    def __init__(self) -> None:
+        self._policy = b""
+        self._names: Sequence[str] = ()
+        self._verdict: Verdict | None = None
+
+    def fill(self, policy: bytes, names: Sequence[str], verdict: Verdict) -> None:
+        """Says how the caller stands now, with the limits of these names."""
+        self._policy, self._names, self._verdict = policy, names, verdict
 
     def headers(self) -> Headers:
         """As response headers; none if nothing limits the call."""
-        if not self._lines:
+        if self._verdict is None:
             return []
-        policies = (
-            f'"{line.name}";q={int(line.rate.burst)};w={math.ceil(line.rate.tolerance)}'
-            for line in self._lines
-        )
-        standings = (
-            f'"{line.name}";r={line.standing.remaining}'
-            f";t={math.ceil(line.standing.retry_in or line.standing.full_in)}"
-            for line in self._lines
-        )
-        return [
-            (b"ratelimit-policy", ", ".join(policies).encode()),
-            (b"ratelimit", ", ".join(standings).encode()),
-        ]
+        standings = ", ".join(map(_standing, self._names, self._verdict.standings))
+        return [(b"ratelimit-policy", self._policy), (b"ratelimit", standings.encode())]
+
+
+def policy_of(names: Sequence[str], rates: Sequence[Rate]) -> bytes:
+    """The limits themselves, as a header says them: the same for all calls of a caller."""
+    policies = (
+        f'"{name}";q={int(rate.burst)};w={math.ceil(rate.tolerance)}'
+        for name, rate in zip(names, rates, strict=True)
+    )
+    return ", ".join(policies).encode()
+
+
+def _standing(name: str, standing: Standing) -> str:
+    return f'"{name}";r={standing.remaining};t={math.ceil(standing.retry_in or standing.full_in)}'
 
 
 _report: ContextVar[RateReport | None] = ContextVar("agentmesh_rate_report", default=None)
