@@ -224,7 +224,13 @@ async def test_credentials_are_judged_before_the_body_is_read(gateways: Gateways
     headers = {"authorization": "Basic dTpw", "content-type": "application/json"}
     response = await gateway.http.post(START, content=b"{", headers=headers)
     problem(response, 401, "CREDENTIALS_INVALID")
-    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_get_takes_no_body(gateway: Gateway) -> None:
+    response = await gateway.http.request("GET", "/agents", json={})
+    error = problem(response, 400, "INVALID_FIELD")
+    assert error["message"] == "this method takes no body"
+    assert violated(error) == [""]
 
 
 async def test_health_needs_no_credentials_and_names_what_is_down(gateway: Gateway) -> None:

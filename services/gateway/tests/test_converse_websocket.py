@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
@@ -187,15 +188,38 @@ async def test_only_known_pages_connect(gateways: Gateways, origin: str, status:
     assert refusal.value.response.status_code == status
 
 
-async def test_a_page_of_another_name_is_no_page_of_this_machine(front: Front) -> None:
+@pytest.mark.parametrize("says_origin", [False, True])
+async def test_a_page_of_another_name_is_no_page_of_this_machine(
+    front: Front, says_origin: bool
+) -> None:
     """A name that was made to resolve to this machine does not make its page an administrator."""
-    for headers in (
-        {"host": "evil.example"},
-        {"host": "evil.example", "origin": "http://evil.example"},
-    ):
-        with pytest.raises(InvalidStatus) as refusal:
-            await page(front.gateway, additional_headers=headers).__aenter__()
-        assert refusal.value.response.status_code == 401
+    edge = urlsplit(front.gateway.url)
+    site = f"evil.example:{edge.port}"
+    with pytest.raises(InvalidStatus) as refusal:
+        await connect(
+            f"ws://{site}/conversations/converse",
+            host=edge.hostname,
+            port=edge.port,
+            proxy=None,
+            additional_headers={"origin": f"http://{site}"} if says_origin else {},
+        )
+    assert refusal.value.response.status_code == 401
+    assert b"evil.example" in (refusal.value.response.body or b"")
+
+
+@pytest.mark.parametrize("name", ["host", "x-api-key", "authorization"])
+async def test_a_header_that_decides_something_comes_once(
+    gateways: Gateways, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    gateway = await gateways.start(allow_anonymous=True)
+    twice = [(name, "localhost"), (name, "evil.example")]
+    with pytest.raises(InvalidStatus) as refusal:
+        await page(gateway, additional_headers=twice).__aenter__()
+    assert refusal.value.response.status_code == 400
+    error = json.loads(refusal.value.response.body or b"{}")["error"]
+    assert error["details"][0]["reason"] == "MALFORMED_BODY"
+    assert name in error["message"]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize("path", ["/", "/conversations", "/conversations/a/b/converse"])

@@ -144,6 +144,40 @@ async def test_a_head_that_is_too_long(gateways: Gateways, wires: list[Wire], he
     assert (code, body["error"]["status"]) == (431, "RESOURCE_EXHAUSTED")
 
 
+@pytest.mark.parametrize(
+    ("settings", "sent", "reason", "said"),
+    [
+        ({}, b"GET / HTTP/1.1\r\nbroken\r\n\r\n", "MALFORMED_BODY", "header"),
+        ({}, b"\x16\x03\x01\x00\xa5", "MALFORMED_BODY", "https://"),
+        ({"http_max_header_bytes": 50}, b"GET /" + b"x" * 80, "MESSAGE_TOO_LARGE", "50 bytes"),
+        ({"http_header_seconds": 0.1}, b"", "DEADLINE_EXCEEDED", "too long"),
+    ],
+    ids=["no header", "TLS", "too long", "too slow"],
+)
+async def test_what_the_server_refuses_itself_looks_like_every_other_error(
+    gateways: Gateways,
+    wires: list[Wire],
+    settings: dict[str, Any],
+    sent: bytes,
+    reason: str,
+    said: str,
+) -> None:
+    wire = await Wire.to(await start(gateways, **settings))
+    wires.append(wire)
+    await wire.send(sent)
+    answer = await wire.rest()
+    code, body = parse(answer)
+    error = body["error"]
+    assert error["code"] == code
+    assert said in error["message"]
+    info = error["details"][0]
+    assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+    assert (info["reason"], info["domain"]) == (reason, "agentmesh.dev")
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    assert b"x-request-id: req_" in head
+    assert b"x-content-type-options: nosniff" in head
+
+
 async def test_a_head_within_the_limit_is_served(gateways: Gateways, wires: list[Wire]) -> None:
     gateway = await start(gateways, http_max_header_bytes=2000)
     wire = await Wire.to(gateway)

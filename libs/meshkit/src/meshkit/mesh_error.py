@@ -16,10 +16,14 @@ REASON_PREFIX = "ERROR_REASON_"
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field that breaks its rules: its path ("team.agents[2].name") and what it must be."""
+    """One field that breaks its rules: its path ("team.agents[2].name") and what it must be. The
+    path is "" for the request as a whole."""
 
     field: str
     description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}" if self.field else self.description
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class MeshError(Exception):
         return cls(
             grpc.StatusCode.INVALID_ARGUMENT,
             errors_pb2.ERROR_REASON_INVALID_FIELD,
-            "; ".join(f"{v.field}: {v.description}" for v in violations[:5]),
+            "; ".join(str(violation) for violation in violations[:5]),
             violations=violations,
         )
 

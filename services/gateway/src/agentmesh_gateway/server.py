@@ -170,7 +170,10 @@ def _add_http(
             allow_origins=settings.cors_allow_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=READ_HEADERS,
-            expose_headers=["etag", "x-request-id", "retry-after", "ratelimit", "ratelimit-policy"],
+            expose_headers=[
+                *("etag", "x-request-id", "retry-after", "www-authenticate"),
+                *("ratelimit", "ratelimit-policy"),
+            ],
         )
     if settings.metrics_enabled:
         edge = MetricsEndpoint(edge, metrics, settings.metrics_token)

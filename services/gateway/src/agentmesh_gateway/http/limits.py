@@ -8,12 +8,14 @@ connections there are: this does.
 from __future__ import annotations
 
 import asyncio
-import json
+import sys
 from dataclasses import dataclass
 from enum import Enum
-from http import HTTPStatus
 from typing import ClassVar, cast
 
+from httptools import HttpParserError
+
+from agentmesh_gateway.http import refusals
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.identity.http_peers import CertificateProtocol
 from agentmesh_gateway.limits.counts import Counts
@@ -71,15 +73,12 @@ class BoundedHttpProtocol(CertificateProtocol):
         address = self.client[0].removeprefix("::ffff:") if self.client else _LOCAL
         limits = self.limits
         if limits.connections and len(self.connections) > limits.connections:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
+            self._refuse(refusals.too_many("there are too many connections"))
             return
         if address != _LOCAL and not self.proxies.trusts(address):
             site = site_of(address)
             if 0 < limits.connections_per_address <= self.held[site]:
-                self._refuse(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "there are too many connections from your address",
-                )
+                self._refuse(refusals.too_many("there are too many connections from your address"))
                 return
             self._counted = site
             self.held.add((site,))
@@ -161,13 +160,10 @@ class BoundedHttpProtocol(CertificateProtocol):
         self._set_timer(self.loop.call_later(seconds, self._head_is_late) if seconds else None)
 
     def _head_is_late(self) -> None:
-        self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the head of the request took too long")
+        self._refuse(refusals.too_slow("the head of the request took too long"))
 
     def _refuse_head(self) -> None:
-        self._refuse(
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            f"the head of the request exceeds {self.limits.header_bytes} bytes",
-        )
+        self._refuse(refusals.too_long_a_head(self.limits.header_bytes))
 
     def _watch_body(self) -> None:
         seconds = self.limits.body_seconds
@@ -179,7 +175,7 @@ class BoundedHttpProtocol(CertificateProtocol):
         # What the gateway does not take now, nobody can send.
         idle_for_us = self.flow.read_paused or self.cycle.waiting_for_100_continue
         if self._body_bytes < wanted and not idle_for_us:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the body of the request came too slowly")
+            self._refuse(refusals.too_slow("the body of the request came too slowly"))
             return
         self._body_bytes = 0
         self._watch_body()
@@ -200,10 +196,10 @@ class BoundedHttpProtocol(CertificateProtocol):
             self._stalled = None
 
     def send_400_response(self, msg: str) -> None:
-        """Of what is not HTTP."""
-        self._refuse(HTTPStatus.BAD_REQUEST, "this is no valid HTTP request")
+        """Of what is not HTTP: the parser says why in the exception that is handled here."""
+        self._refuse(refusals.no_http(_parser_says(sys.exception())))
 
-    def _refuse(self, code: HTTPStatus, message: str) -> None:
+    def _refuse(self, refusal: refusals.Refusal) -> None:
         """Says why, unless a response is under way, and closes the connection."""
         self._refused = True
         self._phase = _Phase.REST
@@ -212,7 +208,7 @@ class BoundedHttpProtocol(CertificateProtocol):
             return
         answering = self.cycle is not None and not self.cycle.response_complete
         if not (answering and self.cycle.response_started):
-            self.transport.write(_response(code, message))
+            self.transport.write(refusal.response())
         self.transport.close()
 
     def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
@@ -231,25 +227,5 @@ def bounded(limits: HttpLimits, proxies: TrustedProxies) -> type[BoundedHttpProt
     return Protocol
 
 
-_STATUS = {
-    HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
-    HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "RESOURCE_EXHAUSTED",
-    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
-}
-
-
-def _response(code: HTTPStatus, message: str) -> bytes:
-    error = {"code": int(code), "status": _STATUS[code], "message": message, "details": []}
-    body = json.dumps({"error": error}).encode()
-    head = [
-        f"HTTP/1.1 {int(code)} {code.phrase}",
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        "cache-control: no-store",
-        "x-content-type-options: nosniff",
-        "connection: close",
-    ]
-    if code is HTTPStatus.SERVICE_UNAVAILABLE:
-        head.append("retry-after: 1")
-    return "\r\n".join([*head, "", ""]).encode() + body
+def _parser_says(error: BaseException | None) -> str:
+    return str(error) if isinstance(error, HttpParserError) else ""

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from meshkit.server import StartupError
 
+from agentmesh_gateway.http.handshakes import WebSocketProtocol
 from agentmesh_gateway.http.limits import HttpLimits, bounded
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.http.tls import following
@@ -54,7 +55,7 @@ class HttpServer:
         config = uvicorn.Config(
             self._app,
             http=bounded(_limits(settings), self._proxies),
-            ws="websockets-sansio",
+            ws=WebSocketProtocol,
             ws_max_size=settings.max_message_bytes,
             ws_ping_interval=_PING_SECONDS,
             ws_ping_timeout=_PING_SECONDS,

@@ -63,6 +63,11 @@ _HEADERS: dict[str, Any] = {
         "description": "The `etag` of what is in the body, for If-Match.",
     },
     "Retry-After": {"schema": {"type": "integer"}, "description": "In how many seconds to retry."},
+    "WWW-Authenticate": {
+        "schema": {"type": "string"},
+        "description": "How to log in, and what was wrong with a bearer token (RFC 6750). With 403 "
+        "only if another scope is needed.",
+    },
 }
 
 

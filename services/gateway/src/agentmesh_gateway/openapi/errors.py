@@ -38,6 +38,7 @@ _STATUSES = {
 WITHOUT_CREDENTIALS = frozenset(_STATUSES) - {401, 403}
 """What a method that anybody may call can answer."""
 _WITH_RETRY_AFTER = (429, 503)
+_WITH_CHALLENGE = (401, 403)
 _ENUM = errors_pb2.ErrorReason.DESCRIPTOR
 
 
@@ -67,6 +68,8 @@ def _response(status: int, text: str) -> dict[str, Any]:
     headers: dict[str, Any] = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
     if status in _WITH_RETRY_AFTER:
         headers["Retry-After"] = {"$ref": "#/components/headers/Retry-After"}
+    if status in _WITH_CHALLENGE:
+        headers["WWW-Authenticate"] = {"$ref": "#/components/headers/WWW-Authenticate"}
     return {
         "description": "\n".join([text, "", *reasons] if reasons else [text]),
         "headers": headers,

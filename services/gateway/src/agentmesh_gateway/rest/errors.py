@@ -16,6 +16,7 @@ from google.rpc.status_pb2 import Status
 from meshkit.errors import MeshError, from_rich_status, http_status, to_rich_status
 
 from agentmesh_gateway.rest.asgi import Headers
+from agentmesh_gateway.rest.challenges import challenges
 from agentmesh_gateway.rest.codec import JsonObject, encode_message
 
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -47,9 +48,7 @@ def error_headers(status: Status) -> Headers:
         if detail.Unpack(retry):
             seconds = math.ceil(retry.retry_delay.ToNanoseconds() / 1e9)
             headers.append((b"retry-after", str(max(seconds, 1)).encode()))
-    if status.code == grpc.StatusCode.UNAUTHENTICATED.value[0]:
-        headers.append((b"www-authenticate", b"Bearer"))
-    return headers
+    return [*headers, *challenges(status)]
 
 
 def method_not_allowed(path: str, method: str, allowed: Sequence[str]) -> MeshError:

@@ -36,7 +36,12 @@ from agentmesh_gateway.rest.codec import (
 from agentmesh_gateway.rest.errors import error_body, http_code_of, status_of
 from agentmesh_gateway.rest.origins import require_known_origin
 from agentmesh_gateway.rest.problems import Path, Problems
-from agentmesh_gateway.rest.request_headers import REQUEST_ID, call_metadata, request_id_of
+from agentmesh_gateway.rest.request_headers import (
+    REQUEST_ID,
+    call_metadata,
+    request_id_of,
+    require_single,
+)
 from agentmesh_gateway.rest.responder import Responder
 from agentmesh_gateway.rest.same_machine import require_this_machine
 
@@ -76,6 +81,7 @@ class ConverseEdge:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = request_id_of(headers) or new_id("req")
         try:
+            require_single(scope["headers"])
             conversation_id = _conversation_of(scope)
             subprotocol, metadata = _agreed(scope["subprotocols"], headers)
             require_known_origin(headers, self._allowed_origins)
