@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -31,6 +30,7 @@ from meshkit.channels import MeshChannels
 from meshkit.identity import InternalIdentity, use_identity
 from meshkit.metrics import Metrics, MetricsServicer
 from meshkit.policy import MethodRules, service_rules
+from meshkit.process import settle
 from meshkit.served_call import CallListener
 from meshkit.server_calls import MeshServerInterceptor
 from meshkit.settings import ServiceSettings
@@ -288,15 +288,6 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-def settle() -> None:
-    """Tells the garbage collector that what there is by now stays: modules, descriptors, handlers.
-
-    Looking at all of it again stops the event loop for some 80 ms, every few seconds under load.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 async def _run_hook(hook: Hook) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from meshkit.policy import known_scopes
+from meshkit.process import avoid_preemption
 from meshkit.roles import Role
 from meshkit.settings import load_settings
 
@@ -51,6 +52,7 @@ def serve() -> None:
     async def main() -> None:
         await build(settings).serve_until_signalled()
 
+    avoid_preemption()
     run(main)
 
 

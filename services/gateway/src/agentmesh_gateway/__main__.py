@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cyclopts
+from meshkit.process import avoid_preemption
 from meshkit.server import run
 from meshkit.settings import load_settings
 
@@ -24,6 +25,7 @@ def serve() -> None:
     async def main() -> None:
         await build(settings).serve_until_signalled()
 
+    avoid_preemption()
     run(main)
 
 

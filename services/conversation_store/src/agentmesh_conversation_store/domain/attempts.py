@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import resolving, runs
 from .changes import Changes, Decision, Loaded, Scope, Transition
+from .copying import replace
 from .events import AttemptFailed
 from .model import SECOND, EndReason, Instant, Micros, Origin, Run, RunStatus
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from . import context
 from .approvals import Approval, ApprovalStatus
+from .copying import replace
 from .events import EventBody, NewEvent, WorkerEvent
 from .ledger import Consumed
 from .model import (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import runs
 from .changes import Transition
+from .copying import replace
 from .events import UserMessage
 from .model import Instant, Micros, Origin, Run
 from .rejections import invalid

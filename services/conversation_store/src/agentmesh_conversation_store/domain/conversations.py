@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import resolving, runs, workspaces
 from .access import Access, Grant, Grantee, owned
 from .changes import Changes, Decision, Loaded, Scope, Transition
+from .copying import replace
 from .events import (
     ConversationStarted,
     RunStatusChanged,

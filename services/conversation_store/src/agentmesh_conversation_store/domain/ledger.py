@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from .access import SYSTEM, Caller
+from .copying import replace
 from .model import SECOND, Instant, Micros, Visibility
 from .rejections import Reason, Rejection
 from .usage import Budget, Usage

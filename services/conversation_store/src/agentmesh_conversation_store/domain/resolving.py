@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .approvals import Approval, ApprovalStatus
 from .changes import Transition
+from .copying import replace
 from .events import ApprovalEscalated, ApprovalResolved
 from .model import Instant, Origin, Run
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from . import resolving, workspaces
 from .changes import Transition
+from .copying import replace
 from .events import RunEnded, RunStarted, RunStatusChanged, TurnDiscarded
 from .model import ConversationStatus, EndReason, Instant, Micros, Origin, Run, RunStatus, WaitKind
 from .rejections import already_ended, stale_fence, turn_gap

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import runs, workspaces
 from .approvals import Approval, ApprovalStatus, approval_id_of
 from .budgets import remaining_tokens, require_budget
 from .changes import Changes, Decision, Loaded, Lookup, Scope, Transition, asked_for
+from .copying import replace
 from .events import WorkerEvent
 from .ledger import Consumed
 from .model import NO_FILES, Instant, Origin, Run, Step, StepKind, StepState, WorkspaceState

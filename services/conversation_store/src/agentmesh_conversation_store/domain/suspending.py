@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import runs
 from .changes import Changes, Decision, Loaded, Lookup, Scope, Transition, asked_for
 from .children import ChildRun, child_run_id, start_children
+from .copying import replace
 from .events import RunStatusChanged, WorkerEvent
 from .model import Instant, Origin, Run, RunStatus, WaitKind
 from .rejections import Reason, Rejection, invalid

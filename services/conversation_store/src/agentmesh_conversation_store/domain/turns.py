@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import resolving, runs, workspaces
 from .changes import Changes, Decision, Loaded, Scope, Transition, asked_for
 from .children import ChildRun, child_run_id, start_children
+from .copying import replace
 from .events import RunStatusChanged, TurnCommitted, TurnDiscarded, WorkerEvent
 from .history import milestone
 from .model import (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
+
+from .copying import replace
 
 if TYPE_CHECKING:
     from .model import Micros

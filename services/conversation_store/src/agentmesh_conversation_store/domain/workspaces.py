@@ -9,9 +9,10 @@ outlives such a turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .changes import Decision, Loaded, Scope, Transition
+from .copying import replace
 from .events import WorkspaceRestored
 from .model import Conversation, Instant, Origin, Run, WorkspaceBlob, WorkspaceState
 from .rejections import Reason, Rejection, invalid

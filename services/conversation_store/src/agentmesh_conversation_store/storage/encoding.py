@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeVar
 
 from agentmesh_conversation_store.domain.changes import Changes
+from agentmesh_conversation_store.domain.copying import replace
 from agentmesh_conversation_store.domain.events import NewEvent, StoredEvent
 from agentmesh_conversation_store.domain.model import Conversation, ConversationView
 

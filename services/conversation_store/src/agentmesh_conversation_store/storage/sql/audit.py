@@ -21,7 +21,7 @@ _TO_SEAL = (
     f"SELECT {AUDIT.select} FROM audit_records WHERE tenant = ? AND sequence = 0"
     " ORDER BY time, record_id LIMIT ?"
 )
-_PLACE = "UPDATE audit_records SET sequence = ? WHERE tenant = ? AND record_id = ?"
+_PLACE = "UPDATE audit_records SET sequence = ? WHERE tenant = ? AND time = ? AND record_id = ?"
 _LAST_SEAL = f"SELECT {SEALS.select} FROM audit_seals WHERE tenant = ? ORDER BY number DESC LIMIT 1"
 _SEALED = (
     f"SELECT {AUDIT.select} FROM audit_records WHERE tenant = ? AND sequence BETWEEN ? AND ?"
@@ -87,7 +87,7 @@ def seal_some(tenant: str, key: SealingKey, limit: int) -> Plan[Seal | None]:
     last = yield from first(_LAST_SEAL, tenant)
     at = yield from now()
     made, numbered = seal(records, SEALS.value(last) if last else None, at, key)
-    yield from each(_PLACE, [(one.sequence, tenant, one.record_id) for one in numbered])
+    yield from each(_PLACE, [(one.sequence, tenant, one.time, one.record_id) for one in numbered])
     yield from each(SEALS.add, [SEALS.row(made)])
     return made
 
