@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.metrics.endpoint import MetricsEndpoint
 from agentmesh_gateway.metrics.gathering import MeshMetrics, added_up
 from meshkit.metrics import Metrics
@@ -114,7 +115,8 @@ async def test_without_a_token_only_this_machine_reads(
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    endpoint = MetricsEndpoint(None, MeshMetrics(Metrics(), {}), None)  # type: ignore[arg-type]
+    guard = CredentialGuard(0, 0)
+    endpoint = MetricsEndpoint(None, MeshMetrics(Metrics(), {}), None, guard)  # type: ignore[arg-type]
     host = [] if any(name == b"host" for name, _ in headers) else [(b"host", b"localhost")]
     scope = {"path": "/metrics", "method": "GET", "headers": [*host, *headers], "client": client}
     await endpoint(scope, None, send)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ class OpenStreams:
         if caller not in self._open:
             return
         failure = await self._failure(
-            self._authenticator.authenticate(*caller), grpc.StatusCode.UNAUTHENTICATED
+            self._authenticator.confirm(*caller), grpc.StatusCode.UNAUTHENTICATED
         )
         if failure is not None:
             self._end(caller, failure)

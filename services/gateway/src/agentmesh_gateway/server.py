@@ -19,14 +19,13 @@ from agentmesh_gateway.audit.wiring import record_calls
 from agentmesh_gateway.definitions.catalog import Catalog
 from agentmesh_gateway.documentation.site import Documentation
 from agentmesh_gateway.http.frame import HttpFrame
-from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.http.server import HttpServer
 from agentmesh_gateway.identity import peer
 from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.identity.http_peers import WithPeer
 from agentmesh_gateway.identity.store_keys import StoreKeys
 from agentmesh_gateway.identity.ways import authenticator_of
-from agentmesh_gateway.limits.assembly import assemble
+from agentmesh_gateway.limits.assembly import Limits, assemble
 from agentmesh_gateway.limits.http2 import http2_options
 from agentmesh_gateway.limits.store_policies import StorePolicies
 from agentmesh_gateway.local_calls import LocalCalls, LocalContext
@@ -123,7 +122,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
     host.on_drain.append(streams.drain)
     host.on_stop.append(authenticator.close)
     metrics = MeshMetrics(host.metrics, upstream.channels)
-    _add_http(host, settings, authenticator, calls, limits.proxies, metrics)
+    _add_http(host, settings, authenticator, calls, limits, metrics)
     return host
 
 
@@ -151,7 +150,7 @@ def _add_http(
     settings: GatewaySettings,
     authenticator: Authenticator,
     calls: LocalCalls,
-    proxies: TrustedProxies,
+    limits: Limits,
     metrics: MeshMetrics,
 ) -> None:
     routes = routes_of(PUBLIC_SERVICES)
@@ -163,7 +162,7 @@ def _add_http(
         keep_alive_seconds=settings.sse_keep_alive_seconds,
         allowed_origins=settings.cors_allow_origins,
     )
-    edge = Documentation(edge, routes, PUBLIC_SERVICES)
+    edge = Documentation(edge, routes, PUBLIC_SERVICES, limits.strangers)
     if settings.cors_allow_origins:
         edge = CORSMiddleware(
             edge,
@@ -176,12 +175,12 @@ def _add_http(
             ],
         )
     if settings.metrics_enabled:
-        edge = MetricsEndpoint(edge, metrics, settings.metrics_token)
+        edge = MetricsEndpoint(edge, metrics, settings.metrics_token, limits.guard)
     converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins)
-    app: Any = HttpFrame(by_scope(edge, converse), proxies, settings.hsts_seconds)
+    app: Any = HttpFrame(by_scope(edge, converse), limits.proxies, settings.hsts_seconds)
     if settings.looks_at_peers:
         app = WithPeer(app)  # around what believes proxies: it is about the connection itself
-    http = HttpServer(app, settings, proxies)
+    http = HttpServer(app, settings, limits.proxies)
 
     async def start() -> None:
         host.http_address = await http.start()

@@ -11,8 +11,10 @@ from typing import Final
 import orjson
 import swagger_ui_bundle
 from google.protobuf.descriptor import ServiceDescriptor
+from meshkit.errors import MeshError
 
 from agentmesh_gateway.documentation.pages import Page, is_known
+from agentmesh_gateway.limits.strangers import Strangers
 from agentmesh_gateway.openapi.document import openapi_document
 from agentmesh_gateway.rest.asgi import Headers, Receive, Scope, Send
 from agentmesh_gateway.rest.errors import method_not_allowed, status_of
@@ -51,9 +53,14 @@ class Documentation:
     """An ASGI application: the pages, and behind them another application."""
 
     def __init__(
-        self, behind: App, routes: Sequence[Route], services: Sequence[ServiceDescriptor]
+        self,
+        behind: App,
+        routes: Sequence[Route],
+        services: Sequence[ServiceDescriptor],
+        strangers: Strangers,
     ) -> None:
         self._behind = behind
+        self._strangers = strangers
         self._routes = routes
         self._services = services
 
@@ -62,6 +69,11 @@ class Documentation:
         page = self._pages.get(scope["path"]) if scope["type"] == "http" else None
         if page is None:
             await self._behind(scope, receive, send)  # type: ignore[misc]  # an ASGI application
+            return
+        try:
+            self._strangers.require("page")
+        except MeshError as error:
+            await Responder(send, []).error(status_of(error))
         else:
             await _serve(page, scope, send)
 

@@ -19,7 +19,7 @@ from agentmesh_gateway.http import refusals
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.identity.http_peers import CertificateProtocol
 from agentmesh_gateway.limits.counts import Counts
-from agentmesh_gateway.limits.credential_guard import site_of
+from agentmesh_gateway.limits.sites import site_of
 
 _LOCAL = "unix"
 

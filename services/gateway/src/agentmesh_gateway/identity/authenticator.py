@@ -8,7 +8,13 @@ from meshkit.context import Principal
 from meshkit.errors import MeshError
 from meshkit.roles import Role
 
-from agentmesh_gateway.identity.credentials import HOW_TO_SEND, Metadata, headers_of, secret_of
+from agentmesh_gateway.identity.credentials import (
+    HOW_TO_SEND,
+    Metadata,
+    headers_of,
+    secret_of,
+    shown_in,
+)
 from agentmesh_gateway.identity.keys import CheckedKeys
 from agentmesh_gateway.identity.oidc.tokens import Tokens, looks_like_token
 from agentmesh_gateway.identity.peer import Peer, current_peer
@@ -61,13 +67,13 @@ class Authenticator:
 
     async def authenticate(self, metadata: Metadata, peer: Peer | None = None) -> Principal:
         """Whom a call with this metadata acts for. `peer` is that of the running call if it is
-        None. Raises MeshError UNAUTHENTICATED, or RATE_LIMITED where too many guesses came from."""
+        None. Raises MeshError UNAUTHENTICATED, or RATE_LIMITED after too many attempts."""
         if self._guard is None:
-            return await self._authenticate(metadata, peer)
-        with self._guard.watching(metadata):
-            return await self._authenticate(metadata, peer)
+            return await self.confirm(metadata, peer)
+        return await self._guard.judged(shown_in(metadata), lambda: self.confirm(metadata, peer))
 
-    async def _authenticate(self, metadata: Metadata, peer: Peer | None) -> Principal:
+    async def confirm(self, metadata: Metadata, peer: Peer | None) -> Principal:
+        """As `authenticate`, of a call that was let in before: it is no attempt to count."""
         secret = secret_of(metadata)
         if secret:
             return await self._by_secret(secret)

@@ -38,6 +38,14 @@ def secret_of(metadata: Metadata) -> str:
     return ""
 
 
+def shown_in(metadata: Metadata) -> str:
+    """As `secret_of`; "" for what is none."""
+    try:
+        return secret_of(metadata)
+    except MeshError:
+        return ""
+
+
 def headers_of(metadata: Metadata) -> dict[str, str]:
     """What a proxy says of its caller; several headers of one name are joined by commas."""
     found: dict[str, str] = {}

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING
 from meshkit.ids import new_id
 
 from agentmesh_gateway.http.proxies import TrustedProxies
-from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets, Rate
+from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets
 from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.limits.gate import Gate
 from agentmesh_gateway.limits.memory import container_limit
 from agentmesh_gateway.limits.overload import Overload
 from agentmesh_gateway.limits.redis_buckets import RedisBuckets
 from agentmesh_gateway.limits.shared_buckets import SharedBuckets
+from agentmesh_gateway.limits.strangers import Strangers
 from agentmesh_gateway.limits.tenants import Defaults, PolicyDirectory, Tenants
 
 if TYPE_CHECKING:
     from agentmesh_gateway.settings import GatewaySettings
 
 _MOST_CALLERS = 100_000
-_MOST_ADDRESSES = 100_000
-_STRANGERS_BURST_SECONDS = 2
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -34,6 +33,7 @@ class Limits:
 
     gate: Gate
     guard: CredentialGuard
+    strangers: Strangers
     tenants: Tenants
     proxies: TrustedProxies
     on_start: list[Hook] = field(default_factory=list)
@@ -62,17 +62,18 @@ def assemble(settings: GatewaySettings, policies: PolicyDirectory) -> Limits:
         on_start.append(shared.start)
         on_stop.append(shared.stop)
         buckets = shared
-    strangers = settings.anonymous_requests_per_second
+    strangers = Strangers(settings.anonymous_requests_per_second)
     gate = Gate(
         overload=overload,
         tenants=tenants,
         buckets=buckets,
-        strangers=LocalBuckets(_MOST_ADDRESSES),
-        strangers_rate=Rate(strangers, strangers * _STRANGERS_BURST_SECONDS) if strangers else None,
+        strangers=strangers,
         proxies=proxies,
     )
-    guard = CredentialGuard(LocalBuckets(_MOST_ADDRESSES), settings.refused_credentials_per_minute)
-    return Limits(gate, guard, tenants, proxies, on_start, on_stop)
+    guard = CredentialGuard(
+        settings.refused_credentials_per_minute, settings.anonymous_requests_per_second
+    )
+    return Limits(gate, guard, strangers, tenants, proxies, on_start, on_stop)
 
 
 def _defaults(settings: GatewaySettings) -> Defaults:

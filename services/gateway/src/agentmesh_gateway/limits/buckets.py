@@ -142,10 +142,11 @@ class LocalBuckets:
             self._put(take.key, now + backlog)
         return Verdict(True, takes, after)
 
-    def look(self, take: Take) -> Standing:
-        """How a bucket stands; nothing is taken."""
-        now = self._clock()
-        return standing(take.rate, max(0.0, self._full_at.get(take.key, now) - now))
+    def give_back(self, take: Take) -> None:
+        """Puts a token back that was taken."""
+        full_at = self._full_at.get(take.key)
+        if full_at is not None:
+            self._full_at[take.key] = full_at - take.rate.interval
 
     def _put(self, key: str, full_at: float) -> None:
         self._full_at[key] = full_at

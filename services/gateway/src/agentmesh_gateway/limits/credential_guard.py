@@ -1,91 +1,112 @@
-"""Guessing credentials is bounded: so many refusals a minute for each address.
+"""Whoever wants to be known is judged so many times: guesses of credentials, and calls that show
+none, are bounded for each address.
 
-Beyond that, credentials from the address are refused without asking anybody, but for those that
-were good a while ago: guests of the same address, behind one proxy or in one building, are not
-locked out by each other.
+Credentials that were good a while ago go on working whatever else comes from their address: guests
+behind one proxy or in one building are not locked out by each other.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import ipaddress
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 from meshkit.caller_address import find_caller_address
-from meshkit.errors import MeshError, QuotaViolation
+from meshkit.errors import MeshError
 
-from agentmesh_gateway.limits.buckets import LocalBuckets, Rate, Take
+from agentmesh_gateway.limits.attempts import Attempts
+from agentmesh_gateway.limits.buckets import LocalBuckets, Rate
+from agentmesh_gateway.limits.sites import site_of
 
 _MOST_GOOD = 10_000
-_HEADERS = frozenset({"authorization", "x-api-key"})
-_IPV6_SITE = 64
-Metadata = Iterable[tuple[str, str | bytes]]
+_MOST_ADDRESSES = 100_000
+_BURST_SECONDS = 2
+Judged = TypeVar("Judged")
 
 
 class CredentialGuard:
-    """Counts refusals in `buckets`. `per_minute` 0 is no limit."""
+    """Guesses are bounded to `guesses_per_minute` of an address, calls without credentials that are
+    refused to `strangers_per_second`; 0 is no limit."""
 
-    def __init__(self, buckets: LocalBuckets, per_minute: int) -> None:
-        self._buckets = buckets
-        self._per_minute = per_minute
-        self._rate = Rate(max(1, per_minute) / 60, max(1, per_minute))
+    def __init__(self, guesses_per_minute: int, strangers_per_second: int) -> None:
+        self._guesses = self._strangers = None
+        if guesses_per_minute:
+            self._guesses = Attempts(
+                LocalBuckets(_MOST_ADDRESSES),
+                Rate(guesses_per_minute / 60, guesses_per_minute),
+                f"{guesses_per_minute} refused credentials a minute",
+            )
+        if strangers_per_second:
+            burst = strangers_per_second * _BURST_SECONDS
+            self._strangers = Attempts(
+                LocalBuckets(_MOST_ADDRESSES),
+                Rate(strangers_per_second, burst),
+                f"{strangers_per_second} calls a second without credentials, {burst} at once",
+            )
         self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._trying: dict[bytes, asyncio.Future[None]] = {}
         # What is kept of credentials is of no use outside of this process.
         self._salt = secrets.token_bytes(16)
 
-    @contextmanager
-    def watching(self, metadata: Metadata) -> Iterator[None]:
-        """Around a check of the credentials in `metadata`. Raises MeshError RATE_LIMITED instead if
-        the caller's address has used up its refusals."""
-        presented = self._fingerprint(metadata) if self._per_minute else None
-        if presented is None:  # nothing was guessed
-            yield
-            return
-        take = Take(site_of(find_caller_address()), self._rate)
-        if presented not in self._good:
-            standing = self._buckets.look(take)
-            if not standing.remaining:
-                raise self._refusal(take.key, standing.retry_in)
+    async def judged(self, shown: str, judge: Callable[[], Awaitable[Judged]]) -> Judged:
+        """What `judge` says of a call that shows this secret; "" if it shows none. Raises MeshError
+        RATE_LIMITED instead of asking it if the caller's address has used up its attempts."""
+        attempts = self._guesses if shown else self._strangers
+        if attempts is None:
+            return await judge()
+        site = site_of(find_caller_address())
+        if not shown:
+            return await attempts.judged(site, judge)
+        secret = self._digest(shown)
+        if secret in self._trying:
+            # The same secret once more is no other guess, if it is good.
+            await asyncio.wait({self._trying[secret]})
+        if secret in self._good:
+            return await self._known(secret, site, attempts, judge)
+        return await self._tried(secret, site, attempts, judge)
+
+    async def _known(
+        self,
+        secret: bytes,
+        site: str,
+        attempts: Attempts,
+        judge: Callable[[], Awaitable[Judged]],
+    ) -> Judged:
         try:
-            yield
+            return await judge()
         except MeshError as error:
             if error.code is grpc.StatusCode.UNAUTHENTICATED:
-                self._good.pop(presented, None)
-                self._buckets.take([take])
+                self._good.pop(secret, None)
+                attempts.failed(site)
             raise
-        self._good[presented] = None
-        self._good.move_to_end(presented)
+
+    async def _tried(
+        self,
+        secret: bytes,
+        site: str,
+        attempts: Attempts,
+        judge: Callable[[], Awaitable[Judged]],
+    ) -> Judged:
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._trying.setdefault(secret, over)
+        try:
+            principal = await attempts.judged(site, judge)
+            self._remember(secret)
+            return principal
+        finally:
+            if self._trying.get(secret) is over:
+                del self._trying[secret]
+            over.set_result(None)
+
+    def _remember(self, secret: bytes) -> None:
+        self._good[secret] = None
+        self._good.move_to_end(secret)
         if len(self._good) > _MOST_GOOD:
             self._good.popitem(last=False)
 
-    def _fingerprint(self, metadata: Metadata) -> bytes | None:
-        shown = [value for name, value in metadata if name in _HEADERS]
-        if not shown:
-            return None
-        digest = hashlib.blake2b(key=self._salt, digest_size=16)
-        for value in shown:
-            digest.update(value if isinstance(value, bytes) else value.encode())
-            digest.update(b"\0")
-        return digest.digest()
-
-    def _refusal(self, site: str, retry_in: float) -> MeshError:
-        quota = f"{self._per_minute} refused credentials a minute from one address"
-        error = MeshError.rate_limited(
-            f"too many credentials from your address were refused: {quota}", retry_in
-        )
-        error.quotas = (QuotaViolation(f"address:{site}", quota),)
-        return error
-
-
-def site_of(address: str) -> str:
-    """Who counts as one caller: an IPv4 address, or an IPv6 network of 64 bits."""
-    if ":" not in address:
-        return address or "unknown"
-    try:
-        return str(ipaddress.ip_network(f"{address}/{_IPV6_SITE}", strict=False))
-    except ValueError:
-        return address
+    def _digest(self, secret: str) -> bytes:
+        return hashlib.blake2b(secret.encode(), key=self._salt, digest_size=16).digest()

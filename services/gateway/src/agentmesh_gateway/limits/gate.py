@@ -12,24 +12,23 @@ from dataclasses import dataclass, field
 
 import grpc
 from agentmesh.common.v1 import errors_pb2, options_pb2
-from meshkit.caller_address import enter_caller_address, find_caller_address
+from meshkit.caller_address import enter_caller_address
 from meshkit.context import Principal
 from meshkit.errors import MeshError, QuotaViolation
 from meshkit.policy import MethodRules
 from meshkit.served_call import ServedCall
 
 from agentmesh_gateway.http.proxies import TrustedProxies
-from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets, Rate, Take, Verdict
+from agentmesh_gateway.limits.buckets import Buckets, Verdict
 from agentmesh_gateway.limits.counts import Counts
-from agentmesh_gateway.limits.credential_guard import site_of
 from agentmesh_gateway.limits.overload import RETRY_SECONDS, Overload
-from agentmesh_gateway.limits.shares import Shares, SharesOfCallers, subjects_of
+from agentmesh_gateway.limits.shares import SharesOfCallers, subjects_of
+from agentmesh_gateway.limits.strangers import Strangers
 from agentmesh_gateway.limits.tenants import TenantLimits, Tenants
 
 # One request over HTTP is one call: it does not pay twice.
 _paid: ContextVar[bool] = ContextVar("agentmesh_call_paid", default=False)
 _TENANTS_SHARE = 0.5
-_ADDRESS = "address"
 
 
 @dataclass(slots=True)
@@ -50,15 +49,13 @@ class Gate:
         overload: Overload,
         tenants: Tenants,
         buckets: Buckets,
-        strangers: LocalBuckets,
-        strangers_rate: Rate | None,
+        strangers: Strangers,
         proxies: TrustedProxies,
     ) -> None:
         self._overload = overload
         self._tenants = tenants
         self._buckets = buckets
         self._strangers = strangers
-        self._strangers_rate = strangers_rate
         self._proxies = proxies
         self._shares = SharesOfCallers()
         self._under_way = Counts()
@@ -72,10 +69,8 @@ class Gate:
         self._overload.admit(call.rules.importance)
         self._overload.enter()
         call.admittance = _Pass(under_way=True)
-        if call.rules.audience == options_pb2.AUDIENCE_ANYONE and self._strangers_rate:
-            site = site_of(find_caller_address())
-            share = Shares((Take(site, self._strangers_rate),), (f"{_ADDRESS}:{site}",))
-            share.require(self._strangers.take(share.takes))
+        if call.rules.audience == options_pb2.AUDIENCE_ANYONE:
+            self._strangers.require("call")
 
     def limit(self, call: ServedCall) -> Awaitable[None] | None:
         """Takes from the caller's shares. Raises MeshError RESOURCE_EXHAUSTED."""

@@ -14,6 +14,7 @@ from meshkit.ids import new_id
 from meshkit.settings import is_loopback
 from pydantic import SecretStr
 
+from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.metrics.gathering import MeshMetrics
 from agentmesh_gateway.rest.asgi import App, Receive, Scope, Send
 from agentmesh_gateway.rest.errors import status_of
@@ -30,9 +31,16 @@ _HOW = "send AGENTMESH_METRICS_TOKEN as `authorization: Bearer …`"
 class MetricsEndpoint:
     """Serves the figures, and leaves every other request to `inner`."""
 
-    def __init__(self, inner: App, metrics: MeshMetrics, token: SecretStr | None) -> None:
+    def __init__(
+        self,
+        inner: App,
+        metrics: MeshMetrics,
+        token: SecretStr | None,
+        guard: CredentialGuard,
+    ) -> None:
         self._inner = inner
         self._metrics = metrics
+        self._guard = guard
         self._token = token.get_secret_value().encode() if token else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +51,8 @@ class MetricsEndpoint:
         request_id = (REQUEST_ID, new_id("req").encode())
         answer = Responder(send, [request_id], without_body=scope["method"] == "HEAD")
         try:
-            self._require_access(scope)
+            headers: dict[bytes, bytes] = dict(scope["headers"])
+            await self._guard.judged(_shown_in(headers), lambda: self._require(scope, headers))
         except MeshError as error:
             await answer.error(status_of(error))
             return
@@ -51,8 +60,7 @@ class MetricsEndpoint:
         await answer.chunk((await self._metrics.exposition()).encode())
         await answer.end()
 
-    def _require_access(self, scope: Scope) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+    async def _require(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         if self._token:
             _require_token(headers, self._token)
             return
@@ -62,6 +70,10 @@ class MetricsEndpoint:
                 f"without AGENTMESH_METRICS_TOKEN only this machine may read {PATH}; set it"
             )
         require_this_machine(headers, ())
+
+
+def _shown_in(headers: Mapping[bytes, bytes]) -> str:
+    return headers.get(b"authorization", b"").decode("latin-1").strip()
 
 
 def _require_token(headers: Mapping[bytes, bytes], token: bytes) -> None:
