@@ -45,6 +45,8 @@
   value: {{ .maxOpenStreams | int64 | quote }}
 - name: AGENTMESH_MAX_OPEN_STREAMS_PER_PRINCIPAL
   value: {{ .maxOpenStreamsPerPrincipal | int64 | quote }}
+- name: AGENTMESH_MAX_UPLOADS_PER_PRINCIPAL
+  value: {{ .maxUploadsPerPrincipal | int64 | quote }}
 {{- if .redis.enabled }}
 - name: REDIS_URL
   valueFrom:

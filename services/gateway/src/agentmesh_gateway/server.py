@@ -28,6 +28,7 @@ from agentmesh_gateway.identity.ways import authenticator_of
 from agentmesh_gateway.limits.assembly import Limits, assemble
 from agentmesh_gateway.limits.http2 import http2_options
 from agentmesh_gateway.limits.store_policies import StorePolicies
+from agentmesh_gateway.limits.uploads import UploadPace
 from agentmesh_gateway.local_calls import LocalCalls, LocalContext
 from agentmesh_gateway.metrics.calls import CallFigures
 from agentmesh_gateway.metrics.endpoint import MetricsEndpoint
@@ -115,10 +116,11 @@ def build(settings: GatewaySettings) -> ServiceHost:
         "UsageService": UsageServicer(upstream),
         "AdminService": AdminServicer(upstream, authenticator, limits.tenants, probes),
     }
+    uploads = UploadPace(settings.upload_seconds, settings.upload_min_bytes_per_second)
     served = [(service, servicers[service.name]) for service in PUBLIC_SERVICES]
     for service, servicer in served:
-        host.add(adder(service), servicer, service.full_name)
-        calls.add(handlers_of(service, servicer))
+        host.add(adder(service, uploads), servicer, service.full_name)
+        calls.add(handlers_of(service, servicer, uploads))
     host.on_drain.append(streams.drain)
     host.on_stop.append(authenticator.close)
     metrics = MeshMetrics(host.metrics, upstream.channels)

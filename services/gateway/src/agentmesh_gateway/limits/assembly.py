@@ -69,6 +69,7 @@ def assemble(settings: GatewaySettings, policies: PolicyDirectory) -> Limits:
         buckets=buckets,
         strangers=strangers,
         proxies=proxies,
+        max_uploads=settings.max_uploads_per_principal,
     )
     guard = CredentialGuard(
         settings.refused_credentials_per_minute, settings.anonymous_requests_per_second

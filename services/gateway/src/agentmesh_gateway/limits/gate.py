@@ -38,6 +38,7 @@ class _Pass:
     under_way: bool = False
     callers: Sequence[str] = field(default=())
     streams: Sequence[str] = field(default=())
+    uploads: Sequence[str] = field(default=())
 
 
 class Gate:
@@ -51,6 +52,7 @@ class Gate:
         buckets: Buckets,
         strangers: Strangers,
         proxies: TrustedProxies,
+        max_uploads: int,
     ) -> None:
         self._overload = overload
         self._tenants = tenants
@@ -60,6 +62,8 @@ class Gate:
         self._shares = SharesOfCallers()
         self._under_way = Counts()
         self._streams = Counts()
+        self._max_uploads = max_uploads
+        self._uploads = Counts()
 
     def arrive(self, call: ServedCall) -> None:
         """Sheds the call if the replica has too much to do, and limits those of nobody."""
@@ -101,6 +105,7 @@ class Gate:
             self._overload.leave()
         self._under_way.remove(held.callers)
         self._streams.remove(held.streams)
+        self._uploads.remove(held.uploads)
 
     async def _limit_when_known(self, call: ServedCall, principal: Principal) -> None:
         limits = await self._tenants.fetch(principal.tenant)
@@ -146,8 +151,19 @@ class Gate:
             bound = max(1, int(self._overload.limit * _TENANTS_SHARE))
             if self._overload.limit and self._under_way[tenant] >= bound:
                 raise _used_up(tenant, f"{bound} calls under way at once at one replica")
+        if call.rules.client_streaming:
+            self._hold_upload(held, principal)
         self._under_way.add((tenant,))
         held.callers = (tenant,)
+
+    def _hold_upload(self, held: _Pass, principal: Principal) -> None:
+        """Uploads take as long as their senders like: one of these does not get all places."""
+        key = f"{principal.tenant}/{principal.subject}"
+        if 0 < self._max_uploads <= self._uploads[key]:
+            whose, _ = subjects_of(principal)
+            raise _used_up(whose, f"{self._max_uploads} uploads at once at one replica")
+        self._uploads.add((key,))
+        held.uploads = (key,)
 
 
 def _used_up(subject: str, quota: str) -> MeshError:
