@@ -156,18 +156,20 @@ def test_who_callers_are_reaches_the_gateway_as_it_stands_in_the_values(
         "trustedPeers": ["10.0.0.0/8"],
         "trustedHeaders": ["certificate"],
     }
-    manifests = helm.render("gateway", {"identity": identity}).manifests
+    edge = {"trustedTracePeers": ["10.1.0.0/16"]}
+    manifests = helm.render("gateway", {"identity": identity, "edge": edge}).manifests
     (pod,) = (pod for name, pod in pods(manifests).items() if name.startswith("Deployment"))
     for variable in pod["containers"][0]["env"]:
         if "value" in variable:
             monkeypatch.setenv(variable["name"], variable["value"])
     settings = settings_of("gateway")()
-    read = settings.model_dump(include={"oidc", "spiffe_ids", "trusted_peers", "trusted_headers"})
+    read = settings.model_dump(exclude_defaults=True)
     assert (read["oidc"][0]["issuer"], read["spiffe_ids"][0]["trust_domain"]) == (
         "https://a.b",
         "a.b",
     )
     assert (read["trusted_peers"], read["trusted_headers"]) == (("10.0.0.0/8",), ("certificate",))
+    assert read["trusted_trace_peers"] == ("10.1.0.0/16",)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@
   value: "8000"
 - name: AGENTMESH_ALLOW_ANONYMOUS
   value: {{ .Values.api.allowAnonymous | quote }}
-{{- range $name, $value := dict "AGENTMESH_OIDC" .Values.identity.oidc "AGENTMESH_SPIFFE_IDS" .Values.identity.spiffeIds "AGENTMESH_TRUSTED_PEERS" .Values.identity.trustedPeers "AGENTMESH_TRUSTED_HEADERS" .Values.identity.trustedHeaders "AGENTMESH_TRUSTED_PROXIES" .Values.edge.trustedProxies "AGENTMESH_CORS_ALLOW_ORIGINS" .Values.edge.corsAllowOrigins }}
+{{- range $name, $value := dict "AGENTMESH_OIDC" .Values.identity.oidc "AGENTMESH_SPIFFE_IDS" .Values.identity.spiffeIds "AGENTMESH_TRUSTED_PEERS" .Values.identity.trustedPeers "AGENTMESH_TRUSTED_HEADERS" .Values.identity.trustedHeaders "AGENTMESH_TRUSTED_PROXIES" .Values.edge.trustedProxies "AGENTMESH_TRUSTED_TRACE_PEERS" .Values.edge.trustedTracePeers "AGENTMESH_CORS_ALLOW_ORIGINS" .Values.edge.corsAllowOrigins }}
 {{- with $value }}
 - name: {{ $name }}
   value: {{ toJson . | quote }}

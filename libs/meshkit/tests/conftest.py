@@ -40,6 +40,7 @@ class Mesh:
         public_authenticator: Any = None,
         name: str = "conversation_store",
         settings: dict[str, Any] | None = None,
+        vouches: Callable[[Any], bool] | None = None,
         **behaviors: Callable[..., Any],
     ) -> ServiceHost:
         """A started host; `behaviors` are methods of any of the contracts by name."""
@@ -68,12 +69,15 @@ class Mesh:
                     "agentmesh.gateway.v1.AgentService",
                 )
             )
-        return await self.hosts.start(
+        host = self.hosts.build(
             name,
             registrations,
             public_authenticator=public_authenticator,
             **(settings or {}),
         )
+        host.vouches_for_traces = vouches
+        await host.start()
+        return host
 
     def channels(self, **settings: Any) -> MeshChannels:
         return self.hosts.channels(**settings)

@@ -83,6 +83,27 @@ async def test_failed_calls_leave_failed_spans_without_contents(
     assert "private" not in str(span)
 
 
+async def test_the_trace_of_a_stranger_is_linked_and_not_continued(
+    mesh: Any, operator: Principal
+) -> None:
+    async def get(request: Any, context: Any) -> Any:
+        return catalog.GetDocumentResponse()
+
+    host = await mesh.serve(GetDocument=get, vouches=lambda _: False)
+    with principal_scope(operator):
+        call = mesh.catalog(host).GetDocument(GET, metadata=(("traceparent", PARENT),))
+        answer = dict(await call.initial_metadata())["traceresponse"]
+        await call
+    assert not host.trace_ring.spans(TRACE)
+    (span,) = host.trace_ring.spans(answer.split("-")[1])
+    assert telemetry.format_traceparent(span_context(span)) == answer
+    assert span.parent is None
+    (link,) = span.links
+    assert telemetry.format_traceparent(link.context) == PARENT
+    (shown,) = await _list(mesh, host, operator, answer.split("-")[1])
+    assert shown.attributes["agentmesh.client_trace_id"] == TRACE
+
+
 async def test_spans_of_another_tenant_are_not_shown(mesh: Any, operator: Principal) -> None:
     async def get(request: Any, context: Any) -> Any:
         return catalog.GetDocumentResponse()

@@ -176,17 +176,6 @@ async def test_a_request_id_makes_repetition_harmless_however_it_is_given(front:
     assert other.json()["error"]["details"][0]["reason"] == "REQUEST_ID_REUSED"
 
 
-async def test_the_trace_of_a_conversation_spans_services(front: Front) -> None:
-    trace_id = "0af7651916cd43dd8448eb211c80319c"
-    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
-    started = await front.http.post(START, json=QUICK_START, headers=headers)
-    conversation = started.json()["conversation_id"]
-    trace = (await front.http.get(f"/conversations/{conversation}/trace")).json()
-    assert trace["trace_id"] == trace_id
-    assert {span["service"] for span in trace["spans"]} >= {"gateway", "conversation_store"}
-    assert trace["unreachable"] == ["tool_runner"]
-
-
 async def test_health_is_degraded_while_a_helper_is_down(front: Front) -> None:
     response = await front.http.get("/health")
     assert (response.status_code, response.json()["status"]) == (200, "degraded")

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 from opentelemetry.util.types import AttributeValue
 
@@ -40,6 +40,7 @@ class RpcSpan(Span):
         self._factory = factory
         self._attributes: dict[str, AttributeValue] = {}
         self._events: list[Event] = []
+        self._links: tuple[Link, ...] = ()
         self._status = _UNSET
         self._ended = False
         self._start_time = time_ns()
@@ -64,6 +65,12 @@ class RpcSpan(Span):
     ) -> None:
         """Something that happened, now or at `timestamp` (nanoseconds)."""
         self._events.append(Event(name, attributes, timestamp or time_ns()))
+
+    def add_link(
+        self, context: SpanContext, attributes: Mapping[str, AttributeValue] | None = None
+    ) -> None:
+        """Another span that has to do with this one."""
+        self._links = (*self._links, Link(context, attributes))
 
     def update_name(self, name: str) -> None:
         """Another name."""
@@ -104,6 +111,7 @@ class RpcSpan(Span):
                 resource=self._factory.provider.resource,
                 attributes=self._attributes,
                 events=self._events,
+                links=self._links,
                 kind=self._kind,
                 status=self._status,
                 start_time=self._start_time,

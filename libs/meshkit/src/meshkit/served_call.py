@@ -23,6 +23,7 @@ class ServedCall:
 
     __slots__ = (
         "admittance",
+        "begins_trace",
         "capability",
         "code",
         "context",
@@ -47,6 +48,8 @@ class ServedCall:
         self.context = context
         self.started = time.perf_counter()
         self.span: Span | None = None
+        self.begins_trace = False
+        """Whether the caller named a trace that was not continued."""
         self.internal = ""
         self.capability = ""
         self.origin = ""

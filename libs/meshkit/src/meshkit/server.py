@@ -34,6 +34,7 @@ from meshkit.process import settle
 from meshkit.served_call import CallListener
 from meshkit.server_calls import MeshServerInterceptor
 from meshkit.settings import ServiceSettings
+from meshkit.trace_entry import Vouches
 from meshkit.trace_ring import TraceRing
 from meshkit.transport import (
     Options,
@@ -81,6 +82,8 @@ class ServiceHost:
         self.public_authenticator = public_authenticator
         self.call_listener: CallListener | None = None
         self.call_gate: CallGate | None = None
+        self.vouches_for_traces: Vouches | None = None
+        """Whose traces are continued; None: everybody's, as between the services of a mesh."""
         self.transport_options: Options = []
         self.grpc_address = ""
         self.http_address: str | None = None
@@ -212,6 +215,7 @@ class ServiceHost:
             self._calls,
             self.call_listener,
             self.call_gate,
+            self.vouches_for_traces,
         )
         options = [*server_options(self.settings), *self.transport_options]
         server = grpc.aio.server(interceptors=[interceptor], options=options)

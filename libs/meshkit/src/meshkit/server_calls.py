@@ -34,6 +34,7 @@ from meshkit.policy import INFRASTRUCTURE_PREFIXES, MethodRules
 from meshkit.served_call import CallListener, ServedCall
 from meshkit.telemetry import TRACEPARENT, TRACESTATE, Telemetry
 from meshkit.tenant_spans import TENANT_ATTRIBUTE
+from meshkit.trace_entry import Vouches, announcement, begin_anew
 from meshkit.validation import decoding, validate
 
 Behavior: TypeAlias = Callable[[Any, Any], Any]
@@ -52,6 +53,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         calls: ActiveCalls,
         listener: CallListener | None = None,
         gate: CallGate | None = None,
+        vouches: Vouches | None = None,
     ) -> None:
         self._rules = rules
         self._admission = admission
@@ -60,6 +62,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         self._calls = calls
         self._listener = listener
         self._gate = gate
+        self._vouches = vouches
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -185,11 +188,17 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         mesh_identity.enter_call(self._admission.identity)
         if not rules.is_control_stream:
             parent = mesh_telemetry.remote_parent(traceparent, tracestate)
-            call.span = self._spans.start(rules.full_name, SpanKind.SERVER, parent)
+            if parent is None or self._vouches is None or self._vouches(context):
+                call.span = self._spans.start(rules.full_name, SpanKind.SERVER, parent)
+            else:
+                call.span = begin_anew(self._spans, rules.full_name, parent)
+                call.begins_trace = True
             otel_context.attach(trace.set_span_in_context(call.span, Context()))
         return call
 
     async def _admit(self, call: ServedCall, context: ServicerContext) -> None:
+        if call.begins_trace and call.span is not None:
+            await context.send_initial_metadata(announcement(call.span))
         if self._gate is not None:
             self._gate.arrive(call)
         try:

@@ -17,6 +17,7 @@ from meshkit.context import Principal
 from meshkit.errors import STATUS_DETAILS_KEY, MeshError
 from meshkit.server_calls import MeshServerInterceptor
 
+from agentmesh_gateway.rest.announcements import announce
 from agentmesh_gateway.rest.peer import current_peer
 
 Metadata = tuple[tuple[str, str], ...]
@@ -167,8 +168,15 @@ class LocalContext(grpc.aio.ServicerContext[Any, Any]):
         if self._sink is not None:
             await self._sink(message)
 
+    @property
+    def is_part(self) -> bool:
+        """Whether another call makes this one for its own caller."""
+        return self._within is not None
+
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
-        """Nothing reads it here."""
+        """Becomes headers of the response, where somebody expects them."""
+        if self._within is None:
+            announce(initial_metadata)
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()

@@ -12,6 +12,7 @@ from meshkit.context import Principal
 from meshkit.policy import service_rules
 from meshkit.server import ServiceHost
 from meshkit.server_calls import MeshServerInterceptor
+from meshkit.trace_entry import TRACERESPONSE
 from starlette.middleware.cors import CORSMiddleware
 
 from agentmesh_gateway.access import ReadAccess
@@ -57,6 +58,7 @@ from agentmesh_gateway.subscriptions.pace import Pace
 from agentmesh_gateway.subscriptions.registry import Subscriptions
 from agentmesh_gateway.subscriptions.store import StoreSubscriptions
 from agentmesh_gateway.subscriptions.tenant import TenantSubscriptions
+from agentmesh_gateway.trace_peers import TracePeers
 from agentmesh_gateway.traces import TraceCollector
 from agentmesh_gateway.upstream import connect
 
@@ -86,6 +88,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
         return await authenticator.authenticate(context.invocation_metadata() or ())
 
     host.public_authenticator = authenticate
+    host.vouches_for_traces = TracePeers(settings.trusted_trace_peers)
     record_calls(host, upstream, settings)
     host.call_listener = CallFigures(host.metrics, host.call_listener)
     access = ReadAccess(upstream.conversations.CheckAccess)
@@ -143,6 +146,7 @@ def _local_calls(host: ServiceHost) -> LocalCalls:
             ActiveCalls(),
             host.call_listener,
             host.call_gate,
+            host.vouches_for_traces,
         )
     )
 
@@ -172,7 +176,7 @@ def _add_http(
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=READ_HEADERS,
             expose_headers=[
-                *("etag", "x-request-id", "retry-after", "www-authenticate"),
+                *("etag", "x-request-id", "retry-after", "www-authenticate", TRACERESPONSE),
                 *("ratelimit", "ratelimit-policy"),
             ],
         )

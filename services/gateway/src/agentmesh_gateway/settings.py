@@ -56,6 +56,7 @@ class GatewaySettings(ServiceSettings):
     spiffe_ids: tuple[SpiffeId, ...] = ()
     trusted_peers: tuple[str, ...] = ()
     trusted_headers: tuple[Header, ...] = ()
+    trusted_trace_peers: tuple[str, ...] = ()
     http_client_cert: Literal["ignored", "accepted", "required"] = "ignored"
     cors_allow_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
@@ -112,6 +113,7 @@ class GatewaySettings(ServiceSettings):
     def _callers_can_be_told_apart(self) -> Self:
         check_issuers(self.oidc)
         trusted_peers(self.trusted_peers)
+        trusted_peers(self.trusted_trace_peers, "AGENTMESH_TRUSTED_TRACE_PEERS")
         if bool(self.trusted_peers) != bool(self.trusted_headers):
             raise ValueError(
                 "AGENTMESH_TRUSTED_PEERS and AGENTMESH_TRUSTED_HEADERS belong together"
@@ -134,8 +136,8 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def looks_at_peers(self) -> bool:
-        """Whether a connection can say who calls."""
-        return bool(self.spiffe_ids or self.trusted_peers)
+        """Whether it matters who is at the other end of a connection."""
+        return bool(self.spiffe_ids or self.trusted_peers or self.trusted_trace_peers)
 
     @field_validator("redis_url")
     @classmethod

@@ -163,13 +163,13 @@ def check_issuers(issuers: tuple[OidcIssuer, ...]) -> None:
             )
 
 
-def trusted_peers(named: tuple[str, ...]) -> TrustedPeers:
-    """From networks and SPIFFE ids. Raises ValueError."""
+def trusted_peers(named: tuple[str, ...], setting: str = "AGENTMESH_TRUSTED_PEERS") -> TrustedPeers:
+    """From networks and SPIFFE ids. Raises ValueError that begins with the name of `setting`."""
     ids = frozenset(name for name in named if _SPIFFE_ID.fullmatch(name))
     try:
         networks = tuple(ipaddress.ip_network(name) for name in named if name not in ids)
     except ValueError as error:
-        raise ValueError(f"AGENTMESH_TRUSTED_PEERS: {error}; name networks or SPIFFE ids") from None
+        raise ValueError(f"{setting}: {error}; name networks or SPIFFE ids") from None
     if any(network.prefixlen == 0 for network in networks):
-        raise ValueError("AGENTMESH_TRUSTED_PEERS must not be everybody")
+        raise ValueError(f"{setting} must not be everybody")
     return TrustedPeers(networks, ids)

@@ -18,7 +18,9 @@ _ABOUT = """Multi-agent conversations as a mesh of services.
 
 The same API is there over gRPC; this form of it is made of the same contracts. Fields may be left
 out unless they are required; unknown ones are refused. Enums are read in any case, 64-bit integers
-as numbers or strings. `traceparent` is continued, and `X-Request-Id` comes back.
+as numbers or strings. `X-Request-Id` comes back. A call that sends a `traceparent` gets a trace of
+its own, linked to that one and named in the header `traceresponse`, unless it comes from a peer
+that the gateway trusts with traces: there it is continued.
 """
 _SECURITY: dict[str, Any] = {
     "api_key": {

@@ -14,6 +14,7 @@ from meshkit.ids import new_id
 
 from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
+from agentmesh_gateway.rest.announcements import announce_in
 from agentmesh_gateway.rest.asgi import (
     BodyTooLargeError,
     ClientLeftError,
@@ -32,6 +33,7 @@ from agentmesh_gateway.rest.peer import enter_request
 from agentmesh_gateway.rest.problems import Problems
 from agentmesh_gateway.rest.request_headers import (
     REQUEST_ID,
+    TRACEPARENT,
     call_metadata,
     request_id_of,
     require_single,
@@ -77,9 +79,10 @@ class RestEdge:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         enter_request(scope)
         request_id = request_id_of(headers) or new_id("req")
-        answer = Responder(
-            send, [(REQUEST_ID, request_id.encode())], without_body=scope["method"] == "HEAD"
-        )
+        about: Headers = [(REQUEST_ID, request_id.encode())]
+        if TRACEPARENT in headers:
+            announce_in(about)
+        answer = Responder(send, about, without_body=scope["method"] == "HEAD")
         try:
             await self._serve(scope, headers, receive, answer)
         except ClientLeftError:

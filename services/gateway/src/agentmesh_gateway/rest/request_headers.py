@@ -15,8 +15,9 @@ from agentmesh_gateway.rest.etags import IF_MATCH
 from agentmesh_gateway.rest.problems import Problems
 
 REQUEST_ID = b"x-request-id"
+TRACEPARENT = b"traceparent"
 # Nothing else passes: a client must not speak for another service of the mesh.
-_OF_CLIENTS = (b"authorization", b"x-api-key", b"traceparent", b"tracestate")
+_OF_CLIENTS = (b"authorization", b"x-api-key", TRACEPARENT, b"tracestate")
 _FORWARDED = (*_OF_CLIENTS, *(name.encode() for name in sorted(PROXY_HEADERS)))
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST_EVENT_ID = b"last-event-id"
