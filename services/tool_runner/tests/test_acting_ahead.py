@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox.files import reading
-from agentmesh_tool_runner.sandbox.model import WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceKey
 from agentmesh_tool_runner.sandbox.workspaces import Workspaces
+from agentmesh_tool_runner.server import ToolRunner
 from meshkit.context import Principal
 from meshkit.identity import principal_scope
+from meshkit.server import ServiceHost
+from meshkit.testkit import HostFactory
 
-from .conftest import CONVERSATION, TENANT, Mesh, until
+from .conftest import CONVERSATION, TENANT, Mesh, settings, until
+from .memory_store import MemoryStore
 from .test_generations import Pair, pair
 
 __all__ = ["pair"]
 
+PATIENCE = 30.0
 KEY = WorkspaceKey(TENANT, CONVERSATION)
 LOG = "open('log', 'a').write('x'); print(open('log').read())"
 SHOW = "import os; print(sorted(os.listdir()))"
@@ -171,3 +177,39 @@ async def test_an_interpreter_keeps_its_variables_when_files_come_from_elsewhere
     await printed(pair.two, LOG)
     assert await printed(pair.one, SHOW) == "['log']"
     assert await printed(pair.one, "print(a + 1)", stateful=True) == "42"
+
+
+async def test_whoever_acts_ahead_waits_for_no_slot(
+    mesh_hosts: HostFactory,
+    store_host: tuple[MemoryStore, ServiceHost],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another program of the same conversation may have the only one, and wait for the files."""
+    store, host = store_host
+    runner = ToolRunner(settings(tmp_path, host.grpc_address, max_executions=1))
+    await runner.host.start()
+    mesh = Mesh(runner, store, mesh_hosts.channels())
+    assert await printed(mesh, LOG) == "x"
+    rest: Any = opened(mesh).rest
+    is_settled, looked, go_on = rest.is_settled, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*of_what: Any) -> bool:
+        looked.set()
+        await go_on.wait()
+        return bool(await is_settled(*of_what))
+
+    monkeypatch.setattr(rest, "is_settled", slowly)
+    backend: Any = runner.sandboxes.backend
+    with principal_scope(Principal("alice", TENANT, 2)):
+        handle = await backend.workspace(KEY)
+    ahead = asyncio.create_task(printed(mesh, LOG))
+    await looked.wait()
+    beside = asyncio.create_task(handle.execute(ExecutionSpec([backend.python, "-c", "0"])))
+    await until(backend._slots.locked, "the only slot is taken")
+    await asyncio.sleep(0)
+    go_on.set()
+    async with asyncio.timeout(PATIENCE):
+        assert await ahead == "xx"
+        assert (await (await beside).outcome()).exit_code == 0
+    await runner.host.stop()

@@ -21,7 +21,9 @@ from agentmesh_tool_runner.executions import (
     OutputRemovedError,
     UnknownExecutionError,
 )
+from agentmesh_tool_runner.runs import _Begun
 from agentmesh_tool_runner.sandbox.model import EndReason, Outcome, Output, Stream
+from agentmesh_tool_runner.sandbox.workspaces import Stay
 from agentmesh_tool_runner.server import ToolRunner
 from agentmesh_tool_runner.store_streams import DeltaPublisher
 from meshkit.server import ServiceHost
@@ -111,6 +113,10 @@ class Lost:
         yield piece()
         raise OSError("the pipe broke")
 
+    async def outcome(self) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
     def cancel(self) -> None:
         self.cancelled = True
 
@@ -119,7 +125,8 @@ async def test_readers_of_an_execution_that_is_lost_are_told(mesh: Mesh) -> None
     runs: Any = mesh.runner.runs
     log = runs.registry.open("acme", "lost", b"")
     log.execution = execution = Lost()
-    await runs._follow(log, None, None, fresh=False)
+    begun: Any = _Begun(Any, execution, Stay())
+    await runs._follow(log, begun, None, fresh=False)
     with pytest.raises(OSError, match="the pipe broke"):
         await read(log, 0)
     assert execution.cancelled

@@ -247,19 +247,29 @@ async def follow(
 ) -> Outcome:
     """Writes an execution into its log, to its end; returns how it ended.
 
-    What `settle` does comes before the end is told, and it may say something else of it.
+    What `settle` does comes before the end is told, and it may say something else of it. It does so
+    as soon as the execution has ended, however far whoever reads its output is behind.
     """
     log.execution = execution
     log.append(Started(log.execution_id, execution.fresh_interpreter))
-    kept = 0
-    async for piece in execution.output():
-        kept += len(piece.data)
-        await log.room(piece)
-        log.append(piece)
-    outcome = await execution.outcome()
+    settling = asyncio.create_task(_settled(execution, settle))
+    try:
+        kept = 0
+        async for piece in execution.output():
+            kept += len(piece.data)
+            await log.room(piece)
+            log.append(piece)
+        outcome = await settling
+    finally:
+        settling.cancel()
     if outcome.output_truncated:
         log.append(Truncated(kept))
-    if settle is not None:
-        outcome = await settle(outcome)
     log.append(Finished(outcome))
     return outcome
+
+
+async def _settled(
+    execution: Execution, settle: Callable[[Outcome], Awaitable[Outcome]] | None
+) -> Outcome:
+    outcome = await execution.outcome()
+    return outcome if settle is None else await settle(outcome)

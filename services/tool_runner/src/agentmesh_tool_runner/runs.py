@@ -8,7 +8,6 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from meshkit.tasks import ended
 
@@ -24,6 +23,7 @@ from .languages import Program, Programs
 from .packages import Packages, PackageWish
 from .sandbox.backend import Ahead, Execution, SandboxBackend, Workspace
 from .sandbox.model import EndReason, Outcome, WorkspaceFullError, WorkspaceKey
+from .sandbox.workspaces import Stay
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,22 @@ class CodeRun:
         """The same for runs of the same program in the same way."""
         what = repr((self.program, self.conversation_id, self.packages))
         return hashlib.sha256(what.encode()).digest()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A program that was started, and what keeps its workspace open until its files are saved."""
+
+    workspace: Workspace
+    execution: Execution
+    stay: Stay
+
+    async def kept(self, outcome: Outcome) -> Outcome:
+        """The outcome once its files are saved, which then keeps nothing open."""
+        try:
+            return await _kept(self.workspace, outcome)
+        finally:
+            self.stay.close()
 
 
 class CodeRuns:
@@ -90,72 +106,77 @@ class CodeRuns:
         key = WorkspaceKey(run.tenant, name, temporary=fresh)
         try:
             program = replace(_traced(run), wheels=await self._packages.fetch(run.packages))
-            workspace, log.execution = await self._begin(backend, key, program)
+            begun = await self._begin(backend, key, program)
         except BaseException as error:
             self.registry.discard(run.tenant, run.execution_id)
             log.fail(error)
             if fresh:
                 await asyncio.shield(backend.delete_workspace(key))
             raise
-        task = asyncio.create_task(self._follow(log, workspace, backend, fresh))
+        log.execution = begun.execution
+        task = asyncio.create_task(self._follow(log, begun, backend, fresh))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return log
 
-    async def _begin(
-        self, backend: SandboxBackend, key: WorkspaceKey, program: Program
-    ) -> tuple[Workspace, Execution]:
+    async def _begin(self, backend: SandboxBackend, key: WorkspaceKey, program: Program) -> _Begun:
         """Starts the program, at once if it can be undone in case the files are not the newest."""
         if not program.stateful:
             async with backend.ahead(key) as ahead:
                 if ahead is not None:
                     begun = await self._begin_ahead(ahead, program)
                     if begun is not None:
-                        return ahead.workspace, begun
-        workspace = await backend.workspace(key)
-        return workspace, await self._start(workspace, program)
+                        return begun
+        return await self._start(await backend.workspace(key), program)
 
-    async def _begin_ahead(self, ahead: Ahead, program: Program) -> Execution | None:
+    async def _begin_ahead(self, ahead: Ahead, program: Program) -> _Begun | None:
         """None, and nothing runs any more, if the files were not the newest."""
-        execution: Execution | None = None
+        begun: _Begun | None = None
         failure: Exception | None = None
         counts = False
         try:
             try:
                 # The question is on its way first.
                 await asyncio.sleep(0)
-                execution = await self._start(ahead.workspace, program)
+                begun = await self._start(ahead.workspace, program)
             except Exception as error:
                 failure = error
             counts = await ahead.counts
         finally:
-            if execution is not None and not counts:
-                execution.cancel()
-                await asyncio.shield(execution.outcome())
+            if begun is not None and not counts:
+                begun.execution.cancel()
+                begun.stay.close()
+                await asyncio.shield(begun.execution.outcome())
         if counts and failure is not None:
             raise failure
-        return execution if counts else None
+        return begun if counts else None
 
-    async def _start(self, workspace: Workspace, program: Program) -> Execution:
+    async def _start(self, workspace: Workspace, program: Program) -> _Begun:
         for path, content in program.files.items():
             await workspace.write_file(path, content)
-        return await self._programs.start(workspace, program)
+        stay = workspace.outlast()
+        try:
+            return _Begun(workspace, await self._programs.start(workspace, program), stay)
+        except BaseException:
+            stay.close()
+            raise
 
     async def _follow(
-        self, log: ExecutionLog, workspace: Workspace, backend: SandboxBackend, fresh: bool
+        self, log: ExecutionLog, begun: _Begun, backend: SandboxBackend, fresh: bool
     ) -> None:
-        if log.execution is None:
-            return
         try:
-            await follow(log, log.execution, None if fresh else partial(_kept, workspace))
+            if fresh:
+                begun.stay.close()
+            await follow(log, begun.execution, None if fresh else begun.kept)
         except Exception as error:
             # Or whoever reads would wait for ever.
             logger.exception("execution %s is lost", log.execution_id)
-            log.execution.cancel()
+            begun.execution.cancel()
             log.fail(error)
         finally:
+            begun.stay.close()
             if fresh:
-                await backend.delete_workspace(workspace.key)
+                await backend.delete_workspace(begun.workspace.key)
 
     async def close(self) -> None:
         """Waits for the ends of all runs; the backend has killed them, or will."""

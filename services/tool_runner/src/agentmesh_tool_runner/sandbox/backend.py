@@ -28,7 +28,7 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from .workspaces import Workspaces
+    from .workspaces import Stay, Workspaces
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -134,6 +134,11 @@ class Workspace(Protocol):
 
     def hold(self) -> AbstractAsyncContextManager[None]:
         """Keeps the workspace open while the block runs, for operations that belong together."""
+        ...
+
+    def outlast(self) -> Stay:
+        """What is executed from now on keeps the workspace open, also beyond its own end, until the
+        answer is closed: for whoever still has its files to save."""
         ...
 
     async def look(

@@ -7,7 +7,8 @@ import contextlib
 import itertools
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Final, Generic, TypeVar
 
 from meshkit.tasks import ended, stop
@@ -17,10 +18,34 @@ from .execution import LocalExecution
 from .model import ExecutionSpec, SandboxUnavailableError, Session, WorkspaceKey
 from .options import LocalOptions
 from .workspace_handle import WorkspaceHandle
-from .workspaces import Mounted, Place, WorkspaceRules, Workspaces
+from .workspaces import Mounted, Place, Stay, WorkspaceRules, Workspaces
 
 _Running = TypeVar("_Running", bound=LocalExecution)
 _PATIENCE_SECONDS: Final = 5.0
+
+
+@dataclass
+class Slot:
+    """One that is held for an execution to come."""
+
+    free: bool = True
+
+    def take(self) -> bool:
+        """True once: whoever takes it releases it."""
+        was_free, self.free = self.free, False
+        return was_free
+
+
+@contextlib.asynccontextmanager
+async def _reserved(slots: asyncio.Semaphore) -> AsyncIterator[Slot]:
+    """A slot; what nobody has taken when the block ends is given back."""
+    await slots.acquire()
+    slot = Slot()
+    try:
+        yield slot
+    finally:
+        if slot.take():
+            slots.release()
 
 
 class HostingBackend(SandboxBackend, Generic[_Running]):
@@ -81,12 +106,17 @@ class HostingBackend(SandboxBackend, Generic[_Running]):
 
     @contextlib.asynccontextmanager
     async def ahead(self, key: WorkspaceKey) -> AsyncIterator[Ahead | None]:
-        # Whoever acts ahead keeps others waiting, and so must not wait for a slot itself.
         if not self._started or self._slots.locked():
             yield None
             return
-        async with self._workspaces.ahead(key, self._is_expendable) as counts:
-            workspace = WorkspaceHandle(key, self._workspaces, self._execute)
+        # First the slot, as for everybody: whoever has one may wait for the workspace, which
+        # whoever acts ahead keeps, and so must not wait for a slot.
+        async with (
+            _reserved(self._slots) as slot,
+            self._workspaces.ahead(key, self._is_expendable) as counts,
+        ):
+            start = partial(self._execute, slot=slot)
+            workspace = WorkspaceHandle(key, self._workspaces, start)
             yield None if counts is None else Ahead(workspace, counts)
 
     def _is_expendable(self, mounted: Mounted) -> bool:
@@ -114,7 +144,7 @@ class HostingBackend(SandboxBackend, Generic[_Running]):
         await self._end_executions()
         await stop(self._idle_task)
         await self._until_settled()
-        await self._workspaces.close_all()
+        await self._workspaces.close_all(_PATIENCE_SECONDS)
         await self._until_settled()
         await self._let_go()
 
@@ -136,9 +166,16 @@ class HostingBackend(SandboxBackend, Generic[_Running]):
             with contextlib.suppress(*self._losses):
                 await self._workspaces.close_idle()
 
-    async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
+    async def _execute(
+        self,
+        key: WorkspaceKey,
+        spec: ExecutionSpec,
+        stay: Stay | None = None,
+        slot: Slot | None = None,
+    ) -> Execution:
         spec = replace(spec, limits=spec.limits.within(self._maximum))
-        await self._slots.acquire()
+        if slot is None or not slot.take():
+            await self._slots.acquire()
         resources = contextlib.AsyncExitStack()
         resources.callback(self._slots.release)
         try:
@@ -149,14 +186,16 @@ class HostingBackend(SandboxBackend, Generic[_Running]):
             await resources.aclose()
             raise
         self._running[execution.id] = (key, execution)
-        self._in_background(self._release_after(execution, resources))
+        self._in_background(self._release_after(execution, resources, stay))
         return execution
 
     async def _release_after(
-        self, execution: _Running, resources: contextlib.AsyncExitStack
+        self, execution: _Running, resources: contextlib.AsyncExitStack, stay: Stay | None
     ) -> None:
         await execution.outcome()
-        self._running.pop(execution.id, None)
+        key, _ = self._running.pop(execution.id)
+        if stay is not None and not stay.over:
+            self._workspaces.stay(key, stay)
         await resources.aclose()
 
     def _new_name(self) -> str:

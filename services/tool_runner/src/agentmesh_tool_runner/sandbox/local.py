@@ -16,7 +16,7 @@ from .backend import Execution
 from .descriptors import Descriptors, Streams
 from .execution import LocalExecution, Meter
 from .family import FamilyBound, plan_family_bound
-from .hosting import HostingBackend
+from .hosting import HostingBackend, Slot
 from .launcher_client import Ended, LauncherClient, LauncherLostError, StartRequest
 from .meters import FamilyMeter, GroupMeter
 from .model import (
@@ -32,7 +32,7 @@ from .resident_client import Resident, ResidentLostError
 from .spares import Spares, group_limits
 from .warm import WarmSandboxes
 from .warm_executions import WarmExecutions
-from .workspaces import Mounted, Place
+from .workspaces import Mounted, Place, Stay
 
 _NO_INTERPRETER: Final = (
     "an interpreter that keeps its variables needs bubblewrap sandboxes and control groups"
@@ -227,10 +227,16 @@ class LocalBackend(HostingBackend[LocalExecution]):
     def _is_expendable(self, mounted: Mounted) -> bool:
         return self._warm is None or not self._warm.remembers(mounted.place)
 
-    async def _execute(self, key: WorkspaceKey, spec: ExecutionSpec) -> Execution:
+    async def _execute(
+        self,
+        key: WorkspaceKey,
+        spec: ExecutionSpec,
+        stay: Stay | None = None,
+        slot: Slot | None = None,
+    ) -> Execution:
         try:
             await self._live_launcher()
-            return await super()._execute(key, spec)
+            return await super()._execute(key, spec, stay, slot)
         except LauncherLostError as error:
             raise SandboxUnavailableError("the sandbox launcher died; try again") from error
 

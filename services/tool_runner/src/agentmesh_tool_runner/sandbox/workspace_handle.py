@@ -13,7 +13,7 @@ from meshkit.tasks import ended
 from .backend import Execution, Upload, Workspace
 from .files import drafts, reading, writing
 from .model import MIB, ExecutionSpec, FileEntry, FileRules, SandboxUnavailableError, WorkspaceKey
-from .workspaces import Mounted, Workspaces
+from .workspaces import Mounted, Stay, Workspaces
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -28,11 +28,12 @@ class WorkspaceHandle(Workspace):
         self,
         key: WorkspaceKey,
         workspaces: Workspaces,
-        start: Callable[[WorkspaceKey, ExecutionSpec], Awaitable[Execution]],
+        start: Callable[[WorkspaceKey, ExecutionSpec, Stay | None], Awaitable[Execution]],
     ) -> None:
         self._key = key
         self._workspaces = workspaces
         self._start = start
+        self._stay: Stay | None = None
 
     @property
     def key(self) -> WorkspaceKey:
@@ -44,7 +45,11 @@ class WorkspaceHandle(Workspace):
         return self._workspaces
 
     async def execute(self, spec: ExecutionSpec) -> Execution:
-        return await self._start(self._key, spec)
+        return await self._start(self._key, spec, self._stay)
+
+    def outlast(self) -> Stay:
+        self._stay = Stay()
+        return self._stay
 
     async def save(self) -> None:
         await self._workspaces.save(self._key)

@@ -72,10 +72,28 @@ class Mounted:
     def uid(self) -> int | None:
         return self.place.uid
 
+    def leave(self) -> None:
+        """One user less."""
+        self.users -= 1
+        self.used_at = time.monotonic()
+        if not self.users:
+            self.unused.set()
+        self.close_when_unused()
+
     def close_when_unused(self) -> None:
         """What somebody still works with must not be closed."""
         if self.dropped and not self.users:
             self.files.close()
+
+
+class Stay(contextlib.ExitStack):
+    """Keeps workspaces open beyond the end of what runs there, until it is closed."""
+
+    over = False
+
+    def close(self) -> None:
+        self.over = True
+        super().close()
 
 
 def _says_yes(asked: asyncio.Task[bool]) -> bool:
@@ -154,11 +172,14 @@ class Workspaces:
         try:
             yield mounted
         finally:
-            mounted.users -= 1
-            mounted.used_at = time.monotonic()
-            if not mounted.users:
-                mounted.unused.set()
-            mounted.close_when_unused()
+            mounted.leave()
+
+    def stay(self, key: WorkspaceKey, stay: Stay) -> None:
+        """Keeps what somebody uses now open, without waiting for a turn, until `stay` is over."""
+        mounted = self._open.get(key)
+        if mounted is not None:
+            mounted.users += 1
+            stay.callback(mounted.leave)
 
     def _turn(self, key: WorkspaceKey) -> contextlib.AbstractAsyncContextManager[None]:
         """To open or use it; what acts ahead has its turn already."""
@@ -383,7 +404,9 @@ class Workspaces:
             mounted.close_when_unused()
         self._open.clear()
 
-    async def close_all(self) -> None:
+    async def close_all(self, patience: float) -> None:
+        """Saves and closes all; waits for so many seconds for whoever still saves files of one."""
+        await asyncio.gather(*(self.unused(key, patience) for key in self._open))
         for key, mounted in list(self._open.items()):
             await self._close(key)
             if not mounted.users and not mounted.dropped:
