@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -108,6 +109,9 @@ async def test_a_listener_hears_of_every_call_and_may_refuse_it(
         await stub.GetAgent(agent_service_pb2.GetAgentRequest(agent_id="no"), metadata=good)
     with pytest.raises(grpc.aio.AioRpcError):
         await stub.GetAgent(agent_service_pb2.GetAgentRequest(agent_id=""), metadata=good)
+    async with asyncio.timeout(10):
+        while len(listener.ends) < 4:  # a caller hears of the end before the listener does
+            await asyncio.sleep(0.001)
     assert listener.ends == [
         ("GetAgent", "key_1", "a", "OK"),
         ("GetAgent", "", "b", "UNAUTHENTICATED"),

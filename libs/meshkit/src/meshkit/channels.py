@@ -9,6 +9,7 @@ import grpc
 
 from meshkit.client_calls import CallScope, MeshMultiCallable, Metadata, call_headers
 from meshkit.context import SYSTEM, Principal, RunCapability, find_capability, find_principal
+from meshkit.direct_calls import DirectCalls
 from meshkit.identity import InternalIdentity, active_identity, use_identity
 from meshkit.policy import rules_of_component
 from meshkit.service_config import service_config
@@ -111,16 +112,24 @@ class MeshChannel(grpc.aio.Channel):
     def __init__(self, native: grpc.aio.Channel, scope: CallScope) -> None:
         self._native = native
         self._scope = scope
+        self._direct = DirectCalls.of(native)
 
-    def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        **options: Any,
+    ) -> Any:
         """A method with one request and one response."""
-        call = self._native.unary_unary(method, *args, **kwargs)
+        codec = request_serializer, response_deserializer
         return MeshMultiCallable(
             self._scope,
             method,
-            call,
+            self._native.unary_unary(method, *codec, **options),
             timeout=self._scope.default_timeout,
             response_streaming=False,
+            direct=self._direct.method(method, *codec) if self._direct else None,
         )
 
     def unary_stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -140,6 +149,8 @@ class MeshChannel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """Closes the channel."""
+        if self._direct is not None:
+            await self._direct.close(grace)
         await self._native.close(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:

@@ -7,7 +7,9 @@ native call goes to the caller: cancellation, flow control and speed stay what t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -15,6 +17,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_
 
 from meshkit.call_origin import ORIGIN_HEADER, find_begun
 from meshkit.context import SYSTEM, RunCapability, find_capability, find_principal
+from meshkit.direct_calls import DirectMethod
 from meshkit.errors import SERVICE_ATTRIBUTE, stream_reset
 from meshkit.identity import CAPABILITY_HEADER, INTERNAL_HEADER, InternalIdentity
 from meshkit.policy import MethodRules
@@ -22,6 +25,8 @@ from meshkit.telemetry import STATUS_ATTRIBUTE, TRACEPARENT, Telemetry, context_
 from meshkit.tenant_spans import TENANT_ATTRIBUTE, tenant_in_scope
 
 Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
+
+_NONE: frozenset[str] = frozenset()
 
 
 class CallScope:
@@ -56,7 +61,7 @@ class CallScope:
     def metadata(self, given: Any, span: Span | None) -> Metadata:
         """What the caller gave, completed by credentials and trace context."""
         complete: Metadata = tuple(given) if given else ()
-        keys = {key for key, _ in complete}
+        keys = {key for key, _ in complete} if complete else _NONE
         if INTERNAL_HEADER not in keys:
             token = self.identity.mint(find_principal() or SYSTEM)
             complete += ((INTERNAL_HEADER, token),)
@@ -85,7 +90,7 @@ def call_headers(
 class MeshMultiCallable:
     """A method of a stub."""
 
-    __slots__ = ("_call", "_path", "_response_streaming", "_scope", "_timeout")
+    __slots__ = ("_call", "_direct", "_path", "_response_streaming", "_scope", "_timeout")
 
     def __init__(
         self,
@@ -95,12 +100,14 @@ class MeshMultiCallable:
         *,
         timeout: float | None,
         response_streaming: bool,
+        direct: DirectMethod | None = None,
     ) -> None:
         self._scope = scope
         self._path = path
         self._call = call
         self._timeout = timeout
         self._response_streaming = response_streaming
+        self._direct = direct
 
     def __call__(
         self,
@@ -112,26 +119,41 @@ class MeshMultiCallable:
     ) -> Any:
         """Starts the call, as the native multicallable does."""
         span = self._scope.start_span(self._path)
-        arguments = () if request is None else (request,)
+        if timeout is None:
+            timeout = self._timeout
         try:
-            call = self._call(
-                *arguments,
-                timeout=self._timeout if timeout is None else timeout,
-                metadata=self._scope.metadata(metadata, span),
-                **options,
-            )
+            complete = self._scope.metadata(metadata, span)
+            if self._direct is not None and not options:
+                start = partial(self._start, (request,), timeout, complete, options, span)
+                return MeshUnaryCall(
+                    self._direct, request, timeout, complete, span, start, self._scope.component
+                )
+            arguments = () if request is None else (request,)
+            call = self._start(arguments, timeout, complete, options, span)
         except BaseException:
             if span is not None:
                 span.end()
             raise
-        if span is not None:
-            call.add_done_callback(lambda _: _end(span, call))
-        wrapper = MeshStreamCall if self._response_streaming else MeshUnaryCall
+        wrapper = MeshStreamCall if self._response_streaming else MeshAnswerCall
         return wrapper(call, self._scope.component)
 
+    def _start(
+        self,
+        arguments: tuple[Any, ...],
+        timeout: float | None,
+        metadata: Metadata,
+        options: Mapping[str, Any],
+        span: Span | None,
+    ) -> Any:
+        """The native call, which ends the span."""
+        call = self._call(*arguments, timeout=timeout, metadata=metadata, **options)
+        if span is not None:
+            call.add_done_callback(lambda _: end_span(span, _code_of(call)))
+        return call
 
-def _end(span: Span, call: Any) -> None:
-    code = _code_of(call)
+
+def end_span(span: Span, code: grpc.StatusCode) -> None:
+    """Ends the span of a call that ended with `code`."""
     if code is not grpc.StatusCode.OK:
         span.set_attribute(STATUS_ATTRIBUTE, code.value[0])
         span.set_status(Status(StatusCode.ERROR, code.name))
@@ -169,8 +191,8 @@ class _MeshCall:
         return told
 
 
-class MeshUnaryCall(_MeshCall):
-    """A call that answers once; await it."""
+class MeshAnswerCall(_MeshCall):
+    """A native call that answers once; await it."""
 
     __slots__ = ()
 
@@ -179,6 +201,66 @@ class MeshUnaryCall(_MeshCall):
             return (yield from self._call.__await__())
         except grpc.aio.AioRpcError as error:
             raise self._told(error) from None
+
+
+class MeshUnaryCall(_MeshCall):
+    """A call with one request that answers once; await it.
+
+    It is made directly if it is awaited at once. Whoever asks it for more than its answer, or does
+    something else first, gets a native call.
+    """
+
+    __slots__ = ("_arguments", "_begun", "_direct", "_span", "_start")
+
+    def __init__(
+        self,
+        direct: DirectMethod,
+        request: Any,
+        timeout: float | None,
+        metadata: Metadata,
+        span: Span | None,
+        start: Callable[[], Any],
+        component: str,
+    ) -> None:
+        super().__init__(None, component)
+        self._direct = direct
+        self._arguments = request, timeout, metadata
+        self._span = span
+        self._start = start
+        self._begun = asyncio.get_running_loop().call_soon(self._native)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native(), name)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            if self._call is None:
+                return (yield from self._directly().__await__())
+            return (yield from self._call.__await__())
+        except grpc.aio.AioRpcError as error:
+            raise self._told(error) from None
+
+    def _native(self) -> Any:
+        if self._call is None:
+            self._begun.cancel()
+            self._call = self._start()
+        return self._call
+
+    async def _directly(self) -> Any:
+        self._begun.cancel()
+        request, timeout, metadata = self._arguments
+        code = grpc.StatusCode.CANCELLED
+        try:
+            call = self._call = self._direct.begin(timeout)
+            answer = await call.run(request, metadata)
+            code = grpc.StatusCode.OK
+            return answer
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            raise
+        finally:
+            if self._span is not None:
+                end_span(self._span, code)
 
 
 class MeshStreamCall(_MeshCall):
