@@ -18,7 +18,7 @@ from agentmesh_gateway.limits.strangers import Strangers
 from agentmesh_gateway.openapi.document import openapi_document
 from agentmesh_gateway.rest.asgi import Headers, Receive, Scope, Send
 from agentmesh_gateway.rest.errors import method_not_allowed, status_of
-from agentmesh_gateway.rest.responder import SECURITY_HEADERS, Responder
+from agentmesh_gateway.rest.responder import Responder
 from agentmesh_gateway.rest.routes import Route
 
 _METHODS: Final = ("GET", "HEAD")
@@ -102,7 +102,6 @@ async def _serve(page: Page, scope: Scope, send: Send) -> None:
         return
     asked = dict(scope["headers"])
     body, headers = page.represent(asked.get(b"accept-encoding", b"").decode("latin-1"))
-    headers += _unless_named(headers)
     if is_known(asked.get(b"if-none-match", b"").decode("latin-1"), headers):
         kept = [pair for pair in headers if pair[0] not in (b"content-length", b"content-type")]
         await _send(send, 304, b"", kept)
@@ -117,12 +116,6 @@ async def _refuse(path: str, method: str, send: Send) -> None:
         await answer.empty(204, allow)
     else:
         await answer.error(status_of(method_not_allowed(path, method, _METHODS)), 405, allow)
-
-
-def _unless_named(headers: Headers) -> Headers:
-    """What every response of ours says, unless this one says otherwise."""
-    named = {name for name, _ in headers}
-    return [pair for pair in SECURITY_HEADERS if pair[0] not in named]
 
 
 async def _send(send: Send, status: int, body: bytes, headers: Headers) -> None:

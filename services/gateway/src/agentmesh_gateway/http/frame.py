@@ -7,10 +7,12 @@ from typing import Any
 from meshkit.caller_address import enter_caller_address
 
 from agentmesh_gateway.http.proxies import Caller, TrustedProxies
-from agentmesh_gateway.limits.report import expect_report
-from agentmesh_gateway.rest.asgi import Message, Receive, Scope, Send
-from agentmesh_gateway.rest.responder import SECURITY_HEADERS
+from agentmesh_gateway.http.security_headers import SECURITY_HEADERS
+from agentmesh_gateway.http.whole_response import WHOLE_RESPONSE, WholeResponse
+from agentmesh_gateway.limits.report import RateReport, expect_report
+from agentmesh_gateway.rest.asgi import Headers, Message, Receive, Scope, Send
 
+_NAMES = frozenset(name for name, _ in SECURITY_HEADERS)
 _HSTS = b"strict-transport-security"
 
 
@@ -39,19 +41,9 @@ class HttpFrame:
         if caller.scheme:
             upgraded = {"websocket": {"http": "ws", "https": "wss"}}
             scope["scheme"] = upgraded.get(scope["type"], {}).get(caller.scheme, caller.scheme)
-        report = expect_report()
-        secure = scope["scheme"] in ("https", "wss")
-
-        async def framed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                present = {name.lower() for name, _ in message["headers"]}
-                added = [pair for pair in SECURITY_HEADERS if pair[0] not in present]
-                if secure and self._hsts is not None:
-                    added.append(self._hsts)
-                message["headers"] = [*message["headers"], *added, *report.headers()]
-            await send(message)
-
-        await self._app(scope, receive, framed)
+        hsts = self._hsts if scope["scheme"] in ("https", "wss") else None
+        whole: WholeResponse | None = scope.get("state", {}).get(WHOLE_RESPONSE)
+        await self._app(scope, receive, _Framed(send, whole, expect_report(), hsts))
 
     def _caller(self, scope: Scope) -> Caller:
         address = _peer_of(scope)
@@ -66,3 +58,49 @@ class HttpFrame:
 def _peer_of(scope: Scope) -> str:
     client = scope.get("client")
     return client[0].removeprefix("::ffff:") if client else "unix"
+
+
+class _Framed:
+    """The `send` of one request."""
+
+    __slots__ = ("_head", "_hsts", "_report", "_send", "_whole")
+
+    def __init__(
+        self,
+        send: Send,
+        whole: WholeResponse | None,
+        report: RateReport,
+        hsts: tuple[bytes, bytes] | None,
+    ) -> None:
+        self._send = send
+        self._whole = whole
+        self._report = report
+        self._hsts = hsts
+        self._head: Message | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Passes a message on, a head that may wait with its body."""
+        if message["type"] == "http.response.start":
+            named = dict(message["headers"])
+            message["headers"] = [*message["headers"], *self._added(named)]
+            if self._whole is not None and self._whole.takes(named):
+                self._head = message
+                return
+        elif self._head is not None:
+            head, self._head = self._head, None
+            body = message.get("body", b"")
+            if self._whole is not None and not message.get("more_body", False):
+                await self._whole.write(head["status"], head["headers"], body)
+                return
+            await self._send(head)
+        await self._send(message)
+
+    def _added(self, named: dict[bytes, bytes]) -> Headers:
+        added = self._report.headers()
+        if _NAMES.isdisjoint(named):
+            added += SECURITY_HEADERS
+        else:
+            added += [pair for pair in SECURITY_HEADERS if pair[0] not in named]
+        if self._hsts is not None:
+            added.append(self._hsts)
+        return added

@@ -17,6 +17,7 @@ from httptools import HttpParserError
 
 from agentmesh_gateway.http import refusals
 from agentmesh_gateway.http.proxies import TrustedProxies
+from agentmesh_gateway.http.whole_response import WHOLE_RESPONSE, WholeResponse
 from agentmesh_gateway.identity.http_peers import CertificateProtocol
 from agentmesh_gateway.limits.counts import Counts
 from agentmesh_gateway.limits.sites import site_of
@@ -136,6 +137,8 @@ class BoundedHttpProtocol(CertificateProtocol):
         self._body_bytes = 0
         self._watch_body()
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.scope["state"][WHOLE_RESPONSE] = WholeResponse(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""

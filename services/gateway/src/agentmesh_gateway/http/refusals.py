@@ -11,9 +11,10 @@ from agentmesh.common.v1 import errors_pb2
 from meshkit.errors import MeshError, to_rich_status
 from meshkit.ids import new_id
 
+from agentmesh_gateway.http.security_headers import SECURITY_HEADERS
 from agentmesh_gateway.rest.errors import error_body, error_headers
 from agentmesh_gateway.rest.request_headers import REQUEST_ID
-from agentmesh_gateway.rest.responder import JSON, SECURITY_HEADERS
+from agentmesh_gateway.rest.responder import JSON
 
 _RETRY_SECONDS = 1.0
 

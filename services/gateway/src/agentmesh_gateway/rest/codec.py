@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable
-from enum import Enum, auto
 from functools import cache
 from typing import Any
 
@@ -29,14 +28,7 @@ JsonObject = dict[str, Any]
 _Encode = Callable[[Any], Any]
 _DecodeInto = Callable[[Any, Message, Path, Problems], None]
 _SHOWN_FIELDS = 12
-
-
-class _Shown(Enum):
-    """When a field appears in JSON."""
-
-    ALWAYS = auto()
-    IF_SET = auto()
-    IF_NOT_ZERO = auto()
+_OPEN = object()
 
 
 class MalformedJsonError(ValueError):
@@ -84,25 +76,33 @@ class MessageCodec:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._descriptor = descriptor
-        self._encoders: list[tuple[str, _Shown, _Encode | None]] = []
+        self._encoders: dict[FieldDescriptor, tuple[str, _Encode | None]] = {}
+        self._unset: JsonObject = {}
+        self._open: list[tuple[str, Callable[[], Any] | None]] = []
         self._decoders: dict[str, _DecodeInto] = {}
 
     def _compile(self) -> None:
         # Apart from __init__, because a message type may contain itself.
         for field in self._descriptor.fields:
-            self._encoders.append((field.name, _shown(field), _field_encoder(field)))
+            self._encoders[field] = field.name, _field_encoder(field)
+            self._unset[field.name] = unset = _unset(field)
+            if unset is _OPEN:
+                self._open.append((field.name, _container(field)))
             self._decoders[field.name] = _field_decoder(field)
 
     def encode(self, message: Message) -> JsonObject:
         """The JSON object of `message`."""
-        result: JsonObject = {}
-        for name, shown, encode in self._encoders:
-            if shown is _Shown.IF_SET and not message.HasField(name):
-                continue
-            value = getattr(message, name)
-            if shown is _Shown.IF_NOT_ZERO and not value:
-                continue
+        result = self._unset.copy()  # so that the keys are in the order of the fields
+        for field, value in message.ListFields():
+            name, encode = self._encoders[field]
             result[name] = value if encode is None else encode(value)
+        for name, container in self._open:
+            if result[name] is not _OPEN:
+                continue
+            if container is None:
+                del result[name]
+            else:
+                result[name] = container()
         return result
 
     def decode(self, value: object, message: Message, path: Path, problems: Problems) -> None:
@@ -160,12 +160,20 @@ def encode_message(message: Message) -> Any:
     return _message_encoder(descriptor)(message)
 
 
-def _shown(field: FieldDescriptor) -> _Shown:
-    if field.has_presence:
-        return _Shown.IF_SET
-    if field.type == FieldDescriptor.TYPE_ENUM and not is_repeated(field):
-        return _Shown.IF_NOT_ZERO
-    return _Shown.ALWAYS
+def _unset(field: FieldDescriptor) -> Any:
+    """What a field shows that is not set; `_OPEN` if that is nothing, or a container."""
+    if is_repeated(field) or field.has_presence or field.type == FieldDescriptor.TYPE_ENUM:
+        return _OPEN
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return ""
+    return field.default_value
+
+
+def _container(field: FieldDescriptor) -> Callable[[], Any] | None:
+    """Makes what a field that is not set shows; None if it is left out."""
+    if is_map(field):
+        return dict
+    return list if is_repeated(field) else None
 
 
 # --- encoding ---------------------------------------------------------------------------------

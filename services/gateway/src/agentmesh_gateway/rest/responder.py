@@ -15,14 +15,6 @@ JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 BYTES = b"application/octet-stream"
 
-SECURITY_HEADERS: Headers = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-    (b"cache-control", b"no-store"),
-]
-
 
 class Responder:
     """The response of one request: whole, or as a stream."""
@@ -75,7 +67,7 @@ class Responder:
     async def _start(self, http_code: int, content_type: bytes, headers: Headers) -> None:
         self.started = True
         all_headers = [(b"content-type", content_type), *headers]
-        all_headers += [*self._headers, *SECURITY_HEADERS]
+        all_headers += self._headers
         await self._send(
             {"type": "http.response.start", "status": http_code, "headers": all_headers}
         )

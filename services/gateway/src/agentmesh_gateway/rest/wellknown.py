@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 from google.protobuf import duration_pb2, field_mask_pb2, struct_pb2, timestamp_pb2
@@ -14,6 +15,7 @@ from agentmesh_gateway.rest.problems import Path, Problems
 Decoder = Callable[[Any, Any, Path, Problems], None]
 """Reads a JSON value into a message: (value, message, path, problems)."""
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  all of it is UTC, and its form is written without
 # Behind a dot the key of a map may stand. "*" is everything.
 _MASK_PATH = re.compile(r"\*|[a-z][a-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
 # Python's parser takes more than RFC 3339 allows, for example "2024-01-01".
@@ -22,7 +24,13 @@ _SECONDS = re.compile(r"-?\d{1,12}(\.\d{1,9})?s")
 
 
 def _encode_timestamp(message: timestamp_pb2.Timestamp) -> str:
-    return message.ToJsonString()
+    nanos = message.nanos
+    whole = (_EPOCH + timedelta(seconds=message.seconds)).isoformat()
+    if not nanos:
+        return f"{whole}Z"
+    if nanos % 1_000_000 == 0:
+        return f"{whole}.{nanos // 1_000_000:03}Z"
+    return f"{whole}.{nanos // 1_000:06}Z" if nanos % 1_000 == 0 else f"{whole}.{nanos:09}Z"
 
 
 def _decode_timestamp(
