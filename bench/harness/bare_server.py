@@ -1,6 +1,7 @@
 """The reference: a grpc.aio server that passes bytes on and does nothing else, in its own process.
 
 Publish(bytes)        every subscriber gets it; answers when it was handed out
+Announce(size)        like Publish, a message of that size with the time at which it was known
 Subscribe()           what is published from now on
 Replay(count, size)   so many messages, one by one, as fast as they are taken
 Stamped(count)        so many messages with the time at which each was written
@@ -20,6 +21,8 @@ import grpc
 import psutil
 import uvloop
 
+from bench.harness.subscribers import stamp
+
 SERVICE = "bench.Bare"
 _GAP_SECONDS = 0.005
 
@@ -35,6 +38,8 @@ class Bare(grpc.GenericRpcHandler):
         name = details.method.rpartition("/")[2]
         if name == "Publish":
             return grpc.unary_unary_rpc_method_handler(self._publish)
+        if name == "Announce":
+            return grpc.unary_unary_rpc_method_handler(self._announce)
         streams = {"Subscribe": self._subscribe, "Replay": _replay, "Stamped": _stamped}
         return grpc.unary_stream_rpc_method_handler(streams[name])
 
@@ -42,6 +47,10 @@ class Bare(grpc.GenericRpcHandler):
         for queue in self._queues:
             queue.put_nowait(message)
         return b""
+
+    async def _announce(self, request: bytes, context: Any) -> bytes:
+        (size,) = struct.unpack("!I", request)
+        return await self._publish(stamp(size).encode(), context)
 
     async def _subscribe(self, _: bytes, context: Any) -> None:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
