@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import grpc
 import httpx
@@ -18,13 +19,19 @@ from google.protobuf.message import Message
 
 from tests.support.differential.answers import differences
 from tests.support.differential.cases import CASES
+from tests.support.differential.chatting import (
+    Chat,
+    Frames,
+    chat_over_grpc,
+    chat_over_websocket,
+)
 from tests.support.differential.over_grpc import call_over_grpc
 from tests.support.differential.over_rest import call_over_rest
 from tests.support.differential.world import ENVIRONMENT, KEY, TENANT, World
 from tests.support.mesh import Mesh
 
 METHODS = [method for service in PUBLIC_SERVICES for method in service.methods]
-# A browser has it as a WebSocket, which has tests of its own.
+# A browser has it as a WebSocket: it is compared frame by frame, at the end.
 WITHOUT_REST = {"ConversationService.Converse"}
 OVER_BOTH = [method for method in METHODS if method.GetOptions().HasExtension(annotations_pb2.http)]
 
@@ -106,6 +113,89 @@ async def test_both_edges_refuse_alike(
             assert by_grpc.error.code == grpc.StatusCode.UNAUTHENTICATED.value[0]
         same = by_grpc.error is not None
         assert not differences(by_grpc.plain(same_object=same), by_rest.plain(same_object=same))
+
+
+async def _chats(
+    world: World, channel: grpc.aio.Channel, one: Frames, other: Frames, bearer: str = ""
+) -> tuple[Chat, Chat]:
+    bearer = bearer or world.bearer
+    return (
+        await chat_over_grpc(channel, one, bearer),
+        await chat_over_websocket(world.mesh.rest_url, other, bearer),
+    )
+
+
+def _opening(conversation_id: str) -> dict[str, Any]:
+    return {"conversation_id": conversation_id, "until": "SUBSCRIBE_UNTIL_RUN_END"}
+
+
+async def test_a_chat_sees_the_same_over_grpc_and_as_a_websocket(
+    world: World, channel: grpc.aio.Channel
+) -> None:
+    """Of a conversation that is over: answers and events, to the last byte."""
+    frames = [
+        {"request_id": "a", "open": _opening(world.conversation_id)},
+        {"request_id": "b", "ping": {}},
+        {"request_id": "c", "open": _opening(world.conversation_id)},
+        {"request_id": "d", "pause": {}},
+        {"request_id": "e", "finish": {}},
+    ]
+    by_grpc, by_websocket = await _chats(world, channel, frames, frames)
+    assert by_grpc.error is None
+    assert by_grpc.outcomes == ["opened", "pong", "error", "error", "finished"]
+    assert len(by_grpc.events) > 3
+    assert not differences(by_grpc.plain(same_object=True), by_websocket.plain(same_object=True))
+
+
+@pytest.mark.parametrize("does", ["pauses", "speaks", "answers"])
+async def test_a_chat_changes_the_same_over_grpc_and_as_a_websocket(
+    world: World, channel: grpc.aio.Channel, does: str
+) -> None:
+    async def frames() -> Frames:
+        conversation_id, approval_id = await world.waiting()
+        answer = {"approval_id": approval_id, "decision": "APPROVAL_STATUS_ANSWERED"}
+        cancel = {"request_id": world.name(), "cancel": {"reason": "no"}}
+        middle: dict[str, list[dict[str, Any]]] = {
+            "pauses": [{"pause": {}}, {"resume": {}}],
+            "speaks": [{"send_message": {"content": "go on\u2028"}}],
+            "answers": [{"request_id": world.name(), "resolve_approval": answer}],
+        }
+        return [{"open": _opening(conversation_id)}, *middle[does], cancel, {"finish": {}}]
+
+    by_grpc, by_websocket = await _chats(world, channel, await frames(), await frames())
+    assert by_grpc.error is None
+    assert "error" not in by_grpc.outcomes
+    assert not differences(by_grpc.plain(same_object=False), by_websocket.plain(same_object=False))
+
+
+async def test_a_chat_is_refused_the_same_over_grpc_and_as_a_websocket(
+    world: World, channel: grpc.aio.Channel
+) -> None:
+    """Bad input is answered and ends nothing; a stranger gets nowhere."""
+    bad: list[dict[str, Any]] = [
+        {"request_id": "a", "send_message": {"content": "before it is open"}},
+        {"request_id": "b"},
+        {"request_id": "c", "open": {}},
+        {"request_id": "d", "open": {"conversation_id": "conv_nothing"}},
+        {"request_id": "e", "open": {"start": {"agents": ["a", "a"], "priority": 999}}},
+        {"request_id": "f", "open": {"conversation_id": "x" * 200, "after_sequence": -1}},
+        {"open": _opening(world.conversation_id)},
+        {"request_id": "g", "send_message": {"content": ""}},
+        {"request_id": "h", "send_message": {"content": "x", "conversation_id": "y"}},
+        {"request_id": "i", "resolve_approval": {"approval_id": "appr_nothing"}},
+        {"finish": {}},
+    ]
+    by_grpc, by_websocket = await _chats(world, channel, bad, bad)
+    assert by_grpc.error is None
+    assert by_grpc.outcomes == [*["error"] * 6, "opened", *["error"] * 3, "finished"]
+    assert not differences(by_grpc.plain(same_object=True), by_websocket.plain(same_object=True))
+
+    stranger = "Bearer amk_0123456789abcdef_0123456789abcdef"
+    # Nothing is sent: a write to a call that is being refused can fail in the client before that.
+    by_grpc, by_websocket = await _chats(world, channel, [], [], stranger)
+    assert by_grpc.error is not None
+    assert by_grpc.error.code == grpc.StatusCode.UNAUTHENTICATED.value[0]
+    assert not differences(by_grpc.plain(same_object=True), by_websocket.plain(same_object=True))
 
 
 def _list(requests: Message | Sequence[Message]) -> Sequence[Message]:

@@ -61,6 +61,7 @@ def _segment(found: re.Match[str], values: dict[str, Any]) -> str:
 
 
 def _request_values(message: Message) -> dict[str, Any]:
+    """A request as the edge takes it."""
     values: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     mask = getattr(message, "update_mask", None)
     if isinstance(mask, FieldMask) and mask.paths:
@@ -91,11 +92,11 @@ async def _answer(response: httpx.Response, method: MethodDescriptor, items: int
         return answer
     body = await response.aread()
     if response.status_code >= 400 and b'"error"' in body[:10]:
-        answer.error = _status(json.loads(body)["error"], response.status_code)
+        answer.error = read_status(json.loads(body)["error"], response.status_code)
     elif method.server_streaming:
         answer.data = body
     else:
-        answer.messages = [_message(json.loads(body), method.output_type)]
+        answer.messages = [read_message(json.loads(body), method.output_type)]
     return answer
 
 
@@ -107,7 +108,7 @@ async def _read_events(
     async for frame in frames:
         document = json.loads(frame.data)
         if frame.event == "error":
-            answer.error = _status(document["error"], document["error"]["code"])
+            answer.error = read_status(document["error"], document["error"]["code"])
             return
         message = item
         if item.full_name == StreamItem.DESCRIPTOR.full_name:
@@ -115,25 +116,27 @@ async def _read_events(
             message = (
                 Event.DESCRIPTOR if is_event else item.fields_by_name[frame.event].message_type
             )
-        answer.messages.append(_message(document, message))
+        answer.messages.append(read_message(document, message))
         taken += 1
         if taken == items:
             return
 
 
-def _status(error: dict[str, Any], http_code: int) -> Status:
+def read_status(error: dict[str, Any], http_code: int) -> Status:
+    """The status in an error body, which must name the HTTP status that it came with."""
     assert error["code"] == http_code
     status = Status(code=_CODES[error["status"]], message=error["message"])
     for detail in error["details"]:
         name = detail["@type"].rpartition("/")[2]
         content = {key: value for key, value in detail.items() if key != "@type"}
         packed = any_pb2.Any()
-        packed.Pack(_message(content, descriptor_pool.Default().FindMessageTypeByName(name)))
+        packed.Pack(read_message(content, descriptor_pool.Default().FindMessageTypeByName(name)))
         status.details.append(packed)
     return status
 
 
-def _message(document: Any, descriptor: Descriptor) -> Message:
+def read_message(document: Any, descriptor: Descriptor) -> Message:
+    """A message as the edge writes it."""
     message: Message = message_factory.GetMessageClass(descriptor)()
     return json_format.ParseDict(_with_full_names(document, descriptor), message)
 
