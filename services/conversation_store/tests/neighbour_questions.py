@@ -231,6 +231,7 @@ async def _claim(storage: Storage, tenant: str) -> Answer:
     claim = Claim(request, "claim_1", 10)
     return {
         "taken": await storage.claim_request(claim),
+        "renewed": await storage.renew_request(claim, b"note"),
         "finished": await storage.finish_request(claim, b"answer"),
         "again": await storage.claim_request(claim),
     }
@@ -333,6 +334,7 @@ QUESTIONS: dict[str, Question] = {
     "revoke_key": _each(ALL.keys, "revoke_key"),
     "append_audit": _append_audit,
     "claim_request": _claim,
+    "renew_request": _claim,
     "finish_request": _claim,
     "seal_audit": _seal_audit,
     "remove_audit": _remove_audit,

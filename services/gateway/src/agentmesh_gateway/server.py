@@ -21,6 +21,8 @@ from agentmesh_gateway.definitions.catalog import Catalog
 from agentmesh_gateway.documentation.site import Documentation
 from agentmesh_gateway.http.frame import HttpFrame
 from agentmesh_gateway.http.server import HttpServer
+from agentmesh_gateway.idempotency.once import OncePerRequest
+from agentmesh_gateway.idempotency.recalling import Recalls
 from agentmesh_gateway.identity import peer
 from agentmesh_gateway.identity.authenticator import Authenticator
 from agentmesh_gateway.identity.http_peers import WithPeer
@@ -106,16 +108,17 @@ def build(settings: GatewaySettings) -> ServiceHost:
     traces = TraceCollector(NAME, host.trace_ring, upstream.channels)
     calls = _local_calls(host)
     chats = Chats(calls, subscriptions)
+    once, recalls = OncePerRequest(upstream.requests), Recalls(upstream.requests)
     servicers: dict[str, object] = {
         "ConversationService": ConversationServicer(
-            upstream, catalog, subscriptions, tenants, chats, traces, probes, settings
+            upstream, catalog, recalls, subscriptions, tenants, chats, traces, probes, settings
         ),
         "ApprovalService": ApprovalServicer(upstream),
-        "AgentService": AgentServicer(upstream, catalog, probes),
-        "WorkflowService": WorkflowServicer(upstream, catalog, settings),
-        "ToolService": ToolServicer(upstream, catalog),
-        "ArtifactService": ArtifactServicer(upstream),
-        "BlobService": BlobServicer(upstream),
+        "AgentService": AgentServicer(upstream, catalog, recalls, probes),
+        "WorkflowService": WorkflowServicer(upstream, catalog, recalls, settings),
+        "ToolService": ToolServicer(upstream, catalog, once),
+        "ArtifactService": ArtifactServicer(upstream, once),
+        "BlobService": BlobServicer(upstream, once),
         "UsageService": UsageServicer(upstream),
         "AdminService": AdminServicer(upstream, authenticator, limits.tenants, probes),
     }

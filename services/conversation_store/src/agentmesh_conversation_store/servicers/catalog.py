@@ -83,20 +83,6 @@ class CatalogServicer(pb_grpc.CatalogServiceServicer):
         return _put_response(stored)
 
     @answers_rejections
-    async def RecallDocument(
-        self, request: pb.RecallDocumentRequest, _: ServicerContext
-    ) -> pb.RecallDocumentResponse:
-        tenant = current_principal().tenant
-        record = record_of_body(
-            tenant, _PUT, request.request_id, request.request_digest, _put_response
-        )
-        answered = await self._storage.recall(record)
-        if answered is None:
-            return pb.RecallDocumentResponse()
-        document = pb.PutDocumentResponse.FromString(answered).document
-        return pb.RecallDocumentResponse(document=document)
-
-    @answers_rejections
     async def GetDocument(
         self, request: pb.GetDocumentRequest, _: ServicerContext
     ) -> pb.GetDocumentResponse:

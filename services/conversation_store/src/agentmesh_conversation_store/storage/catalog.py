@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from agentmesh_conversation_store.domain.keys import ApiKey, KeyRotation, KeyUse
 from agentmesh_conversation_store.domain.model import Instant, Micros
@@ -82,10 +82,6 @@ class Catalog(Protocol):
     ) -> Sequence[StoredDocument] | bytes:
         """Writes new versions; bytes are the kept response of a repeated request. An etag is that
         of the tenant's document, else of the system's."""
-        ...
-
-    async def recall(self, request: Request[Any]) -> bytes | None:
-        """The kept response of a request, if it was made already."""
         ...
 
     async def document(

@@ -7,7 +7,6 @@ what was written since.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import grpc
@@ -23,6 +22,8 @@ from meshkit.validation import validate
 from agentmesh_gateway.definitions.agents import config_of, copied, definition_of, revised
 from agentmesh_gateway.definitions.catalog import pinned_agent
 from agentmesh_gateway.field_masks import Path, paths_of
+from agentmesh_gateway.idempotency.claims import digest_of
+from agentmesh_gateway.idempotency.recalling import Recalls
 from agentmesh_gateway.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -41,15 +42,21 @@ _ATTEMPTS = 10
 class AgentWriter:
     """Registers, changes and copies agents. Returns the documents as they are then."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, recalls: Recalls) -> None:
         self._store: CatalogServiceAsyncStub = upstream.catalog
         self._runtime: AgentRuntimeServiceAsyncStub = upstream.runtime
+        self._recalls = recalls
 
     async def register(self, request: pb2.RegisterAgentRequest) -> catalog_pb2.Document:
         """Writes the first version. ALREADY_EXISTS if the tenant has an agent of that name."""
-        definition = definition_of(request.name, request.config)
-        await self._check(definition, "name")
-        return await self._put(definition, request_id=request.request_id, must_be_new=True)
+
+        async def register() -> catalog_pb2.PutDocumentResponse:
+            definition = definition_of(request.name, request.config)
+            await self._check(definition, "name")
+            return await self._put(definition, request_id=request.request_id, must_be_new=True)
+
+        kind = catalog_pb2.PutDocumentResponse
+        return (await self._recalls.or_answered(request, kind, register)).document
 
     async def update(self, request: pb2.UpdateAgentRequest) -> catalog_pb2.Document:
         """Writes a version with some fields changed. ABORTED if the etag is an old one."""
@@ -58,63 +65,59 @@ class AgentWriter:
             raise MeshError.invalid(
                 "config", "has nothing to change; name what is to be emptied in `update_mask`"
             )
-        digest = _digest(request)
-        known = await self._recall(request.request_id, digest)
+        known = await self._recall(request)
         if known is not None:
             return known
         for _ in range(_ATTEMPTS - 1):
             try:
-                return await self._update(request, paths, digest)
+                return await self._update(request, paths)
             except grpc.aio.AioRpcError as error:
                 reason = from_rpc_error(error).reason
                 if request.etag or reason != errors_pb2.ERROR_REASON_ETAG_MISMATCH:
                     raise
-        return await self._update(request, paths, digest)
+        return await self._update(request, paths)
 
     async def _update(
-        self, request: pb2.UpdateAgentRequest, paths: list[Path], digest: bytes
+        self, request: pb2.UpdateAgentRequest, paths: list[Path]
     ) -> catalog_pb2.Document:
         document = await self._read(request.agent_id, 0)
         definition = revised(pinned_agent(document), request.config, paths)
         await self._check(definition, "agent_id")
-        return await self._put(
+        written = await self._put(
             definition,
             request_id=request.request_id,
-            request_digest=digest,
+            request_digest=digest_of(request),
             etag=request.etag or document.etag,
         )
+        return written.document
 
     async def clone(self, request: pb2.CloneAgentRequest) -> catalog_pb2.Document:
         """Writes the first version of a copy. ALREADY_EXISTS if the tenant sees an agent of that
         name, be it a shipped one."""
         paths = paths_of(request.update_mask, request.config)
-        digest = _digest(request)
-        known = await self._recall(request.request_id, digest)
+        known = await self._recall(request)
         if known is not None:
             return known
         source = pinned_agent(await self._read(request.agent_id, request.version))
         if not await self._is_free(request.name):
             # Perhaps the same request made it, at another replica and just now.
-            known = await self._recall(request.request_id, digest)
+            known = await self._recall(request)
             if known is None:
                 raise MeshError.already_exists("agent", request.name)
             return known
         definition = revised(copied(source, request.name), request.config, paths)
         await self._check(definition, "name")
-        return await self._put(
+        written = await self._put(
             definition,
             request_id=request.request_id,
-            request_digest=digest,
+            request_digest=digest_of(request),
             must_be_new=True,
         )
+        return written.document
 
-    async def _recall(self, request_id: str, digest: bytes) -> catalog_pb2.Document | None:
-        if not request_id:
-            return None
-        answered = await self._store.RecallDocument(
-            catalog_pb2.RecallDocumentRequest(request_id=request_id, request_digest=digest)
-        )
-        return answered.document if answered.HasField("document") else None
+    async def _recall(self, request: Message) -> catalog_pb2.Document | None:
+        answered = await self._recalls.answered(request, catalog_pb2.PutDocumentResponse)
+        return None if answered is None else answered.document
 
     async def _read(self, agent_id: str, version: int) -> catalog_pb2.Document:
         request = catalog_pb2.GetDocumentRequest(kind=AGENT, name=agent_id, version=version)
@@ -144,9 +147,9 @@ class AgentWriter:
         request_digest: bytes = b"",
         etag: str = "",
         must_be_new: bool = False,
-    ) -> catalog_pb2.Document:
+    ) -> catalog_pb2.PutDocumentResponse:
         document = catalog_pb2.Document(kind=AGENT, name=definition.id, agent=definition)
-        written = await self._store.PutDocument(
+        return await self._store.PutDocument(
             catalog_pb2.PutDocumentRequest(
                 request_id=request_id,
                 document=document,
@@ -155,13 +158,6 @@ class AgentWriter:
                 request_digest=request_digest,
             )
         )
-        return written.document
-
-
-def _digest(request: Message) -> bytes:
-    """Tells requests apart, those of different methods too."""
-    name = request.DESCRIPTOR.full_name.encode()
-    return hashlib.sha256(name + b"\0" + request.SerializeToString(deterministic=True)).digest()
 
 
 def _request_path(path: str, id_field: str) -> str:

@@ -13,6 +13,7 @@ from agentmesh_gateway.definitions.agents import shown
 from agentmesh_gateway.definitions.catalog import Catalog, pinned_agent
 from agentmesh_gateway.definitions.pinning import tools_of
 from agentmesh_gateway.health import Probe, examine
+from agentmesh_gateway.idempotency.recalling import Recalls
 from agentmesh_gateway.servicers.context import Context, set_http_status
 from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
 
@@ -20,10 +21,12 @@ from agentmesh_gateway.upstream import RUNTIME, STORE, TOOL_RUNNER, Upstream
 class AgentServicer:
     """All of the contract is served."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, probes: dict[str, Probe]) -> None:
+    def __init__(
+        self, upstream: Upstream, catalog: Catalog, recalls: Recalls, probes: dict[str, Probe]
+    ) -> None:
         self._store = upstream.catalog
         self._runtime = upstream.runtime
-        self._writer = AgentWriter(upstream)
+        self._writer = AgentWriter(upstream, recalls)
         self._catalog = catalog
         self._probes = probes
 

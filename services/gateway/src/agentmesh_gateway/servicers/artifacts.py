@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import TypeAlias
 
-import grpc
 from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import artifact_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 from meshkit.errors import MeshError
 
-from agentmesh_gateway.idempotency import OncePerRequest
-from agentmesh_gateway.relay import forward, hand_on
+from agentmesh_gateway.idempotency.once import Attempt, OncePerRequest
+from agentmesh_gateway.relay import forward
 from agentmesh_gateway.servicers.context import Context
+from agentmesh_gateway.servicers.file_changes import FileChanges
 from agentmesh_gateway.upstream import Upstream
 
 Access: TypeAlias = conversation_pb2.ConversationAccess.ValueType
@@ -26,11 +26,12 @@ WRITE = conversation_pb2.CONVERSATION_ACCESS_WRITE
 class ArtifactServicer:
     """All of the contract is served."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, once: OncePerRequest) -> None:
         self._conversations = upstream.conversations
         self._runner = upstream.tools
         self._read = upstream.read_file_bytes
-        self._once = OncePerRequest(upstream.requests)
+        self._once = once
+        self._changes = FileChanges(upstream.tools)
 
     async def list_artifacts(
         self, request: pb2.ListArtifactsRequest, context: Context
@@ -89,11 +90,10 @@ class ArtifactServicer:
         first = await anext(aiter(requests), None)
         if first is None or not first.conversation_id:
             raise MeshError.invalid("conversation_id", "the first message names the conversation")
-        await self._require(first.conversation_id, WRITE)
 
-        async def write() -> pb2.UploadArtifactResponse:
-            written = await hand_on(_pieces(first, requests), self._runner.WriteFile)
-            return pb2.UploadArtifactResponse(artifact=written.file)
+        async def write(attempt: Attempt) -> pb2.UploadArtifactResponse:
+            await self._require(first.conversation_id, WRITE)
+            return await self._changes.write(first, requests, attempt)
 
         return await self._once.repeatable(first, pb2.UploadArtifactResponse, write)
 
@@ -101,19 +101,10 @@ class ArtifactServicer:
         self, request: pb2.DeleteArtifactRequest, context: Context
     ) -> pb2.DeleteArtifactResponse:
         """A file, or a folder with all in it."""
-        await self._require(request.conversation_id, WRITE)
-        wanted = runner_pb2.RemoveFileRequest(
-            conversation_id=request.conversation_id, path=request.path, for_good=request.for_good
-        )
 
-        async def remove() -> pb2.DeleteArtifactResponse:
-            try:
-                await self._runner.RemoveFile(wanted)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise
-                return pb2.DeleteArtifactResponse()
-            return pb2.DeleteArtifactResponse(removed=True)
+        async def remove(attempt: Attempt) -> pb2.DeleteArtifactResponse:
+            await self._require(request.conversation_id, WRITE)
+            return await self._changes.remove(request, attempt)
 
         return await self._once.repeatable(request, pb2.DeleteArtifactResponse, remove)
 
@@ -133,14 +124,10 @@ class ArtifactServicer:
         self, request: pb2.RestoreArtifactVersionRequest, context: Context
     ) -> pb2.RestoreArtifactVersionResponse:
         """A copy, back at its path."""
-        await self._require(request.conversation_id, WRITE)
-        wanted = runner_pb2.RestoreFileVersionRequest(
-            conversation_id=request.conversation_id, version_id=request.version_id
-        )
 
-        async def restore() -> pb2.RestoreArtifactVersionResponse:
-            restored = await self._runner.RestoreFileVersion(wanted)
-            return pb2.RestoreArtifactVersionResponse(artifact=restored.file)
+        async def restore(attempt: Attempt) -> pb2.RestoreArtifactVersionResponse:
+            await self._require(request.conversation_id, WRITE)
+            return await self._changes.restore(request, attempt)
 
         return await self._once.repeatable(request, pb2.RestoreArtifactVersionResponse, restore)
 
@@ -149,22 +136,3 @@ class ArtifactServicer:
         await self._conversations.CheckAccess(
             store_pb2.CheckAccessRequest(conversation_id=conversation_id, needed=needed)
         )
-
-
-async def _pieces(
-    first: pb2.UploadArtifactRequest, requests: AsyncIterator[pb2.UploadArtifactRequest]
-) -> AsyncIterator[runner_pb2.WriteFileRequest]:
-    yield _piece(first)
-    async for request in requests:
-        yield _piece(request)
-
-
-def _piece(request: pb2.UploadArtifactRequest) -> runner_pb2.WriteFileRequest:
-    return runner_pb2.WriteFileRequest(
-        conversation_id=request.conversation_id,
-        path=request.path,
-        chunk=request.chunk,
-        size_bytes=request.size_bytes if request.HasField("size_bytes") else None,
-        must_not_exist=request.must_not_exist,
-        etag=request.etag,
-    )

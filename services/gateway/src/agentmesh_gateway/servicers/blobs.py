@@ -8,7 +8,7 @@ from contextlib import aclosing
 from agentmesh.conversation_store.v1 import blob_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import blob_service_pb2 as pb2
 
-from agentmesh_gateway.idempotency import OncePerRequest
+from agentmesh_gateway.idempotency.once import Attempt, OncePerRequest
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
@@ -17,10 +17,10 @@ from agentmesh_gateway.upstream import Upstream
 class BlobServicer:
     """All of the contract is served; chunks pass on as they come, at the pace of the slower end."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, once: OncePerRequest) -> None:
         self._store = upstream.blobs
         self._download = upstream.download_blob_bytes
-        self._once = OncePerRequest(upstream.requests)
+        self._once = once
 
     async def upload_blob(
         self, requests: AsyncIterator[pb2.UploadBlobRequest], context: Context
@@ -28,7 +28,7 @@ class BlobServicer:
         """Hands the chunks on."""
         first = await anext(aiter(requests), None) or pb2.UploadBlobRequest()
 
-        async def upload() -> pb2.UploadBlobResponse:
+        async def upload(_: Attempt) -> pb2.UploadBlobResponse:
             stored = await hand_on(_pieces(first, requests), self._store.UploadBlob)
             return pb2.UploadBlobResponse(digest=stored.digest, size_bytes=stored.size_bytes)
 

@@ -13,6 +13,7 @@ from meshkit.errors import MeshError
 from agentmesh_gateway.definitions.catalog import Catalog
 from agentmesh_gateway.definitions.pinning import Pinned, pin
 from agentmesh_gateway.health import Probe, examine
+from agentmesh_gateway.idempotency.recalling import Recalls
 from agentmesh_gateway.inspection import debug_detail, runs_of
 from agentmesh_gateway.relay import forward, hand_on
 from agentmesh_gateway.servicers import attachments, patches
@@ -35,6 +36,7 @@ class ConversationServicer:
         self,
         upstream: Upstream,
         catalog: Catalog,
+        recalls: Recalls,
         subscriptions: Subscriptions,
         tenants: TenantSubscriptions,
         chats: Chats,
@@ -44,6 +46,7 @@ class ConversationServicer:
     ) -> None:
         self._store = upstream.conversations
         self._catalog = catalog
+        self._recalls = recalls
         self._subscriptions = subscriptions
         self._tenants = tenants
         self._chats = chats
@@ -57,9 +60,9 @@ class ConversationServicer:
         self, request: pb2.StartConversationRequest, context: Context
     ) -> pb2.StartConversationResponse:
         """Pins what was named and hands it to the store. No runtime is needed for it."""
-        self._check(request)
-        pinned = await pin(self._catalog, request.agents, request.workflow)
-        started = await self._store.StartConversation(self._to_store(request, pinned))
+        started = await self._recalls.or_answered(
+            request, store_pb2.StartConversationResponse, lambda: self._start(request)
+        )
         conversation = started.conversation
         return pb2.StartConversationResponse(
             conversation_id=conversation.conversation_id,
@@ -335,6 +338,13 @@ class ConversationServicer:
         if report.status == "unhealthy":
             set_http_status(context, 503)
         return pb2.CheckConversationsHealthResponse(status=report.status, services=report.services)
+
+    async def _start(
+        self, request: pb2.StartConversationRequest
+    ) -> store_pb2.StartConversationResponse:
+        self._check(request)
+        pinned = await pin(self._catalog, request.agents, request.workflow)
+        return await self._store.StartConversation(self._to_store(request, pinned))
 
     def _check(self, request: pb2.StartConversationRequest) -> None:
         if not request.task.strip():

@@ -9,7 +9,7 @@ from agentmesh.gateway.v1 import tool_service_pb2 as pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 
 from agentmesh_gateway.definitions.catalog import Catalog
-from agentmesh_gateway.idempotency import OncePerRequest
+from agentmesh_gateway.idempotency.once import OncePerRequest
 from agentmesh_gateway.relay import forward
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
@@ -18,11 +18,11 @@ from agentmesh_gateway.upstream import Upstream
 class ToolServicer:
     """All of the contract is served."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog) -> None:
+    def __init__(self, upstream: Upstream, catalog: Catalog, once: OncePerRequest) -> None:
         self._runner = upstream.tools
         self._execute = upstream.execute_bytes
         self._catalog = catalog
-        self._once = OncePerRequest(upstream.requests)
+        self._once = once
 
     async def list_tools(
         self, request: pb2.ListToolsRequest, context: Context

@@ -23,6 +23,7 @@ from meshkit.errors import MeshError
 from agentmesh_gateway.definitions.catalog import Catalog, pinned_team, pinned_workflow
 from agentmesh_gateway.definitions.pinning import pin_member, refuse
 from agentmesh_gateway.definitions.team_selection import listing
+from agentmesh_gateway.idempotency.recalling import Recalls
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.settings import GatewaySettings
 from agentmesh_gateway.upstream import Upstream
@@ -50,16 +51,38 @@ _WORKFLOW = catalog_pb2.DOCUMENT_KIND_WORKFLOW
 class WorkflowServicer:
     """A workflow of one stage becomes a conversation with the team of that stage."""
 
-    def __init__(self, upstream: Upstream, catalog: Catalog, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        catalog: Catalog,
+        recalls: Recalls,
+        settings: GatewaySettings,
+    ) -> None:
         self._store = upstream.catalog
         self._conversations = upstream.conversations
         self._catalog = catalog
+        self._recalls = recalls
         self._settings = settings
 
     async def execute_workflow(
         self, request: pb2.ExecuteWorkflowRequest, context: Context
     ) -> pb2.ExecuteWorkflowResponse:
         """Starts the conversation. No runtime is needed for it."""
+        answer = await self._recalls.or_answered(
+            request, store_pb2.StartConversationResponse, lambda: self._execute(request)
+        )
+        started = answer.conversation
+        return pb2.ExecuteWorkflowResponse(
+            execution_id=started.conversation_id,
+            conversation_id=started.conversation_id,
+            workflow_id=request.workflow_id,
+            status=started.status,
+            started_at=started.started_at,
+        )
+
+    async def _execute(
+        self, request: pb2.ExecuteWorkflowRequest
+    ) -> store_pb2.StartConversationResponse:
         workflow = await self._known(request.workflow_id)
         _require_executable(workflow)
         values = as_json(request.parameters)
@@ -75,14 +98,7 @@ class WorkflowServicer:
         )
         if workflow.HasField("timeout"):
             wanted.timeout.CopyFrom(workflow.timeout)
-        started = (await self._conversations.StartConversation(wanted)).conversation
-        return pb2.ExecuteWorkflowResponse(
-            execution_id=started.conversation_id,
-            conversation_id=started.conversation_id,
-            workflow_id=workflow.id,
-            status=started.status,
-            started_at=started.started_at,
-        )
+        return await self._conversations.StartConversation(wanted)
 
     async def get_workflow_status(
         self, request: pb2.GetWorkflowStatusRequest, context: Context
@@ -116,14 +132,21 @@ class WorkflowServicer:
         self, request: pb2.RegisterWorkflowRequest, context: Context
     ) -> pb2.RegisterWorkflowResponse:
         """Writes a version of it, if it can be carried out."""
+        written = await self._recalls.or_answered(
+            request, catalog_pb2.PutDocumentResponse, lambda: self._register(request)
+        )
+        return pb2.RegisterWorkflowResponse(workflow=pinned_workflow(written.document))
+
+    async def _register(
+        self, request: pb2.RegisterWorkflowRequest
+    ) -> catalog_pb2.PutDocumentResponse:
         workflow = request.workflow
         refuse(definition_faults(workflow, "workflow"))
         await pin_member(self._catalog, workflow.stages[0].team, workflow.id)
         document = catalog_pb2.Document(kind=_WORKFLOW, name=workflow.id, workflow=workflow)
-        written = await self._store.PutDocument(
+        return await self._store.PutDocument(
             catalog_pb2.PutDocumentRequest(document=document, request_id=request.request_id)
         )
-        return pb2.RegisterWorkflowResponse(workflow=pinned_workflow(written.document))
 
     async def list_workflows(
         self, request: pb2.ListWorkflowsRequest, context: Context

@@ -74,7 +74,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """ABORTED. `etag` is not the current one; read again. metadata: `current_etag`."""
     ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 26
     """ABORTED. The `request_id` was used before, and nobody knows how far that request came, so that it
-    is not carried out again. metadata: `request_id`.
+    is not carried out again: look at what is there, and ask under a new id for what is missing.
+    metadata: `request_id`.
     """
     ERROR_REASON_STALE_FENCE: _ErrorReason.ValueType  # 30
     """ABORTED. The caller's lease on the run was taken away. metadata: `fence`, `current_fence`."""
@@ -146,6 +147,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_REPLICA_OVERLOADED: _ErrorReason.ValueType  # 75
     """UNAVAILABLE. This replica has more to do than it can, and refused the call before doing anything
     for it; `google.rpc.RetryInfo` says when to call again, and another replica may answer sooner.
+    """
+    ERROR_REASON_REQUEST_UNDER_WAY: _ErrorReason.ValueType  # 76
+    """UNAVAILABLE. The same request is still being carried out under this `request_id`; call again under
+    the same id. metadata: `request_id`. `google.rpc.RetryInfo` is set.
     """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 80
     """UNIMPLEMENTED. The method is part of the contract, and this version does not serve it."""
@@ -228,7 +233,8 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 25
 """ABORTED. `etag` is not the current one; read again. metadata: `current_etag`."""
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 26
 """ABORTED. The `request_id` was used before, and nobody knows how far that request came, so that it
-is not carried out again. metadata: `request_id`.
+is not carried out again: look at what is there, and ask under a new id for what is missing.
+metadata: `request_id`.
 """
 ERROR_REASON_STALE_FENCE: ErrorReason.ValueType  # 30
 """ABORTED. The caller's lease on the run was taken away. metadata: `fence`, `current_fence`."""
@@ -300,6 +306,10 @@ ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 74
 ERROR_REASON_REPLICA_OVERLOADED: ErrorReason.ValueType  # 75
 """UNAVAILABLE. This replica has more to do than it can, and refused the call before doing anything
 for it; `google.rpc.RetryInfo` says when to call again, and another replica may answer sooner.
+"""
+ERROR_REASON_REQUEST_UNDER_WAY: ErrorReason.ValueType  # 76
+"""UNAVAILABLE. The same request is still being carried out under this `request_id`; call again under
+the same id. metadata: `request_id`. `google.rpc.RetryInfo` is set.
 """
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 80
 """UNIMPLEMENTED. The method is part of the contract, and this version does not serve it."""

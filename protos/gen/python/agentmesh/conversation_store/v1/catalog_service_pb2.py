@@ -32,7 +32,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentmesh/conversation_store/v1/catalog_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a agentmesh/catalog/v1/agent.proto\x1a(agentmesh/catalog/v1/model_profile.proto\x1a\x1f\x61gentmesh/catalog/v1/team.proto\x1a\x1f\x61gentmesh/catalog/v1/tool.proto\x1a#agentmesh/catalog/v1/workflow.proto\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x03\n\x08\x44ocument\x12;\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06system\x18\x04 \x01(\x08\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x36\n\x05\x61gent\x18\n \x01(\x0b\x32%.agentmesh.catalog.v1.AgentDefinitionH\x00\x12\x34\n\x04team\x18\x0b \x01(\x0b\x32$.agentmesh.catalog.v1.TeamDefinitionH\x00\x12<\n\x08workflow\x18\x0c \x01(\x0b\x32(.agentmesh.catalog.v1.WorkflowDefinitionH\x00\x12\x34\n\x04tool\x18\r \x01(\x0b\x32$.agentmesh.catalog.v1.ToolDefinitionH\x00\x12;\n\rmodel_profile\x18\x0e \x01(\x0b\x32\".agentmesh.catalog.v1.ModelProfileH\x00\x42\x0c\n\ndefinition\"W\n\x17PublishDocumentsRequest\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\"X\n\x18PublishDocumentsResponse\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\"\xbb\x01\n\x12PutDocumentRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x43\n\x08\x64ocument\x18\x02 \x01(\x0b\x32).agentmesh.conversation_store.v1.DocumentB\x06\xbaH\x03\xc8\x01\x01\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x13\n\x0bmust_be_new\x18\x04 \x01(\x08\x12\x1f\n\x0erequest_digest\x18\x05 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\"R\n\x13PutDocumentResponse\x12;\n\x08\x64ocument\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Document\"Z\n\x15RecallDocumentRequest\x12\x1e\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0erequest_digest\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x10\x01\x18@\"U\n\x16RecallDocumentResponse\x12;\n\x08\x64ocument\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Document\"\x8e\x01\n\x12GetDocumentRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x18\n\x07version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"R\n\x13GetDocumentResponse\x12;\n\x08\x64ocument\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Document\"\xcc\x01\n\x14ListDocumentsRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x05names\x18\x04 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x13\n\x06system\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_system\"n\n\x15ListDocumentsResponse\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x01\n\x1bListDocumentVersionsRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"u\n\x1cListDocumentVersionsResponse\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x01\n\x15\x44\x65leteDocumentRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"\x18\n\x16\x44\x65leteDocumentResponse*\xb3\x01\n\x0c\x44ocumentKind\x12\x1d\n\x19\x44OCUMENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OCUMENT_KIND_AGENT\x10\x01\x12\x16\n\x12\x44OCUMENT_KIND_TEAM\x10\x02\x12\x1a\n\x16\x44OCUMENT_KIND_WORKFLOW\x10\x03\x12\x16\n\x12\x44OCUMENT_KIND_TOOL\x10\x04\x12\x1f\n\x1b\x44OCUMENT_KIND_MODEL_PROFILE\x10\x05\x32\xfd\x07\n\x0e\x43\x61talogService\x12\x91\x01\n\x10PublishDocuments\x12\x38.agentmesh.conversation_store.v1.PublishDocumentsRequest\x1a\x39.agentmesh.conversation_store.v1.PublishDocumentsResponse\"\x08\xca\xf3\x18\x04\x08\x04\x18\x01\x12\x82\x01\n\x0bPutDocument\x12\x33.agentmesh.conversation_store.v1.PutDocumentRequest\x1a\x34.agentmesh.conversation_store.v1.PutDocumentResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02\x12\x8d\x01\n\x0eRecallDocument\x12\x36.agentmesh.conversation_store.v1.RecallDocumentRequest\x1a\x37.agentmesh.conversation_store.v1.RecallDocumentResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x02\x18\x01\x12\x84\x01\n\x0bGetDocument\x12\x33.agentmesh.conversation_store.v1.GetDocumentRequest\x1a\x34.agentmesh.conversation_store.v1.GetDocumentResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8a\x01\n\rListDocuments\x12\x35.agentmesh.conversation_store.v1.ListDocumentsRequest\x1a\x36.agentmesh.conversation_store.v1.ListDocumentsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x9f\x01\n\x14ListDocumentVersions\x12<.agentmesh.conversation_store.v1.ListDocumentVersionsRequest\x1a=.agentmesh.conversation_store.v1.ListDocumentVersionsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8b\x01\n\x0e\x44\x65leteDocument\x12\x36.agentmesh.conversation_store.v1.DeleteDocumentRequest\x1a\x37.agentmesh.conversation_store.v1.DeleteDocumentResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentmesh/conversation_store/v1/catalog_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a agentmesh/catalog/v1/agent.proto\x1a(agentmesh/catalog/v1/model_profile.proto\x1a\x1f\x61gentmesh/catalog/v1/team.proto\x1a\x1f\x61gentmesh/catalog/v1/tool.proto\x1a#agentmesh/catalog/v1/workflow.proto\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x03\n\x08\x44ocument\x12;\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x05\x12\x0e\n\x06system\x18\x04 \x01(\x08\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x36\n\x05\x61gent\x18\n \x01(\x0b\x32%.agentmesh.catalog.v1.AgentDefinitionH\x00\x12\x34\n\x04team\x18\x0b \x01(\x0b\x32$.agentmesh.catalog.v1.TeamDefinitionH\x00\x12<\n\x08workflow\x18\x0c \x01(\x0b\x32(.agentmesh.catalog.v1.WorkflowDefinitionH\x00\x12\x34\n\x04tool\x18\r \x01(\x0b\x32$.agentmesh.catalog.v1.ToolDefinitionH\x00\x12;\n\rmodel_profile\x18\x0e \x01(\x0b\x32\".agentmesh.catalog.v1.ModelProfileH\x00\x42\x0c\n\ndefinition\"W\n\x17PublishDocumentsRequest\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\"X\n\x18PublishDocumentsResponse\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\"\xbb\x01\n\x12PutDocumentRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x43\n\x08\x64ocument\x18\x02 \x01(\x0b\x32).agentmesh.conversation_store.v1.DocumentB\x06\xbaH\x03\xc8\x01\x01\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x13\n\x0bmust_be_new\x18\x04 \x01(\x08\x12\x1f\n\x0erequest_digest\x18\x05 \x01(\x0c\x42\x07\xbaH\x04z\x02\x18@\"R\n\x13PutDocumentResponse\x12;\n\x08\x64ocument\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Document\"\x8e\x01\n\x12GetDocumentRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x18\n\x07version\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"R\n\x13GetDocumentResponse\x12;\n\x08\x64ocument\x18\x01 \x01(\x0b\x32).agentmesh.conversation_store.v1.Document\"\xcc\x01\n\x14ListDocumentsRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x18\n\x05names\x18\x04 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x13\n\x06system\x18\x05 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_system\"n\n\x15ListDocumentsResponse\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x01\n\x1bListDocumentVersionsRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"u\n\x1cListDocumentVersionsResponse\x12<\n\tdocuments\x18\x01 \x03(\x0b\x32).agentmesh.conversation_store.v1.Document\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x01\n\x15\x44\x65leteDocumentRequest\x12G\n\x04kind\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.DocumentKindB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x15\n\x04name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"\x18\n\x16\x44\x65leteDocumentResponse*\xb3\x01\n\x0c\x44ocumentKind\x12\x1d\n\x19\x44OCUMENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44OCUMENT_KIND_AGENT\x10\x01\x12\x16\n\x12\x44OCUMENT_KIND_TEAM\x10\x02\x12\x1a\n\x16\x44OCUMENT_KIND_WORKFLOW\x10\x03\x12\x16\n\x12\x44OCUMENT_KIND_TOOL\x10\x04\x12\x1f\n\x1b\x44OCUMENT_KIND_MODEL_PROFILE\x10\x05\x32\xed\x06\n\x0e\x43\x61talogService\x12\x91\x01\n\x10PublishDocuments\x12\x38.agentmesh.conversation_store.v1.PublishDocumentsRequest\x1a\x39.agentmesh.conversation_store.v1.PublishDocumentsResponse\"\x08\xca\xf3\x18\x04\x08\x04\x18\x01\x12\x82\x01\n\x0bPutDocument\x12\x33.agentmesh.conversation_store.v1.PutDocumentRequest\x1a\x34.agentmesh.conversation_store.v1.PutDocumentResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02\x12\x84\x01\n\x0bGetDocument\x12\x33.agentmesh.conversation_store.v1.GetDocumentRequest\x1a\x34.agentmesh.conversation_store.v1.GetDocumentResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8a\x01\n\rListDocuments\x12\x35.agentmesh.conversation_store.v1.ListDocumentsRequest\x1a\x36.agentmesh.conversation_store.v1.ListDocumentsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x9f\x01\n\x14ListDocumentVersions\x12<.agentmesh.conversation_store.v1.ListDocumentVersionsRequest\x1a=.agentmesh.conversation_store.v1.ListDocumentVersionsResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8b\x01\n\x0e\x44\x65leteDocument\x12\x36.agentmesh.conversation_store.v1.DeleteDocumentRequest\x1a\x37.agentmesh.conversation_store.v1.DeleteDocumentResponse\"\x08\xca\xf3\x18\x04\x08\x03\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,10 +45,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTDOCUMENTREQUEST'].fields_by_name['document']._serialized_options = b'\272H\003\310\001\001'
   _globals['_PUTDOCUMENTREQUEST'].fields_by_name['request_digest']._loaded_options = None
   _globals['_PUTDOCUMENTREQUEST'].fields_by_name['request_digest']._serialized_options = b'\272H\004z\002\030@'
-  _globals['_RECALLDOCUMENTREQUEST'].fields_by_name['request_id']._loaded_options = None
-  _globals['_RECALLDOCUMENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
-  _globals['_RECALLDOCUMENTREQUEST'].fields_by_name['request_digest']._loaded_options = None
-  _globals['_RECALLDOCUMENTREQUEST'].fields_by_name['request_digest']._serialized_options = b'\272H\006z\004\020\001\030@'
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['kind']._loaded_options = None
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['kind']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_GETDOCUMENTREQUEST'].fields_by_name['name']._loaded_options = None
@@ -77,8 +73,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGSERVICE'].methods_by_name['PublishDocuments']._serialized_options = b'\312\363\030\004\010\004\030\001'
   _globals['_CATALOGSERVICE'].methods_by_name['PutDocument']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['PutDocument']._serialized_options = b'\312\363\030\004\010\003\020\002'
-  _globals['_CATALOGSERVICE'].methods_by_name['RecallDocument']._loaded_options = None
-  _globals['_CATALOGSERVICE'].methods_by_name['RecallDocument']._serialized_options = b'\312\363\030\006\010\003\020\002\030\001'
   _globals['_CATALOGSERVICE'].methods_by_name['GetDocument']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['GetDocument']._serialized_options = b'\312\363\030\006\010\003\020\001\030\001'
   _globals['_CATALOGSERVICE'].methods_by_name['ListDocuments']._loaded_options = None
@@ -87,8 +81,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGSERVICE'].methods_by_name['ListDocumentVersions']._serialized_options = b'\312\363\030\006\010\003\020\001\030\001'
   _globals['_CATALOGSERVICE'].methods_by_name['DeleteDocument']._loaded_options = None
   _globals['_CATALOGSERVICE'].methods_by_name['DeleteDocument']._serialized_options = b'\312\363\030\004\010\003\020\002'
-  _globals['_DOCUMENTKIND']._serialized_start=2521
-  _globals['_DOCUMENTKIND']._serialized_end=2700
+  _globals['_DOCUMENTKIND']._serialized_start=2342
+  _globals['_DOCUMENTKIND']._serialized_end=2521
   _globals['_DOCUMENT']._serialized_start=367
   _globals['_DOCUMENT']._serialized_end=848
   _globals['_PUBLISHDOCUMENTSREQUEST']._serialized_start=850
@@ -99,26 +93,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUTDOCUMENTREQUEST']._serialized_end=1217
   _globals['_PUTDOCUMENTRESPONSE']._serialized_start=1219
   _globals['_PUTDOCUMENTRESPONSE']._serialized_end=1301
-  _globals['_RECALLDOCUMENTREQUEST']._serialized_start=1303
-  _globals['_RECALLDOCUMENTREQUEST']._serialized_end=1393
-  _globals['_RECALLDOCUMENTRESPONSE']._serialized_start=1395
-  _globals['_RECALLDOCUMENTRESPONSE']._serialized_end=1480
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=1483
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=1625
-  _globals['_GETDOCUMENTRESPONSE']._serialized_start=1627
-  _globals['_GETDOCUMENTRESPONSE']._serialized_end=1709
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1712
-  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1916
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1918
-  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=2028
-  _globals['_LISTDOCUMENTVERSIONSREQUEST']._serialized_start=2031
-  _globals['_LISTDOCUMENTVERSIONSREQUEST']._serialized_end=2207
-  _globals['_LISTDOCUMENTVERSIONSRESPONSE']._serialized_start=2209
-  _globals['_LISTDOCUMENTVERSIONSRESPONSE']._serialized_end=2326
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=2329
-  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=2492
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=2494
-  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=2518
-  _globals['_CATALOGSERVICE']._serialized_start=2703
-  _globals['_CATALOGSERVICE']._serialized_end=3724
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=1304
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=1446
+  _globals['_GETDOCUMENTRESPONSE']._serialized_start=1448
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=1530
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1533
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1737
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1739
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1849
+  _globals['_LISTDOCUMENTVERSIONSREQUEST']._serialized_start=1852
+  _globals['_LISTDOCUMENTVERSIONSREQUEST']._serialized_end=2028
+  _globals['_LISTDOCUMENTVERSIONSRESPONSE']._serialized_start=2030
+  _globals['_LISTDOCUMENTVERSIONSRESPONSE']._serialized_end=2147
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_start=2150
+  _globals['_DELETEDOCUMENTREQUEST']._serialized_end=2313
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_start=2315
+  _globals['_DELETEDOCUMENTRESPONSE']._serialized_end=2339
+  _globals['_CATALOGSERVICE']._serialized_start=2524
+  _globals['_CATALOGSERVICE']._serialized_end=3401
 # @@protoc_insertion_point(module_scope)

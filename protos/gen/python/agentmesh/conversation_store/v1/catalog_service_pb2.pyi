@@ -238,49 +238,6 @@ class PutDocumentResponse(google.protobuf.message.Message):
 Global___PutDocumentResponse: typing_extensions.TypeAlias = PutDocumentResponse
 
 @typing.final
-class RecallDocumentRequest(google.protobuf.message.Message):
-    """Which request."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    REQUEST_ID_FIELD_NUMBER: builtins.int
-    REQUEST_DIGEST_FIELD_NUMBER: builtins.int
-    request_id: builtins.str
-    """As it was given to PutDocument."""
-    request_digest: builtins.bytes
-    """As it was given to PutDocument. ALREADY_EXISTS if the id was used with another one."""
-    def __init__(
-        self,
-        *,
-        request_id: builtins.str = ...,
-        request_digest: builtins.bytes = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["request_digest", b"request_digest", "request_id", b"request_id"]) -> None: ...
-
-Global___RecallDocumentRequest: typing_extensions.TypeAlias = RecallDocumentRequest
-
-@typing.final
-class RecallDocumentResponse(google.protobuf.message.Message):
-    """What was answered."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    DOCUMENT_FIELD_NUMBER: builtins.int
-    @property
-    def document(self) -> Global___Document:
-        """Not set if the request id was not used."""
-
-    def __init__(
-        self,
-        *,
-        document: Global___Document | None = ...,
-    ) -> None: ...
-    def HasField(self, field_name: typing.Literal["document", b"document"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["document", b"document"]) -> None: ...
-
-Global___RecallDocumentResponse: typing_extensions.TypeAlias = RecallDocumentResponse
-
-@typing.final
 class GetDocumentRequest(google.protobuf.message.Message):
     """Which document."""
 

@@ -46,11 +46,6 @@ class CatalogServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentResponse.FromString,
                 _registered_method=True)
-        self.RecallDocument = channel.unary_unary(
-                '/agentmesh.conversation_store.v1.CatalogService/RecallDocument',
-                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentRequest.SerializeToString,
-                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentResponse.FromString,
-                _registered_method=True)
         self.GetDocument = channel.unary_unary(
                 '/agentmesh.conversation_store.v1.CatalogService/GetDocument',
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.GetDocumentRequest.SerializeToString,
@@ -87,14 +82,6 @@ class CatalogServiceServicer(object):
 
     def PutDocument(self, request, context):
         """Writes a new version of a document of the tenant.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RecallDocument(self, request, context):
-        """What PutDocument answered under a request id. For callers that make a document of what they
-        read: a repeated request must not be made of what was written since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,11 +128,6 @@ def add_CatalogServiceServicer_to_server(servicer, server):
                     servicer.PutDocument,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentResponse.SerializeToString,
-            ),
-            'RecallDocument': grpc.unary_unary_rpc_method_handler(
-                    servicer.RecallDocument,
-                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentRequest.FromString,
-                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentResponse.SerializeToString,
             ),
             'GetDocument': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDocument,
@@ -224,33 +206,6 @@ class CatalogService(object):
             '/agentmesh.conversation_store.v1.CatalogService/PutDocument',
             agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.PutDocumentResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def RecallDocument(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/agentmesh.conversation_store.v1.CatalogService/RecallDocument',
-            agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentRequest.SerializeToString,
-            agentmesh_dot_conversation__store_dot_v1_dot_catalog__service__pb2.RecallDocumentResponse.FromString,
             options,
             channel_credentials,
             insecure,

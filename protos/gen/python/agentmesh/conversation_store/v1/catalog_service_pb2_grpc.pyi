@@ -57,22 +57,6 @@ _CatalogServicePutDocumentType = typing_extensions.TypeVar(
     ],
 )
 
-_CatalogServiceRecallDocumentType = typing_extensions.TypeVar(
-    '_CatalogServiceRecallDocumentType',
-    grpc.UnaryUnaryMultiCallable[
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
-    ],
-    default=grpc.UnaryUnaryMultiCallable[
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
-    ],
-)
-
 _CatalogServiceGetDocumentType = typing_extensions.TypeVar(
     '_CatalogServiceGetDocumentType',
     grpc.UnaryUnaryMultiCallable[
@@ -137,7 +121,7 @@ _CatalogServiceDeleteDocumentType = typing_extensions.TypeVar(
     ],
 )
 
-class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _CatalogServicePutDocumentType, _CatalogServiceRecallDocumentType, _CatalogServiceGetDocumentType, _CatalogServiceListDocumentsType, _CatalogServiceListDocumentVersionsType, _CatalogServiceDeleteDocumentType]):
+class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _CatalogServicePutDocumentType, _CatalogServiceGetDocumentType, _CatalogServiceListDocumentsType, _CatalogServiceListDocumentVersionsType, _CatalogServiceDeleteDocumentType]):
     """Definitions by kind, name and version. Documents of the system are seen by every tenant; a
     tenant's own document of the same name hides them.
     """
@@ -151,10 +135,6 @@ class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _Ca
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentRequest,
             agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse,
-        ],
-        grpc.UnaryUnaryMultiCallable[
-            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
-            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentRequest,
@@ -185,10 +165,6 @@ class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _Ca
             agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
-            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
-            agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
-        ],
-        grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentRequest,
             agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentResponse,
         ],
@@ -212,11 +188,6 @@ class CatalogServiceStub(typing.Generic[_CatalogServicePublishDocumentsType, _Ca
     PutDocument: _CatalogServicePutDocumentType
     """Writes a new version of a document of the tenant."""
 
-    RecallDocument: _CatalogServiceRecallDocumentType
-    """What PutDocument answered under a request id. For callers that make a document of what they
-    read: a repeated request must not be made of what was written since.
-    """
-
     GetDocument: _CatalogServiceGetDocumentType
     """One document."""
 
@@ -239,10 +210,6 @@ CatalogServiceAsyncStub: typing_extensions.TypeAlias = CatalogServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentRequest,
         agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
-        agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.catalog_service_pb2.GetDocumentRequest,
@@ -282,16 +249,6 @@ class CatalogServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.catalog_service_pb2.PutDocumentResponse]]:
         """Writes a new version of a document of the tenant."""
-
-    @abc.abstractmethod
-    def RecallDocument(
-        self,
-        request: agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentRequest,
-        context: _ServicerContext,
-    ) -> typing.Union[agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.catalog_service_pb2.RecallDocumentResponse]]:
-        """What PutDocument answered under a request id. For callers that make a document of what they
-        read: a repeated request must not be made of what was written since.
-        """
 
     @abc.abstractmethod
     def GetDocument(

@@ -27,7 +27,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentmesh/conversation_store/v1/request_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb1\x01\n\x13\x43laimRequestRequest\x12\x1e\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0erequest_digest\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x10\x01\x18@\x12\x1c\n\x08\x63laim_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x39\n\x04hold\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\x07\"\x03\x08\xac\x02*\x00\xc8\x01\x01\"f\n\x14\x43laimRequestResponse\x12<\n\x05state\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.RequestState\x12\x10\n\x08response\x18\x02 \x01(\x0c\"\x87\x01\n\x14\x46inishRequestRequest\x12\x1e\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1c\n\x08\x63laim_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x08response\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x14\n\x0cnothing_done\x18\x04 \x01(\x08\"\x17\n\x15\x46inishRequestResponse*\x99\x01\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_CLAIMED\x10\x01\x12\x16\n\x12REQUEST_STATE_HELD\x10\x02\x12\x1b\n\x17REQUEST_STATE_ABANDONED\x10\x03\x12\x1a\n\x16REQUEST_STATE_ANSWERED\x10\x04\x32\xa7\x02\n\x0eRequestService\x12\x87\x01\n\x0c\x43laimRequest\x12\x34.agentmesh.conversation_store.v1.ClaimRequestRequest\x1a\x35.agentmesh.conversation_store.v1.ClaimRequestResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8a\x01\n\rFinishRequest\x12\x35.agentmesh.conversation_store.v1.FinishRequestRequest\x1a\x36.agentmesh.conversation_store.v1.FinishRequestResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n5agentmesh/conversation_store/v1/request_service.proto\x12\x1f\x61gentmesh.conversation_store.v1\x1a!agentmesh/common/v1/options.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xb1\x01\n\x13\x43laimRequestRequest\x12\x1e\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0erequest_digest\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x10\x01\x18@\x12\x1c\n\x08\x63laim_id\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x39\n\x04hold\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\x07\"\x03\x08\xac\x02*\x00\xc8\x01\x01\"t\n\x14\x43laimRequestResponse\x12<\n\x05state\x18\x01 \x01(\x0e\x32-.agentmesh.conversation_store.v1.RequestState\x12\x10\n\x08response\x18\x02 \x01(\x0c\x12\x0c\n\x04note\x18\x03 \x01(\x0c\"\xa6\x01\n\x13RenewRequestRequest\x12\x1e\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1c\n\x08\x63laim_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x39\n\x04hold\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\x07\"\x03\x08\xac\x02*\x00\xc8\x01\x01\x12\x16\n\x04note\x18\x04 \x01(\x0c\x42\x08\xbaH\x05z\x03\x18\x80\x08\"\x16\n\x14RenewRequestResponse\"\x9a\x01\n\x14\x46inishRequestRequest\x12\x1e\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1c\n\x08\x63laim_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1b\n\x08response\x18\x03 \x01(\x0c\x42\t\xbaH\x06z\x04\x18\x80\x80@\x12\x14\n\x0cnothing_done\x18\x04 \x01(\x08\x12\x11\n\tabandoned\x18\x05 \x01(\x08\"\x17\n\x15\x46inishRequestResponse\"Y\n\x14RecallRequestRequest\x12\x1e\n\nrequest_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0erequest_digest\x18\x02 \x01(\x0c\x42\t\xbaH\x06z\x04\x10\x01\x18@\";\n\x15RecallRequestResponse\x12\x15\n\x08response\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x42\x0b\n\t_response*\x99\x01\n\x0cRequestState\x12\x1d\n\x19REQUEST_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REQUEST_STATE_CLAIMED\x10\x01\x12\x16\n\x12REQUEST_STATE_HELD\x10\x02\x12\x1b\n\x17REQUEST_STATE_ABANDONED\x10\x03\x12\x1a\n\x16REQUEST_STATE_ANSWERED\x10\x04\x32\xbe\x04\n\x0eRequestService\x12\x87\x01\n\x0c\x43laimRequest\x12\x34.agentmesh.conversation_store.v1.ClaimRequestRequest\x1a\x35.agentmesh.conversation_store.v1.ClaimRequestResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x87\x01\n\x0cRenewRequest\x12\x34.agentmesh.conversation_store.v1.RenewRequestRequest\x1a\x35.agentmesh.conversation_store.v1.RenewRequestResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8a\x01\n\rFinishRequest\x12\x35.agentmesh.conversation_store.v1.FinishRequestRequest\x1a\x36.agentmesh.conversation_store.v1.FinishRequestResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x12\x8a\x01\n\rRecallRequest\x12\x35.agentmesh.conversation_store.v1.RecallRequestRequest\x1a\x36.agentmesh.conversation_store.v1.RecallRequestResponse\"\n\xca\xf3\x18\x06\x08\x03\x10\x01\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,26 +42,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLAIMREQUESTREQUEST'].fields_by_name['claim_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_CLAIMREQUESTREQUEST'].fields_by_name['hold']._loaded_options = None
   _globals['_CLAIMREQUESTREQUEST'].fields_by_name['hold']._serialized_options = b'\272H\r\252\001\007\"\003\010\254\002*\000\310\001\001'
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['claim_id']._loaded_options = None
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['claim_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['hold']._loaded_options = None
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['hold']._serialized_options = b'\272H\r\252\001\007\"\003\010\254\002*\000\310\001\001'
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['note']._loaded_options = None
+  _globals['_RENEWREQUESTREQUEST'].fields_by_name['note']._serialized_options = b'\272H\005z\003\030\200\010'
   _globals['_FINISHREQUESTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_FINISHREQUESTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_FINISHREQUESTREQUEST'].fields_by_name['claim_id']._loaded_options = None
   _globals['_FINISHREQUESTREQUEST'].fields_by_name['claim_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_FINISHREQUESTREQUEST'].fields_by_name['response']._loaded_options = None
   _globals['_FINISHREQUESTREQUEST'].fields_by_name['response']._serialized_options = b'\272H\006z\004\030\200\200@'
+  _globals['_RECALLREQUESTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_RECALLREQUESTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_RECALLREQUESTREQUEST'].fields_by_name['request_digest']._loaded_options = None
+  _globals['_RECALLREQUESTREQUEST'].fields_by_name['request_digest']._serialized_options = b'\272H\006z\004\020\001\030@'
   _globals['_REQUESTSERVICE'].methods_by_name['ClaimRequest']._loaded_options = None
   _globals['_REQUESTSERVICE'].methods_by_name['ClaimRequest']._serialized_options = b'\312\363\030\006\010\003\020\001\030\001'
+  _globals['_REQUESTSERVICE'].methods_by_name['RenewRequest']._loaded_options = None
+  _globals['_REQUESTSERVICE'].methods_by_name['RenewRequest']._serialized_options = b'\312\363\030\006\010\003\020\001\030\001'
   _globals['_REQUESTSERVICE'].methods_by_name['FinishRequest']._loaded_options = None
   _globals['_REQUESTSERVICE'].methods_by_name['FinishRequest']._serialized_options = b'\312\363\030\006\010\003\020\001\030\001'
-  _globals['_REQUESTSTATE']._serialized_start=634
-  _globals['_REQUESTSTATE']._serialized_end=787
+  _globals['_REQUESTSERVICE'].methods_by_name['RecallRequest']._loaded_options = None
+  _globals['_REQUESTSERVICE'].methods_by_name['RecallRequest']._serialized_options = b'\312\363\030\006\010\003\020\001\030\001'
+  _globals['_REQUESTSTATE']._serialized_start=1012
+  _globals['_REQUESTSTATE']._serialized_end=1165
   _globals['_CLAIMREQUESTREQUEST']._serialized_start=187
   _globals['_CLAIMREQUESTREQUEST']._serialized_end=364
   _globals['_CLAIMREQUESTRESPONSE']._serialized_start=366
-  _globals['_CLAIMREQUESTRESPONSE']._serialized_end=468
-  _globals['_FINISHREQUESTREQUEST']._serialized_start=471
-  _globals['_FINISHREQUESTREQUEST']._serialized_end=606
-  _globals['_FINISHREQUESTRESPONSE']._serialized_start=608
-  _globals['_FINISHREQUESTRESPONSE']._serialized_end=631
-  _globals['_REQUESTSERVICE']._serialized_start=790
-  _globals['_REQUESTSERVICE']._serialized_end=1085
+  _globals['_CLAIMREQUESTRESPONSE']._serialized_end=482
+  _globals['_RENEWREQUESTREQUEST']._serialized_start=485
+  _globals['_RENEWREQUESTREQUEST']._serialized_end=651
+  _globals['_RENEWREQUESTRESPONSE']._serialized_start=653
+  _globals['_RENEWREQUESTRESPONSE']._serialized_end=675
+  _globals['_FINISHREQUESTREQUEST']._serialized_start=678
+  _globals['_FINISHREQUESTREQUEST']._serialized_end=832
+  _globals['_FINISHREQUESTRESPONSE']._serialized_start=834
+  _globals['_FINISHREQUESTRESPONSE']._serialized_end=857
+  _globals['_RECALLREQUESTREQUEST']._serialized_start=859
+  _globals['_RECALLREQUESTREQUEST']._serialized_end=948
+  _globals['_RECALLREQUESTRESPONSE']._serialized_start=950
+  _globals['_RECALLREQUESTRESPONSE']._serialized_end=1009
+  _globals['_REQUESTSERVICE']._serialized_start=1168
+  _globals['_REQUESTSERVICE']._serialized_end=1742
 # @@protoc_insertion_point(module_scope)

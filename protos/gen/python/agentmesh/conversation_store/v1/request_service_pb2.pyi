@@ -31,7 +31,7 @@ class _RequestStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     REQUEST_STATE_HELD: _RequestState.ValueType  # 2
     """Another claim holds it: ask again."""
     REQUEST_STATE_ABANDONED: _RequestState.ValueType  # 3
-    """It is the caller's now, who had it before went away: what they did of it nobody knows."""
+    """It is the caller's now. Somebody had begun with it before: how far they came nobody knows."""
     REQUEST_STATE_ANSWERED: _RequestState.ValueType  # 4
     """It was carried out."""
 
@@ -45,7 +45,7 @@ REQUEST_STATE_CLAIMED: RequestState.ValueType  # 1
 REQUEST_STATE_HELD: RequestState.ValueType  # 2
 """Another claim holds it: ask again."""
 REQUEST_STATE_ABANDONED: RequestState.ValueType  # 3
-"""It is the caller's now, who had it before went away: what they did of it nobody knows."""
+"""It is the caller's now. Somebody had begun with it before: how far they came nobody knows."""
 REQUEST_STATE_ANSWERED: RequestState.ValueType  # 4
 """It was carried out."""
 Global___RequestState: typing_extensions.TypeAlias = RequestState
@@ -91,19 +91,70 @@ class ClaimRequestResponse(google.protobuf.message.Message):
 
     STATE_FIELD_NUMBER: builtins.int
     RESPONSE_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
     state: Global___RequestState.ValueType
     """Whose it is."""
     response: builtins.bytes
     """What it was answered, if it was."""
+    note: builtins.bytes
+    """What was noted by those who began with it before."""
     def __init__(
         self,
         *,
         state: Global___RequestState.ValueType = ...,
         response: builtins.bytes = ...,
+        note: builtins.bytes = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["response", b"response", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["note", b"note", "response", b"response", "state", b"state"]) -> None: ...
 
 Global___ClaimRequestResponse: typing_extensions.TypeAlias = ClaimRequestResponse
+
+@typing.final
+class RenewRequestRequest(google.protobuf.message.Message):
+    """A claim that goes on."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    CLAIM_ID_FIELD_NUMBER: builtins.int
+    HOLD_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """As in the claim."""
+    claim_id: builtins.str
+    """As in the claim."""
+    note: builtins.bytes
+    """Not empty: the work begins now. The first note of a request stays; whoever has the request later
+    without its answer gets it.
+    """
+    @property
+    def hold(self) -> google.protobuf.duration_pb2.Duration:
+        """From now on."""
+
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        claim_id: builtins.str = ...,
+        hold: google.protobuf.duration_pb2.Duration | None = ...,
+        note: builtins.bytes = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["hold", b"hold"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["claim_id", b"claim_id", "hold", b"hold", "note", b"note", "request_id", b"request_id"]) -> None: ...
+
+Global___RenewRequestRequest: typing_extensions.TypeAlias = RenewRequestRequest
+
+@typing.final
+class RenewRequestResponse(google.protobuf.message.Message):
+    """It goes on."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___RenewRequestResponse: typing_extensions.TypeAlias = RenewRequestResponse
 
 @typing.final
 class FinishRequestRequest(google.protobuf.message.Message):
@@ -115,6 +166,7 @@ class FinishRequestRequest(google.protobuf.message.Message):
     CLAIM_ID_FIELD_NUMBER: builtins.int
     RESPONSE_FIELD_NUMBER: builtins.int
     NOTHING_DONE_FIELD_NUMBER: builtins.int
+    ABANDONED_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """As in the claim."""
     claim_id: builtins.str
@@ -122,7 +174,9 @@ class FinishRequestRequest(google.protobuf.message.Message):
     response: builtins.bytes
     """What it was answered."""
     nothing_done: builtins.bool
-    """True: nothing was done, and the id is free again."""
+    """True: nothing was done under this claim. The id is free again, unless somebody had begun before."""
+    abandoned: builtins.bool
+    """True: nobody knows how far the work came. The next to ask has the request at once."""
     def __init__(
         self,
         *,
@@ -130,8 +184,9 @@ class FinishRequestRequest(google.protobuf.message.Message):
         claim_id: builtins.str = ...,
         response: builtins.bytes = ...,
         nothing_done: builtins.bool = ...,
+        abandoned: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["claim_id", b"claim_id", "nothing_done", b"nothing_done", "request_id", b"request_id", "response", b"response"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["abandoned", b"abandoned", "claim_id", b"claim_id", "nothing_done", b"nothing_done", "request_id", b"request_id", "response", b"response"]) -> None: ...
 
 Global___FinishRequestRequest: typing_extensions.TypeAlias = FinishRequestRequest
 
@@ -146,3 +201,45 @@ class FinishRequestResponse(google.protobuf.message.Message):
     ) -> None: ...
 
 Global___FinishRequestResponse: typing_extensions.TypeAlias = FinishRequestResponse
+
+@typing.final
+class RecallRequestRequest(google.protobuf.message.Message):
+    """Which request."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: builtins.int
+    request_id: builtins.str
+    """As the caller chose it."""
+    request_digest: builtins.bytes
+    """Of what a repetition must equal."""
+    def __init__(
+        self,
+        *,
+        request_id: builtins.str = ...,
+        request_digest: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["request_digest", b"request_digest", "request_id", b"request_id"]) -> None: ...
+
+Global___RecallRequestRequest: typing_extensions.TypeAlias = RecallRequestRequest
+
+@typing.final
+class RecallRequestResponse(google.protobuf.message.Message):
+    """What it was answered."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: builtins.int
+    response: builtins.bytes
+    """The response of the method that carried it out, encoded. Not set if it was not carried out."""
+    def __init__(
+        self,
+        *,
+        response: builtins.bytes | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_response", b"_response", "response", b"response"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_response", b"_response", "response", b"response"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_response", b"_response"]) -> typing.Literal["response"] | None: ...
+
+Global___RecallRequestResponse: typing_extensions.TypeAlias = RecallRequestResponse

@@ -41,10 +41,20 @@ class RequestServiceStub(object):
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.ClaimRequestRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.ClaimRequestResponse.FromString,
                 _registered_method=True)
+        self.RenewRequest = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.RequestService/RenewRequest',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RenewRequestRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RenewRequestResponse.FromString,
+                _registered_method=True)
         self.FinishRequest = channel.unary_unary(
                 '/agentmesh.conversation_store.v1.RequestService/FinishRequest',
                 request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.FinishRequestRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.FinishRequestResponse.FromString,
+                _registered_method=True)
+        self.RecallRequest = channel.unary_unary(
+                '/agentmesh.conversation_store.v1.RequestService/RecallRequest',
+                request_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RecallRequestRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RecallRequestResponse.FromString,
                 _registered_method=True)
 
 
@@ -55,15 +65,33 @@ class RequestServiceServicer(object):
 
     def ClaimRequest(self, request, context):
         """Takes a request for whoever asks, unless somebody else has it or it was answered. The same claim
-        again holds it for longer. ALREADY_EXISTS if the id was used with another digest.
+        again gets the same answer. ALREADY_EXISTS if the id was used with another digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewRequest(self, request, context):
+        """Holds a claim for longer, and notes that its work begins. ABORTED if it is not the claim's any
+        more: nothing is brought back that was given up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishRequest(self, request, context):
-        """Keeps the answer of a request for 24 h, or gives the request up because nothing was done.
-        ABORTED if it belongs to another claim by now.
+        """Keeps the answer of a request for 24 h, or gives the request up. ABORTED if it belongs to another
+        claim by now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecallRequest(self, request, context):
+        """What a request of the caller's was answered by the store, if it was made already; nothing is
+        claimed. For callers that make a change of what they read: a repeated request must neither be
+        made of what was written since, nor fail by it. ALREADY_EXISTS if the id was used with another
+        digest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,10 +105,20 @@ def add_RequestServiceServicer_to_server(servicer, server):
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.ClaimRequestRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.ClaimRequestResponse.SerializeToString,
             ),
+            'RenewRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewRequest,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RenewRequestRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RenewRequestResponse.SerializeToString,
+            ),
             'FinishRequest': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishRequest,
                     request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.FinishRequestRequest.FromString,
                     response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.FinishRequestResponse.SerializeToString,
+            ),
+            'RecallRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecallRequest,
+                    request_deserializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RecallRequestRequest.FromString,
+                    response_serializer=agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RecallRequestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -123,6 +161,33 @@ class RequestService(object):
             _registered_method=True)
 
     @staticmethod
+    def RenewRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.RequestService/RenewRequest',
+            agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RenewRequestRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RenewRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def FinishRequest(request,
             target,
             options=(),
@@ -139,6 +204,33 @@ class RequestService(object):
             '/agentmesh.conversation_store.v1.RequestService/FinishRequest',
             agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.FinishRequestRequest.SerializeToString,
             agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.FinishRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecallRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.conversation_store.v1.RequestService/RecallRequest',
+            agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RecallRequestRequest.SerializeToString,
+            agentmesh_dot_conversation__store_dot_v1_dot_request__service__pb2.RecallRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

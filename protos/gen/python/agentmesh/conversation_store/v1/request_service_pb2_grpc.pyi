@@ -41,6 +41,22 @@ _RequestServiceClaimRequestType = typing_extensions.TypeVar(
     ],
 )
 
+_RequestServiceRenewRequestType = typing_extensions.TypeVar(
+    '_RequestServiceRenewRequestType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse,
+    ],
+)
+
 _RequestServiceFinishRequestType = typing_extensions.TypeVar(
     '_RequestServiceFinishRequestType',
     grpc.UnaryUnaryMultiCallable[
@@ -57,7 +73,23 @@ _RequestServiceFinishRequestType = typing_extensions.TypeVar(
     ],
 )
 
-class RequestServiceStub(typing.Generic[_RequestServiceClaimRequestType, _RequestServiceFinishRequestType]):
+_RequestServiceRecallRequestType = typing_extensions.TypeVar(
+    '_RequestServiceRecallRequestType',
+    grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse,
+    ],
+)
+
+class RequestServiceStub(typing.Generic[_RequestServiceClaimRequestType, _RequestServiceRenewRequestType, _RequestServiceFinishRequestType, _RequestServiceRecallRequestType]):
     """Repeatable requests whose effects lie outside of the store: in workspaces, sandboxes and blobs.
     What the store carries out itself it remembers in the same transaction, without these calls.
     """
@@ -69,8 +101,16 @@ class RequestServiceStub(typing.Generic[_RequestServiceClaimRequestType, _Reques
             agentmesh.conversation_store.v1.request_service_pb2.ClaimRequestResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.request_service_pb2.RenewRequestRequest,
+            agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.request_service_pb2.FinishRequestRequest,
             agentmesh.conversation_store.v1.request_service_pb2.FinishRequestResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.request_service_pb2.RecallRequestRequest,
+            agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -81,19 +121,39 @@ class RequestServiceStub(typing.Generic[_RequestServiceClaimRequestType, _Reques
             agentmesh.conversation_store.v1.request_service_pb2.ClaimRequestResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.request_service_pb2.RenewRequestRequest,
+            agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             agentmesh.conversation_store.v1.request_service_pb2.FinishRequestRequest,
             agentmesh.conversation_store.v1.request_service_pb2.FinishRequestResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            agentmesh.conversation_store.v1.request_service_pb2.RecallRequestRequest,
+            agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     ClaimRequest: _RequestServiceClaimRequestType
     """Takes a request for whoever asks, unless somebody else has it or it was answered. The same claim
-    again holds it for longer. ALREADY_EXISTS if the id was used with another digest.
+    again gets the same answer. ALREADY_EXISTS if the id was used with another digest.
+    """
+
+    RenewRequest: _RequestServiceRenewRequestType
+    """Holds a claim for longer, and notes that its work begins. ABORTED if it is not the claim's any
+    more: nothing is brought back that was given up.
     """
 
     FinishRequest: _RequestServiceFinishRequestType
-    """Keeps the answer of a request for 24 h, or gives the request up because nothing was done.
-    ABORTED if it belongs to another claim by now.
+    """Keeps the answer of a request for 24 h, or gives the request up. ABORTED if it belongs to another
+    claim by now.
+    """
+
+    RecallRequest: _RequestServiceRecallRequestType
+    """What a request of the caller's was answered by the store, if it was made already; nothing is
+    claimed. For callers that make a change of what they read: a repeated request must neither be
+    made of what was written since, nor fail by it. ALREADY_EXISTS if the id was used with another
+    digest.
     """
 
 RequestServiceAsyncStub: typing_extensions.TypeAlias = RequestServiceStub[
@@ -102,8 +162,16 @@ RequestServiceAsyncStub: typing_extensions.TypeAlias = RequestServiceStub[
         agentmesh.conversation_store.v1.request_service_pb2.ClaimRequestResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         agentmesh.conversation_store.v1.request_service_pb2.FinishRequestRequest,
         agentmesh.conversation_store.v1.request_service_pb2.FinishRequestResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestRequest,
+        agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse,
     ],
 ]
 
@@ -119,7 +187,17 @@ class RequestServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.request_service_pb2.ClaimRequestResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.request_service_pb2.ClaimRequestResponse]]:
         """Takes a request for whoever asks, unless somebody else has it or it was answered. The same claim
-        again holds it for longer. ALREADY_EXISTS if the id was used with another digest.
+        again gets the same answer. ALREADY_EXISTS if the id was used with another digest.
+        """
+
+    @abc.abstractmethod
+    def RenewRequest(
+        self,
+        request: agentmesh.conversation_store.v1.request_service_pb2.RenewRequestRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.request_service_pb2.RenewRequestResponse]]:
+        """Holds a claim for longer, and notes that its work begins. ABORTED if it is not the claim's any
+        more: nothing is brought back that was given up.
         """
 
     @abc.abstractmethod
@@ -128,8 +206,20 @@ class RequestServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.conversation_store.v1.request_service_pb2.FinishRequestRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.conversation_store.v1.request_service_pb2.FinishRequestResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.request_service_pb2.FinishRequestResponse]]:
-        """Keeps the answer of a request for 24 h, or gives the request up because nothing was done.
-        ABORTED if it belongs to another claim by now.
+        """Keeps the answer of a request for 24 h, or gives the request up. ABORTED if it belongs to another
+        claim by now.
+        """
+
+    @abc.abstractmethod
+    def RecallRequest(
+        self,
+        request: agentmesh.conversation_store.v1.request_service_pb2.RecallRequestRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse, collections.abc.Awaitable[agentmesh.conversation_store.v1.request_service_pb2.RecallRequestResponse]]:
+        """What a request of the caller's was answered by the store, if it was made already; nothing is
+        claimed. For callers that make a change of what they read: a repeated request must neither be
+        made of what was written since, nor fail by it. ALREADY_EXISTS if the id was used with another
+        digest.
         """
 
 def add_RequestServiceServicer_to_server(servicer: RequestServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

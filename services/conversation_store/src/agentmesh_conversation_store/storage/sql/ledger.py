@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agentmesh_conversation_store.domain.audit_chain import Cut, Seal, SealingKey
 from agentmesh_conversation_store.domain.ledger import (
@@ -15,10 +15,10 @@ from agentmesh_conversation_store.domain.ledger import (
     UsageSum,
 )
 from agentmesh_conversation_store.domain.model import Instant
-from agentmesh_conversation_store.storage.claims import Claim, RequestState
+from agentmesh_conversation_store.storage.claims import Claim, GivenUp, Standing
 from agentmesh_conversation_store.storage.requests import Request
 
-from . import audit, claims, tenants, usage
+from . import audit, claims, requests, tenants, usage
 from .audited import audited
 from .plan import Plan, Session
 
@@ -93,10 +93,18 @@ class SqlLedger(ABC):
         """See `Ledger`."""
         return await self._read((tenant,), audit.beyond(tenant, sequence))
 
-    async def claim_request(self, claim: Claim) -> tuple[RequestState, bytes]:
+    async def claim_request(self, claim: Claim) -> Standing:
         """See `Claims`."""
         return await self._write((claim.request.tenant,), lambda _: claims.claim(claim))
 
-    async def finish_request(self, claim: Claim, response: bytes | None) -> bool:
+    async def renew_request(self, claim: Claim, note: bytes) -> bool:
         """See `Claims`."""
-        return await self._write((claim.request.tenant,), lambda _: claims.finish(claim, response))
+        return await self._write((claim.request.tenant,), lambda _: claims.renew(claim, note))
+
+    async def finish_request(self, claim: Claim, end: bytes | GivenUp) -> bool:
+        """See `Claims`."""
+        return await self._write((claim.request.tenant,), lambda _: claims.finish(claim, end))
+
+    async def recall(self, request: Request[Any]) -> bytes | None:
+        """See `Claims`."""
+        return await self._read((request.tenant,), requests.recall(request))

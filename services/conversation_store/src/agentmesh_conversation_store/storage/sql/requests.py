@@ -88,7 +88,7 @@ def once(request: Request[T] | None, work: Callable[[], Plan[T]]) -> Plan[T | by
 def recall(request: Request[Any]) -> Plan[bytes | None]:
     """What a request was answered, if it was made already; nothing is claimed."""
     at = yield from now()
-    row = yield from first(f"{_KEPT} AND expires_at > ?", *key_of(request), at)
+    row = yield from first(f"{_KEPT} AND claim_id = '' AND expires_at > ?", *key_of(request), at)
     if row is None:
         return None
     _, _, digest, response = row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agentmesh_conversation_store.domain.access import SYSTEM as ALL_SEEING
 from agentmesh_conversation_store.domain.access import Caller
@@ -40,7 +40,7 @@ from agentmesh_conversation_store.storage.interface import (
 )
 from agentmesh_conversation_store.storage.requests import Request
 
-from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads, requests
+from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads
 from .audited import audited
 from .history import SqlHistory
 from .ledger import SqlLedger
@@ -237,10 +237,6 @@ class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
         """See `Storage`."""
         plan = audited(lambda _: catalog.put(tenant, write, request))
         return await self._write((tenant, SYSTEM), plan)
-
-    async def recall(self, request: Request[Any]) -> bytes | None:
-        """See `Storage`."""
-        return await self._read((request.tenant,), requests.recall(request))
 
     async def document(
         self, tenant: str, kind: int, name: str, version: int
