@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, cast
 
 from agentmesh.catalog.v1.workflow_pb2 import WorkflowDefinition, WorkflowStage
@@ -10,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from agentmesh_gateway.definitions.team_selection import Fault
 from agentmesh_gateway.workflows.parameters import (
+    MOST_FAULTS,
     filled_bytes,
     filled_in,
     schema_faults,
@@ -33,16 +35,19 @@ _NOT_CARRIED_OUT = (
 
 
 def definition_faults(workflow: WorkflowDefinition, path: str) -> list[Fault]:
-    """What keeps a workflow from being carried out by this version."""
+    """The first things that keep a workflow from being carried out by this version."""
+    return list(islice(_definition_faults(workflow, path), MOST_FAULTS))
+
+
+def _definition_faults(workflow: WorkflowDefinition, path: str) -> Iterator[Fault]:
     schema = as_json(workflow.parameters)
-    faults = list(schema_faults(schema, f"{path}.parameters"))
+    yield from schema_faults(schema, f"{path}.parameters")
     if len(workflow.stages) != 1:
-        faults.append(Fault(f"{path}.stages", "must be one: this version carries out no more"))
-    for index, stage in enumerate(workflow.stages):
-        faults += _stage_faults(stage, schema, f"{path}.stages[{index}]")
+        yield Fault(f"{path}.stages", "must be one: this version carries out no more")
     if workflow.HasField("timeout") and workflow.timeout.ToNanoseconds() <= 0:
-        faults.append(Fault(f"{path}.timeout", "must be more than 0s"))
-    return faults
+        yield Fault(f"{path}.timeout", "must be more than 0s")
+    for index, stage in enumerate(workflow.stages):
+        yield from _stage_faults(stage, schema, f"{path}.stages[{index}]")
 
 
 def _stage_faults(stage: WorkflowStage, schema: dict[str, Any], path: str) -> Iterator[Fault]:

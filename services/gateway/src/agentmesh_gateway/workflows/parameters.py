@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator
@@ -49,18 +50,26 @@ _KEYWORDS: Final = frozenset(
 _DEEPEST_SCHEMA: Final = 8
 _MOST_VALUES: Final = 1000
 _LONGEST_ENUM: Final = 100
+MOST_FAULTS: Final = 20
+"""So many are told at once: whoever mends them hears of further ones."""
 _SHOWN: Final = 200
+_SHOWN_OF_A_NAME: Final = 60
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 
 
 def schema_faults(schema: JsonObject, path: str) -> Iterator[Fault]:
-    """What keeps a schema of parameters from being used. An empty one takes no parameters."""
+    """The first things that keep a schema of parameters from being used. An empty one takes no
+    parameters."""
+    return islice(_schema_faults(schema, path), MOST_FAULTS)
+
+
+def _schema_faults(schema: JsonObject, path: str) -> Iterator[Fault]:
     if not schema:
         return
     if _count(schema) > _MOST_VALUES:
         yield Fault(path, f"has more than {_MOST_VALUES} values")
         return
-    faults = list(_unknown_keywords(schema, path, _DEEPEST_SCHEMA))
+    faults = list(islice(_unknown_keywords(schema, path, _DEEPEST_SCHEMA), MOST_FAULTS))
     if schema.get("type") != "object":
         faults.append(Fault(f"{path}.type", 'must be "object": parameters have names'))
     yield from faults
@@ -73,10 +82,12 @@ def schema_faults(schema: JsonObject, path: str) -> Iterator[Fault]:
         return
     for name, inner in schema.get("properties", {}).items():
         if not _PLACEHOLDER.fullmatch(f"{{{{{name}}}}}"):
-            yield Fault(f"{path}.properties.{name}", "is no name of letters, digits and _")
+            where = f"{path}.properties.{short(name)}"
+            yield Fault(where, "is no name of letters, digits and _")
         elif isinstance(inner, Mapping) and "default" in inner:
+            where = f"{path}.properties.{short(name)}.default"
             for wrong in Draft202012Validator(inner).iter_errors(inner["default"]):
-                yield Fault(f"{path}.properties.{name}.default", _shortened(wrong.message))
+                yield Fault(where, _shortened(wrong.message))
 
 
 def _unknown_keywords(schema: Any, path: str, levels: int) -> Iterator[Fault]:
@@ -89,7 +100,7 @@ def _unknown_keywords(schema: Any, path: str, levels: int) -> Iterator[Fault]:
         yield Fault(path, f"is nested deeper than {_DEEPEST_SCHEMA} levels")
         return
     for keyword, value in schema.items():
-        where = f"{path}.{keyword}"
+        where = f"{path}.{short(keyword)}"
         if keyword not in _KEYWORDS:
             yield Fault(where, f"is not taken here; known are {', '.join(sorted(_KEYWORDS))}")
         elif keyword in ("items", "additionalProperties"):
@@ -98,19 +109,24 @@ def _unknown_keywords(schema: Any, path: str, levels: int) -> Iterator[Fault]:
             yield Fault(where, f"has more than {_LONGEST_ENUM} values")
         elif keyword == "properties" and isinstance(value, Mapping):
             for name, inner in value.items():
-                yield from _unknown_keywords(inner, f"{where}.{name}", levels - 1)
+                yield from _unknown_keywords(inner, f"{where}.{short(name)}", levels - 1)
 
 
 def value_faults(schema: JsonObject, values: JsonObject) -> list[Fault]:
-    """What is wrong with values, by the path of the parameter."""
+    """The first things that are wrong with values, by the path of the parameter."""
+    return sorted(islice(_value_faults(schema, values), MOST_FAULTS), key=lambda fault: fault.field)
+
+
+def _value_faults(schema: JsonObject, values: JsonObject) -> Iterator[Fault]:
     if not schema:
-        return [Fault(f"parameters.{name}", "this workflow takes no parameters") for name in values]
+        for name in values:
+            yield Fault(f"parameters.{short(name)}", "this workflow takes no parameters")
+        return
     if _count(values) > _MOST_VALUES:
-        return [Fault("parameters", f"has more than {_MOST_VALUES} values")]
-    faults = []
+        yield Fault("parameters", f"has more than {_MOST_VALUES} values")
+        return
     for error in Draft202012Validator(schema).iter_errors(values):
-        faults.append(Fault(_place("parameters", error), _shortened(error.message)))
-    return sorted(faults, key=lambda fault: fault.field)
+        yield Fault(_place("parameters", error), _shortened(error.message))
 
 
 def with_defaults(schema: JsonObject, values: JsonObject) -> dict[str, Any]:
@@ -125,11 +141,12 @@ def with_defaults(schema: JsonObject, values: JsonObject) -> dict[str, Any]:
 
 
 def template_faults(template: str, schema: JsonObject, path: str) -> Iterator[Fault]:
-    """Placeholders of a template that no parameter fills."""
-    known = sorted(schema.get("properties", {}))
-    for name in dict.fromkeys(_PLACEHOLDER.findall(template)):
-        if name not in known:
-            yield Fault(path, f'"{name}" is no parameter; the parameters are: {listing(known)}')
+    """The first placeholders of a template that no parameter fills."""
+    known = schema.get("properties", {})
+    named = dict.fromkeys(found[1] for found in _PLACEHOLDER.finditer(template))
+    shown = _shortened(listing([short(name) for name in sorted(known)]))
+    for name in islice((name for name in named if name not in known), MOST_FAULTS):
+        yield Fault(path, f'"{short(name)}" is no parameter; the parameters are: {shown}')
 
 
 def filled_in(template: str, values: JsonObject) -> str:
@@ -167,7 +184,15 @@ def _place(path: str, error: ValidationError | SchemaError) -> str:
         missing = [name for name in error.validator_value if name not in error.instance]
         quoted = [name for name in missing if error.message.startswith(repr(name))]
         steps += quoted[:1]
-    return path + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    return path + "".join(
+        f"[{step}]" if isinstance(step, int) else f".{short(step)}" for step in steps
+    )
+
+
+def short(name: object) -> str:
+    """A name as far as it is shown."""
+    text = str(name)
+    return text if len(text) <= _SHOWN_OF_A_NAME else f"{text[:_SHOWN_OF_A_NAME]}…"
 
 
 def _shortened(message: str) -> str:
