@@ -1,8 +1,7 @@
 """An HTTP connection that cannot be held for nothing.
 
 uvicorn closes connections that idle between two requests. It does not bound how long a request's
-head may take, how long it may be, how slowly a body comes or a response goes, or how many
-connections there are: this does.
+head may take, how long it may be, or how slowly a body comes or a response goes: this does.
 """
 
 from __future__ import annotations
@@ -16,18 +15,15 @@ from typing import ClassVar, cast
 from httptools import HttpParserError
 
 from agentmesh_gateway.http import refusals
-from agentmesh_gateway.http.proxies import TrustedProxies
+from agentmesh_gateway.http.connections import Place
+from agentmesh_gateway.http.handshakes import WebSocketProtocol
 from agentmesh_gateway.http.whole_response import WHOLE_RESPONSE, WholeResponse
 from agentmesh_gateway.identity.http_peers import CertificateProtocol
-from agentmesh_gateway.limits.counts import Counts
-from agentmesh_gateway.limits.sites import site_of
-
-_LOCAL = "unix"
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one connection may do, and how many there may be; 0 is no limit."""
+    """What one connection may do; 0 is no limit."""
 
     header_seconds: float
     """From the first byte, or from the beginning of the connection, to the end of the head."""
@@ -37,9 +33,6 @@ class HttpLimits:
     body_seconds: float
     write_seconds: float
     """How long the client may take nothing of a response that is ready."""
-    connections: int
-    connections_per_address: int
-    """Proxies that are trusted may have any number."""
 
 
 class _Phase(Enum):
@@ -50,14 +43,12 @@ class _Phase(Enum):
 
 
 class BoundedHttpProtocol(CertificateProtocol):
-    """One connection under `limits`; `held` counts those of each address."""
+    """One connection under `limits`, which gives `place` back at its end."""
 
     limits: ClassVar[HttpLimits]
-    proxies: ClassVar[TrustedProxies]
-    held: ClassVar[Counts]
+    place: Place
 
     _phase = _Phase.HEAD
-    _counted = ""
     _refused = False
     _head_bytes = 0
     _body_bytes = 0
@@ -67,42 +58,30 @@ class BoundedHttpProtocol(CertificateProtocol):
     # --- the connection ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Takes the connection, unless there are too many."""
+        """Begins to wait for a request."""
         # A stream server gives a Transport; that of uvloop only behaves as one.
         super().connection_made(cast("asyncio.Transport", transport))
-        # An IPv6 socket gives addresses of IPv4 in its own form.
-        address = self.client[0].removeprefix("::ffff:") if self.client else _LOCAL
-        limits = self.limits
-        if limits.connections and len(self.connections) > limits.connections:
-            self._refuse(refusals.too_many("there are too many connections"))
-            return
-        if address != _LOCAL and not self.proxies.trusts(address):
-            site = site_of(address)
-            if 0 < limits.connections_per_address <= self.held[site]:
-                self._refuse(refusals.too_many("there are too many connections from your address"))
-                return
-            self._counted = site
-            self.held.add((site,))
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives back its place."""
-        self._forget()
+        self._stop_timers()
+        self.place.leave()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
-        """From here on it is a stream, which others bound."""
-        self._forget()
+        """From here on it is a stream, which others bound; its place goes with it."""
+        self._stop_timers()
         super().handle_websocket_upgrade()
+        upgraded = self.transport.get_protocol()
+        if isinstance(upgraded, WebSocketProtocol):
+            upgraded.place = self.place
 
-    def _forget(self) -> None:
+    def _stop_timers(self) -> None:
         self._set_timer(None)
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-        if self._counted:
-            self.held.remove((self._counted,))
-            self._counted = ""
 
     # --- what comes --------------------------------------------------------------------------
 
@@ -220,13 +199,13 @@ class BoundedHttpProtocol(CertificateProtocol):
         self._timer = timer
 
 
-def bounded(limits: HttpLimits, proxies: TrustedProxies) -> type[BoundedHttpProtocol]:
+def bounded(limits: HttpLimits) -> type[BoundedHttpProtocol]:
     """A protocol for one server."""
 
     class Protocol(BoundedHttpProtocol):
         pass
 
-    Protocol.limits, Protocol.proxies, Protocol.held = limits, proxies, Counts()
+    Protocol.limits = limits
     return Protocol
 
 

@@ -9,13 +9,15 @@ import socket
 import ssl
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from meshkit.server import StartupError
 
+from agentmesh_gateway.http.connections import Connections, Place
+from agentmesh_gateway.http.door import Door
 from agentmesh_gateway.http.handshakes import WebSocketProtocol
-from agentmesh_gateway.http.limits import HttpLimits, bounded
+from agentmesh_gateway.http.limits import BoundedHttpProtocol, HttpLimits, bounded
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.http.tls import following
 from agentmesh_gateway.settings import GatewaySettings
@@ -31,7 +33,34 @@ _PING_SECONDS = 20.0
 """How often a WebSocket is asked for a sign of life, and how long it may take to answer."""
 
 
-class _QuietServer(uvicorn.Server):
+class _Server(uvicorn.Server):
+    """Connections come to it through a door, and signals do not."""
+
+    def __init__(
+        self, config: uvicorn.Config, connections: Connections, handshake_seconds: float
+    ) -> None:
+        super().__init__(config)
+        self._counted = connections
+        self._handshake_seconds = handshake_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Opens a door at each socket."""
+        doors = [
+            Door(one, self._counted, self._protocol, self.config.ssl, self._handshake_seconds)
+            for one in sockets or ()
+        ]
+        for door in doors:
+            door.open()
+        # They are closed and waited for, as servers of the event loop would be.
+        self.servers = cast("list[asyncio.base_events.Server]", doors)
+        self.started = True
+
+    def _protocol(self, place: Place) -> asyncio.Protocol:
+        make = cast("type[BoundedHttpProtocol]", self.config.http_protocol_class)
+        protocol = make(self.config, self.server_state, self.lifespan.state)
+        protocol.place = place
+        return protocol
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals belong to the service, which stops both of its edges."""
@@ -52,9 +81,10 @@ class HttpServer:
         """Listens; returns the address as a URL. Raises StartupError."""
         settings = self._settings
         listener = _listen(settings.app_host, settings.app_port)
+        limits = _limits(settings)
         config = uvicorn.Config(
             self._app,
-            http=bounded(_limits(settings), self._proxies),
+            http=bounded(limits),
             ws=WebSocketProtocol,
             ws_max_size=settings.max_message_bytes,
             ws_ping_interval=_PING_SECONDS,
@@ -77,7 +107,7 @@ class HttpServer:
             ssl_context_factory=_context_factory(settings),
             ssl_cert_reqs=_CLIENT_CERTIFICATES[settings.http_client_cert],
         )
-        self._server = _QuietServer(config)
+        self._server = _Server(config, _connections(settings, self._proxies), limits.header_seconds)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         while not self._server.started:
             if self._task.done():
@@ -120,8 +150,12 @@ def _limits(settings: GatewaySettings) -> HttpLimits:
         body_bytes_per_second=settings.http_min_body_bytes_per_second,
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.http_write_seconds,
-        connections=settings.http_max_connections,
-        connections_per_address=settings.http_max_connections_per_address,
+    )
+
+
+def _connections(settings: GatewaySettings, proxies: TrustedProxies) -> Connections:
+    return Connections(
+        settings.http_max_connections, settings.http_max_connections_per_address, proxies
     )
 
 
