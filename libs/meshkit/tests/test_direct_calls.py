@@ -208,7 +208,8 @@ async def test_a_cancelled_caller_ends_the_call_and_its_span(
         with pytest.raises(asyncio.CancelledError):
             await calling
         await left.wait()
-    (span,) = [span for found in caller.trace_ring._traces.values() for span in found]
+    (trace_id,) = caller.trace_ring._traces
+    (span,) = caller.trace_ring.spans(f"{trace_id:032x}")
     assert span.status.status_code.name == "ERROR"
     assert span.attributes is not None
     assert span.attributes[STATUS_ATTRIBUTE] == grpc.StatusCode.CANCELLED.value[0]

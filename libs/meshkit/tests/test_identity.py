@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -194,3 +196,19 @@ def test_secrets_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"INTERNAL_SECRET|characters"):
         test_settings(tmp_path, **secrets)
+
+
+def test_ids_of_a_child_process_are_other_ones() -> None:
+    program = """
+import os
+from meshkit.ids import new_id
+new_id("conv")
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.write(writer, new_id("conv").encode())
+    os._exit(0)
+print(new_id("conv")[-15:], os.read(reader, 100).decode()[-15:])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    parent, child = told.stdout.split()
+    assert parent != child

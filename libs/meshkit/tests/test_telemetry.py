@@ -231,3 +231,22 @@ async def test_the_standard_sampler_setting_holds(
         answer = await mesh.catalog(host).GetDocument(GET, metadata=(("traceparent", PARENT),))
     assert answer.document.name == f"0{kept}"
     assert len(host.trace_ring.spans(TRACE)) == kept
+
+
+async def test_nothing_is_added_to_a_span_after_its_end(mesh: Any) -> None:
+    host = mesh.hosts.build("service")
+    span = host.telemetry.rpc_spans.start("call", trace.SpanKind.SERVER, None)
+    span.set_attribute("before", 1)
+    span.end()
+    span.set_attribute("after", 1)
+    span.set_attributes({"after": 1})
+    span.add_event("after")
+    span.add_link(span.get_span_context())
+    span.set_status(trace.StatusCode.ERROR)
+    span.update_name("after")
+    span.end()
+    (kept,) = host.trace_ring.spans(f"{span.get_span_context().trace_id:032x}")
+    assert (kept.name, dict(kept.attributes or {})) == ("call", {"before": 1})
+    assert (kept.events, kept.links) == ((), ())
+    assert kept.status.status_code is trace.StatusCode.UNSET
+    assert not span.is_recording()

@@ -60,6 +60,17 @@ def test_replicas_are_added_up() -> None:
     assert samples["work_seconds_bucket", "+Inf"] == 2
 
 
+def test_a_time_that_is_a_bound_lies_below_it() -> None:
+    work = (metrics := Metrics()).seconds("work_seconds", "Work.")
+    for seconds in (0.05, 0.051, 5000.0):
+        work.add(value=seconds)
+    found = figures(metrics.exposition())
+    buckets = {key[1]: value for key, value in found.items() if key[0] == "work_seconds_bucket"}
+    assert (buckets["0.02"], buckets["0.05"], buckets["0.1"]) == (0, 1, 2)
+    assert (buckets["1800.0"], buckets["+Inf"]) == (2, 3)
+    assert found["work_seconds_sum",] == pytest.approx(5000.101)
+
+
 def test_labels_that_users_choose_do_not_add_up_without_end() -> None:
     counted = (metrics := Metrics()).counter("things", "Things.", "kind")
     for number in range(1000):

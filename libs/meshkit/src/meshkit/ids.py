@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
-_RANDOM_BITS = 80
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_RANDOM_BYTES = 10
+_RANDOM_BITS = _RANDOM_BYTES * 8
+_POOL_BYTES = 400 * _RANDOM_BYTES
 _lock = threading.Lock()
 _last = 0
+_pool = b""
+_used = 0
 
 
 def new_id(prefix: str) -> str:
@@ -19,12 +24,30 @@ def new_id(prefix: str) -> str:
     Crockford base 32. Identifiers made by one process sort in the order they were made in.
     """
     global _last
-    fresh = (time.time_ns() // 1_000_000 << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
     with _lock:
+        fresh = (time.time_ns() // 1_000_000 << _RANDOM_BITS) | _random()
         same_millisecond = fresh >> _RANDOM_BITS <= _last >> _RANDOM_BITS
         _last = value = _last + 1 if same_millisecond else fresh
     return f"{prefix}_{_encode(value)}"
 
 
+def _random() -> int:
+    """Random bits of the system's, fetched for some hundred identifiers at a time."""
+    global _pool, _used
+    if _used >= len(_pool):
+        _pool, _used = os.urandom(_POOL_BYTES), 0
+    _used += _RANDOM_BYTES
+    return int.from_bytes(_pool[_used - _RANDOM_BYTES : _used])
+
+
+def _forget() -> None:
+    """A child process must not go on with its parent's random bits."""
+    global _pool, _lock
+    _pool, _lock = b"", threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
 def _encode(value: int) -> str:
-    return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])

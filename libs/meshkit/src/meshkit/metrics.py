@@ -6,11 +6,18 @@ whatever is new counts as "other", so that nobody can make a service remember ev
 
 from __future__ import annotations
 
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
-import prometheus_client
 from agentmesh.common.v1 import metrics_service_pb2, metrics_service_pb2_grpc
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from meshkit.ids import new_id
 
@@ -21,37 +28,61 @@ _MOST_COMBINATIONS = 300
 _LONGEST_LABEL = 64
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
-# Times of creation are one series more for each, and nobody asks for them.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
+class Counted(Collector):
+    """One counter or histogram; `add` takes its labels in order.
 
-class Counted:
-    """One counter or histogram; `add` takes its labels in order."""
+    Numbers are added up here and become metrics when they are read: prometheus_client's own take
+    several times as long, and a call counts more than one.
+    """
 
-    def __init__(self, metric: Counter | Histogram | None, labels: int) -> None:
-        self._metric = metric
+    def __init__(
+        self, family: Callable[[], Any], labels: int, bounds: Sequence[float], *, enabled: bool
+    ) -> None:
+        self._family = family
         self._labels = labels
-        self._children: dict[tuple[str, ...], Any] = {}
+        self._bounds = bounds
+        self._enabled = enabled
+        self._lock = threading.Lock()
+        self._totals: dict[tuple[str, ...], list[float]] = {}
+        """The sum of the values; of a histogram then how many lie in each bucket."""
+        if enabled and not labels:
+            self._total(())
 
     def add(self, *labels: str, value: float = 1.0) -> None:
         """Counts `value`: one more for a counter, a time in seconds for a histogram."""
-        if self._metric is None:
+        if not self._enabled:
             return
-        child = self._children.get(labels) or self._child(labels)
-        if isinstance(self._metric, Counter):
-            child.inc(value)
-        else:
-            child.observe(value)
+        with self._lock:
+            total = self._totals.get(labels) or self._total(labels)
+            total[0] += value
+            if self._bounds:
+                total[1 + bisect_left(self._bounds, value)] += 1
 
-    def _child(self, labels: tuple[str, ...]) -> Any:
-        assert self._metric is not None  # noqa: S101  `add` looked
-        if not self._labels:
-            return self._metric
-        if len(self._children) >= _MOST_COMBINATIONS:
-            return self._metric.labels(*[OTHER] * self._labels)
-        child = self._metric.labels(*(label[:_LONGEST_LABEL] for label in labels))
-        self._children[labels] = child
-        return child
+    def _total(self, labels: tuple[str, ...]) -> list[float]:
+        known = tuple(label[:_LONGEST_LABEL] for label in labels)
+        if known not in self._totals and len(self._totals) >= _MOST_COMBINATIONS:
+            known = (OTHER,) * self._labels
+        total = self._totals.get(known)
+        if total is None:
+            total = self._totals[known] = [0.0] * (len(self._bounds) + 2)
+        return total
+
+    def collect(self) -> Iterator[Metric]:
+        """What it has counted by now."""
+        family = self._family()
+        with self._lock:
+            totals = {labels: total.copy() for labels, total in self._totals.items()}
+        for labels, total in totals.items():
+            if self._bounds:
+                family.add_metric(labels, self._buckets(total[1:]), total[0])
+            else:
+                family.add_metric(labels, total[0])
+        yield family
+
+    def _buckets(self, counts: list[float]) -> list[tuple[str, float]]:
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        return list(zip(bounds, accumulate(counts), strict=False))
 
 
 class Metrics:
@@ -64,13 +95,24 @@ class Metrics:
 
     def counter(self, name: str, description: str, *labels: str) -> Counted:
         """A number that only grows. The exposition adds `_total` to `name`."""
-        made = Counter(name, description, labels, registry=self._registry)
-        return Counted(made if self.enabled else None, len(labels))
+        return self._made(CounterMetricFamily, name, description, labels, ())
 
     def seconds(self, name: str, description: str, *labels: str) -> Counted:
         """How long something takes."""
-        made = Histogram(name, description, labels, registry=self._registry, buckets=SECONDS)
-        return Counted(made if self.enabled else None, len(labels))
+        return self._made(HistogramMetricFamily, name, description, labels, SECONDS)
+
+    def _made(
+        self,
+        kind: type[Metric],
+        name: str,
+        description: str,
+        labels: tuple[str, ...],
+        bounds: Sequence[float],
+    ) -> Counted:
+        family = partial(kind, name, description, labels=labels)  # type: ignore[call-arg]
+        made = Counted(family, len(labels), bounds, enabled=self.enabled)
+        self._registry.register(made)
+        return made
 
     def exposition(self) -> str:
         """All of it, in Prometheus' text format."""

@@ -42,6 +42,11 @@ class MethodRules:
         return f"{self.service}/{self.name}"
 
     @cached_property
+    def short_name(self) -> str:
+        """Without the package: "TurnService/CommitTurn"."""
+        return self.full_name.rpartition(".")[2]
+
+    @cached_property
     def path(self) -> str:
         """As in HTTP/2: the full name after a slash."""
         return f"/{self.full_name}"

@@ -67,13 +67,12 @@ def configure(service: str, settings: ServiceSettings) -> Telemetry:
         resource=Resource.create({SERVICE_NAME: service}), shutdown_on_exit=False
     )
     ring = TraceRing()
-    processors: list[SpanProcessor] = [ring]
+    exporters: list[SpanProcessor] = []
     if settings.otlp_endpoint:
-        exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint)
-        processors.append(BatchSpanProcessor(exporter))
-    for processor in (TenantMarker(), *processors):
+        exporters.append(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.otlp_endpoint)))
+    for processor in (TenantMarker(), ring, *exporters):
         provider.add_span_processor(processor)
-    rpc_spans = RpcSpans(provider, processors)
+    rpc_spans = RpcSpans(provider, ring, exporters)
     telemetry = Telemetry(service, provider.get_tracer(_SCOPE), ring, provider, rpc_spans)
     if _configured is None:
         trace.set_tracer_provider(provider)

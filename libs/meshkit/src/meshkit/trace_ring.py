@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import Protocol
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext
+
+
+class Finished(Protocol):
+    """A finished span that is none of the SDK's."""
+
+    def readable(self) -> ReadableSpan:
+        """Its form of the SDK."""
 
 
 class TraceRing(SpanProcessor):
@@ -16,7 +24,7 @@ class TraceRing(SpanProcessor):
     def __init__(self, max_spans: int = 20_000, max_spans_per_trace: int = 5_000) -> None:
         self._max_spans = max_spans
         self._max_spans_per_trace = max_spans_per_trace
-        self._traces: OrderedDict[int, list[ReadableSpan]] = OrderedDict()
+        self._traces: OrderedDict[int, list[ReadableSpan | Finished]] = OrderedDict()
         self._count = 0
         self._lock = threading.Lock()
 
@@ -27,14 +35,18 @@ class TraceRing(SpanProcessor):
         """The spans of a trace (32 hexadecimal digits) that are still there, oldest first."""
         with self._lock:
             found = list(self._traces.get(int(trace_id, 16), ()))
-        return sorted(found, key=lambda span: span.start_time or 0)
+        spans = [span if isinstance(span, ReadableSpan) else span.readable() for span in found]
+        return sorted(spans, key=lambda span: span.start_time or 0)
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing: only finished spans are kept."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Keeps the span."""
-        trace_id = span_context(span).trace_id
+        self.keep(span_context(span).trace_id, span)
+
+    def keep(self, trace_id: int, span: ReadableSpan | Finished) -> None:
+        """Keeps a span of a trace."""
         with self._lock:
             spans = self._traces.get(trace_id)
             if spans is None:

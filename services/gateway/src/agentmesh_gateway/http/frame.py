@@ -6,7 +6,7 @@ from typing import Any
 
 from meshkit.caller_address import enter_caller_address
 
-from agentmesh_gateway.http.proxies import Caller, TrustedProxies
+from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.http.security_headers import SECURITY_HEADERS
 from agentmesh_gateway.http.whole_response import WHOLE_RESPONSE, WholeResponse
 from agentmesh_gateway.limits.report import RateReport, expect_report
@@ -34,25 +34,26 @@ class HttpFrame:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        caller = self._caller(scope)
-        enter_caller_address(caller.address)
-        if caller.address != _peer_of(scope):
-            scope["client"] = (caller.address, 0)  # nobody says from which port
-        if caller.scheme:
-            upgraded = {"websocket": {"http": "ws", "https": "wss"}}
-            scope["scheme"] = upgraded.get(scope["type"], {}).get(caller.scheme, caller.scheme)
+        address = _peer_of(scope)
+        if self._proxies.trusts(address):
+            address = self._believe(address, scope)
+        enter_caller_address(address)
         hsts = self._hsts if scope["scheme"] in ("https", "wss") else None
         whole: WholeResponse | None = scope.get("state", {}).get(WHOLE_RESPONSE)
         await self._app(scope, receive, _Framed(send, whole, expect_report(), hsts))
 
-    def _caller(self, scope: Scope) -> Caller:
-        address = _peer_of(scope)
-        if not self._proxies.trusts(address):
-            return Caller(address)
+    def _believe(self, proxy: str, scope: Scope) -> str:
+        """The caller's address as a trusted proxy tells it; the request is rewritten as theirs."""
         headers = (
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
         )
-        return self._proxies.resolve(address, headers)
+        caller = self._proxies.resolve(proxy, headers)
+        if caller.address != proxy:
+            scope["client"] = (caller.address, 0)  # nobody says from which port
+        if caller.scheme:
+            upgraded = {"websocket": {"http": "ws", "https": "wss"}}
+            scope["scheme"] = upgraded.get(scope["type"], {}).get(caller.scheme, caller.scheme)
+        return caller.address
 
 
 def _peer_of(scope: Scope) -> str:

@@ -52,6 +52,7 @@ class BoundedHttpProtocol(CertificateProtocol):
     _refused = False
     _head_bytes = 0
     _body_bytes = 0
+    _packet_bytes = 0
     _timer: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
@@ -62,6 +63,7 @@ class BoundedHttpProtocol(CertificateProtocol):
         # A stream server gives a Transport; that of uvloop only behaves as one.
         super().connection_made(cast("asyncio.Transport", transport))
         self._begin_head()
+        self._wait_for_more()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gives back its place."""
@@ -96,9 +98,13 @@ class BoundedHttpProtocol(CertificateProtocol):
             self._head_bytes += len(data)
         else:
             self._body_bytes += len(data)
+        self._packet_bytes = len(data)
         super().data_received(data)
         if self._phase is _Phase.HEAD and self._is_too_long(self._head_bytes):
             self._refuse_head()
+        if self._timer is None:
+            # Most requests come in one piece, and nothing of them is waited for.
+            self._wait_for_more()
 
     def on_message_begin(self) -> None:
         """A request begins; one that came in the same packet as the end of another, too."""
@@ -108,13 +114,14 @@ class BoundedHttpProtocol(CertificateProtocol):
 
     def on_headers_complete(self) -> None:
         """Hands the request on, unless its head is too long."""
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if self._is_too_long(size):
+        if self._is_too_long(self._head_bytes + self._packet_bytes) and self._is_too_long(
+            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        ):
             self._refuse_head()
             return
         self._phase = _Phase.BODY
         self._body_bytes = 0
-        self._watch_body()
+        self._set_timer(None)
         super().on_headers_complete()
         if self.cycle is not None and self.cycle.scope is self.scope:
             self.scope["state"][WHOLE_RESPONSE] = WholeResponse(self.cycle)
@@ -138,8 +145,15 @@ class BoundedHttpProtocol(CertificateProtocol):
     def _begin_head(self) -> None:
         self._phase = _Phase.HEAD
         self._head_bytes = 0
+        self._set_timer(None)
+
+    def _wait_for_more(self) -> None:
+        """Bounds the time for what is not there yet."""
         seconds = self.limits.header_seconds
-        self._set_timer(self.loop.call_later(seconds, self._head_is_late) if seconds else None)
+        if self._phase is _Phase.HEAD and seconds:
+            self._set_timer(self.loop.call_later(seconds, self._head_is_late))
+        elif self._phase is _Phase.BODY:
+            self._watch_body()
 
     def _head_is_late(self) -> None:
         self._refuse(refusals.too_slow("the head of the request took too long"))

@@ -27,7 +27,7 @@ class CallFigures:
 
     def ended(self, call: ServedCall) -> None:
         """One more call."""
-        method = call.rules.full_name.rpartition(".")[2]
+        method = call.rules.short_name
         self._calls.add(method, call.code.name)
         self._seconds.add(method, value=time.perf_counter() - call.started)
         if self._inner is not None:

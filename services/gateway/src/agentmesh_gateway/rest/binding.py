@@ -63,6 +63,8 @@ def _add_path(match: Match, document: JsonObject, problems: Problems) -> None:
 
 
 def _query_pairs(query: str, problems: Problems) -> list[tuple[str, str]]:
+    if not query:
+        return []
     try:
         return parse_qsl(
             query, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS

@@ -50,7 +50,9 @@ def path_to_etag(descriptor: Descriptor) -> tuple[str, ...] | None:
 def take_if_match(headers: dict[bytes, bytes], request: Message, problems: Problems) -> None:
     """Uses If-Match as the request's `etag`; naming two different ones is refused. "*" asks for
     nothing that the method does not ask for anyway."""
-    value = headers.get(IF_MATCH, b"").decode("latin-1").strip()
+    if IF_MATCH not in headers:
+        return
+    value = headers[IF_MATCH].decode("latin-1").strip()
     names: Any = request.DESCRIPTOR.fields_by_name
     if value in ("", "*") or _FIELD not in names:
         return

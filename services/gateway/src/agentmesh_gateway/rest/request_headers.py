@@ -18,7 +18,10 @@ REQUEST_ID = b"x-request-id"
 TRACEPARENT = b"traceparent"
 # Nothing else passes: a client must not speak for another service of the mesh.
 _OF_CLIENTS = (b"authorization", b"x-api-key", TRACEPARENT, b"tracestate")
-_FORWARDED = (*_OF_CLIENTS, *(name.encode() for name in sorted(PROXY_HEADERS)))
+_FORWARDED = {
+    name: name.decode()
+    for name in (*_OF_CLIENTS, *(name.encode() for name in sorted(PROXY_HEADERS)))
+}
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LAST_EVENT_ID = b"last-event-id"
 _IDEMPOTENCY_KEY = b"idempotency-key"
@@ -42,7 +45,11 @@ READ_HEADERS = sorted(
 def call_metadata(headers: dict[bytes, bytes]) -> Metadata:
     """The metadata of the call that a request becomes."""
     return tuple(
-        (name.decode(), headers[name].decode("latin-1")) for name in _FORWARDED if name in headers
+        [
+            (text, headers[name].decode("latin-1"))
+            for name, text in _FORWARDED.items()
+            if name in headers
+        ]
     )
 
 
@@ -66,7 +73,9 @@ def take_last_event_id(headers: dict[bytes, bytes], request: Any, problems: Prob
 
     A browser that reconnects sends the same query again, so that the header is what is new.
     """
-    value = headers.get(_LAST_EVENT_ID, b"").decode("latin-1").strip()
+    if _LAST_EVENT_ID not in headers:
+        return
+    value = headers[_LAST_EVENT_ID].decode("latin-1").strip()
     names = request.DESCRIPTOR.fields_by_name
     if not value or "resume_token" not in names:
         return
@@ -83,7 +92,9 @@ def take_last_event_id(headers: dict[bytes, bytes], request: Any, problems: Prob
 
 def take_idempotency_key(headers: dict[bytes, bytes], request: Message, problems: Problems) -> None:
     """Uses Idempotency-Key as the request's `request_id`; naming two different ones is refused."""
-    value = headers.get(_IDEMPOTENCY_KEY, b"").decode("latin-1").strip()
+    if _IDEMPOTENCY_KEY not in headers:
+        return
+    value = headers[_IDEMPOTENCY_KEY].decode("latin-1").strip()
     names: Any = request.DESCRIPTOR.fields_by_name
     if not value or "request_id" not in names:
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
@@ -37,27 +38,27 @@ class Route:
     request_type: type[Message]
     server_streaming: bool
 
-    @property
+    @cached_property
     def is_upload(self) -> bool:
         """Whether the body is a file that becomes a stream of requests."""
         return bool(self.method.client_streaming)
 
-    @property
+    @cached_property
     def announces_size(self) -> bool:
         """Whether the first request of an upload says how many bytes come."""
         return self.is_upload and SIZE_FIELD in self.request.fields_by_name
 
-    @property
+    @cached_property
     def rpc(self) -> str:
         """For example "/agentmesh.gateway.v1.ToolService/ListTools"."""
         return f"/{self.method.containing_service.full_name}/{self.method.name}"
 
-    @property
+    @cached_property
     def request(self) -> Descriptor:
         """The request message."""
         return self.method.input_type
 
-    @property
+    @cached_property
     def response(self) -> Descriptor:
         """The response message; of one item, if the method streams."""
         return self.method.output_type
