@@ -41,7 +41,7 @@ class ScriptedStore:
         try:
             async for item in self.script(request):
                 yield store_pb2.SubscribeConversationResponse(item=item)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # while it waited, or while it wrote
             self.left.set()
             raise
 

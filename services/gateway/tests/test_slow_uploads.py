@@ -138,6 +138,7 @@ async def test_nobody_takes_all_places_of_their_tenant(
         {"upload_seconds": -1},
         {"upload_min_bytes_per_second": -1},
         {"max_uploads_per_principal": -1},
+        {"slow_reader_seconds": -1},
     ],
     ids=lambda bad: next(iter(bad)),
 )

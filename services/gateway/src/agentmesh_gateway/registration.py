@@ -8,15 +8,13 @@ forward responses that they did not decode.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from meshkit.errors import MeshError
-
-from agentmesh_gateway.limits.uploads import UploadPace
 
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -26,38 +24,41 @@ def python_name(method: str) -> str:
     return _CAPITAL.sub("_", method).lower()
 
 
-UNHURRIED = UploadPace(0, 0)
-
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Behaviour: TypeAlias = Callable[..., Any]
+Around: TypeAlias = Callable[[MethodDescriptor, Behaviour], Behaviour]
+"""Puts something around what a servicer does for a method."""
+
+
+def _as_it_is(_: MethodDescriptor, behaviour: Behaviour) -> Behaviour:
+    return behaviour
 
 
 def handlers_of(
-    service: ServiceDescriptor, servicer: object, uploads: UploadPace = UNHURRIED
+    service: ServiceDescriptor, servicer: object, around: Around = _as_it_is
 ) -> dict[str, Handler]:
     """A handler for every method of `service`, by gRPC path."""
     return {
-        f"/{service.full_name}/{method.name}": _handler(method, servicer, uploads)
+        f"/{service.full_name}/{method.name}": _handler(method, servicer, around)
         for method in service.methods
     }
 
 
 def adder(
-    service: ServiceDescriptor, uploads: UploadPace = UNHURRIED
+    service: ServiceDescriptor, around: Around = _as_it_is
 ) -> Callable[[object, grpc.aio.Server], None]:
     """What adds a servicer of `service` to a server, like the generated `add_…_to_server`."""
 
     def add(servicer: object, server: grpc.aio.Server) -> None:
-        handlers = {method.name: _handler(method, servicer, uploads) for method in service.methods}
+        handlers = {method.name: _handler(method, servicer, around) for method in service.methods}
         generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
         server.add_generic_rpc_handlers((generic,))
 
     return add
 
 
-def _handler(method: MethodDescriptor, servicer: object, uploads: UploadPace) -> Handler:
+def _handler(method: MethodDescriptor, servicer: object, around: Around) -> Handler:
     behaviour = getattr(servicer, python_name(method.name), None) or _unimplemented(method)
-    if method.client_streaming and not method.server_streaming:
-        behaviour = _hurried(behaviour, uploads)
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -67,16 +68,11 @@ def _handler(method: MethodDescriptor, servicer: object, uploads: UploadPace) ->
     request = message_factory.GetMessageClass(method.input_type)
     make_any: Any = make
     handler: Handler = make_any(
-        behaviour, request_deserializer=request.FromString, response_serializer=_serialize
+        around(method, behaviour),
+        request_deserializer=request.FromString,
+        response_serializer=_serialize,
     )
     return handler
-
-
-def _hurried(behaviour: Callable[..., Any], uploads: UploadPace) -> Callable[..., Any]:
-    async def serve(requests: AsyncIterator[Any], context: object) -> Any:
-        return await behaviour(uploads.of(requests), context)
-
-    return serve
 
 
 def _serialize(response: Any) -> bytes:

@@ -31,7 +31,7 @@ from agentmesh_gateway.identity.ways import authenticator_of
 from agentmesh_gateway.limits.assembly import Limits, assemble
 from agentmesh_gateway.limits.http2 import http2_options
 from agentmesh_gateway.limits.store_policies import StorePolicies
-from agentmesh_gateway.limits.uploads import UploadPace
+from agentmesh_gateway.limits.streams import StreamLimits
 from agentmesh_gateway.local_calls import LocalCalls, LocalContext
 from agentmesh_gateway.metrics.calls import CallFigures
 from agentmesh_gateway.metrics.endpoint import MetricsEndpoint
@@ -108,7 +108,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
     probes = health_probes(upstream.channels)
     traces = TraceCollector(NAME, host.trace_ring, upstream.channels)
     calls = _local_calls(host)
-    chats = Chats(calls, subscriptions)
+    chats = Chats(calls, subscriptions, limits.gate.charge)
     once, recalls = OncePerRequest(upstream.requests), Recalls(upstream.requests)
     servicers: dict[str, object] = {
         "ConversationService": ConversationServicer(
@@ -123,11 +123,11 @@ def build(settings: GatewaySettings) -> ServiceHost:
         "UsageService": UsageServicer(upstream),
         "AdminService": AdminServicer(upstream, authenticator, limits.tenants, probes),
     }
-    uploads = UploadPace(settings.upload_seconds, settings.upload_min_bytes_per_second)
+    held = StreamLimits(settings).hold
     served = [(service, servicers[service.name]) for service in PUBLIC_SERVICES]
     for service, servicer in served:
-        host.add(adder(service, uploads), servicer, service.full_name)
-        calls.add(handlers_of(service, servicer, uploads))
+        host.add(adder(service, held), servicer, service.full_name)
+        calls.add(handlers_of(service, servicer, held))
     host.on_drain.append(streams.drain)
     host.on_stop.append(authenticator.close)
     metrics = MeshMetrics(host.metrics, upstream.channels)
@@ -186,7 +186,7 @@ def _add_http(
         )
     if settings.metrics_enabled:
         edge = MetricsEndpoint(edge, metrics, settings.metrics_token, limits.guard)
-    converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins)
+    converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins, limits.gate.charge)
     app: Any = HttpFrame(by_scope(edge, converse), limits.proxies, settings.hsts_seconds)
     if settings.looks_at_peers:
         app = WithPeer(app)  # around what believes proxies: it is about the connection itself

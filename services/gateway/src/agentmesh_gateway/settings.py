@@ -88,6 +88,7 @@ class GatewaySettings(ServiceSettings):
     max_uploads_per_principal: int = Field(default=50, ge=0)
     upload_seconds: float = Field(default=30.0, ge=0, le=3600)
     upload_min_bytes_per_second: int = Field(default=512, ge=0)
+    slow_reader_seconds: float = Field(default=60.0, ge=0, le=3600)
     limits_ceiling: int = Field(default=10, ge=1, le=1000)
     refused_credentials_per_minute: int = Field(default=60, ge=0)
     anonymous_requests_per_second: int = Field(default=50, ge=0)

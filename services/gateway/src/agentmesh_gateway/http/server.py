@@ -16,10 +16,10 @@ from meshkit.server import StartupError
 
 from agentmesh_gateway.http.connections import Connections, Place
 from agentmesh_gateway.http.door import Door
-from agentmesh_gateway.http.handshakes import WebSocketProtocol
 from agentmesh_gateway.http.limits import BoundedHttpProtocol, HttpLimits, bounded
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.http.tls import following
+from agentmesh_gateway.http.websockets import bounded_websockets
 from agentmesh_gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class HttpServer:
         config = uvicorn.Config(
             self._app,
             http=bounded(limits),
-            ws=WebSocketProtocol,
+            ws=bounded_websockets(settings.http_write_seconds),
             ws_max_size=settings.max_message_bytes,
             ws_ping_interval=_PING_SECONDS,
             ws_ping_timeout=_PING_SECONDS,

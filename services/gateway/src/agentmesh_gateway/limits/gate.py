@@ -90,10 +90,18 @@ class Gate:
         """See `CallGate.expect`."""
         self._overload.admit(rules.importance)
         limits = self._tenants.find(principal.tenant) or await self._tenants.fetch(principal.tenant)
-        pending = self._take(rules, principal, limits)
+        pending = self._take(principal, limits, vital=_is_vital(rules))
         if pending is not None:
             await pending
         _paid.set(True)
+
+    async def charge(self, principal: Principal) -> None:
+        """Takes what a call takes, for something that becomes none. Raises MeshError
+        RESOURCE_EXHAUSTED."""
+        limits = self._tenants.find(principal.tenant) or await self._tenants.fetch(principal.tenant)
+        pending = self._take(principal, limits, vital=False)
+        if pending is not None:
+            await pending
 
     def leave(self, call: ServedCall) -> None:
         """Gives back what the call holds."""
@@ -117,12 +125,11 @@ class Gate:
         self, call: ServedCall, principal: Principal, limits: TenantLimits
     ) -> Awaitable[None] | None:
         self._hold(call, principal, limits)
-        return None if _paid.get() else self._take(call.rules, principal, limits)
+        return None if _paid.get() else self._take(principal, limits, vital=_is_vital(call.rules))
 
     def _take(
-        self, rules: MethodRules, principal: Principal, limits: TenantLimits
+        self, principal: Principal, limits: TenantLimits, *, vital: bool
     ) -> Awaitable[None] | None:
-        vital = rules.importance == options_pb2.IMPORTANCE_VITAL
         shares = self._shares.of(principal, limits, vital=vital)
         if not shares.takes:
             return None
@@ -147,7 +154,7 @@ class Gate:
             self._overload.leave()
             held.under_way = False
             return
-        if call.rules.importance != options_pb2.IMPORTANCE_VITAL:
+        if not _is_vital(call.rules):
             bound = max(1, int(self._overload.limit * _TENANTS_SHARE))
             if self._overload.limit and self._under_way[tenant] >= bound:
                 raise _used_up(tenant, f"{bound} calls under way at once at one replica")
@@ -164,6 +171,10 @@ class Gate:
             raise _used_up(whose, f"{self._max_uploads} uploads at once at one replica")
         self._uploads.add((key,))
         held.uploads = (key,)
+
+
+def _is_vital(rules: MethodRules) -> bool:
+    return rules.importance == options_pb2.IMPORTANCE_VITAL
 
 
 def _used_up(subject: str, quota: str) -> MeshError:

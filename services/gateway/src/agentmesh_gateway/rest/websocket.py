@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,6 +24,7 @@ from meshkit.ids import new_id
 from meshkit.tasks import stop
 
 from agentmesh_gateway.identity.authenticator import Authenticator
+from agentmesh_gateway.limits.toll import Toll, hold_back
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest.asgi import Message, Receive, Scope, Send
 from agentmesh_gateway.rest.codec import (
@@ -34,6 +35,7 @@ from agentmesh_gateway.rest.codec import (
     parse_json,
 )
 from agentmesh_gateway.rest.errors import error_body, http_code_of, status_of
+from agentmesh_gateway.rest.frames_ahead import FramesAhead
 from agentmesh_gateway.rest.origins import require_known_origin
 from agentmesh_gateway.rest.problems import Path, Problems
 from agentmesh_gateway.rest.request_headers import (
@@ -53,7 +55,7 @@ BEARER_PREFIX = "agentmesh.bearer."
 
 _RPC = "/agentmesh.gateway.v1.ConversationService/Converse"
 _PATH = re.compile(r"/conversations/(?:(?P<conversation_id>[^/]+)/)?converse")
-_REQUESTS_AHEAD = 16
+_UNREADABLE_IN_A_ROW = 16
 _FINISHED, _UNREADABLE_TYPE, _REFUSED, _DEFECT, _RESTARTING, _LATER = (
     1000,
     1003,
@@ -70,9 +72,14 @@ class ConverseEdge:
     """Serves WebSockets by calling Converse."""
 
     def __init__(
-        self, calls: LocalCalls, authenticator: Authenticator, allowed_origins: Collection[str]
+        self,
+        calls: LocalCalls,
+        authenticator: Authenticator,
+        allowed_origins: Collection[str],
+        toll: Toll,
     ) -> None:
         self._calls = calls
+        self._toll = toll
         self._authenticator = authenticator
         self._allowed_origins = {origin.lower() for origin in allowed_origins}
 
@@ -99,7 +106,11 @@ class ConverseEdge:
                 "headers": [(REQUEST_ID, request_id.encode())],
             }
         )
-        await _Socket(self._calls, metadata, conversation_id, receive, send).serve()
+
+        async def pay() -> None:
+            await self._toll(principal)
+
+        await _Socket(self._calls, metadata, conversation_id, receive, send, pay).serve()
 
 
 class _Socket:
@@ -112,13 +123,16 @@ class _Socket:
         conversation_id: str,
         receive: Receive,
         send: Send,
+        pay: Callable[[], Awaitable[None]],
     ) -> None:
         self._calls = calls
+        self._pay = pay
         self._metadata = metadata
         self._conversation_id = conversation_id
         self._receive = receive
         self._send = send
-        self._frames: asyncio.Queue[str] = asyncio.Queue(_REQUESTS_AHEAD)
+        self._frames = FramesAhead()
+        self._unreadable = 0
         self._left = False
         self._wrong_type = False
 
@@ -140,13 +154,14 @@ class _Socket:
     async def _read(self, call: asyncio.Task[None]) -> None:
         """Reads ahead: pongs and the client's leaving are seen while a request is served."""
         while True:
+            await self._frames.room()
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self._left = True
             elif message.get("text") is None:
                 self._wrong_type = True
             else:
-                await self._frames.put(message["text"])
+                self._frames.put(message["text"])
                 continue
             call.cancel()
             return
@@ -154,12 +169,28 @@ class _Socket:
     async def _requests(self) -> AsyncIterator[pb2.ConverseRequest]:
         """What the frames ask. One that cannot be read is answered here, in its turn."""
         while True:
-            text = await self._frames.get()
+            text = await self._frames.take()
             try:
-                yield self._request(text)
+                request = self._request(text)
             except _UnreadableFrameError as error:
-                ack = pb2.ConverseAck(request_id=error.request_id, error=status_of(error.failure))
-                await self._write(pb2.ConverseResponse(ack=ack))
+                await self._complain(error)
+            else:
+                self._unreadable = 0
+                yield request
+
+    async def _complain(self, error: _UnreadableFrameError) -> None:
+        """Answers a frame that becomes no request; it costs as much as one."""
+        self._unreadable += 1
+        if self._unreadable > _UNREADABLE_IN_A_ROW:
+            raise MeshError.malformed(f"{self._unreadable} frames in a row cannot be read")
+        failure = error.failure
+        try:
+            await self._pay()
+        except MeshError as refusal:
+            failure = refusal
+        ack = pb2.ConverseAck(request_id=error.request_id, error=status_of(failure))
+        await self._write(pb2.ConverseResponse(ack=ack))
+        await hold_back(failure)
 
     def _request(self, text: str) -> pb2.ConverseRequest:
         try:

@@ -2,6 +2,7 @@
 
 Each request becomes a call of the method that it names, with the caller's credentials, through
 everything that such a call passes. So nothing is allowed, limited, recorded or deduplicated here.
+What becomes no call, such as a ping, costs as much as one.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as st
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from google.protobuf.message import Message
 from meshkit.context import current_principal
-from meshkit.errors import MeshError, to_rich_status
+from meshkit.errors import MeshError, from_rich_status, to_rich_status
 from meshkit.tasks import stop
 from meshkit.telemetry import TRACEPARENT, TRACESTATE, context_headers
 from meshkit.validation import validate
 from opentelemetry.trace import get_current_span
 
+from agentmesh_gateway.limits.toll import Toll, hold_back
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.subscriptions.registry import Subscriptions
@@ -47,13 +49,14 @@ _GET = f"{_CONVERSATIONS}/GetConversation"
 class Chats:
     """Serves streams of ConversationService.Converse."""
 
-    def __init__(self, calls: LocalCalls, subscriptions: Subscriptions) -> None:
+    def __init__(self, calls: LocalCalls, subscriptions: Subscriptions, toll: Toll) -> None:
         self._calls = calls
         self._subscriptions = subscriptions
+        self._toll = toll
 
     async def serve(self, requests: AsyncIterator[pb2.ConverseRequest], context: Context) -> None:
         """Serves one stream to its end. Raises MeshError."""
-        chat = _Chat(self._calls, context)
+        chat = _Chat(self._calls, self._toll, context)
         opening = await chat.opening(requests)
         if opening is None:
             return
@@ -89,6 +92,7 @@ class _Chat:
     """One stream. Requests are read when those before them are answered, which bounds them."""
 
     calls: LocalCalls
+    toll: Toll
     context: Context
     conversation_id: str = ""
     _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -138,17 +142,31 @@ class _Chat:
 
     async def _answer(self, request: pb2.ConverseRequest) -> None:
         ack = pb2.ConverseAck(request_id=request.request_id)
+        refusal: MeshError | None = None
         try:
             await self._carry_out(request, ack)
         except CallFailedError as failed:
             ack.error.CopyFrom(failed.status)
+            refusal = from_rich_status(failed.status)
         except MeshError as error:
-            ack.error.CopyFrom(to_rich_status(error))
+            refusal = await self._charged(error)
+            ack.error.CopyFrom(to_rich_status(refusal))
         await self.write(pb2.ConverseResponse(ack=ack))
+        if refusal is not None:
+            await hold_back(refusal)
+
+    async def _charged(self, refusal: MeshError) -> MeshError:
+        """Of a request that became no call, which would have paid for itself."""
+        try:
+            await self.toll(current_principal())
+        except MeshError as error:
+            return error
+        return refusal
 
     async def _carry_out(self, request: pb2.ConverseRequest, ack: pb2.ConverseAck) -> None:
         command = request.WhichOneof("command")
         if command == "ping":
+            await self.toll(current_principal())
             ack.pong.time.GetCurrentTime()
         elif command == "finish":
             ack.finished.SetInParent()

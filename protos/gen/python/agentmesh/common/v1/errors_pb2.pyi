@@ -152,6 +152,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """UNAVAILABLE. The same request is still being carried out under this `request_id`; call again under
     the same id. metadata: `request_id`. `google.rpc.RetryInfo` is set.
     """
+    ERROR_REASON_SLOW_READER: _ErrorReason.ValueType  # 77
+    """UNAVAILABLE. The reader of a stream took nothing of it for too long. Nothing is lost: resume
+    behind what was read.
+    """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 80
     """UNIMPLEMENTED. The method is part of the contract, and this version does not serve it."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 81
@@ -310,6 +314,10 @@ for it; `google.rpc.RetryInfo` says when to call again, and another replica may 
 ERROR_REASON_REQUEST_UNDER_WAY: ErrorReason.ValueType  # 76
 """UNAVAILABLE. The same request is still being carried out under this `request_id`; call again under
 the same id. metadata: `request_id`. `google.rpc.RetryInfo` is set.
+"""
+ERROR_REASON_SLOW_READER: ErrorReason.ValueType  # 77
+"""UNAVAILABLE. The reader of a stream took nothing of it for too long. Nothing is lost: resume
+behind what was read.
 """
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 80
 """UNIMPLEMENTED. The method is part of the contract, and this version does not serve it."""
