@@ -99,3 +99,55 @@ async def test_an_agent_is_registered_once_though_no_runtime_is_there(
     assert (again.status_code, again.json()) == (200, first.json())
     new = await alone.http.post("/agents/register", json=named("another"))
     assert new.status_code == 503
+
+
+async def _keys(front: Front) -> list[dict[str, str]]:
+    """Headers of an administrator, a user and another administrator."""
+    made: list[dict[str, str]] = []
+    for role in ("admin", "user", "admin"):
+        headers = made[0] if made else {}
+        response = await front.http.post("/admin/keys", json={"role": role}, headers=headers)
+        assert response.status_code == 200, response.text
+        made.append({"authorization": f"Bearer {response.json()['secret']}"})
+    return made
+
+
+async def test_what_was_done_to_a_conversation_is_answered_though_it_is_gone(
+    own_front: Front,
+) -> None:
+    """And ids of imports are their callers' own, as all others are."""
+    admin, user, other = await _keys(own_front)
+    http = own_front.http
+    body = {"task": "t", "agents": ["developer"]}
+    started = (await http.post(START, json=body, headers=user)).json()
+    path = f"/conversations/{started['conversation_id']}"
+    exported = (await http.get(f"{path}/export", headers=user)).content
+    subject = (await http.get("/admin/keys", headers=admin)).json()["keys"][0]["key_id"]
+    calls = [
+        (f"{path}/fork", {}),
+        (f"{path}/message", {"content": "go on"}),
+        (f"{path}/grants", {"subject": subject, "access": "read"}),
+    ]
+    named = user | {"idempotency-key": "once"}
+
+    async def make() -> list[Any]:
+        answers = [await http.post(where, json=what, headers=named) for where, what in calls]
+        assert {answer.status_code for answer in answers} == {200}, answers
+        return [answer.json() for answer in answers]
+
+    first = await make()
+    assert (await http.delete(path, headers=admin)).status_code == 200
+    assert await make() == first
+    new = await http.post(f"{path}/fork", json={}, headers=user | {"idempotency-key": "new"})
+    assert reason(new) == "NOT_FOUND"
+
+    async def bring(whose: dict[str, str]) -> str:
+        headers = whose | {"idempotency-key": "once", "content-type": "application/jsonl"}
+        brought = await http.post("/conversations/import", content=exported, headers=headers)
+        assert brought.status_code == 200, brought.text
+        return str(brought.json()["conversation_id"])
+
+    assert await bring(admin) == (mine := await bring(admin))
+    theirs = await bring(other)
+    assert theirs != mine
+    assert (await http.get(f"/conversations/{theirs}", headers=other)).status_code == 200

@@ -285,7 +285,8 @@ class MeshError(Exception):
         return cls(
             grpc.StatusCode.ABORTED,
             errors_pb2.ERROR_REASON_OUTCOME_UNKNOWN,
-            "this request was begun before, and nobody knows how far it came: it is not repeated",
+            "this request was begun before, and nobody knows how far it came: it is not repeated;"
+            " look at what is there, and ask under a new request_id for what is missing",
             metadata={"request_id": request_id},
         )
 

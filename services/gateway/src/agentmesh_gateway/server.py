@@ -114,7 +114,7 @@ def build(settings: GatewaySettings) -> ServiceHost:
         "ConversationService": ConversationServicer(
             upstream, catalog, recalls, subscriptions, tenants, chats, traces, probes, settings
         ),
-        "ApprovalService": ApprovalServicer(upstream),
+        "ApprovalService": ApprovalServicer(upstream, recalls),
         "AgentService": AgentServicer(upstream, catalog, recalls, probes),
         "WorkflowService": WorkflowServicer(upstream, catalog, recalls, settings),
         "ToolService": ToolServicer(upstream, catalog, once),

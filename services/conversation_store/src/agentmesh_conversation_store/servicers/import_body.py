@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as pb
 from meshkit.errors import MeshError
@@ -13,8 +14,10 @@ from agentmesh_conversation_store.domain.model import ConversationView
 from agentmesh_conversation_store.storage.requests import Request
 
 from .intake import next_of
+from .repeatable import record_of_body
 
 _PATIENCE_SECONDS = 60.0
+_METHOD = pb.ImportConversationResponse.DESCRIPTOR.full_name
 
 
 class ImportBody:
@@ -23,7 +26,7 @@ class ImportBody:
     def __init__(self, requests: AsyncIterator[pb.ImportConversationRequest]) -> None:
         self._requests = requests
         self._request_id = ""
-        self._digest = hashlib.sha256(b"ImportConversation")
+        self._digest = hashlib.sha256()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes, as they come."""
@@ -43,7 +46,10 @@ class ImportBody:
         """What is kept of it, if the caller gave it an id."""
         if not self._request_id:
             return None
-        return Request(tenant, self._request_id, self._digest.digest(), _encoded)
+        digest = self._digest.digest()
+        record = record_of_body(tenant, _METHOD, self._request_id, digest, import_response)
+        # Not what the gateway saw of it, which is the beginning at most.
+        return replace(record, digest=digest)
 
 
 def import_response(made: ConversationView | bytes) -> pb.ImportConversationResponse:
@@ -51,7 +57,3 @@ def import_response(made: ConversationView | bytes) -> pb.ImportConversationResp
     if isinstance(made, bytes):
         return pb.ImportConversationResponse.FromString(made)
     return pb.ImportConversationResponse(conversation=conversation_message(made))
-
-
-def _encoded(view: ConversationView) -> bytes:
-    return import_response(view).SerializeToString()

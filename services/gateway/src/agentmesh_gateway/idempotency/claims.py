@@ -85,7 +85,8 @@ class Claim:
         await self._stub.RenewRequest(
             pb.RenewRequestRequest(
                 request_id=self.request_id, claim_id=self._claim_id, hold=_HOLD, note=note
-            )
+            ),
+            timeout=HOLD_SECONDS / _RENEWALS,  # one that hangs must leave time for the next
         )
 
     async def answer(self, response: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentmesh.conversation_store.v1 import approval_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import approval_service_pb2 as pb2
 
+from agentmesh_gateway.idempotency.recalling import Recalls
 from agentmesh_gateway.servicers.context import Context
 from agentmesh_gateway.upstream import Upstream
 
@@ -14,8 +15,9 @@ _CONTEXT = 20
 class ApprovalServicer:
     """All of the contract is served; the store decides, knowing the caller."""
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, recalls: Recalls) -> None:
         self._store = upstream.approvals
+        self._recalls = recalls
 
     async def list_approvals(
         self, request: pb2.ListApprovalsRequest, context: Context
@@ -47,13 +49,14 @@ class ApprovalServicer:
         self, request: pb2.ResolveApprovalRequest, context: Context
     ) -> pb2.ResolveApprovalResponse:
         """Decides or answers."""
-        resolved = await self._store.ResolveApproval(
-            store_pb2.ResolveApprovalRequest(
-                request_id=request.request_id,
-                approval_id=request.approval_id,
-                status=request.decision,
-                comment=request.comment,
-                edited_arguments_json=request.edited_arguments_json,
-            )
+        wanted = store_pb2.ResolveApprovalRequest(
+            request_id=request.request_id,
+            approval_id=request.approval_id,
+            status=request.decision,
+            comment=request.comment,
+            edited_arguments_json=request.edited_arguments_json,
+        )
+        resolved = await self._recalls.or_answered(
+            request, store_pb2.ResolveApprovalResponse, lambda: self._store.ResolveApproval(wanted)
         )
         return pb2.ResolveApprovalResponse(approval=resolved.approval)

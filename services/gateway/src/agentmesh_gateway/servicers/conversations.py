@@ -130,15 +130,16 @@ class ConversationServicer:
         if not request.content.strip():
             raise MeshError.invalid("content", "must not be blank")
         attachments.check(request.parts)
-        sent = await self._store.SendMessage(
-            store_pb2.SendMessageRequest(
-                request_id=request.request_id,
-                conversation_id=request.conversation_id,
-                content=request.content,
-                agent=request.agent,
-                strategy=request.strategy,
-                parts=request.parts,
-            )
+        wanted = store_pb2.SendMessageRequest(
+            request_id=request.request_id,
+            conversation_id=request.conversation_id,
+            content=request.content,
+            agent=request.agent,
+            strategy=request.strategy,
+            parts=request.parts,
+        )
+        sent = await self._recalls.or_answered(
+            request, store_pb2.SendMessageResponse, lambda: self._store.SendMessage(wanted)
         )
         return pb2.SendMessageResponse(
             message_id=sent.message_id,
@@ -232,12 +233,15 @@ class ConversationServicer:
         self, request: pb2.ForkConversationRequest, context: Context
     ) -> pb2.ForkConversationResponse:
         """A new conversation with the same history, up to an event."""
-        answer = await self._store.ForkConversation(
-            store_pb2.ForkConversationRequest(
-                request_id=request.request_id,
-                conversation_id=request.conversation_id,
-                at_sequence=request.at_sequence,
-            )
+        wanted = store_pb2.ForkConversationRequest(
+            request_id=request.request_id,
+            conversation_id=request.conversation_id,
+            at_sequence=request.at_sequence,
+        )
+        answer = await self._recalls.or_answered(
+            request,
+            store_pb2.ForkConversationResponse,
+            lambda: self._store.ForkConversation(wanted),
         )
         return recast(answer, pb2.ForkConversationResponse)
 
@@ -256,8 +260,11 @@ class ConversationServicer:
         self, request: pb2.ShareConversationRequest, context: Context
     ) -> pb2.ShareConversationResponse:
         """Lets somebody read it or take part."""
-        answer = await self._store.ShareConversation(
-            recast(request, store_pb2.ShareConversationRequest)
+        wanted = recast(request, store_pb2.ShareConversationRequest)
+        answer = await self._recalls.or_answered(
+            request,
+            store_pb2.ShareConversationResponse,
+            lambda: self._store.ShareConversation(wanted),
         )
         return recast(answer, pb2.ShareConversationResponse)
 

@@ -204,9 +204,11 @@ class UploadArtifactRequest(google.protobuf.message.Message):
     path: builtins.str
     """Relative to the workspace. In the first message."""
     must_not_exist: builtins.bool
-    """True refuses to replace a file. In the first message."""
+    """True refuses to replace a file, but for one with the same bytes if nobody knows how far an earlier
+    attempt under the same `request_id` came. In the first message.
+    """
     etag: builtins.str
-    """Replace only the file with this etag. In the first message."""
+    """Replace only the file with this etag; likewise. In the first message."""
     request_id: builtins.str
     """Of the first message. Chosen by the caller, makes repetition harmless for 24 h: what is uploaded again
     under the same id is not read, if the other fields of the first message but `chunk` are the same.
@@ -287,7 +289,9 @@ class DeleteArtifactResponse(google.protobuf.message.Message):
 
     REMOVED_FIELD_NUMBER: builtins.int
     removed: builtins.bool
-    """False if nothing was there."""
+    """False if nothing was there. True under a repeated `request_id` if something was when the request
+    first came.
+    """
     def __init__(
         self,
         *,
