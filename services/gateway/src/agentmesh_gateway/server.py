@@ -168,7 +168,7 @@ def _add_http(
         RouteTable(routes),
         calls,
         authenticator,
-        max_body_bytes=settings.max_message_bytes,
+        bodies=limits.bodies,
         keep_alive_seconds=settings.sse_keep_alive_seconds,
         allowed_origins=settings.cors_allow_origins,
     )

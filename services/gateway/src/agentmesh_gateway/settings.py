@@ -67,6 +67,7 @@ class GatewaySettings(ServiceSettings):
     http_max_header_bytes: int = Field(default=32_768, ge=0, le=1_048_576)
     http_min_body_bytes_per_second: int = Field(default=512, ge=0)
     http_body_seconds: float = Field(default=10.0, ge=0, le=600)
+    http_max_held_body_bytes: int = Field(default=134_217_728, ge=0)
     http_write_seconds: float = Field(default=60.0, ge=0, le=3600)
     http_max_connections: int = Field(default=10_000, ge=0)
     http_max_connections_per_address: int = Field(default=2_000, ge=0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from meshkit.ids import new_id
 
 from agentmesh_gateway.http.proxies import TrustedProxies
+from agentmesh_gateway.limits.bodies import Bodies
 from agentmesh_gateway.limits.buckets import Buckets, LocalBuckets
 from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.limits.gate import Gate
@@ -33,6 +34,7 @@ class Limits:
 
     gate: Gate
     guard: CredentialGuard
+    bodies: Bodies
     strangers: Strangers
     tenants: Tenants
     proxies: TrustedProxies
@@ -74,7 +76,8 @@ def assemble(settings: GatewaySettings, policies: PolicyDirectory) -> Limits:
     guard = CredentialGuard(
         settings.refused_credentials_per_minute, settings.anonymous_requests_per_second
     )
-    return Limits(gate, guard, strangers, tenants, proxies, on_start, on_stop)
+    bodies = Bodies(overload, settings.http_max_held_body_bytes, settings.max_message_bytes)
+    return Limits(gate, guard, bodies, strangers, tenants, proxies, on_start, on_stop)
 
 
 def _defaults(settings: GatewaySettings) -> Defaults:

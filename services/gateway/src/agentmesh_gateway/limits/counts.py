@@ -14,15 +14,15 @@ class Counts:
     def __getitem__(self, key: str) -> int:
         return self._counts.get(key, 0)
 
-    def add(self, keys: Sequence[str]) -> None:
-        """One more for each."""
+    def add(self, keys: Sequence[str], number: int = 1) -> None:
+        """So many more for each."""
         for key in keys:
-            self._counts[key] = self._counts.get(key, 0) + 1
+            self._counts[key] = self._counts.get(key, 0) + number
 
-    def remove(self, keys: Sequence[str]) -> None:
-        """One less for each."""
+    def remove(self, keys: Sequence[str], number: int = 1) -> None:
+        """So many less for each."""
         for key in keys:
-            left = self._counts.get(key, 0) - 1
+            left = self._counts.get(key, 0) - number
             if left > 0:
                 self._counts[key] = left
             else:

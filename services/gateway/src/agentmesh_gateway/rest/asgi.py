@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from agentmesh_gateway.limits.bodies import Body
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -30,20 +32,24 @@ class ClientLeftError(Exception):
     """The client closed the connection before its request was complete."""
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLargeError before reading more than `limit` bytes."""
+async def read_body(headers: dict[bytes, bytes], receive: Receive, held: Body) -> bytes:
+    """The whole body, of which `held` keeps account. Raises BodyTooLargeError before reading more
+    than it may have, and MeshError before holding more than can be held."""
     announced = headers.get(b"content-length", b"0")
-    if announced.isdigit() and int(announced) > limit:
+    if announced.isdigit() and int(announced) > held.largest:
         raise BodyTooLargeError
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeftError
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise BodyTooLargeError
+        if piece := message.get("body", b""):
+            if len(body) + len(piece) > held.largest:
+                raise BodyTooLargeError
+            held.grow(len(piece))
+            body += piece
         if not message.get("more_body", False):
+            held.complete()
             return bytes(body)
 
 

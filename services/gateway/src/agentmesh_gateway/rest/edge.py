@@ -13,6 +13,7 @@ from meshkit.errors import FieldViolation, MeshError
 from meshkit.ids import new_id
 
 from agentmesh_gateway.identity.authenticator import Authenticator
+from agentmesh_gateway.limits.bodies import Bodies, Body
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest.announcements import announce_in
 from agentmesh_gateway.rest.asgi import (
@@ -59,20 +60,21 @@ class RestEdge:
         calls: LocalCalls,
         authenticator: Authenticator,
         *,
-        max_body_bytes: int,
+        bodies: Bodies,
         keep_alive_seconds: float,
         allowed_origins: Collection[str] = (),
     ) -> None:
         self._table = table
         self._calls = calls
         self._authenticator = authenticator
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
         self._keep_alive_seconds = keep_alive_seconds
         self._allowed_origins = {origin.lower() for origin in allowed_origins}
         self._streams = {
             route.rpc: StreamRoute(route) for route in table.routes if route.server_streaming
         }
         self._public = {route.rpc for route in table.routes if _needs_credentials(route)}
+        self._vital = {route.rpc for route in table.routes if _is_vital(route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request."""
@@ -90,7 +92,7 @@ class RestEdge:
         except CallFailedError as error:
             await answer.error(error.status)
         except BodyTooLargeError:
-            await answer.error(status_of(MeshError.message_too_large(self._max_body_bytes)))
+            await answer.error(status_of(MeshError.message_too_large(self._bodies.largest)))
         except (UnsupportedMediaTypeError, UnsupportedFileError) as error:
             await answer.error(status_of(error), 415, [(b"accept-encoding", b"identity")])
         except MeshError as error:
@@ -123,7 +125,9 @@ class RestEdge:
                 if self._authenticator.trusts_this_machine(principal):
                     require_this_machine(headers, self._allowed_origins)
                 await self._calls.expected(match.route.rpc, principal)
-            await self._call(match, scope, headers, receive, metadata, answer, principal)
+            vital = match.route.rpc in self._vital
+            with self._bodies.of(headers, principal, vital=vital) as held:
+                await self._call(match, scope, headers, receive, held, metadata, answer, principal)
         except MeshError as error:
             self._calls.refused(match.route.rpc, metadata, principal, error)
             raise
@@ -134,21 +138,24 @@ class RestEdge:
         scope: Scope,
         headers: dict[bytes, bytes],
         receive: Receive,
+        held: Body,
         metadata: Metadata,
         answer: Responder,
         caller: Principal | None,
     ) -> None:
         require_plain(headers)
         if match.route.is_upload:
+            held.release()  # it passes through, as a call
             first = self._bound(match, scope, headers, None)
             response, _ = await serve_upload(
                 match.route, first, self._calls, headers, receive, metadata
             )
             await answer.json(200, encode_message(response), etag_headers(response))
             return
-        request = await self._request(match, scope, headers, receive)
+        request = await self._request(match, scope, headers, receive, held)
         stream = self._streams.get(match.route.rpc)
         if stream is not None:
+            held.release()  # it may last for days
             await serve_stream(
                 stream,
                 self._calls,
@@ -168,9 +175,14 @@ class RestEdge:
         await answer.json(http_code, encode_message(response), etag_headers(response))
 
     async def _request(
-        self, match: Match, scope: Scope, headers: dict[bytes, bytes], receive: Receive
+        self,
+        match: Match,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        held: Body,
     ) -> ProtobufMessage:
-        body = await read_body(headers, receive, self._max_body_bytes)
+        body = await read_body(headers, receive, held)
         document = parse_body(headers.get(b"content-type", b""), body) if body else None
         return self._bound(match, scope, headers, document)
 
@@ -208,6 +220,11 @@ def raw_path(scope: Scope) -> str:
 def _needs_credentials(route: Route) -> bool:
     policy = route.method.GetOptions().Extensions[options_pb2.policy]
     return bool(policy.audience == options_pb2.AUDIENCE_PUBLIC)
+
+
+def _is_vital(route: Route) -> bool:
+    policy = route.method.GetOptions().Extensions[options_pb2.policy]
+    return bool(policy.importance == options_pb2.IMPORTANCE_VITAL)
 
 
 def _refuse(problems: Problems) -> None:
