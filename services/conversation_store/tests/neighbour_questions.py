@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from agentmesh_conversation_store.domain.access import Caller
-from agentmesh_conversation_store.domain.audit_chain import SealingKey
 from agentmesh_conversation_store.domain.conversations import CancelConversation, SendMessage
 from agentmesh_conversation_store.domain.events import UserMessage
 from agentmesh_conversation_store.domain.forks import Fork
@@ -42,13 +41,12 @@ from meshkit.roles import Role
 
 from services.conversation_store.tests.neighbours import EVERYTHING as ALL
 from services.conversation_store.tests.neighbours import NAMES
-from services.conversation_store.tests.support import start_command
+from services.conversation_store.tests.support import AUDIT_KEYS, start_command
 from services.conversation_store.tests.work import begin
 
 Answer = Mapping[Any, Any]
 Question = Callable[[Storage, str], Awaitable[Answer]]
 MANY = 1000
-KEY = SealingKey(bytes(32))
 HUGE = 10**9
 
 
@@ -210,20 +208,18 @@ async def _audit(storage: Storage, tenant: str) -> Answer:
 
 async def _chain(storage: Storage, tenant: str) -> Answer:
     return {
-        "sealed": await storage.sealed_audit(tenant, 0, MANY),
-        "cuts": await storage.audit_cuts(tenant),
-        "beyond": await storage.audit_beyond(tenant, 0),
+        after: await storage.audit_page(tenant, AUDIT_KEYS, after, 0, MANY) for after in (0, MANY)
     }
 
 
 async def _seal_audit(storage: Storage, tenant: str) -> Answer:
-    seal = await storage.seal_audit(tenant, KEY, MANY)
-    return {"seal": seal} | await _chain(storage, tenant)
+    sealing = await storage.seal_audit(tenant, AUDIT_KEYS, MANY)
+    return {"sealing": sealing} | await _chain(storage, tenant)
 
 
 async def _remove_audit(storage: Storage, tenant: str) -> Answer:
-    removed = await storage.remove_audit(tenant, KEY, 2**62, MANY)
-    return {"removed": removed} | await _chain(storage, tenant)
+    removal = await storage.remove_audit(tenant, AUDIT_KEYS, 2**62, MANY)
+    return {"removal": removal} | await _chain(storage, tenant)
 
 
 async def _claim(storage: Storage, tenant: str) -> Answer:
@@ -314,9 +310,7 @@ QUESTIONS: dict[str, Question] = {
     ),
     "summarize_usage": _usage,
     "list_audit": _audit,
-    "sealed_audit": _chain,
-    "audit_cuts": _chain,
-    "audit_beyond": _chain,
+    "audit_page": _chain,
     "tenant_policy": lambda storage, tenant: _of_each([tenant], storage.tenant_policy),
     "departing": _each(ALL.conversations, "departing"),
     "outdated": lambda storage, tenant: _of_each(
@@ -365,6 +359,7 @@ OF_ALL_TENANTS = {
     "tenants_with_retention": "lists tenants",
     "tenants_to_seal": "lists tenants",
     "audited_tenants": "lists tenants",
+    "reconsider_audit": "of all tenants; says how many",
     "tenants_to_keep_short": "lists tenants",
     "remove_some": "of all tenants; says whose it was",
 }

@@ -282,7 +282,7 @@ class Town:
             for (name,) in await self._do(Fetch(found)):
                 await self._do(Each(f"DROP TRIGGER {name}", [()]))
             return
-        for table in ("audit_records", "audit_seals", "audit_cuts"):
+        for table in ("audit_records", "audit_seals", "audit_cuts", "audit_cut_overs"):
             await self._do(Each(f"ALTER TABLE {table} DISABLE TRIGGER USER", [()]))
 
     async def rows(self, name: str) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from agentmesh.conversation_store.v1 import (
     turn_service_pb2,
 )
 from agentmesh_conversation_store.domain.approvals import AskedApproval
+from agentmesh_conversation_store.domain.audit_keys import AuditKeys, SealingKey
 from agentmesh_conversation_store.domain.conversations import StartConversation
 from agentmesh_conversation_store.domain.events import WorkerEvent
 from agentmesh_conversation_store.domain.model import SECOND, ConversationFacts, Instant
@@ -31,6 +32,7 @@ ACME = Principal("alice", "acme", 3)
 OTHER = Principal("mallory", "other", 3)
 DIGEST = hashlib.sha256(b"a request").digest()
 PATIENCE = 20.0
+AUDIT_KEYS = AuditKeys([SealingKey(b"k" * 32)])
 _numbers = itertools.count(1)
 
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from agentmesh_conversation_store.auditing import Verdict, verify
-from agentmesh_conversation_store.domain.audit_chain import Head, SealingKey
+from agentmesh_conversation_store.auditing import verify
 from agentmesh_conversation_store.domain.conversations import CancelConversation
 from agentmesh_conversation_store.domain.history import DeleteConversation
 from agentmesh_conversation_store.domain.ledger import (
     DAY,
     AuditPosition,
     AuditQuery,
-    AuditRecord,
     TenantPolicy,
 )
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.sealing import AuditSealer, sealing_keys
+from agentmesh_conversation_store.sealing import sealing_keys
 from agentmesh_conversation_store.settings import StoreSettings
 from agentmesh_conversation_store.storage.interface import Storage
 from agentmesh_conversation_store.storage.requests import Request
@@ -31,106 +28,38 @@ from meshkit.call_origin import CallOrigin, received_scope
 from meshkit.context import principal_scope
 from pydantic import SecretStr, ValidationError
 
+from services.conversation_store.tests.audit_log import (
+    KEYS,
+    MANY,
+    OTHER_KEYS,
+    Change,
+    append,
+    batch,
+    recorded,
+    sealer,
+    three_batches,
+    verdict,
+)
 from services.conversation_store.tests.support import ACME, ManualClock, start_command
-
-KEY = SealingKey(b"k" * 32)
-OTHER_KEY = SealingKey(b"o" * 32)
-MANY = AuditQuery(100)
-Change = Callable[[str], Awaitable[None]]
-
-
-def _audit(tenant: str, time: int, method: str) -> AuditRecord:
-    name = f"{tenant}-{time}-{method}"
-    return AuditRecord(tenant, name, time, "alice", method, "conversation:conv_1", "OK", "1.2.3.4")
-
-
-def _batch(batch_id: str, digest: bytes = b"d") -> Request[None]:
-    return Request("", f"audit/{batch_id}", digest, lambda _: b"")
-
-
-def _sealer(storage: Storage, key: SealingKey = KEY, keep_days: int | None = None) -> AuditSealer:
-    return AuditSealer(storage, key, every=1.0, keep_days=keep_days)
-
-
-async def _append(storage: Storage, *records: AuditRecord) -> None:
-    await storage.append_audit(records, _batch(records[0].record_id))
-
-
-async def _verdict(storage: Storage, tenant: str = "acme", **heads: Head) -> Verdict:
-    return {one.tenant: one for one in await verify(storage, [KEY], heads)}[tenant]
-
-
-@pytest.fixture
-def tamper(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> Change:
-    """Changes the database behind the store's back, triggers and row-level security put aside."""
-    tables = ("audit_records", "audit_seals", "audit_cuts")
-
-    async def in_postgres(sql: str) -> None:
-        connection = await asyncpg.connect(request.getfixturevalue("postgres_url"))
-        await connection.execute("SET agentmesh.tenants = '{*}'")
-        for table in tables:
-            await connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-        await connection.execute(sql)
-        for table in tables:
-            await connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
-        await connection.close()
-
-    async def in_sqlite(sql: str) -> None:
-        connection = sqlite3.connect(tmp_path / "s.db")
-        triggers = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'audit_%'"
-        ).fetchall()
-        for name, _ in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        connection.executescript(sql)
-        for _, definition in triggers:
-            connection.execute(definition)
-        connection.commit()
-        connection.close()
-
-    return in_postgres if "postgres" in request.node.callspec.id else in_sqlite
-
-
-@pytest.fixture
-def run_sql(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> Change:
-    """Does to the database what its triggers let anybody do."""
-
-    async def in_postgres(sql: str) -> None:
-        connection = await asyncpg.connect(request.getfixturevalue("postgres_url"))
-        try:
-            await connection.execute("SET agentmesh.tenants = '{*}'")
-            await connection.execute(sql)
-        finally:
-            await connection.close()
-
-    async def in_sqlite(sql: str) -> None:
-        connection = sqlite3.connect(tmp_path / "s.db")
-        try:
-            connection.execute(sql)
-        finally:
-            connection.close()
-
-    return in_postgres if "postgres" in request.node.callspec.id else in_sqlite
-
 
 # --- what is recorded ------------------------------------------------------------------------
 
 
 async def test_batches_are_kept_once_and_tenants_never_meet(storage: Storage) -> None:
-    records = [_audit("acme", 10, "a"), _audit("other", 11, "b"), _audit("acme", 12, "c")]
+    records = [recorded("acme", 10, "a"), recorded("other", 11, "b"), recorded("acme", 12, "c")]
     for _ in range(2):
-        await storage.append_audit(records, _batch("b1"))
+        await storage.append_audit(records, batch("b1"))
     with pytest.raises(Rejection) as refused:
-        await storage.append_audit(records[:1], _batch("b1", b"another"))
+        await storage.append_audit(records[:1], batch("b1", b"another"))
     assert refused.value.reason is Reason.REQUEST_ID_REUSED
     assert await storage.list_audit("acme", MANY) == [records[2], records[0]]
     assert await storage.list_audit("other", MANY) == [records[1]]
 
 
 async def test_pages_leave_nothing_out_at_equal_times(storage: Storage) -> None:
-    same = [_audit("acme", 100, str(number)) for number in range(9)]
-    await _append(storage, *same)
-    await _append(storage, _audit("acme", 200, "late"))
+    same = [recorded("acme", 100, str(number)) for number in range(9)]
+    await append(storage, *same)
+    await append(storage, recorded("acme", 200, "late"))
     seen: list[str] = []
     query = AuditQuery(4, since=100, until=200)
     while page := await storage.list_audit("acme", query):
@@ -140,14 +69,14 @@ async def test_pages_leave_nothing_out_at_equal_times(storage: Storage) -> None:
 
 
 async def test_records_are_found_by_who_what_and_how_it_ended(storage: Storage) -> None:
-    plain = _audit("acme", 1, "plain")
+    plain = recorded("acme", 1, "plain")
     others = {
         "principal": replace(plain, record_id="r1", principal="bob"),
         "method": replace(plain, record_id="r2", method="M"),
         "resource": replace(plain, record_id="r3", resource="key:key_1"),
         "code": replace(plain, record_id="r4", code="NOT_FOUND"),
     }
-    await _append(storage, plain, *others.values())
+    await append(storage, plain, *others.values())
     for field, record in others.items():
         wanted = replace(MANY, **{field: getattr(record, field)})
         assert await storage.list_audit("acme", wanted) == [record], field
@@ -189,33 +118,33 @@ async def test_what_a_deleted_conversation_was_about_stays_on_record(storage: St
 
 async def test_replicas_seal_one_chain(replicas: list[Storage]) -> None:
     for number in range(40):
-        await _append(replicas[0], _audit("acme", number, "m"), _audit("other", number, "m"))
+        await append(replicas[0], recorded("acme", number, "m"), recorded("other", number, "m"))
 
     async def some(storage: Storage) -> None:
-        while await storage.seal_audit("acme", KEY, 3):
+        while (await storage.seal_audit("acme", KEYS, 3)).seal:
             pass
 
     await asyncio.gather(*(some(storage) for storage in replicas * 2))
-    await _sealer(replicas[1]).seal_all()
+    await sealer(replicas[1]).seal_all()
     for tenant in ("acme", "other"):
-        found = await _verdict(replicas[0], tenant)
+        found = await verdict(replicas[0], tenant)
         assert (found.problem, found.records, found.unsealed) == (None, 40, 0)
     listed = await replicas[0].list_audit("acme", MANY)
     assert sorted(one.sequence for one in listed) == list(range(1, 41))
 
 
 async def test_what_came_is_sealed_when_the_store_stops(storage: Storage) -> None:
-    sealer = _sealer(storage)
-    await sealer.start()
-    await _append(storage, _audit("acme", 1, "m"))
-    await sealer.stop()
-    assert (await _verdict(storage)).records == 1
+    at_work = sealer(storage)
+    await at_work.start()
+    await append(storage, recorded("acme", 1, "m"))
+    await at_work.stop()
+    assert (await verdict(storage)).records == 1
 
 
 async def test_records_cannot_be_changed_or_removed(storage: Storage, run_sql: Change) -> None:
-    await _append(storage, _audit("acme", 1, "m"))
-    await _sealer(storage).seal_all()
-    await _append(storage, _audit("acme", 2, "unsealed"))
+    await append(storage, recorded("acme", 1, "m"))
+    await sealer(storage).seal_all()
+    await append(storage, recorded("acme", 2, "unsealed"))
     for sql in (
         "UPDATE audit_records SET principal = 'nobody'",
         "UPDATE audit_records SET sequence = 7 WHERE sequence = 1",
@@ -262,7 +191,7 @@ _TAMPERING = {
     ),
     "an inserted record": (
         "INSERT INTO audit_records SELECT tenant, 'forged', time, principal, method, resource,"
-        " code, peer, trace_id, request_id, 10 FROM audit_records"
+        " code, peer, trace_id, request_id, 10, mac FROM audit_records"
         " WHERE tenant = 'acme' AND sequence = 1",
         "claim places that no batch covers",
     ),
@@ -294,39 +223,32 @@ _TAMPERING = {
 }
 
 
-async def _three_batches(storage: Storage) -> None:
-    for batch in range(3):
-        for tenant in ("acme", "other"):
-            records = [_audit(tenant, 10 * batch + number, f"m{number}") for number in range(3)]
-            await _append(storage, *records)
-        await _sealer(storage).seal_all()
-
-
-@pytest.mark.parametrize("kind", _TAMPERING)
-async def test_verification_finds(storage: Storage, tamper: Change, kind: str) -> None:
-    await _three_batches(storage)
-    before = await _verdict(storage)
-    assert (before.problem, before.batches, before.records) == (None, 3, 9)
-    sql, problem = _TAMPERING[kind]
-    await tamper(sql)
-    found = await _verdict(storage)
-    assert problem in str(found.problem)
-    if "other" not in sql:
-        assert (await _verdict(storage, "other")).problem is None
+async def test_verification_finds(storage: Storage, tamper: Change) -> None:
+    """Each kind in chains of its own, all in one database."""
+    tenants = {kind: f"acme-{number}" for number, kind in enumerate(_TAMPERING)}
+    await three_batches(storage, "other", "untouched", *tenants.values())
+    before = await verify(storage, KEYS, {})
+    assert {(one.problem, one.batches, one.records) for one in before} == {(None, 3, 9)}
+    done = (sql.replace("'acme'", f"'{tenants[kind]}'") for kind, (sql, _) in _TAMPERING.items())
+    await tamper(";".join(done))
+    found = {one.tenant: str(one.problem) for one in await verify(storage, KEYS, {})}
+    for kind, (_, problem) in _TAMPERING.items():
+        assert problem in found[tenants[kind]], kind
+    assert found["untouched"] == "None"
 
 
 async def test_a_chain_sealed_again_with_another_key_is_found(
     storage: Storage, tamper: Change
 ) -> None:
-    await _three_batches(storage)
+    await three_batches(storage, "acme", "other")
     await tamper(
-        "UPDATE audit_records SET principal = 'mallory', sequence = 0 WHERE tenant = 'acme';"
+        "UPDATE audit_records SET sequence = 0 WHERE tenant = 'acme';"
         "DELETE FROM audit_seals WHERE tenant = 'acme'"
     )
-    await _sealer(storage, OTHER_KEY).seal_all()
-    assert "sealed with another key" in str((await _verdict(storage)).problem)
-    await tamper(f"UPDATE audit_seals SET key_id = '{KEY.key_id}'")  # noqa: S608  a constant
-    assert "sealed with another key" in str((await _verdict(storage)).problem)
+    await sealer(storage, OTHER_KEYS).seal_all()
+    assert "sealed with another key" in str((await verdict(storage)).problem)
+    await tamper(f"UPDATE audit_seals SET key_id = '{KEYS.first.key_id}'")  # noqa: S608  a constant
+    assert "sealed with another key" in str((await verdict(storage)).problem)
 
 
 def test_the_first_key_seals_and_none_is_short(tmp_path: Path) -> None:
@@ -344,50 +266,53 @@ def test_the_first_key_seals_and_none_is_short(tmp_path: Path) -> None:
 
 
 async def test_keys_can_be_exchanged(storage: Storage) -> None:
-    await _append(storage, _audit("acme", 1, "m"))
-    await _sealer(storage, OTHER_KEY).seal_all()
-    await _append(storage, _audit("acme", 2, "m"))
-    await _sealer(storage).seal_all()
-    (both,) = await verify(storage, [KEY, OTHER_KEY], {})
+    await append(storage, recorded("acme", 1, "m"))
+    await sealer(storage).seal_all()
+    await append(storage, recorded("acme", 2, "m"))
+    await sealer(storage, OTHER_KEYS).seal_all()
+    await append(storage, recorded("acme", 3, "m"))
+    await sealer(storage).seal_all()  # does not have the newer one, and waits
+    (both,) = await verify(storage, OTHER_KEYS, {})
     assert (both.problem, both.batches) == (None, 2)
-    assert "sealed with another key" in str((await _verdict(storage)).problem)
+    assert "sealed with another key" in str((await verdict(storage)).problem)
 
 
 async def test_a_remembered_head_shows_what_was_cut_off(storage: Storage, tamper: Change) -> None:
-    await _three_batches(storage)
-    head = (await _verdict(storage)).head
+    await three_batches(storage, "acme", "other")
+    head = (await verdict(storage)).head
     assert head.number == 3
     await tamper(
         "DELETE FROM audit_records WHERE tenant = 'acme' AND sequence > 6;"
         "DELETE FROM audit_seals WHERE tenant = 'acme' AND number = 3"
     )
-    assert (await _verdict(storage)).problem is None
-    assert "ends at batch 2, and had 3" in str((await _verdict(storage, acme=head)).problem)
+    assert (await verdict(storage)).problem is None
+    assert "ends at batch 2, and had 3" in str((await verdict(storage, acme=head)).problem)
     # Nor does a chain that went on differently from there pass.
-    await _append(storage, _audit("acme", 50, "later"))
-    await _sealer(storage).seal_all()
-    assert (await _verdict(storage)).problem is None
-    assert "not the one that is remembered" in str((await _verdict(storage, acme=head)).problem)
+    await append(storage, recorded("acme", 50, "later"))
+    await sealer(storage).seal_all()
+    assert (await verdict(storage)).problem is None
+    assert "not the one that is remembered" in str((await verdict(storage, acme=head)).problem)
     await tamper(
         "DELETE FROM audit_records WHERE tenant = 'acme';"
         "DELETE FROM audit_seals WHERE tenant = 'acme'"
     )
-    assert "ends at batch 0" in str((await _verdict(storage, acme=head)).problem)
+    assert "ends at batch 0" in str((await verdict(storage, acme=head)).problem)
 
 
 async def test_retention_removes_records_and_the_chain_still_verifies(
     storage: Storage, clock: ManualClock, tamper: Change
 ) -> None:
-    await _three_batches(storage)
+    await three_batches(storage, "acme", "other")
     clock.now += 10 * DAY
-    await _append(storage, _audit("acme", 99, "new"))
-    await _sealer(storage).seal_all()
-    assert await _sealer(storage).remove_old() == 0
-    assert await _sealer(storage, keep_days=5).remove_old() == 18
-    assert await _sealer(storage, keep_days=5).remove_old() == 0
-    found = await _verdict(storage)
+    await append(storage, recorded("acme", 99, "new"))
+    await sealer(storage).seal_all()
+    assert await sealer(storage).remove_old() == 0
+    assert await sealer(storage, keep_days=11).remove_old() == 0
+    assert await sealer(storage, keep_days=5).remove_old() == 18
+    assert await sealer(storage, keep_days=5).remove_old() == 0
+    found = await verdict(storage)
     assert (found.problem, found.batches, found.records, found.removed) == (None, 4, 1, 9)
     assert [one.method for one in await storage.list_audit("acme", MANY)] == ["new"]
     # What retention did not remove must be there.
     await tamper("DELETE FROM audit_records WHERE tenant = 'acme'")
-    assert "record 10 of batch 4 is missing" in str((await _verdict(storage)).problem)
+    assert "record 10 of batch 4 is missing" in str((await verdict(storage)).problem)

@@ -15,10 +15,12 @@ from meshkit.settings import load_settings
 
 from . import audit_commands
 from .codec.events import ProtobufEvents
+from .domain.audit_keys import AuditKeys
 from .domain.keys import ApiKey, Grantor
 from .domain.model import SECOND, Instant
 from .domain.rejections import Rejection
 from .identity import ApiKeys, NewKey, load_pepper, random_seed
+from .sealing import sealing_keys
 from .settings import StoreSettings
 from .storage.chosen import chosen_storage
 from .storage.interface import Storage
@@ -158,7 +160,8 @@ def _with_keys(work: Callable[[Storage, ApiKeys], Awaitable[None]]) -> None:
 
 def _with_storage(settings: StoreSettings, work: Callable[[Storage], Awaitable[None]]) -> None:
     async def main() -> None:
-        storage = chosen_storage(settings, ProtobufEvents())
+        audit_keys = AuditKeys(sealing_keys(settings))
+        storage = chosen_storage(settings, ProtobufEvents(), audit_keys)
         await storage.open()
         try:
             await work(storage)

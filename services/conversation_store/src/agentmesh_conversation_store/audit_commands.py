@@ -13,6 +13,7 @@ from meshkit.settings import load_settings
 
 from .auditing import Verdict, verify
 from .domain.audit_chain import Head
+from .domain.audit_keys import AuditKeys
 from .domain.ledger import AuditQuery, AuditRecord
 from .domain.model import SECOND
 from .sealing import sealing_keys
@@ -75,7 +76,7 @@ def register(app: App, with_storage: WithStorage) -> None:
         remembered = _remembered(heads)
 
         async def check(storage: Storage) -> None:
-            verdicts = await verify(storage, sealing_keys(settings), remembered)
+            verdicts = await verify(storage, AuditKeys(sealing_keys(settings)), remembered)
             for verdict in verdicts:
                 print(_verdict(verdict))  # noqa: T201 - the command's output
             if any(verdict.problem for verdict in verdicts):

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from meshkit.tasks import stop
 
-from .domain.audit_chain import Seal, SealingKey
+from .domain.audit_chain import Seal
+from .domain.audit_keys import AuditKeys, SealingKey
 from .domain.model import SECOND
 from .domain.rejections import Rejection
 from .identity import load_pepper
@@ -20,7 +21,9 @@ from .storage.interface import Storage
 _log = logging.getLogger(__name__)
 
 BATCH = 1000
-_REMOVED_AT_ONCE = 500
+_REMOVED_AT_ONCE = 1000
+_LOOK_AROUND_SECONDS = 600
+_NAMED = 3
 _DAY = 24 * 3600 * SECOND
 
 
@@ -36,15 +39,17 @@ def sealing_keys(settings: StoreSettings) -> list[SealingKey]:
 
 class AuditSealer:
     """A loop; replicas may run it at once. Each head is logged: whoever keeps the logs can tell
-    later whether the newest seals of a chain were cut off."""
+    later whether the newest seals of a chain were cut off. The sealer remembers them too, and does
+    not go on with a chain that lacks one."""
 
     def __init__(
-        self, storage: Storage, key: SealingKey, *, every: float, keep_days: int | None
+        self, storage: Storage, keys: AuditKeys, *, every: float, keep_days: int | None
     ) -> None:
         self._storage = storage
-        self._key = key
+        self._keys = keys
         self._every = every
         self._keep_days = keep_days
+        self._known: dict[str, Seal] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -63,43 +68,66 @@ class AuditSealer:
             _log.warning("audit records stay unsealed for now: %s", error)
 
     async def seal_all(self) -> Sequence[Seal]:
-        """Seals all that is not sealed."""
-        made = []
+        """Seals all that is not sealed. What is wrong with one tenant's is no matter of others."""
+        made: list[Seal] = []
         for tenant in await self._storage.tenants_to_seal():
-            while seal := await self._storage.seal_audit(tenant, self._key, BATCH):
-                made.append(seal)
-                _log.info(
-                    "audit records sealed",
-                    extra={
-                        "tenant": tenant,
-                        "audit_head": f"{seal.number}:{seal.hash.hex()}",
-                        "audit_sequence": seal.last_sequence,
-                    },
-                )
-                if seal.last_sequence - seal.first_sequence + 1 < BATCH:
-                    break
+            try:
+                await self._seal(tenant, made)
+            except Rejection:
+                raise
+            except Exception:
+                _log.exception("audit records stay unsealed", extra={"tenant": tenant})
         return made
+
+    async def _seal(self, tenant: str, made: list[Seal]) -> None:
+        more = True
+        while more:
+            done = await self._storage.seal_audit(
+                tenant, self._keys, BATCH, self._known.get(tenant)
+            )
+            more = done.more
+            if done.problem is not None:
+                _report(tenant, f"nothing is added to the chain: {done.problem}")
+            if done.put_aside:
+                ids = ", ".join(one.record_id for one in done.put_aside[:_NAMED])
+                _report(
+                    tenant, f"{len(done.put_aside)} records are not the store's, put aside: {ids}"
+                )
+            if done.seal is not None:
+                made.append(done.seal)
+                self._known[tenant] = done.seal
+                _log.info("audit records sealed", extra=_as_head(done.seal))
 
     async def remove_old(self) -> int:
         """Removes what is older than it has to be kept; says how many records."""
-        if self._keep_days is None:
-            return 0
-        before = await self._storage.now() - self._keep_days * _DAY
+        before = None
+        if self._keep_days is not None:
+            before = await self._storage.now() - self._keep_days * _DAY
         removed = 0
         for tenant in await self._storage.audited_tenants():
-            while gone := await self._storage.remove_audit(
-                tenant, self._key, before, _REMOVED_AT_ONCE
-            ):
-                removed += gone
+            while True:
+                done = await self._storage.remove_audit(
+                    tenant, self._keys, before, _REMOVED_AT_ONCE
+                )
+                removed += done.records
+                if done.problem is not None:
+                    _report(tenant, f"records are kept beyond their time: {done.problem}")
+                if done.problem is not None or not done.records:
+                    break
         return removed
+
+    async def _look_around(self) -> None:
+        """What need not be done each time."""
+        await self._storage.reconsider_audit(self._keys, BATCH)
+        await self.remove_old()
 
     async def _run(self) -> None:
         rounds = 0
         while True:
             try:
                 await self.seal_all()
-                if rounds % max(1, round(600 / self._every)) == 0:
-                    await self.remove_old()
+                if rounds % max(1, round(_LOOK_AROUND_SECONDS / self._every)) == 0:
+                    await self._look_around()
             except Rejection as rejection:
                 _log.warning("audit records stay unsealed for now: %s", rejection.message)
             except Exception:
@@ -107,3 +135,15 @@ class AuditSealer:
                 _log.exception("audit records stay unsealed for now")
             rounds += 1
             await asyncio.sleep(self._every)
+
+
+def _as_head(made: Seal) -> dict[str, object]:
+    return {
+        "tenant": made.tenant,
+        "audit_head": f"{made.number}:{made.hash.hex()}",
+        "audit_sequence": made.last_sequence,
+    }
+
+
+def _report(tenant: str, problem: str) -> None:
+    _log.error("the audit log is not as it should be: %s", problem, extra={"tenant": tenant})

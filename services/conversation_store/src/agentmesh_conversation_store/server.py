@@ -22,6 +22,7 @@ from .blobs.location import Place, open_place
 from .blobs.object_store import ObjectStoreBlobs
 from .codec.events import ProtobufEvents
 from .domain.attempts import Retries
+from .domain.audit_keys import AuditKeys
 from .domain.model import SECOND, Run
 from .fanout.announcer import Announcer
 from .fanout.in_process import InProcessFanout
@@ -62,7 +63,8 @@ _PACKAGE = "agentmesh.conversation_store.v1"
 def build(settings: StoreSettings) -> ServiceHost:
     """The service, ready to start."""
     host = ServiceHost(NAME, settings)
-    storage = chosen_storage(settings, ProtobufEvents())
+    audit_keys = AuditKeys(sealing_keys(settings))
+    storage = chosen_storage(settings, ProtobufEvents(), audit_keys)
     fanout = _fanout(host, settings)
     retries = Retries(
         settings.max_turn_failures,
@@ -97,7 +99,7 @@ def build(settings: StoreSettings) -> ServiceHost:
     uses = KeyUses(storage)
     sealer = AuditSealer(
         storage,
-        sealing_keys(settings)[0],
+        audit_keys,
         every=settings.audit_seal_seconds,
         keep_days=settings.audit_retention_days,
     )

@@ -206,7 +206,8 @@ def day_is_over(tenant: str, used: str, now: Instant) -> Rejection:
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
     """One thing that somebody did. `code` is the name of a status code, "STARTED" of what was about
-    to be done, or "GAP" where records were lost; `sequence` is 0 until it is sealed."""
+    to be done, or "GAP" where records were lost; `sequence` is 0 until it is sealed, and -1 if it
+    is put aside: the sealer found that the store did not write it like this."""
 
     tenant: str
     record_id: str
@@ -219,10 +220,31 @@ class AuditRecord:
     trace_id: str = ""
     request_id: str = ""
     sequence: int = 0
+    mac: bytes = field(default=b"", compare=False, repr=False)
+    """Who wrote it, see `AuditKeys`."""
 
     def at(self, sequence: int) -> AuditRecord:
         """The same, at its place in its tenant's chain."""
         return replace(self, sequence=sequence)
+
+    @property
+    def marked_bytes(self) -> bytes:
+        """What a mark covers: everything but the place, so that no two records look alike. A text
+        with NUL counts as Postgres keeps it."""
+        texts = (
+            self.tenant,
+            self.record_id,
+            str(self.time),
+            self.principal,
+            self.method,
+            self.resource,
+            self.code,
+            self.peer,
+            self.trace_id,
+            self.request_id,
+        )
+        lengths = ",".join([str(len(text)) for text in texts])
+        return f"{lengths}:{''.join(texts)}".replace("\0", "\ufffd").encode()
 
     @property
     def sealed_fields(self) -> tuple[str | int, ...]:

@@ -26,6 +26,7 @@ from agentmesh_conversation_store.domain.model import (
 )
 from agentmesh_conversation_store.domain.search import TextQuery
 
+from .audit import AuditLog
 from .catalog import Catalog
 from .claims import Claims
 from .history import History
@@ -209,7 +210,7 @@ class Due:
     run_id: str
 
 
-class Storage(Catalog, Claims, Ledger, History, Sharing, Transfer, Protocol):
+class Storage(AuditLog, Catalog, Claims, Ledger, History, Sharing, Transfer, Protocol):
     """The database. Times come from its clock; every call raises `Rejection` for a typed no."""
 
     async def open(self) -> None:

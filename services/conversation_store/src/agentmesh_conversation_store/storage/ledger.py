@@ -1,19 +1,15 @@
-"""What the store keeps of tenants as a whole: usage, limits, audit."""
+"""What the store keeps of tenants as a whole: usage and limits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from agentmesh_conversation_store.domain.audit_chain import Cut, Seal, SealingKey
 from agentmesh_conversation_store.domain.ledger import (
-    AuditQuery,
-    AuditRecord,
     TenantPolicy,
     UsageQuery,
     UsageSum,
 )
-from agentmesh_conversation_store.domain.model import Instant
 
 if TYPE_CHECKING:
     from .requests import Request
@@ -39,44 +35,4 @@ class Ledger(Protocol):
 
     async def tenants_with_retention(self) -> Sequence[str]:
         """Tenants whose policy removes events by age or number."""
-        ...
-
-    async def append_audit(self, records: Sequence[AuditRecord], request: Request[None]) -> None:
-        """Keeps a batch of records of any tenants; a repeated request changes nothing. What the
-        store itself carries out for somebody it records in the same transaction."""
-        ...
-
-    async def list_audit(self, tenant: str, query: AuditQuery) -> Sequence[AuditRecord]:
-        """The tenant's records, newest first."""
-        ...
-
-    async def tenants_to_seal(self) -> Sequence[str]:
-        """Tenants with audit records that have no place in their chain yet."""
-        ...
-
-    async def seal_audit(self, tenant: str, key: SealingKey, limit: int) -> Seal | None:
-        """Seals the oldest of them, at most `limit`; None if there is nothing to seal."""
-        ...
-
-    async def remove_audit(self, tenant: str, key: SealingKey, before: Instant, limit: int) -> int:
-        """Removes records that were sealed before then, at most `limit`, and keeps their seals and
-        a signed note of it; says how many."""
-        ...
-
-    async def audited_tenants(self) -> Sequence[str]:
-        """Tenants with audit records or seals, by name; "" for calls of nobody known."""
-        ...
-
-    async def sealed_audit(
-        self, tenant: str, after: int, limit: int
-    ) -> Sequence[tuple[Seal, Sequence[AuditRecord]]]:
-        """The tenant's seals with a number above `after`, each with its records."""
-        ...
-
-    async def audit_cuts(self, tenant: str) -> Sequence[Cut]:
-        """What retention removed, the latest first."""
-        ...
-
-    async def audit_beyond(self, tenant: str, sequence: int) -> tuple[int, int]:
-        """How many records have a place that no chain up to `sequence` gave, and how many none."""
         ...

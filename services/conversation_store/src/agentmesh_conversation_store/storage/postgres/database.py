@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -16,6 +16,15 @@ from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from .driver import LOCKS, lock_number, tenants_setting
 
 _log = logging.getLogger(__name__)
+
+Migrated = Callable[[Any, int], Awaitable[None]]
+"""Goes on in the migration's transaction, on its connection; with the schema that there was before,
+0 if there was none."""
+
+
+async def _complete(_connection: Any, _before: int) -> None:
+    """Nothing is left to do."""
+
 
 _FULL = (asyncpg.DiskFullError,)
 _DAMAGED = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError)
@@ -46,7 +55,7 @@ class Database:
         self._timeout = timeout
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
-    async def open(self, *, migrating: bool) -> None:
+    async def open(self, *, migrating: bool, migrated: Migrated = _complete) -> None:
         """Connects; migrates, or makes sure that somebody has."""
         try:
             self._pool = await asyncpg.create_pool(
@@ -60,7 +69,10 @@ class Database:
                 server_settings={"application_name": "agentmesh conversation_store"},
             )
             async with self._pool.acquire() as connection:
-                await (migrate if migrating else require_current)(connection)
+                if migrating:
+                    await migrate(connection, migrated)
+                else:
+                    await require_current(connection)
                 await _warn_of_exemption(connection)
         except BaseException as error:
             if self._pool is not None:
@@ -142,8 +154,8 @@ def migrations() -> list[tuple[int, str]]:
     return [(int(f.name.split("_", 1)[0]), f.read_text("utf-8")) for f in files]
 
 
-async def migrate(connection: Any) -> int:
-    """Brings the schema up to date and returns its version.
+async def migrate(connection: Any, migrated: Migrated = _complete) -> int:
+    """Brings the schema up to date, lets `migrated` do what SQL cannot, and returns its version.
 
     An advisory lock is held from the look at the version to the commit, so that replicas that
     start at once migrate once. A database of a newer release is refused.
@@ -162,6 +174,7 @@ async def migrate(connection: Any) -> int:
                 _log.info("migrating the database to schema %d", version)
                 await connection.execute(sql)
                 await connection.execute("INSERT INTO schema_version VALUES ($1)", version)
+        await migrated(connection, current)
     return newest
 
 

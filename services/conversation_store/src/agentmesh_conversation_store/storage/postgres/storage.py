@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from agentmesh_conversation_store.domain.audit_keys import AuditKeys
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.model import Instant
 from agentmesh_conversation_store.storage.interface import (
@@ -13,6 +14,8 @@ from agentmesh_conversation_store.storage.interface import (
     EventCodec,
 )
 from agentmesh_conversation_store.storage.requests import Request
+from agentmesh_conversation_store.storage.sql import audit_chain
+from agentmesh_conversation_store.storage.sql.audited import Recorder
 from agentmesh_conversation_store.storage.sql.plan import Plan, Session
 from agentmesh_conversation_store.storage.sql.storage import SqlStorage, Tenants
 from agentmesh_conversation_store.storage.sql.unit import Item, Unit
@@ -24,10 +27,13 @@ from .writer import ATTEMPTS, GroupWriter
 
 R = TypeVar("R")
 T = TypeVar("T")
+_MARKED_AUDIT = 11
+"""The schema from which on audit records are marked."""
 
 
 class PostgresStorage(SqlStorage):
-    """Everything durable in one database. Times come from the database's clock."""
+    """Everything durable in one database. Times come from the database's clock. Without keys audit
+    records are good as long as this storage lives."""
 
     _words = TsvectorWords()
 
@@ -41,10 +47,13 @@ class PostgresStorage(SqlStorage):
         timeout: float = 30.0,
         migrating: bool = True,
         clock: Clock | None = None,
+        audit_keys: AuditKeys | None = None,
     ) -> None:
         self._database = Database(url, size=writers + readers, timeout=timeout)
         self._driver = Driver(clock, self._hear_clock)
-        self._unit = Unit(codec, self._words)
+        self._audit_keys = audit_keys or AuditKeys.random()
+        self._recorder = Recorder(self._audit_keys)
+        self._unit = Unit(codec, self._words, self._recorder)
         self._writer = GroupWriter(self._database, self._driver, self._unit, writers)
         self._clock = clock
         self._migrating = migrating
@@ -52,8 +61,13 @@ class PostgresStorage(SqlStorage):
 
     async def open(self) -> None:
         """Connects, and brings the schema up to date."""
-        await self._database.open(migrating=self._migrating)
+        await self._database.open(migrating=self._migrating, migrated=self._migrated)
         self._writer.start()
+
+    async def _migrated(self, connection: Any, before: int) -> None:
+        if 0 < before < _MARKED_AUDIT:
+            await connection.execute("SET LOCAL agentmesh.tenants = '{*}'")
+            await self._driver.drive(connection, audit_chain.cut_over(self._audit_keys))
 
     async def close(self) -> None:
         """Finishes what was begun."""

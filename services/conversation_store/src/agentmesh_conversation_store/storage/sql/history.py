@@ -12,7 +12,7 @@ from agentmesh_conversation_store.storage.history import Outdated, Removed
 from agentmesh_conversation_store.storage.requests import Request
 
 from . import forks, removal, retention
-from .audited import audited
+from .audited import Recorder
 from .plan import Plan, Session
 from .requests import once
 from .unit import Unit
@@ -24,6 +24,7 @@ class SqlHistory(ABC):
     """`History` over plans."""
 
     _unit: Unit
+    _recorder: Recorder
 
     @abstractmethod
     async def _read(self, tenants: tuple[str, ...], plan: Plan[T], *, snapshot: bool = False) -> T:
@@ -41,7 +42,7 @@ class SqlHistory(ABC):
         def plan(session: Session) -> Plan[ConversationView | bytes]:
             return once(request, lambda: forks.fork(session, self._unit, fork))
 
-        return await self._write((fork.tenant,), audited(plan))
+        return await self._write((fork.tenant,), self._recorder.audited(plan))
 
     async def tenants_to_keep_short(self) -> Sequence[str]:
         """See `History`."""

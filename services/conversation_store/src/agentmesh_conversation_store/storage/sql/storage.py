@@ -41,7 +41,8 @@ from agentmesh_conversation_store.storage.interface import (
 from agentmesh_conversation_store.storage.requests import Request
 
 from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads
-from .audited import audited
+from .audit import SqlAuditLog
+from .audited import Recorder
 from .history import SqlHistory
 from .ledger import SqlLedger
 from .plan import Plan, Session
@@ -58,7 +59,7 @@ ALL: Tenants = ("*",)
 SYSTEM = ""
 
 
-class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
+class SqlStorage(SqlLedger, SqlAuditLog, SqlHistory, SqlSharing, SqlTransfer):
     """Everything of `Storage` but the connection.
 
     `Tenants` name whose rows a plan may see; `ALL` is for the work that the store does for
@@ -67,6 +68,7 @@ class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
 
     _words: WordIndex
     _unit: Unit
+    _recorder: Recorder
 
     @abstractmethod
     async def open(self) -> None:
@@ -235,7 +237,7 @@ class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
         request: Request[Sequence[StoredDocument]] | None = None,
     ) -> Sequence[StoredDocument] | bytes:
         """See `Storage`."""
-        plan = audited(lambda _: catalog.put(tenant, write, request))
+        plan = self._recorder.audited(lambda _: catalog.put(tenant, write, request))
         return await self._write((tenant, SYSTEM), plan)
 
     async def document(
@@ -261,14 +263,14 @@ class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
         self, tenant: str, deletion: DocumentDeletion, request: Request[None] | None = None
     ) -> bytes | None:
         """See `Storage`."""
-        plan = audited(lambda _: catalog.delete(tenant, deletion, request))
+        plan = self._recorder.audited(lambda _: catalog.delete(tenant, deletion, request))
         return await self._write((tenant, SYSTEM), plan)
 
     async def add_key(
         self, key: ApiKey, secret_hash: bytes, request: Request[ApiKey] | None = None
     ) -> ApiKey | bytes:
         """See `Storage`."""
-        plan = audited(
+        plan = self._recorder.audited(
             lambda _: keys.add(key, secret_hash, request),
             lambda: keys.as_resource(key.tenant, key.key_id),
         )
@@ -278,7 +280,7 @@ class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
         self, rotation: KeyRotation, secret_hash: bytes, request: Request[ApiKey] | None = None
     ) -> ApiKey | bytes:
         """See `Storage`."""
-        plan = audited(lambda _: keys.rotate(rotation, secret_hash, request))
+        plan = self._recorder.audited(lambda _: keys.rotate(rotation, secret_hash, request))
         return await self._write((rotation.tenant,), plan)
 
     async def usable_key(self, secret_hash: bytes) -> tuple[ApiKey, Instant] | None:
@@ -304,5 +306,5 @@ class SqlStorage(SqlLedger, SqlHistory, SqlSharing, SqlTransfer):
         self, tenant: str, key_id: str, request: Request[ApiKey] | None = None
     ) -> ApiKey | bytes:
         """See `Storage`."""
-        plan = audited(lambda _: keys.revoke(tenant, key_id, request))
+        plan = self._recorder.audited(lambda _: keys.revoke(tenant, key_id, request))
         return await self._write((tenant,), plan)

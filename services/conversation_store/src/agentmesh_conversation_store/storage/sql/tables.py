@@ -15,6 +15,7 @@ from meshkit.roles import Role
 from agentmesh_conversation_store.domain.access import Access, Grant
 from agentmesh_conversation_store.domain.approvals import Approval, ApprovalStatus
 from agentmesh_conversation_store.domain.audit_chain import Cut, Seal
+from agentmesh_conversation_store.domain.audit_keys import CutOver
 from agentmesh_conversation_store.domain.history import (
     Milestone,
     Removal,
@@ -274,6 +275,7 @@ DAYS = Table(TenantDay, "tenant_days", ("tenant",))
 AUDIT = Table(AuditRecord, "audit_records", ("tenant", "record_id"))
 SEALS = Table(Seal, "audit_seals", ("tenant", "number"))
 CUTS = Table(Cut, "audit_cuts", ("tenant", "through_sequence"))
+CUT_OVERS = Table(CutOver, "audit_cut_overs", ("tenant", "through"))
 KEYS = Table(
     ApiKey,
     "api_keys",

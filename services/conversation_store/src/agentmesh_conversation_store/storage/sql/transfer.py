@@ -16,7 +16,7 @@ from agentmesh_conversation_store.storage.requests import Request
 from agentmesh_conversation_store.storage.transfer import Arrivals, Departing
 
 from . import checkpoints, reads, requests, writing
-from .audited import audited
+from .audited import Recorder
 from .plan import Plan, Session, each, fetch, fetch_each, first, now
 from .tables import BLOB_REFERENCES, CHECKPOINTS
 from .words import WordIndex
@@ -203,6 +203,7 @@ class SqlTransfer(ABC):
     """`Transfer` over plans."""
 
     _words: WordIndex
+    _recorder: Recorder
 
     @abstractmethod
     async def _read(self, tenants: tuple[str, ...], plan: Plan[T], *, snapshot: bool = False) -> T:
@@ -233,7 +234,7 @@ class SqlTransfer(ABC):
     ) -> ConversationView | bytes:
         """See `Transfer`. The feed hears of a long one a part at a time: nobody waits long."""
         tenant, name = view.conversation.tenant, view.conversation.conversation_id
-        plan = audited(
+        plan = self._recorder.audited(
             lambda session: finish(session, view, definition, unread, request),
             f"conversation:{name}",
         )

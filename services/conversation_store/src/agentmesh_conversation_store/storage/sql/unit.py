@@ -27,7 +27,7 @@ from agentmesh_conversation_store.storage.interface import (
 )
 from agentmesh_conversation_store.storage.requests import Request
 
-from . import approvals, audit, audited, records, requests, tenants, writing
+from . import approvals, audited, records, requests, tenants, writing
 from .plan import Plan, Session, each, fetch, fetch_each, now
 from .tables import CONVERSATIONS, RUNS
 from .words import WordIndex, texts
@@ -73,8 +73,9 @@ class Item(Generic[R]):
 class Unit:
     """Carries out operations."""
 
-    def __init__(self, codec: EventCodec, words: WordIndex) -> None:
+    def __init__(self, codec: EventCodec, words: WordIndex, recorder: audited.Recorder) -> None:
         self.codec = codec
+        self._recorder = recorder
         self._words = words
 
     def carry_out(self, session: Session, items: Sequence[Item[Any]]) -> Plan[None]:
@@ -99,7 +100,7 @@ class Unit:
                 if item.request is not None and isinstance(item.result, bytes)
             ]
         )
-        yield from audit.add(
+        yield from self._recorder.add(
             [
                 audited.record(item.by, at, f"conversation:{item.key[1]}")
                 for item in items

@@ -68,10 +68,15 @@ def migrations() -> list[tuple[int, str]]:
     return [(int(f.name.split("_", 1)[0]), f.read_text("utf-8")) for f in files]
 
 
-def migrate(connection: sqlite3.Connection, words: Callable[[bytes], str]) -> int:
+def migrate(
+    connection: sqlite3.Connection,
+    words: Callable[[bytes], str],
+    migrated: Callable[[sqlite3.Connection, int], None] = lambda connection, before: None,
+) -> int:
     """Brings the schema up to date and returns its version.
 
-    `words` gives the words that search finds an event by; a migration may ask for them.
+    `words` gives the words that search finds an event by; a migration may ask for them. `migrated`
+    does in the same transaction what SQL cannot; it hears what schema there was before, 0 for none.
 
     The write lock is held from the look at the version to its update, so that processes that
     start at once migrate once. A database of a newer release is refused.
@@ -97,6 +102,7 @@ def migrate(connection: sqlite3.Connection, words: Callable[[bytes], str]) -> in
                 for statement in _statements(sql):
                     connection.execute(statement)
                 connection.execute("INSERT INTO schema_version VALUES (?)", (version,))
+        migrated(connection, current)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from agentmesh_conversation_store.domain.audit_keys import AuditKeys
 from agentmesh_conversation_store.domain.changes import Command
 from agentmesh_conversation_store.domain.model import Instant
 from agentmesh_conversation_store.domain.search import words_of
@@ -17,11 +18,14 @@ from agentmesh_conversation_store.storage.interface import (
     EventCodec,
 )
 from agentmesh_conversation_store.storage.requests import Request
+from agentmesh_conversation_store.storage.sql import audit_chain
+from agentmesh_conversation_store.storage.sql.audited import Recorder
 from agentmesh_conversation_store.storage.sql.plan import Plan, Session
 from agentmesh_conversation_store.storage.sql.storage import SqlStorage, Tenants
 from agentmesh_conversation_store.storage.sql.unit import Item, Unit
 
 from .database import as_rejection, connect, migrate
+from .driver import drive
 from .readers import Readers
 from .words import Fts5Words
 from .writer import Clock, Writer
@@ -29,6 +33,8 @@ from .writer import Clock, Writer
 R = TypeVar("R")
 T = TypeVar("T")
 DATABASE_FILE = "store.sqlite3"
+_MARKED_AUDIT = 12
+"""The schema from which on audit records are marked."""
 
 
 def system_clock() -> Instant:
@@ -37,17 +43,26 @@ def system_clock() -> Instant:
 
 
 class SqliteStorage(SqlStorage):
-    """Everything durable in one file: a writer that commits in groups, and readers beside it."""
+    """Everything durable in one file: a writer that commits in groups, and readers beside it.
+    Without keys audit records are good as long as this storage lives."""
 
     _words = Fts5Words()
 
     def __init__(
-        self, path: Path, codec: EventCodec, *, readers: int = 2, clock: Clock = system_clock
+        self,
+        path: Path,
+        codec: EventCodec,
+        *,
+        readers: int = 2,
+        clock: Clock = system_clock,
+        audit_keys: AuditKeys | None = None,
     ) -> None:
         self._path = path
         self._codec = codec
         self._clock = clock
-        self._unit = Unit(codec, self._words)
+        self._audit_keys = audit_keys or AuditKeys.random()
+        self._recorder = Recorder(self._audit_keys)
+        self._unit = Unit(codec, self._words, self._recorder)
         self._writer = Writer(path, clock)
         self._readers = Readers(path, readers, clock)
 
@@ -67,10 +82,14 @@ class SqliteStorage(SqlStorage):
         self._path.touch(mode=0o600)
         connection = connect(self._path)
         try:
-            migrate(connection, self._words_of)
+            migrate(connection, self._words_of, self._migrated)
         finally:
             connection.close()
         self._writer.connect()
+
+    def _migrated(self, connection: sqlite3.Connection, before: int) -> None:
+        if 0 < before < _MARKED_AUDIT:
+            drive(connection, audit_chain.cut_over(self._audit_keys), self._clock())
 
     async def close(self) -> None:
         """Finishes what was begun."""
