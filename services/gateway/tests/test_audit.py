@@ -17,6 +17,7 @@ from agentmesh.gateway.v1 import tool_service_pb2 as tool_pb2
 from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
 from agentmesh.gateway.v1.tool_service_pb2_grpc import ToolServiceStub
 from agentmesh_gateway.audit.resources import request_id_of, resource_of
+from agentmesh_gateway.audit.strangers import Strangers
 from agentmesh_gateway.audit.trail import AuditTrail
 from meshkit.channels import call_metadata
 from meshkit.identity import Principal
@@ -125,7 +126,7 @@ async def test_strangers_are_recorded_without_a_tenant(
     own_front: Front, mesh_hosts: HostFactory
 ) -> None:
     admin = await caller(own_front, mesh_hosts, "admin")
-    for headers in ({}, {"x-api-key": "amk_wrong"}):
+    for headers in ({}, {"x-api-key": "amk_wrong"}, {}):
         refused = await own_front.http.post(
             "/conversations/start", json={"task": "x"}, headers=headers
         )
@@ -138,14 +139,15 @@ async def test_strangers_are_recorded_without_a_tenant(
     del admin
     await own_front.gateway.host.stop()  # takes what is left to the store
     verdict = await _strangers(own_front)
+    # Two reasons, and one of them twice.
     assert sorted(verdict) == [
-        ("CancelConversation", "UNAUTHENTICATED"),
-        ("StartConversation", "UNAUTHENTICATED"),
-        ("StartConversation", "UNAUTHENTICATED"),
+        ("CancelConversation", "UNAUTHENTICATED", "conversation:conv_1"),
+        ("StartConversation", "UNAUTHENTICATED", "-"),
+        ("StartConversation", "UNAUTHENTICATED", "calls:2"),
     ]
 
 
-async def _strangers(front: Front) -> list[tuple[str, str]]:
+async def _strangers(front: Front) -> list[tuple[str, str, str]]:
     """From the database, as an operator reads them: no tenant may."""
     command = [*front.store.command, "audit", "list", "--tenant", ""]
     process = await asyncio.create_subprocess_exec(
@@ -153,7 +155,7 @@ async def _strangers(front: Front) -> list[tuple[str, str]]:
     )
     output, _ = await process.communicate()
     columns = [line.split("  ") for line in output.decode().splitlines()]
-    return [(line[4].rpartition("/")[2], line[2]) for line in columns]
+    return [(line[4].rpartition("/")[2], line[2], line[5]) for line in columns]
 
 
 async def test_what_is_done_outside_of_the_store_is_recorded_before_it_begins(
@@ -268,6 +270,74 @@ async def test_what_a_full_queue_loses_is_counted_and_nobody_waits() -> None:
     assert gaps == {"acme": "records:2", "other": "records:1"}
     kept = {name for name, one in store.kept.items() if one.code == "OK"}
     assert kept == {"r0", "r1", "r2", "r3", "r4", "r100"}
+
+
+async def test_what_was_lost_is_told_once_whatever_became_of_the_telling() -> None:
+    store = Store()
+    store.down = True
+    told = 0
+
+    async def append(records: Sequence[pb.AuditRecord]) -> None:
+        """The store keeps them the first time, and its answer does not arrive."""
+        nonlocal told
+        await store.append(records)
+        told += 1
+        if told == 1:
+            store.down = True
+            await store.append(records)
+
+    trail = AuditTrail(append, every=0.01, most=5)
+    for number in range(8):
+        trail.add(_record(number))
+    store.down = False
+    await trail.start()
+    async with asyncio.timeout(PATIENCE):
+        while not store.down:
+            await asyncio.sleep(0.01)
+    trail.add(_record(8))
+    trail.add(_record(9))
+    store.down = False
+    await trail.stop()
+    gaps = [one.resource for one in store.kept.values() if one.code == "GAP"]
+    kept = sum(one.code == "OK" for one in store.kept.values())
+    assert sum(int(gap.removeprefix("records:")) for gap in gaps) == 10 - kept
+
+
+def test_a_flood_of_strangers_is_a_few_records() -> None:
+    kept: list[pb.AuditRecord] = []
+    strangers = Strangers(kept.append, most=3)
+
+    def call(site: str, method: str, reason: str = "CREDENTIALS_MISSING", code: str = "U") -> None:
+        strangers.refused(
+            (site, method, reason),
+            code,
+            lambda: pb.AuditRecord(
+                
+                method=method,
+                code=code,
+                resource="key:key_1",
+                peer=f"ipv4:{site}:4711",
+            ),
+        )
+
+    for _ in range(1000):
+        call("10.0.0.1", "Start")
+    call("2001:db8::/64", "Start")
+    call("2001:db8::/64", "Start")
+    call("10.0.0.2", "Stop")
+    for number in range(500):
+        call(f"10.0.1.{number}", f"M{number}")
+    call("10.0.0.3", "Start", code="P")
+    strangers.hand_over()
+    assert [(one.peer, one.method, one.code, one.resource) for one in kept] == [
+        ("ipv4:10.0.0.1", "Start", "U", "calls:1000"),
+        ("ipv6:[2001:db8::/64]", "Start", "U", "calls:2"),
+        ("ipv4:10.0.0.2:4711", "Stop", "U", "key:key_1"),
+        ("", "", "U", "calls:500"),
+        ("ipv4:10.0.0.3:4711", "Start", "P", "key:key_1"),
+    ]
+    strangers.hand_over()
+    assert len(kept) == 5
 
 
 async def test_a_trail_that_stops_takes_everything_along() -> None:

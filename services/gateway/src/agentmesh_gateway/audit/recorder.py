@@ -3,7 +3,8 @@
 A change that the store makes is recorded by the store, in the transaction that makes it: what the
 record needs travels with the call, see `meshkit.call_origin`. What is changed elsewhere, in
 workspaces and sandboxes, is recorded before it begins, and again with its outcome. Calls that were
-refused or failed, and reads if they are wanted, go to the store in batches.
+refused or failed, and reads if they are wanted, go to the store in batches; those of nobody known
+are counted first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from agentmesh.common.v1 import options_pb2
 from agentmesh.conversation_store.v1 import ledger_service_pb2 as pb
 from meshkit import call_origin
 from meshkit.call_origin import CallOrigin
+from meshkit.caller_address import find_caller_address
 from meshkit.context import Principal
 from meshkit.errors import MeshError
 from meshkit.ids import new_id
@@ -20,7 +22,9 @@ from meshkit.served_call import ServedCall
 
 from agentmesh_gateway.audit.access_log import AccessLog
 from agentmesh_gateway.audit.resources import request_digest, request_id_of, resource_of
+from agentmesh_gateway.audit.strangers import Strangers
 from agentmesh_gateway.audit.trail import AuditTrail
+from agentmesh_gateway.limits.sites import site_of
 
 _PACKAGE = "agentmesh.gateway.v1"
 OUTSIDE_OF_THE_STORE = frozenset(
@@ -45,8 +49,16 @@ _DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 class CallRecorder:
     """Hears of every call of both edges."""
 
-    def __init__(self, trail: AuditTrail, access_log: AccessLog | None, *, reads: bool) -> None:
+    def __init__(
+        self,
+        trail: AuditTrail,
+        strangers: Strangers,
+        access_log: AccessLog | None,
+        *,
+        reads: bool,
+    ) -> None:
         self._trail = trail
+        self._strangers = strangers
         self._access_log = access_log
         self._reads = reads
 
@@ -86,7 +98,13 @@ class CallRecorder:
             )
         else:
             wanted = self._reads or call.code in _DENIED
-        if wanted:
+        if not wanted:
+            return
+        if call.principal is None:
+            site = site_of(find_caller_address())
+            refusal = (site, call.rules.full_name, call.reason)
+            self._strangers.refused(refusal, call.code.name, lambda: _record(call, call.code.name))
+        else:
             self._trail.add(_record(call, call.code.name))
 
 

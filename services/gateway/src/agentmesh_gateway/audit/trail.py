@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 GAP = "GAP"
 """The code of a record that stands for others, which were lost."""
 
+_RECORDS = "records:"
 _BATCH = 500
 _LAST_WORDS_SECONDS = 5.0
 
@@ -38,6 +39,7 @@ class AuditTrail:
         self._queue: deque[pb.AuditRecord] = deque()
         self._urgent: list[tuple[pb.AuditRecord, asyncio.Future[None]]] = []
         self._lost: Counter[str] = Counter()
+        self._gaps: list[pb.AuditRecord] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -51,10 +53,10 @@ class AuditTrail:
             await stop(self._task)
         try:
             async with asyncio.timeout(_LAST_WORDS_SECONDS):
-                while self._queue or self._lost or self._urgent:
+                while self._queue or self._lost or self._gaps or self._urgent:
                     await self._flush()
         except (TimeoutError, grpc.aio.AioRpcError) as error:
-            left = len(self._queue) + self._lost.total()
+            left = len(self._queue) + self._lost.total() + sum(map(_count, self._gaps))
             why = (
                 error.details() if isinstance(error, grpc.aio.AioRpcError) else "no answer in time"
             )
@@ -96,8 +98,11 @@ class AuditTrail:
 
     async def _flush(self) -> None:
         urgent, self._urgent = self._urgent, []
-        lost, self._lost = self._lost, Counter()
-        gaps = [_gap(tenant, count) for tenant, count in lost.items()]
+        if not self._gaps:
+            # Made once: a write of which nobody knows what became is repeated with the same ids.
+            lost, self._lost = self._lost, Counter()
+            self._gaps = [_gap(tenant, count) for tenant, count in lost.items()]
+        gaps = self._gaps[:_BATCH]
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
         records = [*(record for record, _ in urgent), *batch, *gaps]
         if not records:
@@ -106,13 +111,13 @@ class AuditTrail:
             await self._append(records)
         except BaseException as error:
             self._queue.extendleft(reversed(batch))
-            self._lost.update(lost)
             for _, safe in urgent:
                 if not safe.done():
                     safe.set_exception(
                         error if isinstance(error, Exception) else ConnectionError("stopped")
                     )
             raise
+        del self._gaps[: len(gaps)]
         for _, safe in urgent:
             if not safe.done():
                 safe.set_result(None)
@@ -122,7 +127,11 @@ class AuditTrail:
 
 def _gap(tenant: str, count: int) -> pb.AuditRecord:
     record = pb.AuditRecord(
-        tenant=tenant, record_id=new_id("call"), code=GAP, resource=f"records:{count}"
+        tenant=tenant, record_id=new_id("call"), code=GAP, resource=f"{_RECORDS}{count}"
     )
     record.time.GetCurrentTime()
     return record
+
+
+def _count(gap: pb.AuditRecord) -> int:
+    return int(gap.resource.removeprefix(_RECORDS))

@@ -11,6 +11,7 @@ from meshkit.server import ServiceHost
 
 from agentmesh_gateway.audit.access_log import AccessLog
 from agentmesh_gateway.audit.recorder import CallRecorder
+from agentmesh_gateway.audit.strangers import Strangers
 from agentmesh_gateway.audit.trail import AuditTrail
 from agentmesh_gateway.settings import GatewaySettings
 from agentmesh_gateway.upstream import Upstream
@@ -28,6 +29,7 @@ def record_calls(host: ServiceHost, upstream: Upstream, settings: GatewaySetting
 
     trail = AuditTrail(append, most=settings.audit_queue)
     access_log = AccessLog(settings.access_log_reads) if settings.access_log else None
-    host.call_listener = CallRecorder(trail, access_log, reads=settings.audit_reads)
-    host.on_start.append(trail.start)
-    host.on_stop.append(trail.stop)
+    strangers = Strangers(trail.add)
+    host.call_listener = CallRecorder(trail, strangers, access_log, reads=settings.audit_reads)
+    host.on_start += [trail.start, strangers.start]
+    host.on_stop += [trail.stop, strangers.stop]

@@ -344,6 +344,7 @@ class AuditRecord(google.protobuf.message.Message):
     code: builtins.str
     """The status code's name; "STARTED" of something that was about to be done outside of the store, and
     has another record with its outcome; "GAP" where as many records as `resource` says were lost.
+    Refused calls of nobody known share records; then `resource` is their number, as in "calls:250".
     """
     peer: builtins.str
     """Where the call came from."""
