@@ -312,7 +312,6 @@ def test_a_flood_of_strangers_is_a_few_records() -> None:
             (site, method, reason),
             code,
             lambda: pb.AuditRecord(
-                
                 method=method,
                 code=code,
                 resource="key:key_1",
