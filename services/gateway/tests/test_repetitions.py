@@ -20,6 +20,7 @@ from agentmesh.gateway.v1 import tool_service_pb2 as tool_pb2
 from agentmesh.gateway.v1.tool_service_pb2_grpc import ToolServiceStub
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as runner_pb2
 from agentmesh.tool_runner.v1.tool_runner_service_pb2_grpc import ToolRunnerServiceStub
+from agentmesh_gateway.idempotency import claims
 from agentmesh_gateway.idempotency.outcomes import nothing_done
 from meshkit.errors import MeshError
 from meshkit.testkit import HostFactory, MeshProcess, raises_rich
@@ -68,6 +69,12 @@ class Workspace:
         )
         call: Any = ToolServiceStub(self.front.gateway.channel).ExecuteCode(request)
         return [response async for response in call]
+
+    def held_until(self) -> int:
+        """When the newest claim ends by itself."""
+        with contextlib.closing(sqlite3.connect(_database(self.front), timeout=30)) as database:
+            found = database.execute("SELECT max(held_until) FROM requests").fetchone()
+            return int(found[0])
 
     def forget_who_holds_what(self) -> None:
         """As after the seconds that the claim of a replica that died is held."""
@@ -205,6 +212,20 @@ async def test_a_caller_who_leaves_code_alone_is_told_that_nobody_knows(
     with raises_rich(grpc.StatusCode.ABORTED, "OUTCOME_UNKNOWN"):
         await workspace.execute("left")
     assert workspace.runner.runs == 1
+
+
+async def test_a_claim_is_held_as_long_as_the_work_lasts(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "HOLD_SECONDS", 1)  # renewed three times as often
+    workspace.runner.go_on.clear()
+    asked = asyncio.create_task(workspace.execute("long"))
+    await workspace.runner.done.wait()
+    begun = workspace.held_until()
+    while workspace.held_until() == begun:
+        await asyncio.sleep(0.05)
+    workspace.runner.go_on.set()
+    assert await workspace.execute("long") == await asked
 
 
 async def test_a_gateway_is_killed_between_the_deed_and_its_answer(

@@ -14,6 +14,8 @@ from agentmesh.conversation_store.v1.catalog_service_pb2 import (
     ListDocumentsRequest,
 )
 
+from agentmesh_gateway.definitions.team_selection import SHOWN_NAMES
+
 if TYPE_CHECKING:
     # Only the stubs' type information has these names.
     from agentmesh.conversation_store.v1.catalog_service_pb2_grpc import CatalogServiceAsyncStub
@@ -51,8 +53,12 @@ class Catalog:
             request.page_token = page.next_page_token
 
     async def names(self, kind: DocumentKind.ValueType) -> list[str]:
-        """All names of one kind, in order."""
-        return sorted(await self.documents(kind))
+        """The first names of one kind, in order: some more than an error message shows, since
+        whoever errs must not make the gateway read all there is."""
+        page = await self._store.ListDocuments(
+            ListDocumentsRequest(kind=kind, page_size=SHOWN_NAMES + 1)
+        )
+        return [document.name for document in page.documents]
 
     async def agents(self, ids: Collection[str]) -> dict[str, AgentDefinition]:
         """Those agents of `ids` that exist, each with its id and version."""

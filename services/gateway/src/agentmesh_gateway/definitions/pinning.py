@@ -93,7 +93,7 @@ async def _team_of(catalog: Catalog, agents: Sequence[str]) -> TeamDefinition:
     found = await catalog.agents(agents)
     if len(found) != len(agents):
         known = await catalog.names(DocumentKind.DOCUMENT_KIND_AGENT)
-        refuse(unknown_agents(agents, known))
+        refuse(unknown_agents(agents, found, known))
     kind = TeamKind.TEAM_KIND_SINGLE if len(agents) == 1 else TeamKind.TEAM_KIND_ROUND_ROBIN
     return TeamDefinition(
         id=_AD_HOC_TEAM,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-_SHOWN_NAMES = 20
+SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,8 @@ class Fault:
 
 def listing(names: Sequence[str]) -> str:
     """Names for an error message, at most twenty of them."""
-    shown = ", ".join(names[:_SHOWN_NAMES])
-    left = len(names) - _SHOWN_NAMES
-    return f"{shown} and {left} more" if left > 0 else shown or "none"
+    shown = ", ".join(names[:SHOWN_NAMES])
+    return f"{shown} and more" if len(names) > SHOWN_NAMES else shown or "none"
 
 
 def repeated_agents(listed: Sequence[str]) -> list[Fault]:
@@ -36,15 +35,17 @@ def repeated_agents(listed: Sequence[str]) -> list[Fault]:
     return faults
 
 
-def unknown_agents(listed: Sequence[str], known: Sequence[str]) -> list[Fault]:
-    """A fault for each listed agent that the catalog does not know."""
+def unknown_agents(
+    listed: Sequence[str], found: Collection[str], known: Sequence[str]
+) -> list[Fault]:
+    """A fault for each listed agent that was not found; `known` are some that would be."""
     return [
         Fault(
             f"agents[{position}]",
             f'there is no agent "{name}"; known agents: {listing(known)}',
         )
         for position, name in enumerate(listed)
-        if name not in known
+        if name not in found
     ]
 
 

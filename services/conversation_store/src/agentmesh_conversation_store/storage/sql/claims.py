@@ -64,10 +64,9 @@ def claim(wanted: Claim) -> Plan[Standing]:
         raise reused(request.request_id)
     if not holder:
         return Standing(RequestState.ANSWERED, bytes(response))
-    if holder != wanted.claim_id:
-        if held_until > at:
-            return Standing(RequestState.HELD)
-        yield from first(_TAKE_OVER, wanted.claim_id, until, *request.key)
+    if holder != wanted.claim_id and held_until > at:
+        return Standing(RequestState.HELD)
+    yield from first(_TAKE_OVER, wanted.claim_id, until, *request.key)
     if noted_by in ("", wanted.claim_id):
         return Standing(RequestState.CLAIMED)
     return Standing(RequestState.ABANDONED, note=bytes(note))
