@@ -51,8 +51,7 @@ def adder(
 
     def add(servicer: object, server: grpc.aio.Server) -> None:
         handlers = {method.name: _handler(method, servicer, around) for method in service.methods}
-        generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
-        server.add_generic_rpc_handlers((generic,))
+        server.add_registered_method_handlers(service.full_name, handlers)
 
     return add
 

@@ -165,7 +165,7 @@ class GroupWriter:
 
     async def _transact(self, group: Sequence[_Job]) -> Sequence[Committed] | None:
         """What the group committed; None if the database failed, with the error in the jobs."""
-        tenants = sorted({job.item.command.scope.tenant for job in group})
+        tenants = sorted({job.item.scope.tenant for job in group})
         for attempt in range(1, ATTEMPTS + 1):
             session = Session()
             items = [job.item for job in group]

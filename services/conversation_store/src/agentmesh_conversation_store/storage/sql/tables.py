@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from meshkit.roles import Role
@@ -79,7 +80,7 @@ def _pack_json(value: object) -> str:
 
 
 def _unpack_tuple(text: str) -> tuple[Any, ...]:
-    return tuple(json.loads(text))
+    return () if text == "[]" else tuple(json.loads(text))
 
 
 def _pack_map(value: Any) -> str:
@@ -110,15 +111,16 @@ class Table(Generic[T]):
         self.fields = tuple(names)
         self.extra = tuple(extra)
         self.columns = (*extra, *names)
-        self._out = [(n, ways[n][0] if n in ways else None) for n in names]
+        self._read = attrgetter(*names)
+        self._out = [(i, ways[n][0]) for i, n in enumerate(names) if n in ways]
         self._back = [(i, ways[n][1]) for i, n in enumerate(names) if n in ways]
 
     def row(self, value: T) -> tuple[Column, ...]:
         """The columns of a value, in the order of `fields`."""
-        return tuple(
-            getattr(value, name) if out is None else out(getattr(value, name))
-            for name, out in self._out
-        )
+        columns = list(self._read(value))
+        for index, out in self._out:
+            columns[index] = out(columns[index])
+        return tuple(columns)
 
     def value(self, row: Sequence[Any]) -> T:
         """The value of a row whose columns are in the order of `fields`."""

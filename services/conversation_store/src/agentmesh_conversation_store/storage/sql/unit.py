@@ -62,12 +62,15 @@ class Item(Generic[R]):
     result: R | bytes | None = None
     rejection: Rejection | None = None
     by: ChangedBy | None = field(default_factory=changed_by)
+    scope: Scope = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scope = self.command.scope
 
     @property
     def key(self) -> Key:
         """The conversation that it is about."""
-        scope = self.command.scope
-        return scope.tenant, scope.conversation_id
+        return self.scope.tenant, self.scope.conversation_id
 
 
 class Unit:
@@ -83,14 +86,14 @@ class Unit:
         claims = [item.request for item in items if item.request is not None]
         used = yield from requests.claim(claims)
         fresh = [item for item in items if not _answered(item, used)]
-        loaded = yield from self._load([item.command.scope for item in fresh])
+        loaded = yield from self._load([item.scope for item in fresh])
         at = yield from now()
         wanted = [
             (item, decided)
             for item in fresh
             if (decided := _decide(item, loaded[item.key], at)) is not None
         ]
-        yield from writing.write_definitions([(i.command.scope.tenant, c) for i, c in wanted])
+        yield from writing.write_definitions([(i.scope.tenant, c) for i, c in wanted])
         changes, days = yield from _admitted(wanted, loaded, at)
         yield from self._write(session, changes, days)
         yield from requests.answer(
@@ -124,7 +127,7 @@ class Unit:
         written = []
         for item, change in changes:
             events, conversation = encoded_changes(change, self.codec)
-            scope = item.command.scope
+            scope = item.scope
             written.append(writing.Written(scope, change, conversation, events))
             result = metered(item.result, conversation)
             item.result = item.request.encode(result) if item.request is not None else result
@@ -267,7 +270,7 @@ def _admitted(
 ) -> Plan[tuple[Sequence[tuple[Item[Any], Changes]], Sequence[TenantDay]]]:
     """Those operations that fit into their tenants' days, and by what they make these grow."""
     wishes = [
-        tenants.wish(item.command.scope.tenant, change, loaded[item.key].runs, at)
+        tenants.wish(item.scope.tenant, change, loaded[item.key].runs, at)
         for item, change in changes
     ]
     refusals = yield from tenants.admit(wishes, at)
