@@ -22,6 +22,7 @@ from meshkit.testkit import HostFactory
 from .conftest import Gateway, Gateways
 from .scripted_store import ScriptedStore, events, start_scripted_store
 
+PATIENCE = 30.0
 CODE = {"language": "python", "code": "print('hi')"}
 
 
@@ -50,11 +51,11 @@ class ScriptedRunner:
                 ),
             ),
         ]
-        for item in items:
-            yield runner_pb2.ExecuteResponse(item=item)
         try:
+            for item in items:
+                yield runner_pb2.ExecuteResponse(item=item)
             await (asyncio.Event() if self.endless else self.go_on).wait()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # while it ran, or while it wrote
             self.left.set()
             raise
         finished = runner_pb2.ExecutionFinished(
@@ -150,7 +151,7 @@ async def test_leaving_ends_the_execution(
         )
         await call.read()
         call.cancel()
-    await asyncio.wait_for(runner.left.wait(), 10)
+    await asyncio.wait_for(runner.left.wait(), PATIENCE)
 
 
 async def test_a_drain_lets_an_execution_come_to_its_end(
