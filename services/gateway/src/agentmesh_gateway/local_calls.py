@@ -59,7 +59,7 @@ class LocalCalls:
         is whom the credentials in `metadata` were just found to be of, if somebody looked already.
         """
         context = LocalContext(metadata, None, within, caller)
-        handler = await self._handler(rpc, metadata)
+        handler = self._wrapped.get(rpc) or await self._wrap(rpc, metadata)
         serve: Any = handler.unary_unary
         try:
             response = await serve(request, context)
@@ -72,7 +72,7 @@ class LocalCalls:
     ) -> tuple[Any, Metadata]:
         """As `unary`, of a stream of requests."""
         context = LocalContext(metadata, None)
-        handler = await self._handler(rpc, metadata)
+        handler = self._wrapped.get(rpc) or await self._wrap(rpc, metadata)
         serve: Any = handler.stream_unary
         try:
             response = await serve(requests, context)
@@ -83,7 +83,7 @@ class LocalCalls:
     async def stream(self, rpc: str, request: Any, metadata: Metadata, sink: Sink) -> None:
         """Feeds every response to `sink`. Raises CallFailedError."""
         context = LocalContext(metadata, sink)
-        handler = await self._handler(rpc, metadata)
+        handler = self._wrapped.get(rpc) or await self._wrap(rpc, metadata)
         serve: Any = handler.unary_stream
         try:
             await serve(request, context)
@@ -95,7 +95,7 @@ class LocalCalls:
     ) -> None:
         """As `stream`, of a stream of requests."""
         context = LocalContext(metadata, sink)
-        handler = await self._handler(rpc, metadata)
+        handler = self._wrapped.get(rpc) or await self._wrap(rpc, metadata)
         serve: Any = handler.stream_stream
         try:
             await serve(requests, context)
@@ -113,11 +113,7 @@ class LocalCalls:
         """Says that an edge refused a request before it became a call."""
         self._interceptor.refused(rpc, LocalContext(metadata, None), caller, failure)
 
-    async def _handler(self, rpc: str, metadata: Metadata) -> grpc.RpcMethodHandler[Any, Any]:
-        known = self._wrapped.get(rpc)
-        if known is not None:
-            return known
-
+    async def _wrap(self, rpc: str, metadata: Metadata) -> grpc.RpcMethodHandler[Any, Any]:
         async def look_up(_: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
             return self._handlers.get(rpc)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files
@@ -16,7 +16,7 @@ from meshkit.errors import MeshError
 from agentmesh_gateway.documentation.pages import Page, is_known
 from agentmesh_gateway.limits.strangers import Strangers
 from agentmesh_gateway.openapi.document import openapi_document
-from agentmesh_gateway.rest.asgi import Headers, Receive, Scope, Send
+from agentmesh_gateway.rest.asgi import App, Headers, Receive, Scope, Send
 from agentmesh_gateway.rest.errors import method_not_allowed, status_of
 from agentmesh_gateway.rest.responder import Responder
 from agentmesh_gateway.rest.routes import Route
@@ -46,8 +46,6 @@ _OF_THE_PAGE: Headers = [(b"content-security-policy", _PAGE_POLICY.encode())]
 # Pages of anybody's may read the document: it is the same for all, and nothing of a tenant's.
 _FOR_ALL_ORIGINS: Headers = [(b"access-control-allow-origin", b"*")]
 
-App = Callable[[Scope, Receive, Send], object]
-
 
 class Documentation:
     """An ASGI application: the pages, and behind them another application."""
@@ -64,12 +62,14 @@ class Documentation:
         self._routes = routes
         self._services = services
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """One HTTP request."""
         page = self._pages.get(scope["path"]) if scope["type"] == "http" else None
         if page is None:
-            await self._behind(scope, receive, send)  # type: ignore[misc]  # an ASGI application
-            return
+            return self._behind(scope, receive, send)
+        return self._serve(page, scope, send)
+
+    async def _serve(self, page: Page, scope: Scope, send: Send) -> None:
         try:
             self._strangers.require("page")
         except MeshError as error:

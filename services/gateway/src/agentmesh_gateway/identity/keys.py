@@ -58,7 +58,7 @@ class CheckedKeys:
     async def check(self, secret: str) -> KeyCheck:
         """See `KeyDirectory.check`."""
         # The secret itself is not kept in memory for longer than its call.
-        digest = hashlib.sha256(secret.encode()).digest()
+        digest = hashlib.blake2b(secret.encode(), digest_size=32).digest()
         entry = self._entries.get(digest)
         if entry is None or entry.until <= self._clock():
             entry = self._ask(digest, self._directory.check(secret))

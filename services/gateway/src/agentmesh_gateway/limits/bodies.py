@@ -107,6 +107,11 @@ class Body:
         self.release()
 
     @property
+    def announced(self) -> bool:
+        """Whether there is one."""
+        return bool(self._holders)
+
+    @property
     def largest(self) -> int:
         """How many bytes it may have."""
         return self._bodies.largest

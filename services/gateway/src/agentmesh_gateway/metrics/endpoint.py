@@ -7,7 +7,7 @@ one only programs of this machine are answered, and none that a proxy speaks for
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from meshkit.errors import MeshError
 from meshkit.ids import new_id
@@ -43,11 +43,13 @@ class MetricsEndpoint:
         self._guard = guard
         self._token = token.get_secret_value().encode() if token else b""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """One HTTP request."""
         if scope["path"] != PATH or scope["method"] not in ("GET", "HEAD"):
-            await self._inner(scope, receive, send)
-            return
+            return self._inner(scope, receive, send)
+        return self._serve(scope, send)
+
+    async def _serve(self, scope: Scope, send: Send) -> None:
         request_id = (REQUEST_ID, new_id("req").encode())
         answer = Responder(send, [request_id], without_body=scope["method"] == "HEAD")
         try:

@@ -18,8 +18,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 def by_scope(requests: App, websockets: App) -> App:
     """One application of two: for HTTP requests, and for WebSockets."""
 
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        await (websockets if scope["type"] == "websocket" else requests)(scope, receive, send)
+    def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (websockets if scope["type"] == "websocket" else requests)(scope, receive, send)
 
     return serve
 
@@ -35,6 +35,8 @@ class ClientLeftError(Exception):
 async def read_body(headers: dict[bytes, bytes], receive: Receive, held: Body) -> bytes:
     """The whole body, of which `held` keeps account. Raises BodyTooLargeError before reading more
     than it may have, and MeshError before holding more than can be held."""
+    if not held.announced:
+        return b""
     announced = headers.get(b"content-length", b"0")
     if announced.isdigit() and int(announced) > held.largest:
         raise BodyTooLargeError

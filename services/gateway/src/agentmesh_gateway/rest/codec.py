@@ -157,7 +157,13 @@ def _uncompiled(descriptor: Descriptor) -> MessageCodec:
 def encode_message(message: Message) -> Any:
     """The JSON value of any message."""
     descriptor: Any = message.DESCRIPTOR
-    return _message_encoder(descriptor)(message)
+    return _known_encoder(descriptor)(message)
+
+
+@cache
+def _known_encoder(descriptor: Descriptor) -> _Encode:
+    message_codec(descriptor)  # compiled first, it encodes without a detour
+    return _message_encoder(descriptor)
 
 
 def _unset(field: FieldDescriptor) -> Any:
