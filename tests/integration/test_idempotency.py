@@ -7,6 +7,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -82,10 +83,26 @@ class Replicas:
         """What was done so far."""
         return self._ask({name: (sql, ()) for name, sql in _TRACES.items()})
 
+    def lose_the_answer(self, request_id: str, note: str) -> None:
+        """As if a gateway had been killed after the deed and before its answer was kept."""
+        database = sqlite3.connect(self._file, timeout=30)
+        try:
+            database.execute(
+                "UPDATE requests SET response = x'', claim_id = '-', noted_by = 'gone', note = ?"
+                " WHERE request_id LIKE ?",
+                (note.encode(), f"%/{request_id}"),
+            )
+            database.commit()
+        finally:
+            database.close()
+
+    @property
+    def _file(self) -> Path:
+        return self.world.mesh.folder / "data" / "store.sqlite3"
+
     def _ask(self, questions: dict[str, tuple[str, tuple[str, ...]]]) -> dict[str, int]:
         """Numbers from the store's database."""
-        file = self.world.mesh.folder / "data" / "store.sqlite3"
-        database = sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)
+        database = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=30)
         try:
             return {
                 name: database.execute(sql, given).fetchone()[0]
@@ -178,6 +195,34 @@ async def test_output_that_is_too_long_to_be_kept_is_not_made_again(replicas: Re
     again = await call_over_grpc(replicas.one, EXECUTE, [request], replicas.credentials)
     assert again.error is not None
     assert again.error.code == grpc.StatusCode.OUT_OF_RANGE.value[0]
+
+
+async def test_files_are_known_again_where_no_answer_was_kept(replicas: Replicas) -> None:
+    http, request_id = replicas.other, replicas.world.name()
+    conversation = replicas.world.conversation_id
+    path = f"/conversations/{conversation}/artifacts/{request_id}.txt"
+    headers = dict(replicas.credentials) | {"idempotency-key": request_id}
+    octets = headers | {"content-type": "application/octet-stream"}
+
+    async def upload() -> httpx.Response:
+        return await http.put(path, content=b"x", params={"must_not_exist": "true"}, headers=octets)
+
+    first = await upload()
+    assert first.status_code == 200, first.text
+    replicas.lose_the_answer(request_id, "begun")
+    again = await upload()
+    assert (again.status_code, again.json()) == (200, first.json())
+
+    note = f"etag:{first.json()['artifact']['etag']}"
+    assert (await http.delete(path, headers=headers)).json() == {"removed": True}
+    replicas.lose_the_answer(request_id, note)
+    assert (await http.delete(path, headers=headers)).json() == {"removed": True}
+    replicas.lose_the_answer(request_id, note)
+    other = octets | {"idempotency-key": replicas.world.name()}
+    assert (await http.put(path, content=b"y", headers=other)).status_code == 200
+    refused = await http.delete(path, headers=headers)
+    assert (refused.status_code, "OUTCOME_UNKNOWN" in refused.text) == (409, True)
+    assert (await http.get(path, headers=dict(replicas.credentials))).content == b"y"
 
 
 async def test_an_id_means_something_to_one_caller_and_one_method(replicas: Replicas) -> None:
