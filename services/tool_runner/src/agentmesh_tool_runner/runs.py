@@ -105,7 +105,9 @@ class CodeRuns:
         name = f"execution {run.execution_id}" if fresh else run.conversation_id
         key = WorkspaceKey(run.tenant, name, temporary=fresh)
         try:
-            program = replace(_traced(run), wheels=await self._packages.fetch(run.packages))
+            program = _traced(run)
+            if run.packages.requirements:
+                program = replace(program, wheels=await self._packages.fetch(run.packages))
             begun = await self._begin(backend, key, program)
         except BaseException as error:
             self.registry.discard(run.tenant, run.execution_id)

@@ -57,6 +57,8 @@ def limits_of(wanted: pb.ExecutionLimits, default: Limits) -> Limits:
     ):
         if value := getattr(wanted, field):
             changes[name] = value
+    if not changes:
+        return default
     return replace(default, **changes)  # type: ignore[arg-type]  # names and types as in Limits
 
 

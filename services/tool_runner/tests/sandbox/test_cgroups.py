@@ -84,7 +84,30 @@ def test_limits_of_version_2(tmp_path: Path) -> None:
     (own / "one/pids.events").write_text("max 7\n")
     (own / "one/cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
     (own / "one/memory.peak").write_text("4096\n")
+    before = set(Path("/proc/self/fd").iterdir())
     assert group.usage() == cgroups.GroupUsage(1.5, 4096, 3, 7)
+    (own / "one/pids.events").write_text("max 8\n")
+    assert group.usage().refused_processes == 8
+    assert not group.forget_peak()
+    group.remove()
+    assert set(Path("/proc/self/fd").iterdir()) <= before, "what was opened is closed"
+
+
+def test_counters_of_version_1(tmp_path: Path) -> None:
+    names = frozenset({"memory", "pids", "cpuacct"})
+    parent = cgroups.Parent([cgroups.Hierarchy(tmp_path, 1, names)])
+    parent.make()
+    group = parent.group("one", cgroups.GroupLimits(64 * MIB, 10, 0.5))
+    [folder] = (own / "one" for own in tmp_path.iterdir())
+    (folder / "cpuacct.usage").write_text("1500000000\n")
+    (folder / "memory.max_usage_in_bytes").write_text("4096\n")
+    (folder / "memory.usage_in_bytes").write_text("2048\n")
+    (folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    (folder / "pids.events").write_text("max 7\n")
+    assert group.usage() == cgroups.GroupUsage(1.5, 4096, 3, 7)
+    assert group.memory_in_use() == 2048
+    assert group.forget_peak()
+    assert (folder / "memory.max_usage_in_bytes").read_text().startswith("0")
 
 
 def test_a_hierarchy_without_memory_does_not_do() -> None:

@@ -59,36 +59,50 @@ def remove_folder(folder: Path) -> None:
             return
 
 
-def read(file: str) -> bytes:
-    """A small file in one piece; read several times for each execution, so without a detour."""
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, 4096)
-    finally:
-        os.close(descriptor)
+class Counter:
+    """A small file of a group that is looked at several times for each execution.
 
+    It is opened once, when it is first needed, and read from its beginning each time.
+    """
 
-def write(file: str, value: bytes) -> None:
-    """A small value into a file of a group."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, value)
-    finally:
-        os.close(descriptor)
+    __slots__ = ("_descriptor", "_flags", "_path", "clears")
 
+    def __init__(self, path: str, *, clears: bool = False) -> None:
+        """`clears` says that it can begin anew."""
+        self.clears = clears
+        self._path = path
+        self._flags = (os.O_RDWR if clears else os.O_RDONLY) | os.O_CLOEXEC
+        self._descriptor = -1
 
-def number(file: str) -> int | None:
-    """A file with one number; None if it cannot be read or says "max"."""
-    try:
-        return int(read(file))
-    except (OSError, ValueError):
-        return None
+    def _open(self) -> int:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, self._flags)
+        return self._descriptor
 
+    def number(self) -> int | None:
+        """Its one number; None if it cannot be read or says "max"."""
+        try:
+            return int(os.pread(self._open(), 64, 0))
+        except (OSError, ValueError):
+            return None
 
-def keyed(file: str) -> dict[str, int]:
-    """A file with a name and a number on each line; empty if it cannot be read."""
-    try:
-        pairs = (line.split() for line in read(file).decode().splitlines())
-        return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2}
-    except (OSError, ValueError):
-        return {}
+    def named(self, name: bytes) -> int:
+        """The number on the line of that name; 0 if there is none."""
+        try:
+            for line in os.pread(self._open(), 4096, 0).splitlines():
+                word, _, value = line.partition(b" ")
+                if word == name:
+                    return int(value)
+        except (OSError, ValueError):
+            pass
+        return 0
+
+    def clear(self) -> None:
+        """Lets it begin anew from 0. Raises OSError."""
+        os.pwrite(self._open(), b"0", 0)
+
+    def close(self) -> None:
+        """Lets go of the file. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

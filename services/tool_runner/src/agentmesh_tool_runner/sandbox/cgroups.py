@@ -258,17 +258,59 @@ def _write_limit(folder: Path, file: str, value: str) -> None:
             raise
 
 
+@dataclass
+class _Counters:
+    """What the hierarchies tell of one group; None for what none of them tells."""
+
+    cpu: cgroup_files.Counter | None = None
+    """Nanoseconds in version 1; in version 2 microseconds, among other things."""
+    cpu_has_names: bool = False
+    peak: cgroup_files.Counter | None = None
+    memory: cgroup_files.Counter | None = None
+    kills: cgroup_files.Counter | None = None
+    refusals: cgroup_files.Counter | None = None
+
+    @classmethod
+    def of(cls, folders: Mapping[Path, Hierarchy]) -> _Counters:
+        found = cls()
+        for folder, hierarchy in folders.items():
+            found._add(str(folder), hierarchy.version == 2, hierarchy.controllers)
+        return found
+
+    def _add(self, folder: str, unified: bool, names: frozenset[str]) -> None:
+        def counter(file: str, *, clears: bool = False) -> cgroup_files.Counter:
+            return cgroup_files.Counter(f"{folder}/{file}", clears=clears)
+
+        if ("cpu" if unified else "cpuacct") in names:
+            self.cpu = counter("cpu.stat" if unified else "cpuacct.usage")
+            self.cpu_has_names = unified
+        if "memory" in names:
+            file = "memory.peak" if unified else "memory.max_usage_in_bytes"
+            self.peak = counter(file, clears=not unified)
+            self.memory = counter("memory.current" if unified else "memory.usage_in_bytes")
+            self.kills = counter("memory.events" if unified else "memory.oom_control")
+        if "pids" in names:
+            self.refusals = counter("pids.events")
+
+    def cpu_seconds(self) -> float | None:
+        if self.cpu is None:
+            return None
+        if self.cpu_has_names:
+            return self.cpu.named(b"usage_usec") / 1e6
+        return (self.cpu.number() or 0) / 1e9
+
+    def close(self) -> None:
+        for counter in (self.cpu, self.peak, self.memory, self.kills, self.refusals):
+            if counter is not None:
+                counter.close()
+
+
 class Group:
     """The group of one execution, over all hierarchies."""
 
     def __init__(self, folders: Mapping[Path, Hierarchy]) -> None:
         self._folders = folders
-        # What is read for each execution, without making paths anew each time.
-        self._counters = [
-            (str(folder), hierarchy.version, hierarchy.controllers)
-            for folder, hierarchy in folders.items()
-            if hierarchy.version == 2 or hierarchy.controllers & {"cpuacct", "memory", "pids"}
-        ]
+        self._counters = _Counters.of(folders)
 
     def limit(self, limits: GroupLimits) -> None:
         """Sets the bounds, higher or lower than before. Raises OSError."""
@@ -283,44 +325,27 @@ class Group:
 
     def usage(self) -> GroupUsage:
         """What its members have used so far, those that are dead included."""
-        cpu: float | None = None
-        peak: int | None = None
-        memory_kills = refused = 0
-        for folder, version, names in self._counters:
-            if version == 2:
-                if "cpu" in names:
-                    cpu = cgroup_files.keyed(f"{folder}/cpu.stat").get("usage_usec", 0) / 1e6
-                if "memory" in names:
-                    peak = cgroup_files.number(f"{folder}/memory.peak")
-                    memory_kills = cgroup_files.keyed(f"{folder}/memory.events").get("oom_kill", 0)
-            else:
-                if "cpuacct" in names:
-                    cpu = (cgroup_files.number(f"{folder}/cpuacct.usage") or 0) / 1e9
-                if "memory" in names:
-                    peak = cgroup_files.number(f"{folder}/memory.max_usage_in_bytes")
-                    memory_kills = cgroup_files.keyed(f"{folder}/memory.oom_control").get(
-                        "oom_kill", 0
-                    )
-            if "pids" in names:
-                refused = cgroup_files.keyed(f"{folder}/pids.events").get("max", 0)
-        return GroupUsage(cpu, peak, memory_kills, refused)
+        counters = self._counters
+        return GroupUsage(
+            counters.cpu_seconds(),
+            counters.peak.number() if counters.peak else None,
+            counters.kills.named(b"oom_kill") if counters.kills else 0,
+            counters.refusals.named(b"max") if counters.refusals else 0,
+        )
 
     def memory_in_use(self) -> int:
         """Bytes now, files in memory included; 0 where no hierarchy tells."""
-        for folder, version, names in self._counters:
-            if "memory" in names:
-                file = "memory.current" if version == 2 else "memory.usage_in_bytes"
-                return cgroup_files.number(f"{folder}/{file}") or 0
-        return 0
+        memory = self._counters.memory
+        return (memory.number() if memory else None) or 0
 
     def forget_peak(self) -> bool:
-        """Lets the peak of memory begin anew; False where the kernel cannot."""
-        for folder, version, names in self._counters:
-            if "memory" in names:
-                if version == 2:
-                    return False
-                cgroup_files.write(f"{folder}/memory.max_usage_in_bytes", b"0")
-        return True
+        """Lets the peak of memory begin anew; False where the kernel cannot. Raises OSError."""
+        peak = self._counters.peak
+        if peak is None:
+            return True
+        if peak.clears:
+            peak.clear()
+        return peak.clears
 
     def kill(self) -> None:
         """Sends SIGKILL to every member, including those being forked meanwhile."""
@@ -332,5 +357,7 @@ class Group:
 
     def remove(self) -> None:
         """Removes the folders, waiting for killed members to be gone."""
+        counters, self._counters = self._counters, _Counters()
+        counters.close()
         for folder in self._folders:
             cgroup_files.remove_folder(folder)

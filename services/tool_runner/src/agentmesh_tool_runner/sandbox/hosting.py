@@ -173,7 +173,9 @@ class HostingBackend(SandboxBackend, Generic[_Running]):
         stay: Stay | None = None,
         slot: Slot | None = None,
     ) -> Execution:
-        spec = replace(spec, limits=spec.limits.within(self._maximum))
+        limits = spec.limits.within(self._maximum)
+        if limits is not spec.limits:
+            spec = replace(spec, limits=limits)
         if slot is None or not slot.take():
             await self._slots.acquire()
         resources = contextlib.AsyncExitStack()

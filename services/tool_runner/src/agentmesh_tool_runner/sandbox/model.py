@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 MIB = 1024 * 1024
@@ -62,11 +62,12 @@ class Limits:
 
     def within(self, maximum: Limits) -> Limits:
         """The same, but none above that of `maximum`."""
-        bounded = {
-            name: min(getattr(self, name), getattr(maximum, name))
-            for name in Limits.__dataclass_fields__
+        above = {
+            name: most
+            for name, wanted in vars(self).items()
+            if wanted > (most := getattr(maximum, name))
         }
-        return Limits(**bounded)
+        return replace(self, **above) if above else self
 
 
 @dataclass(frozen=True)

@@ -363,7 +363,10 @@ class TurnGrant(google.protobuf.message.Message):
 
     @property
     def workspace(self) -> agentmesh.conversation_store.v1.workspace_service_pb2.WorkspaceState:
-        """Where the files of the conversation stand; unset if it has none."""
+        """Where the files of the conversation stood when the turn was granted; unset if it has none. For
+        whoever shows or logs it: people may change files while the turn runs, so that a tool acts on
+        what the claim of its call says, `BeginStepResponse.workspace`.
+        """
 
     def __init__(
         self,
@@ -549,7 +552,9 @@ class Checkpoint(google.protobuf.message.Message):
     """
     workspace_generation: builtins.int
     """The generation of the workspace that was committed with it, set by the store; 0 if the
-    conversation had no files.
+    conversation had no files. It names the files that belong to the checkpoint, for whoever reads
+    both. The store itself goes by what it keeps of each place in the log: that is what a fork gets
+    and what is put back for a turn that is given up, and what people wrote since then is in it.
     """
     def __init__(
         self,
