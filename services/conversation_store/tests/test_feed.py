@@ -249,10 +249,20 @@ async def test_who_has_positions_already_commits_before_others_get_theirs(
     # Long enough for a commit that need not wait.
     await asyncio.wait({later}, timeout=0.5)
     assert not later.done()
-    assert [one.position for one in await other.feed("acme", 0, 99, 10**6)] == [1, 2, 3, 4, 5, 6]
+    assert [one.position for one in (await other.feed("acme", 0, 99, 10**6)).events] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     may_go_on.set()
     await asyncio.gather(begun, later)
-    news = [(one.position, one.conversation_id) for one in await other.feed("acme", 6, 99, 10**6)]
+    news = [
+        (one.position, one.conversation_id)
+        for one in (await other.feed("acme", 6, 99, 10**6)).events
+    ]
     assert news == [
         (7, first.conversation.conversation_id),
         (8, second.conversation.conversation_id),
@@ -275,7 +285,7 @@ async def test_late_committers_are_never_skipped(postgres_url: str) -> None:
         position = 0
         async with asyncio.timeout(60):
             while len(seen) < total:
-                batch = await replicas[1].feed("acme", position, 7, 10**6)
+                batch = (await replicas[1].feed("acme", position, 7, 10**6)).events
                 if batch:
                     position = batch[-1].position
                 seen.extend((e.conversation_id, e.event.sequence) for e in batch)

@@ -282,7 +282,7 @@ async def test_the_feed_tells_nothing_of_what_was_deleted(world: World) -> None:
     await world.rounds(name, 2)
     fork = await world.fork(name)
     await world.delete(name)
-    told = await world.storage.feed("acme", 0, 100, 10**9)
+    told = (await world.storage.feed("acme", 0, 100, 10**9)).events
     assert {event.conversation_id for event in told} == {fork}
 
 

@@ -181,10 +181,10 @@ async def test_the_feed_has_nothing_before_what_another_replica_still_commits(
         await asyncio.wait([first], timeout=0.3)
         second = asyncio.create_task(two.execute(late))
         await asyncio.wait([first, second], timeout=0.3)
-        assert not await two.feed("acme", 0, 100, 10**9)
+        assert not (await two.feed("acme", 0, 100, 10**9)).events
         assert not second.done()
     await asyncio.gather(first, second)
-    events = await two.feed("acme", 0, 100, 10**9)
+    events = (await two.feed("acme", 0, 100, 10**9)).events
     told = list(dict.fromkeys(event.conversation_id for event in events))
     assert told == [early.conversation_id, late.conversation_id]
     assert [event.position for event in events] == list(range(1, len(events) + 1))

@@ -21,7 +21,7 @@ from agentmesh_conversation_store.domain.search import Words, parse_query, words
 from agentmesh_conversation_store.storage.interface import ConversationQuery, Storage
 from agentmesh_conversation_store.storage.postgres import PostgresStorage
 from agentmesh_conversation_store.storage.postgres.words import TsvectorWords
-from agentmesh_conversation_store.storage.sql import reads
+from agentmesh_conversation_store.storage.sql import listing
 from agentmesh_conversation_store.storage.sql.plan import Fetch
 from agentmesh_conversation_store.storage.sqlite import SqliteStorage
 from agentmesh_conversation_store.storage.sqlite.database import connect, migrate, migrations
@@ -227,7 +227,7 @@ async def test_postgres_searches_a_large_table_by_its_index(postgres_url: str) -
     await connection.execute("VACUUM ANALYZE message_words")
     await connection.execute("SET agentmesh.tenants = '{acme}'")
     query = ConversationQuery(limit=10, text=parse_query("rare"))
-    asked = next(reads.conversations("acme", query, index))
+    asked = next(listing.conversations("acme", query, index))
     assert isinstance(asked, Fetch)
     plan = await connection.fetch(f"EXPLAIN {_numbered(asked.sql)}", *asked.arguments)
     lines = "\n".join(row[0] for row in plan)

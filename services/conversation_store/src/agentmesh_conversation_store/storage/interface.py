@@ -160,6 +160,16 @@ class FeedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedPage:
+    """A part of a tenant's feed: the events of it that may be read. All up to `through` have been
+    looked at, and the feed ends at `head`."""
+
+    events: Sequence[FeedEvent]
+    through: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
 class GrantedTurn:
     """A run under a new lease with all that its worker needs.
 
@@ -276,10 +286,10 @@ class Storage(AuditLog, Catalog, Claims, Ledger, History, Sharing, Transfer, Pro
 
     async def feed(
         self, tenant: str, after: int, limit: int, max_bytes: int, caller: Caller = SYSTEM
-    ) -> Sequence[FeedEvent]:
+    ) -> FeedPage:
         """Events of all conversations of a tenant that the caller may read, after a position of its
-        feed, at least one if there is one. Nothing will ever be committed below a position that was
-        seen."""
+        feed. A page may have none although there are some later: it says how far it looked. Nothing
+        will ever be committed below a position that was seen."""
         ...
 
     async def feed_heads(self, tenants: Sequence[str]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from agentmesh_conversation_store.domain.access import Caller
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import SECOND, Instant
 from agentmesh_conversation_store.domain.rejections import Reason, Rejection
-from agentmesh_conversation_store.storage.interface import FeedEvent, Head, Storage
+from agentmesh_conversation_store.storage.interface import FeedPage, Head, Storage
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class PatientReads:
 
     async def feed(
         self, tenant: str, after: int, limit: int, max_bytes: int, caller: Caller
-    ) -> Sequence[FeedEvent] | None:
+    ) -> FeedPage | None:
         """See `Storage`."""
         return await self._answer(self._storage.feed(tenant, after, limit, max_bytes, caller))
 

@@ -175,30 +175,31 @@ class _Reader:
             if self._feeds.draining:
                 raise MeshError.draining()
             self._news.clear()
-            known = self.head
-            batch = await self._feeds.reads.feed(
+            page = await self._feeds.reads.feed(
                 self._tenant, self._position, BATCH_EVENTS, BATCH_BYTES, self.caller
             )
-            if batch:
-                self.head = max(self.head, batch[-1].position)
-                for portion in self._portions(batch):
+            if page is None:
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                self.head = max(self.head, page.head)
+                for portion in self._portions(page.events):
                     self._position = portion[-1].position
                     passing = [one.event for one in portion if self._accepted.passes(one.event)]
                     if passing:
                         self._next_beat = self._loop.time() + self._feeds.heartbeat
                         yield events_response(passing, self._token())
-            elif batch is None:
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
                 # Positions and their events are committed together: what is not there is removed,
                 # or not for this reader.
-                self._position = max(self._position, known)
-                await self._wait()
+                self._position = max(self._position, page.through)
+                if page.through >= page.head:
+                    await self._wait()
             if self._loop.time() >= self._next_beat:
                 yield await self.beat()
 
     def _portions(self, batch: Sequence[FeedEvent]) -> Iterable[Sequence[FeedEvent]]:
-        return ([one] for one in batch) if self.single_events else (batch,)
+        if self.single_events:
+            return ([one] for one in batch)
+        return (batch,) if batch else ()
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentmesh_conversation_store.domain.search import Term, TextQuery, Words
+from agentmesh_conversation_store.storage.sql.conditions import Condition
 
 
 class TsvectorWords:
@@ -42,6 +43,12 @@ class TsvectorWords:
         parts = [_of_tenant(tenant), *map(_phrase, query.wanted)]
         parts += [f"!{_phrase(term)}" for term in query.excluded]
         return " & ".join(parts), tenant
+
+    def fits(self, tenant: str, query: TextQuery) -> Condition:
+        """See `WordIndex`. The operator's function, which the index knows nothing of: for each of
+        a few rows the index would be asked for those of the whole tenant."""
+        text, _ = self.arguments(tenant, query)
+        return Condition("ts_match_vq(m.words, CAST(CAST(? AS TEXT) AS tsquery))", (text,))
 
 
 def _phrase(term: Term) -> str:

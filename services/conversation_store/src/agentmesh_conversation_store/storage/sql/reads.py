@@ -1,4 +1,4 @@
-"""Reading conversations and logs."""
+"""Reading a conversation and its log."""
 
 # ruff: noqa: S608 - SQL is put together from names of our own, never from values
 
@@ -11,37 +11,19 @@ from typing import Any
 from agentmesh_conversation_store.domain.events import StoredEvent
 from agentmesh_conversation_store.domain.model import ConversationStatus, ConversationView
 from agentmesh_conversation_store.domain.rejections import not_found
-from agentmesh_conversation_store.storage.interface import ConversationQuery, Head
+from agentmesh_conversation_store.storage.interface import Head
 
-from . import sharing
 from .plan import Plan, fetch, fetch_each, first
-from .sharing import Condition
 from .tables import CONVERSATIONS, FACTS, RUNS
-from .words import WordIndex
 
 EVENT_COLUMNS = "sequence, kind, run_id, agent, message_id, turn, data"
 
-_VIEW = (
-    f"SELECT {CONVERSATIONS.qualified('c')}, {FACTS.qualified('f')}, {RUNS.qualified('r')}"
-    " FROM conversations c"
+VIEW_COLUMNS = f"{CONVERSATIONS.qualified('c')}, {FACTS.qualified('f')}, {RUNS.qualified('r')}"
+BESIDE = (
     " JOIN conversation_facts f ON f.tenant = c.tenant AND f.conversation_id = c.conversation_id"
     " JOIN runs r ON r.tenant = c.tenant AND r.run_id = c.root_run_id"
 )
-_TAKES_PART = (
-    "EXISTS (SELECT 1 FROM conversation_agents a WHERE a.tenant = c.tenant"
-    " AND a.conversation_id = c.conversation_id AND a.agent = ?)"
-)
-# What a fork shares was said in another log; what was removed of a log may still be shared.
-_SAYS = """
-WITH texts(log_id, sequence) AS ({found})
-SELECT o.conversation_id FROM texts
-    JOIN conversations o ON o.tenant = ? AND o.conversation_id = texts.log_id
-    WHERE texts.sequence >= o.oldest_sequence
-UNION ALL
-SELECT s.conversation_id FROM texts
-    JOIN shared_history s ON s.tenant = ? AND s.log_id = texts.log_id
-    AND texts.sequence BETWEEN s.first_sequence AND s.last_sequence
-"""
+_VIEW = f"SELECT {VIEW_COLUMNS} FROM conversations c{BESIDE}"
 # What a log holds itself, unless there are events of other logs before that: a fork shares them.
 _OWN_EVENTS = (
     f"SELECT {EVENT_COLUMNS} FROM events WHERE tenant = ? AND conversation_id = ? AND sequence > ?"
@@ -76,7 +58,8 @@ def event_of(row: Sequence[Any]) -> StoredEvent:
     return StoredEvent(*row)
 
 
-def _view_of(row: Sequence[Any]) -> ConversationView:
+def view_of(row: Sequence[Any]) -> ConversationView:
+    """The conversation of a row of VIEW_COLUMNS."""
     return ConversationView(
         CONVERSATIONS.value(row[:_FACTS_AT]),
         FACTS.value(row[_FACTS_AT:_RUN_AT]),
@@ -91,68 +74,13 @@ def conversation(tenant: str, conversation_id: str) -> Plan[ConversationView]:
     )
     if row is None:
         raise not_found("conversation", conversation_id)
-    return _view_of(row)
+    return view_of(row)
 
 
 def definition(tenant: str, digest: str) -> Plan[bytes]:
     """A pinned definition; empty if there is none."""
     row = yield from first(_DEFINITION, tenant, digest)
     return bytes(row[0]) if row else b""
-
-
-def conversations(
-    tenant: str, query: ConversationQuery, words: WordIndex
-) -> Plan[Sequence[ConversationView]]:
-    """A page of conversations, newest first."""
-    if query.text is not None and not query.text.wanted:
-        return []
-    conditions = ["1 = 1"]
-    arguments: list[Any] = []
-
-    def require(condition: str, *bound: Any) -> None:
-        conditions.append(condition)
-        arguments.extend(bound)
-
-    if query.statuses:
-        marks = ", ".join("?" * len(query.statuses))
-        require(f"c.status IN ({marks})", *(int(status) for status in query.statuses))
-    if query.agent:
-        require(_TAKES_PART, query.agent)
-    if query.started_after is not None:
-        require("c.started_at >= ?", query.started_after)
-    if query.started_before is not None:
-        require("c.started_at < ?", query.started_before)
-    if query.owner:
-        # The second half lets the index of owners be used.
-        require("c.owner = ? AND c.owner <> ''", query.owner)
-    if query.text is not None:
-        require(
-            f"c.conversation_id IN ({_SAYS.format(found=words.found)})",
-            *words.arguments(tenant, query.text),
-            tenant,
-            tenant,
-        )
-    wanted = _allowed(tenant, query, Condition(" AND ".join(conditions), tuple(arguments)))
-    rows = yield from fetch(
-        f"{_VIEW} WHERE {wanted.sql} ORDER BY c.started_at DESC, c.conversation_id DESC LIMIT ?",
-        *wanted.arguments,
-        query.limit,
-    )
-    return [_view_of(row) for row in rows]
-
-
-def _allowed(tenant: str, query: ConversationQuery, wanted: Condition) -> Condition:
-    """Those of the tenant that are wanted, and that the caller may read."""
-    of_tenant = Condition("c.tenant = ?", (tenant,))
-    if not query.caller.sees_all and query.text is None and not query.owner:
-        chosen = sharing.newest(tenant, query.caller, wanted, query.before, query.limit)
-        return of_tenant.and_also(chosen)
-    if query.before is not None:
-        of_tenant = of_tenant.and_also(
-            Condition("(c.started_at, c.conversation_id) < (?, ?)", query.before)
-        )
-    # What the text or the owner leaves is looked at one by one.
-    return of_tenant.and_also(wanted).and_also(sharing.visible(query.caller))
 
 
 def events(

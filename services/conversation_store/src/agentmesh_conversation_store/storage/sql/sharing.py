@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agentmesh_conversation_store.domain.access import Access, Caller, Grant
 from agentmesh_conversation_store.domain.model import Instant
 
+from .conditions import Condition
 from .plan import Plan, fetch, first
 from .tables import CONVERSATIONS, GRANTS
 
@@ -32,20 +32,11 @@ _GRANTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A part of a query with its arguments."""
-
-    sql: str
-    arguments: tuple[Any, ...] = ()
-
-    def and_also(self, other: Condition) -> Condition:
-        """Both of them."""
-        return Condition(f"{self.sql} AND {other.sql}", self.arguments + other.arguments)
-
-
 _OWN = "c.owner = ? AND c.owner <> ''"
 _OPEN = Condition("c.visibility = 2")
+_NAMES = "SELECT c.conversation_id FROM conversations c WHERE c.tenant = ? AND"
+# Of so few rows each may be looked at, whoever may read it.
+FEW = 500
 
 
 def visible(caller: Caller) -> Condition:
@@ -62,6 +53,31 @@ def visible(caller: Caller) -> Condition:
     )
 
 
+def readable(tenant: str, caller: Caller) -> Condition:
+    """A query for the ids of all conversations that the caller may read, each once.
+
+    It walks along the indexes of what is theirs, open or shared with them, so that it costs nothing
+    that there are others.
+    """
+    keys = caller.grantees
+    return Condition(
+        f"{_NAMES} {_OWN} UNION {_NAMES} {_OPEN.sql} UNION"
+        f" SELECT c.conversation_id FROM conversation_grants g JOIN conversations c ON {_HERE}"
+        f" WHERE g.tenant = ? AND g.grantee IN ({_marks(keys)})",
+        (tenant, caller.subject, tenant, *_OPEN.arguments, tenant, *keys),
+    )
+
+
+def few(rows: Condition) -> Plan[bool]:
+    """True if a query has so few rows that it is no matter who may read them. It looks at no more
+    than it takes to tell."""
+    found = yield from first(
+        f"SELECT count(*) FROM (SELECT 1 FROM ({rows.sql}) AS wanted LIMIT {FEW + 1}) AS counted",
+        *rows.arguments,
+    )
+    return found is not None and found[0] <= FEW
+
+
 def newest(
     tenant: str,
     caller: Caller,
@@ -69,7 +85,8 @@ def newest(
     before: tuple[Instant, str] | None,
     limit: int,
 ) -> Condition:
-    """Of the newest so many conversations that the caller may read and that are wanted.
+    """A query for the ids of the newest so many conversations that the caller may read and that are
+    wanted, and some more.
 
     Each way to be allowed is a walk along an index of its own, so that it does not matter how many
     conversations there are that the caller may not read.
@@ -84,7 +101,7 @@ def newest(
         way = Condition("g.grantee = ?", (key,)).and_also(wanted)
         ways.append(_walk(tenant, "g", joined, way, before, limit))
     return Condition(
-        "c.conversation_id IN (" + " UNION ".join(way.sql for way in ways) + ")",
+        " UNION ".join(way.sql for way in ways),
         tuple(argument for way in ways for argument in way.arguments),
     )
 

@@ -33,14 +33,14 @@ from agentmesh_conversation_store.storage.interface import (
     CommitListener,
     ConversationQuery,
     Due,
-    FeedEvent,
+    FeedPage,
     GrantedTurn,
     Head,
     Renewal,
 )
 from agentmesh_conversation_store.storage.requests import Request
 
-from . import approvals, blobs, catalog, checkpoints, feed, keys, marks, queue, reads
+from . import approvals, blobs, catalog, checkpoints, feed, keys, listing, marks, queue, reads
 from .audit import SqlAuditLog
 from .audited import Recorder
 from .history import SqlHistory
@@ -116,7 +116,7 @@ class SqlStorage(SqlLedger, SqlAuditLog, SqlHistory, SqlSharing, SqlTransfer):
         self, tenant: str, query: ConversationQuery
     ) -> Sequence[ConversationView]:
         """See `Storage`."""
-        return await self._read((tenant,), reads.conversations(tenant, query, self._words))
+        return await self._read((tenant,), listing.conversations(tenant, query, self._words))
 
     async def events(
         self, tenant: str, conversation_id: str, after: int, limit: int, max_bytes: int
@@ -147,7 +147,7 @@ class SqlStorage(SqlLedger, SqlAuditLog, SqlHistory, SqlSharing, SqlTransfer):
 
     async def feed(
         self, tenant: str, after: int, limit: int, max_bytes: int, caller: Caller = ALL_SEEING
-    ) -> Sequence[FeedEvent]:
+    ) -> FeedPage:
         """See `Storage`."""
         return await self._read((tenant,), feed.after(tenant, after, limit, max_bytes, caller))
 

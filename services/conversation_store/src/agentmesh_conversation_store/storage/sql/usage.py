@@ -16,8 +16,9 @@ from agentmesh_conversation_store.domain.ledger import (
 )
 from agentmesh_conversation_store.domain.usage import ADDITIVE, NO_USAGE, Usage
 
+from .conditions import Condition, in_turn
 from .plan import Plan, Row, fetch
-from .sharing import visible
+from .sharing import few, readable, visible
 
 _KEY = ("tenant", "hour", "conversation_id", "agent", "model")
 _COLUMNS = (*_KEY, *ADDITIVE, "estimated")
@@ -61,27 +62,53 @@ def rows(tenant: str, consumed: Iterable[Consumed]) -> list[Row]:
 
 
 def summarize(tenant: str, query: UsageQuery) -> Plan[Sequence[UsageSum]]:
-    """Sums by key, in the order of keys."""
+    """Sums by key, in the order of keys.
+
+    What it costs does not depend on how much others consumed: where that is more than a few rows,
+    what the caller may read is looked up by its conversations.
+    """
     key = _DIMENSIONS[query.dimension]
+    rows = yield from _rows(tenant, _bounds(query, key), query)
+    found = yield from fetch(
+        f"{rows.sql.format(columns=f'{key} AS key, {_SUMS}, max(estimated)')}"
+        " GROUP BY key ORDER BY key LIMIT ?",
+        *rows.arguments,
+        query.limit,
+    )
+    return [UsageSum(row[0], _usage(row[1:])) for row in found]
+
+
+def _bounds(query: UsageQuery, key: str) -> Condition:
     bounds = (
         ("hour >= ?", query.since),
         ("hour < ?", query.until),
         (f"{key} > ?", query.after),
     )
-    given = [(condition, value) for condition, value in bounds if value is not None]
-    where = "".join(f" AND {condition}" for condition, _ in given)
-    allowed = visible(query.caller)
-    if not query.caller.sees_all:
-        where += f" AND {_OF_CONVERSATION.format(visible=allowed.sql)}"
-    found = yield from fetch(
-        f"SELECT {key} AS key, {_SUMS}, max(estimated) FROM usage_hours"
-        f" WHERE tenant = ?{where} GROUP BY key ORDER BY key LIMIT ?",
-        tenant,
-        *(value for _, value in given),
-        *allowed.arguments,
-        query.limit,
+    given = (Condition(sql, (value,)) for sql, value in bounds if value is not None)
+    return in_turn(*given)
+
+
+def _rows(tenant: str, bounds: Condition, query: UsageQuery) -> Plan[Condition]:
+    """A query for `{columns}` of the rows within bounds that may be read."""
+    wanted = Condition("tenant = ?", (tenant,)).and_also(bounds)
+    start = f"SELECT {{columns}} FROM usage_hours WHERE {wanted.sql}"
+    if query.caller.sees_all:
+        return Condition(start, wanted.arguments)
+    every = Condition(f"{start.format(columns='1')} ORDER BY hour", wanted.arguments)
+    if (yield from few(every)):
+        allowed = visible(query.caller)
+        return Condition(
+            f"{start} AND {_OF_CONVERSATION.format(visible=allowed.sql)}",
+            wanted.arguments + allowed.arguments,
+        )
+    names = readable(tenant, query.caller)
+    # So written SQLite takes the index by conversations, and not the tenant's whole table.
+    return Condition(
+        f"WITH readable(name) AS MATERIALIZED ({names.sql}) SELECT {{columns}}"
+        " FROM readable CROSS JOIN usage_hours"
+        f" WHERE conversation_id = name AND tenant || '' = ? AND {bounds.sql}",
+        (*names.arguments, tenant, *bounds.arguments),
     )
-    return [UsageSum(row[0], _usage(row[1:])) for row in found]
 
 
 def _usage(row: Row) -> Usage:

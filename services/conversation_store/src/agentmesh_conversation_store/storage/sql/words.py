@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from agentmesh_conversation_store.domain.events import NewEvent
 from agentmesh_conversation_store.domain.search import TextQuery, Words, words_of
 
+from .conditions import Condition
+
 
 class WordIndex(Protocol):
     """How one database indexes words.
@@ -33,6 +35,10 @@ class WordIndex(Protocol):
 
     def arguments(self, tenant: str, query: TextQuery) -> Sequence[Any]:
         """The arguments of `found`; the query wants something."""
+        ...
+
+    def fits(self, tenant: str, query: TextQuery) -> Condition:
+        """True of those rows `m` that `found` finds, without a look at the index."""
         ...
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentmesh_conversation_store.domain.search import Term, TextQuery, Words
+from agentmesh_conversation_store.storage.sql.conditions import Condition, in_turn
 
 _NO_WORD = "\N{MIDDLE DOT}"  # a token to the tokenizer, and never one of our words
 
@@ -33,6 +34,19 @@ class Fts5Words:
         wanted = " AND ".join(map(_phrase, query.wanted))
         excluded = " OR ".join(map(_phrase, query.excluded))
         return (f"({wanted}) NOT ({excluded})" if excluded else wanted), tenant
+
+    def fits(self, tenant: str, query: TextQuery) -> Condition:
+        """See `WordIndex`."""
+        return in_turn(
+            *(_stands(term, "> 0") for term in query.wanted),
+            *(_stands(term, "= 0") for term in query.excluded),
+        )
+
+
+def _stands(term: Term, how_often: str) -> Condition:
+    """There is a space before and after every word."""
+    phrase = f" {' '.join(term.words)}" + ("" if term.prefix else " ")
+    return Condition(f"instr(' ' || m.words || ' ', ?) {how_often}", (phrase,))
 
 
 def _phrase(term: Term) -> str:
