@@ -128,6 +128,27 @@ def test_leases_of_a_loop_that_is_blocked_for_good_go_to_others(
     leases.close()
 
 
+def test_a_loop_that_is_held_up_takes_no_turns(store: tuple[Store, str], tmp_path: Path) -> None:
+    servicer, address = store
+    grants: list[str] = []
+    leases = lease_thread(address, tmp_path, grants, [])
+    leases.start()
+    wait_for(lambda: grants)
+
+    def capacities() -> list[int]:
+        return [r.capacity.max_turns for r in servicer.heard if r.HasField("capacity")]
+
+    leases.set_held_up(True)
+    wait_for(lambda: capacities() == [0])
+    leases.set_capacity(5)  # as the end of a drain says, for which there is a place later
+    servicer.break_stream.set()
+    wait_for(lambda: len(grants) == 2)
+    wait_for(lambda: [r.hello.max_turns for r in servicer.heard if r.HasField("hello")] == [3, 0])
+    leases.set_held_up(False)
+    wait_for(lambda: capacities()[-1] == 5)
+    leases.close()
+
+
 def test_a_broken_stream_comes_back_with_what_is_held(
     store: tuple[Store, str], tmp_path: Path
 ) -> None:

@@ -54,9 +54,11 @@ from agentmesh_agent_runtime.servicer import AgentRuntimeServicer
 from agentmesh_agent_runtime.settings import RuntimeSettings
 from agentmesh_agent_runtime.turns.driver import TurnDriver, TurnPorts
 from agentmesh_agent_runtime.turns.grant import Grant
+from agentmesh_agent_runtime.turns.hosting import whose_turn
 from agentmesh_agent_runtime.turns.trial import Trial
 from agentmesh_agent_runtime.worker.figures import TurnFigures
 from agentmesh_agent_runtime.worker.leases import LeaseThread
+from agentmesh_agent_runtime.worker.loop_watch import LoopWatch
 from agentmesh_agent_runtime.worker.turns import TurnWorker
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,12 @@ class Runtime:
         self._connect()
         self._figures = TurnFigures(self.host.metrics)
         self.worker = self._build_worker()
+        self._loop_watch = LoopWatch(
+            self.host.metrics,
+            whose_turn,
+            self._leases.set_held_up,
+            patience=settings.blocked_loop_seconds,
+        )
         self.host.add(
             agent_runtime_service_pb2_grpc.add_AgentRuntimeServiceServicer_to_server,
             AgentRuntimeServicer(
@@ -173,6 +181,7 @@ class Runtime:
         await self._try_components()
         published = self._spawn(publish(self._catalog, self._definitions, self.models.profiles))
         self._spawn(self._tick())
+        self._loop_watch.start()
         self._leases.start()
         if self._settings.openai_api_key or self.models.profiles:
             self._spawn(self.models.prepare())
@@ -197,6 +206,7 @@ class Runtime:
         await self.worker.drain(self._settings.drain_seconds)
 
     async def _stop(self) -> None:
+        self._loop_watch.stop()
         await self.worker.close()
         await asyncio.to_thread(self._leases.close)
         await stop(*self._background)

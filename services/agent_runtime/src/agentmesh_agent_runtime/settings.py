@@ -26,6 +26,7 @@ class RuntimeSettings(ServiceSettings):
     script_file: Path | None = None
     script_word_delay_ms: float = Field(default=0.0, ge=0, le=10_000)
     stall_seconds: float = Field(default=300.0, gt=0)
+    blocked_loop_seconds: float = Field(default=5.0, ge=0.1, le=100)
     max_reply_chars: int = Field(default=2_000_000, gt=0)
 
     openai_api_key: SecretStr | None = Field(default=None, validation_alias=_bare("openai_api_key"))

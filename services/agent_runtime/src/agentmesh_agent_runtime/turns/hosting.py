@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from types import FrameType
 from typing import Any, TypeVar
 
 from autogen_agentchat.agents import BaseChatAgent
@@ -50,6 +51,15 @@ class HostedAgent(BaseChatAgent):
         self._component = f"agent component {component!r}"
         self._agent = agent
         self._seat = seat
+
+    @property
+    def whereabouts(self) -> str:
+        """Which one this is, for people."""
+        try:
+            turn = self._seat.scope.grant.id
+        except RuntimeError:
+            return f"the {self._component} of {self._path}, between turns"
+        return f"the {self._component} of {self._path} in turn {turn.turn} of {turn.run_id}"
 
     @property
     def produced_message_types(self) -> Sequence[type[BaseChatMessage]]:
@@ -120,6 +130,16 @@ class HostedAgent(BaseChatAgent):
     async def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes up what `save_state` returned."""
         await reported(self._component, self._agent.load_state(state), STATE_SECONDS)
+
+
+def whose_turn(frame: FrameType | None) -> str:
+    """The agent of a package that called what runs in a frame, for people."""
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, HostedAgent):
+            return owner.whereabouts
+        frame = frame.f_back
+    return "code that belongs to no agent of a package"
 
 
 class Host:

@@ -52,6 +52,7 @@ class LeaseThread:
         self._identity = identity
         self._worker_id = worker_id
         self._capacity = capacity
+        self._held_up = False
         self._on_grant = on_grant
         self._on_revoked = on_revoked
         self._held: dict[str, int] = {}
@@ -82,7 +83,19 @@ class LeaseThread:
     def set_capacity(self, max_turns: int) -> None:
         """How many turns the worker takes at once; 0 drains."""
         self._capacity = max_turns
-        capacity = turns_pb2.LeaseCapacity(max_turns=max_turns)
+        self._tell_capacity()
+
+    def set_held_up(self, held_up: bool) -> None:
+        """While the event loop is held up no turns are taken. Any thread may say so."""
+        self._held_up = held_up
+        self._tell_capacity()
+
+    @property
+    def _open_places(self) -> int:
+        return 0 if self._held_up else self._capacity
+
+    def _tell_capacity(self) -> None:
+        capacity = turns_pb2.LeaseCapacity(max_turns=self._open_places)
         self._outgoing.put(turns_pb2.LeaseTurnsRequest(capacity=capacity))
 
     def hold(self, run_id: str, fence: int) -> None:
@@ -130,7 +143,7 @@ class LeaseThread:
         """Runs in a thread of gRPC's, which is why it renews even while responses are handled."""
         outgoing = self._outgoing
         hello = turns_pb2.LeaseHello(
-            worker_id=self._worker_id, max_turns=self._capacity, held=self._held_now()
+            worker_id=self._worker_id, max_turns=self._open_places, held=self._held_now()
         )
         yield turns_pb2.LeaseTurnsRequest(hello=hello)
         while not self._stopping.is_set():
