@@ -99,17 +99,6 @@ async def test_many_guests_of_one_address_may_come_at_once() -> None:
     assert await asyncio.gather(*tasks) == ["OK"] * 20
 
 
-async def test_one_secret_at_the_same_time_is_one_guess_if_it_is_good() -> None:
-    guard, asked = CredentialGuard(1, 0), Asked()
-    tasks = attempts(guard, asked.then(good), *["alice"] * 5)
-    await settled(tasks)
-    assert asked.count == 1
-    asked.may_answer.set()
-    assert await asyncio.gather(*tasks) == ["OK"] * 5
-    bad_ones = await asyncio.gather(*attempts(guard, bad, *["mallory"] * 5))
-    assert sorted(bad_ones) == ["CREDENTIALS_INVALID"] + ["RATE_LIMITED"] * 4
-
-
 async def test_who_leaves_when_it_is_their_turn_takes_nobodys() -> None:
     guard, asked, never = CredentialGuard(2, 0), Asked(), Asked()
     stays_under_way = attempts(guard, never.then(good), "slow")
@@ -123,7 +112,8 @@ async def test_who_leaves_when_it_is_their_turn_takes_nobodys() -> None:
     waiting += attempts(guard, good, "leaves", "stays")
     await settled(waiting)
     asked.may_answer.set()
-    assert await first[0] == await waiting[1] == "OK"
+    async with asyncio.timeout(10):
+        assert await first[0] == await waiting[1] == "OK"
     never.may_answer.set()
     assert await stays_under_way[0] == "OK"
     assert waiting[0].cancelled()

@@ -7,7 +7,6 @@ behind one proxy or in one building are not locked out by each other.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
@@ -48,7 +47,6 @@ class CredentialGuard:
                 f"{strangers_per_second} calls a second without credentials, {burst} at once",
             )
         self._good: OrderedDict[bytes, None] = OrderedDict()
-        self._trying: dict[bytes, asyncio.Future[None]] = {}
         # What is kept of credentials is of no use outside of this process.
         self._salt = secrets.token_bytes(16)
 
@@ -62,12 +60,11 @@ class CredentialGuard:
         if not shown:
             return await attempts.judged(site, judge)
         secret = self._digest(shown)
-        if secret in self._trying:
-            # The same secret once more is no other guess, if it is good.
-            await asyncio.wait({self._trying[secret]})
         if secret in self._good:
             return await self._known(secret, site, attempts, judge)
-        return await self._tried(secret, site, attempts, judge)
+        principal = await attempts.judged(site, judge)
+        self._remember(secret)
+        return principal
 
     async def _known(
         self,
@@ -83,24 +80,6 @@ class CredentialGuard:
                 self._good.pop(secret, None)
                 attempts.failed(site)
             raise
-
-    async def _tried(
-        self,
-        secret: bytes,
-        site: str,
-        attempts: Attempts,
-        judge: Callable[[], Awaitable[Judged]],
-    ) -> Judged:
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._trying.setdefault(secret, over)
-        try:
-            principal = await attempts.judged(site, judge)
-            self._remember(secret)
-            return principal
-        finally:
-            if self._trying.get(secret) is over:
-                del self._trying[secret]
-            over.set_result(None)
 
     def _remember(self, secret: bytes) -> None:
         self._good[secret] = None
