@@ -84,7 +84,8 @@ def test_handshakes_count_and_end(
         await until(lambda: connections.entered == 2)
         for reader, writer in silent:  # each is left alone when its time is over
             with contextlib.suppress(ConnectionError):
-                assert await reader.read() == b""
+                async with asyncio.timeout(ENOUGH_SECONDS):
+                    assert await reader.read() == b""
             writer.close()
         await until(lambda: len(connections) == 0)
         reader, writer = await asyncio.open_connection(

@@ -34,7 +34,10 @@ ENVIRONMENT = {
         "AGENTMESH_SCRIPT_FILE": str(EXAMPLE / "script.yaml"),
     },
     # Every method is tried without good credentials, faster than people would.
-    "gateway": {"AGENTMESH_REFUSED_CREDENTIALS_PER_MINUTE": "0"},
+    "gateway": {
+        "AGENTMESH_REFUSED_CREDENTIALS_PER_MINUTE": "0",
+        "AGENTMESH_ANONYMOUS_REQUESTS_PER_SECOND": "0",
+    },
 }
 KEY = "admin"
 TENANT = "acme"
