@@ -6,7 +6,8 @@ import select
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "agentmesh_cli")
@@ -22,6 +23,8 @@ class LocalMesh:
     """A mesh in the background, and the command that finds it by its data directory."""
 
     data_dir: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beside that of these tests."""
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         done = self.try_run(*arguments)
@@ -31,7 +34,8 @@ class LocalMesh:
     def try_run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [*COMMAND, *arguments, "--data-dir", str(self.data_dir)],
-            env=WITHOUT_MODEL, capture_output=True, text=True, timeout=240, check=False,
+            env={**WITHOUT_MODEL, **self.environment},
+            capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
 
     def conversation(self) -> str:

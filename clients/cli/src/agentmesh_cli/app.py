@@ -13,6 +13,7 @@ from agentmesh_cli.commands import (
     agents,
     approvals,
     audit,
+    chat,
     conversations,
     health,
     keys,
@@ -31,6 +32,7 @@ EXAMPLES = """Examples:
   agentmesh run "write a haiku"          start a conversation there and watch it
   agentmesh list
   agentmesh watch conv_…
+  agentmesh chat conv_…                  talk with it, answer, decide
   agentmesh approvals
   agentmesh keys create --tenant acme --role operator
 
@@ -55,6 +57,7 @@ def build_app(console: Console, error_console: Console) -> App:
     up.register(app, console)
     run.register(app, console)
     conversations.register(app, console)
+    chat.register(app, console)
     steering.register(app, console)
     sharing.register(app, console)
     agents.register(app, console)

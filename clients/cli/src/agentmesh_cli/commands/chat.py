@@ -1,0 +1,49 @@
+"""agentmesh chat: a conversation at the terminal."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from agentmesh_cli.chat import COMMANDS, ChatPage, TerminalChat
+from agentmesh_cli.gateway import Gateway
+from agentmesh_cli.interrupts import Interrupts
+from agentmesh_cli.options import NO_CONNECTION, Connection
+
+CHAT_EXAMPLES = f"""Each line is a message; while a question or a tool call waits for you, it is the
+answer, or y, or n and the reason. Lines that begin with a slash are commands:
+{COMMANDS}
+Ctrl-C ends the run, and leaves if it is pressed again; Ctrl-D leaves it running.
+A broken connection comes back by itself, and nothing is said twice.
+
+Examples:
+  agentmesh chat conv_…
+  echo "shorter, please" | agentmesh chat conv_…      until the run ends
+
+Exit status: 0 well, 1 if the chat broke off, 130 if it was left by Ctrl-C.
+"""
+
+
+def register(app: App, console: Console) -> None:
+    """Adds the command to `app`."""
+
+    @app.command(help_epilogue=CHAT_EXAMPLES)
+    async def chat(
+        conversation: str,
+        /,
+        *,
+        full: Annotated[bool, Parameter(negative="", help="Show tool output in full.")] = False,
+        connection: Connection = NO_CONNECTION,
+    ) -> int:
+        """Talk with a conversation: see what was said and what is being said, answer, decide.
+
+        Parameters
+        ----------
+        conversation
+            Its id (conv_…).
+        """
+        with Interrupts() as interrupts:
+            async with Gateway.open(connection) as gateway:
+                address = connection.resolve_address()
+                talk = TerminalChat(ChatPage(console), gateway, interrupts, address, full)
+                return await talk.hold(conversation)
