@@ -16,9 +16,9 @@ from tests.support.databases import PostgresServer, ProgramMissingError, RedisSe
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A Postgres server that all tests share."""
+    """A Postgres server that all tests share, with its data in memory if there is room."""
     try:
-        server = PostgresServer()
+        server = PostgresServer(in_memory=True)
     except ProgramMissingError as error:
         pytest.skip(str(error))
     with server:

@@ -70,19 +70,21 @@ class PostgresServer(ServerProcess):
     """A server whose databases belong to the ordinary role `agentmesh`.
 
     `binaries` is the folder of `postgres` and `initdb`: by default the machine's, else those of
-    the package. Raises ProgramMissingError if there are none. Postgres refuses to run as root, so
-    that a test run by root has it run as `postgres` or `nobody`.
+    the package. Raises ProgramMissingError if there are none. With `in_memory` its data lies in
+    memory, where the machine has room for that, so that databases are made and dropped at once.
+    Postgres refuses to run as root, so that a test run by root has it run as `postgres` or
+    `nobody`.
     """
 
     name = "postgres"
     stop_signal = signal.SIGINT
     abandon_signal = signal.SIGQUIT
 
-    def __init__(self, binaries: Path | None = None) -> None:
+    def __init__(self, binaries: Path | None = None, *, in_memory: bool = False) -> None:
         binaries = binaries or machine_binaries() or packaged_binaries()
         if binaries is None:
             raise ProgramMissingError(_REMEDY)
-        super().__init__(_ordinary_account())
+        super().__init__(_ordinary_account(), in_memory=in_memory)
         self._binaries = binaries
         self._data = self.folder / "data"
         self._password = secrets.token_hex(16)

@@ -29,6 +29,8 @@ _GUARDIAN = Path(__file__).with_name("guardian.py")
 _LOG_TAIL_LINES = 40
 _POLL_SECONDS = 0.02
 _PATIENCE_SECONDS = 60.0
+_MEMORY = Path("/dev/shm")  # noqa: S108  folders in it get names of their own
+_MEMORY_ROOM = 8 * 1024**3  # for the servers of several workers, with room to spare
 # Beneath the ports that systems give to outgoing connections (from 32768 or 49152 on): nobody is
 # given a server's port while it is down, and no client that keeps trying connects to itself.
 _PORTS = range(15_000, 32_000)
@@ -59,6 +61,15 @@ def quiet_port() -> int:
     raise OSError("no free port found")
 
 
+def memory_folder() -> Path | None:
+    """A folder in memory, if there is one with room. What lies there outlives killed processes, as
+    it would on a disk; only a machine that stops loses it."""
+    with suppress(OSError):
+        if shutil.disk_usage(_MEMORY).free >= _MEMORY_ROOM:
+            return _MEMORY
+    return None
+
+
 class ServerProcess(ABC):
     """One server. After its first start it keeps its port and its folder until `close`.
 
@@ -72,9 +83,10 @@ class ServerProcess(ABC):
     abandon_signal: signal.Signals
     """Ends the server and all its processes at once."""
 
-    def __init__(self, account: Account | None = None) -> None:
+    def __init__(self, account: Account | None = None, *, in_memory: bool = False) -> None:
         self.account = account or Account()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"agentmesh-{self.name}-"))
+        parent = memory_folder() if in_memory else None
+        self.folder = Path(tempfile.mkdtemp(prefix=f"agentmesh-{self.name}-", dir=parent))
         self.log_file = self.folder / "log.txt"
         self.port = quiet_port()
         self._guardian: subprocess.Popen[bytes] | None = None
