@@ -3,8 +3,8 @@
 # agents write. As root with apt it is installed; else one line says what to do. Until then code runs
 # in sandlock's sandbox where the kernel has Landlock 6, and nowhere else. A strict run also needs a
 # Redis server, which a Python package brings for some machines only, and the compilers of all
-# languages that sandboxes run, where those see them; and a Docker engine, which the tests start
-# themselves, with debootstrap, which makes its image.
+# languages that sandboxes run, where those see them; a Docker engine, which the tests start
+# themselves, with debootstrap, which makes its image; and a browser, which looks at the pages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,6 +30,10 @@ if [ "${STRICT:-}" = 1 ]; then
         # Not in every release; what is about gVisor is tested where it is.
         if ! command -v runsc >/dev/null 2>&1 && apt-cache show runsc >/dev/null 2>&1; then
             missing+=(runsc)
+        fi
+        # Ubuntu's package of that name is none: it wants a snap.
+        if ! command -v chromium >/dev/null 2>&1 && grep -qx 'ID=debian' /etc/os-release; then
+            missing+=(chromium)
         fi
     fi
 fi

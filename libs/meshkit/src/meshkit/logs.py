@@ -23,6 +23,8 @@ _SECRETS = re.compile(
 )
 # Without one of these nothing above matches: most of what is logged is looked at no further.
 _HINTS = ("bearer", "amk_", "sk-", "eyj", "://")
+_GRPC = "grpc._cython.cygrpc"
+_OF_CALLERS = ("Invalid encoding", "Failed sending error status")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -88,8 +90,18 @@ def configure(service: str, settings: ServiceSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     formatter = JsonFormatter if settings.log_format == "json" else ConsoleFormatter
     handler.setFormatter(formatter(service))
+    handler.addFilter(_is_no_doing_of_a_caller)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
     for noisy in ("grpc", "opentelemetry", "httpx", "httpcore", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def _is_no_doing_of_a_caller(record: logging.LogRecord) -> bool:
+    """gRPC reports bytes of a caller that are no text, and a caller that has left when it is
+    refused, as errors with tracebacks, several for one call: strangers could fill the log."""
+    if record.name != _GRPC:
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, UnicodeDecodeError) and not str(record.msg).startswith(_OF_CALLERS)
