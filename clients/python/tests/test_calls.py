@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 from agentmesh_client import AgentMesh, AgentMeshError
+from agentmesh_client.errors import code_of
 
 from .conftest import ScriptedGateway
 
@@ -32,3 +33,18 @@ async def test_a_refused_call_is_not_repeated(gateway: ScriptedGateway, mesh: Ag
         await mesh.start("x", agents=["a"])
     assert refused.value.code == "RESOURCE_EXHAUSTED"
     assert len(gateway.starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("details", "code"),
+    [
+        ("Internal error from Core", grpc.StatusCode.UNAVAILABLE),
+        ("Received RST_STREAM with error code 2", grpc.StatusCode.UNAVAILABLE),
+        ("a defect", grpc.StatusCode.INTERNAL),
+    ],
+)
+def test_what_grpc_makes_of_a_stream_that_broke_may_be_tried_again(
+    details: str, code: grpc.StatusCode
+) -> None:
+    none = grpc.aio.Metadata()
+    assert code_of(grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, none, none, details)) is code

@@ -81,6 +81,7 @@ class UnavailableError(AgentMeshError):
     """A service of the mesh cannot be reached; `metadata["service"]` names it."""
 
 
+_WRITTEN_TOO_LATE = "Internal error from Core"
 _UNKNOWN = grpc.StatusCode.UNKNOWN
 _CLASSES: dict[grpc.StatusCode, type[AgentMeshError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
@@ -94,9 +95,10 @@ _CLASSES: dict[grpc.StatusCode, type[AgentMeshError]] = {
 
 def code_of(error: grpc.aio.AioRpcError) -> grpc.StatusCode:
     """What the failure means: of a stream that a proxy or a server that ended reset on its way,
-    gRPC makes INTERNAL as a rule, but it may be tried again."""
-    code = error.code()
-    reset = code in _RESET_CODES and "RST_STREAM" in (error.details() or "")
+    gRPC makes INTERNAL as a rule, but it may be tried again. So it does where a request of a stream
+    is written when the answer has come already: what that answer was is lost, and comes again."""
+    code, details = error.code(), error.details() or ""
+    reset = code in _RESET_CODES and ("RST_STREAM" in details or details == _WRITTEN_TOO_LATE)
     if reset and not _status_of(error).details:
         return grpc.StatusCode.UNAVAILABLE
     return code
