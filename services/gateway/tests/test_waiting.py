@@ -29,7 +29,7 @@ class Held:
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0)
         self.at_once -= 1
-        if self.asked == 2:
+        if self.asked >= 2:
             self.asked_twice.set()
         return self.answer
 
