@@ -27,7 +27,6 @@ from meshkit.active_calls import ActiveCalls
 from meshkit.admission import Admission, PublicAuthenticator
 from meshkit.call_gate import CallGate
 from meshkit.channels import MeshChannels
-from meshkit.handlers import HandlerTable
 from meshkit.identity import InternalIdentity, use_identity
 from meshkit.metrics import Metrics, MetricsServicer
 from meshkit.policy import MethodRules, service_rules
@@ -220,13 +219,11 @@ class ServiceHost:
         )
         options = [*server_options(self.settings), *self.transport_options]
         server = grpc.aio.server(interceptors=[interceptor], options=options)
-        table: Any = HandlerTable()
         for register in self._registrations:
-            register(table)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, table)
+            register(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [*self._serving, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
         names = [name for name in names if name]
-        table.serve_from(server)
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         return server
 

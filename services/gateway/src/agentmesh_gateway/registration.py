@@ -51,7 +51,8 @@ def adder(
 
     def add(servicer: object, server: grpc.aio.Server) -> None:
         handlers = {method.name: _handler(method, servicer, around) for method in service.methods}
-        server.add_registered_method_handlers(service.full_name, handlers)
+        generic = grpc.method_handlers_generic_handler(service.full_name, handlers)
+        server.add_generic_rpc_handlers((generic,))
 
     return add
 

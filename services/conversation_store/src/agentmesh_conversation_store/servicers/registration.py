@@ -29,6 +29,8 @@ class _BytesThrough:
             else handler
             for name, handler in handlers.items()
         }
+        generic = grpc.method_handlers_generic_handler(service, changed)
+        self._server.add_generic_rpc_handlers((generic,))
         self._server.add_registered_method_handlers(service, changed)
 
 
