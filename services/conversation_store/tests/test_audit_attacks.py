@@ -121,6 +121,34 @@ async def test_a_place_that_somebody_took_does_not_stop_the_sealing(
     assert (await verdict(storage, "other")).records == 1
 
 
+@pytest.mark.parametrize("storage", ["sqlite"], indirect=True)
+async def test_values_of_other_types_are_no_records(storage: Storage, tamper: Change) -> None:
+    for number, change in enumerate(("principal = x'00'", "time = 'now'", "mac = 7")):
+        await append(storage, recorded(f"acme-{number}", 1), recorded(f"acme-{number}", 2))
+        await tamper(
+            f"UPDATE audit_records SET {change} WHERE record_id = 'acme-{number}-1-m'"  # noqa: S608  our own words
+        )
+    await sealer(storage).seal_all()
+    for one in await verify(storage, KEYS, {}):
+        assert (one.records, "not written by the store" in str(one.problem)) == (1, True)
+
+
+async def test_what_fails_for_one_tenant_is_no_matter_of_others(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(storage, recorded("acme", 1), recorded("other", 1))
+    seal = type(storage).seal_audit
+
+    async def fails(tenant: str, *arguments: object) -> object:
+        if tenant == "acme":
+            raise ValueError("what stands there makes no sense")
+        return await seal(storage, tenant, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "seal_audit", fails)
+    await sealer(storage).seal_all()
+    assert (await verdict(storage, "other")).records == 1
+
+
 async def test_records_under_newer_keys_wait_for_a_replica_that_has_them(
     storage: Storage, insert: Change
 ) -> None:
@@ -152,8 +180,9 @@ async def test_nothing_is_added_to_a_chain_that_lost_what_the_sealer_remembers(
         "DELETE FROM audit_seals WHERE number = 2; DELETE FROM audit_records WHERE sequence = 2"
     )
     await append(storage, recorded("acme", 3), recorded("other", 3))
-    await at_work.seal_all()
-    assert "it ends at batch 1, and had 2 already" in caplog.text
+    for _ in range(3):
+        await at_work.seal_all()
+    assert caplog.text.count("it ends at batch 1, and had 2 already") == 1
     assert (await verdict(storage)).unsealed == 1
     assert (await verdict(storage, "other")).records == 1
     # Nor if somebody who did not know went on.
@@ -233,6 +262,21 @@ async def test_whole_batches_are_removed_in_their_order(
         found = await verdict(storage)
         assert (found.problem, found.records, found.removed) == (None, left, 9 - left)
     assert (await storage.remove_audit("acme", KEYS, clock.now, 1)).records == 0
+    page = await storage.audit_page("acme", KEYS, 9, 9, 1)
+    assert [cut.through_sequence for cut in page.cuts] == [9]
+
+
+async def test_a_removal_that_never_was_stops_the_chain(
+    storage: Storage, clock: ManualClock, tamper: Change, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    await three_batches(storage, "acme")
+    await tamper("INSERT INTO audit_cuts SELECT tenant, 6, 1, hash FROM audit_seals LIMIT 1")
+    await append(storage, recorded("acme", clock.now))
+    await sealer(storage).seal_all()
+    assert "in the name of retention" in caplog.text
+    assert (await storage.audit_page("acme", KEYS, 9, 9, 1)).end is not None
+    assert len([one for one in await storage.list_audit("acme", MANY) if not one.sequence]) == 1
 
 
 async def test_seals_are_checked_when_their_records_are_gone(

@@ -50,6 +50,7 @@ class AuditSealer:
         self._every = every
         self._keep_days = keep_days
         self._known: dict[str, Seal] = {}
+        self._told: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -87,10 +88,10 @@ class AuditSealer:
             )
             more = done.more
             if done.problem is not None:
-                _report(tenant, f"nothing is added to the chain: {done.problem}")
+                self._report(tenant, f"nothing is added to the chain: {done.problem}")
             if done.put_aside:
                 ids = ", ".join(one.record_id for one in done.put_aside[:_NAMED])
-                _report(
+                self._report(
                     tenant, f"{len(done.put_aside)} records are not the store's, put aside: {ids}"
                 )
             if done.seal is not None:
@@ -111,15 +112,23 @@ class AuditSealer:
                 )
                 removed += done.records
                 if done.problem is not None:
-                    _report(tenant, f"records are kept beyond their time: {done.problem}")
+                    self._report(tenant, f"records are kept beyond their time: {done.problem}")
                 if done.problem is not None or not done.records:
                     break
         return removed
 
     async def _look_around(self) -> None:
         """What need not be done each time."""
+        self._told.clear()
         await self._storage.reconsider_audit(self._keys, BATCH)
         await self.remove_old()
+
+    def _report(self, tenant: str, problem: str) -> None:
+        """Once in a while, as long as it lasts."""
+        if self._told.get(tenant) != problem:
+            self._told[tenant] = problem
+            text = "the audit log is not as it should be: %s"
+            _log.error(text, problem, extra={"tenant": tenant})
 
     async def _run(self) -> None:
         rounds = 0
@@ -143,7 +152,3 @@ def _as_head(made: Seal) -> dict[str, object]:
         "audit_head": f"{made.number}:{made.hash.hex()}",
         "audit_sequence": made.last_sequence,
     }
-
-
-def _report(tenant: str, problem: str) -> None:
-    _log.error("the audit log is not as it should be: %s", problem, extra={"tenant": tenant})

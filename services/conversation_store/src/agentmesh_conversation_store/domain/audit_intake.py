@@ -27,8 +27,11 @@ class Intake:
 
     def takes(self, record: AuditRecord) -> bool:
         """Whether the store wrote it, as it is, and for the first time."""
-        if record.time < self.removed_before:
+        try:
+            if record.time < self.removed_before:
+                return False
+            if not record.mac:
+                return self.now < self.unmarked_through
+            return self.keys.marked(record)
+        except TypeError:  # SQLite takes values of any type that somebody puts there
             return False
-        if not record.mac:
-            return self.now < self.unmarked_through
-        return self.keys.marked(record)

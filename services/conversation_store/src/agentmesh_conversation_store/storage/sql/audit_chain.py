@@ -40,6 +40,7 @@ _SEAL = f"{_SEALS} AND number = ?"
 _SEAL_AT = f"{_SEALS} AND last_sequence = ?"
 _NEXT_SEALS = f"{_SEALS} AND number > ? ORDER BY number LIMIT ?"
 _CUTS = f"SELECT {CUTS.select} FROM audit_cuts WHERE tenant = ? ORDER BY through_sequence"
+_SUPERSEDED = "DELETE FROM audit_cuts WHERE tenant = ? AND through_sequence < ?"
 _CUT_OVERS = f"SELECT {CUT_OVERS.select} FROM audit_cut_overs WHERE tenant = ''"
 _REMOVE = "DELETE FROM audit_records WHERE tenant = ? AND sequence BETWEEN 1 AND ? RETURNING 1"
 
@@ -77,11 +78,14 @@ def _seal(keys: AuditKeys, tenant: str, limit: int, known: Seal | None) -> Plan[
         return Sealing()
     row = yield from first(_LAST_SEAL, tenant)
     last = SEALS.value(row) if row else None
+    said = yield from cuts(tenant)
     problem = yield from _unlike(last, known, keys)
+    if problem is None and any(not is_genuine(one, keys) for one in said):
+        problem = NOT_SIGNED
     if problem is not None:
         return Sealing(problem=problem)
     at = yield from now()
-    intake = yield from _intake(keys, tenant, at)
+    intake = yield from _intake(keys, tenant, at, said)
     genuine = [one for one in found if intake.takes(one)]
     end = last.last_sequence if last else 0
     squatting = [AUDIT.value(row) for row in (yield from fetch(_AFTER, tenant, end, limit))]
@@ -117,15 +121,15 @@ def _unlike(last: Seal | None, known: Seal | None, keys: AuditKeys) -> Plan[str 
     return None
 
 
-def _intake(keys: AuditKeys, tenant: str, at: Instant) -> Plan[Intake]:
-    said = [CUT_OVERS.value(row) for row in (yield from fetch(_CUT_OVERS))]
-    through = _signed_through((yield from cuts(tenant)), keys)
+def _intake(keys: AuditKeys, tenant: str, at: Instant, said: Sequence[Cut]) -> Plan[Intake]:
+    cut_overs = [CUT_OVERS.value(row) for row in (yield from fetch(_CUT_OVERS))]
+    through = _signed_through(said, keys)
     removed_before = 0
     if through:
         row = yield from first(_SEAL_AT, tenant, through)
         if row is not None and is_intact(SEALS.value(row), keys):
             removed_before = SEALS.value(row).sealed_at
-    return Intake(keys, at, removed_before, keys.through_cut_over(said))
+    return Intake(keys, at, removed_before, keys.through_cut_over(cut_overs))
 
 
 def reconsider(keys: AuditKeys, limit: int) -> Plan[int]:
@@ -135,7 +139,8 @@ def reconsider(keys: AuditKeys, limit: int) -> Plan[int]:
     rows = yield from fetch("SELECT DISTINCT tenant FROM audit_records WHERE sequence < 0")
     for (tenant,) in rows:
         yield Alone(f"audit/{tenant}")
-        intake = yield from _intake(keys, tenant, (yield from now()))
+        at, said = (yield from now()), (yield from cuts(tenant))
+        intake = yield from _intake(keys, tenant, at, said)
         found = yield from fetch(f"{_RECORDS} AND sequence = {PUT_ASIDE} LIMIT ?", tenant, limit)
         genuine = [one for one in map(AUDIT.value, found) if intake.takes(one)]
         yield from _place(genuine, 0)
@@ -169,6 +174,7 @@ def remove_some(keys: AuditKeys, tenant: str, before: Instant | None, limit: int
         return Removal(problem=problem)
     at = yield from now()
     yield from each(CUTS.add, [CUTS.row(cut(tenant, through, at, keys.first))])
+    yield from each(_SUPERSEDED, [(tenant, through)])
     return Removal(len((yield from fetch(_REMOVE, tenant, through))), problem)
 
 
@@ -221,7 +227,7 @@ def page(
     found = []
     for one in map(SEALS.value, rows):
         found.append((one, (yield from _records_of(one))))
-    end = None if rows else (yield from _end(keys, tenant, last_sequence))
+    end = None if rows else (yield from _end(keys, tenant, last_sequence, said))
     return ChainPage(said, found, end)
 
 
@@ -235,13 +241,13 @@ def _records_of(one: Seal) -> Plan[Sequence[AuditRecord]]:
     return [AUDIT.value(row) for row in rows]
 
 
-def _end(keys: AuditKeys, tenant: str, last_sequence: int) -> Plan[ChainEnd]:
+def _end(keys: AuditKeys, tenant: str, last_sequence: int, said: Sequence[Cut]) -> Plan[ChainEnd]:
     count = "SELECT count(*) FROM audit_records WHERE tenant = ? AND sequence"
     misplaced = 0
     for condition, bound in (("> ?", last_sequence), ("< ?", PUT_ASIDE)):
         row = yield from first(f"{count} {condition}", tenant, bound)
         misplaced += int(row[0]) if row else 0
-    intake = yield from _intake(keys, tenant, (yield from now()))
+    intake = yield from _intake(keys, tenant, (yield from now()), said)
     unsealed = 0
     foreign: list[str] = []
     for place in (0, PUT_ASIDE):

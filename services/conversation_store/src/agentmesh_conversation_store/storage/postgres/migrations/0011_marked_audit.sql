@@ -14,6 +14,7 @@ CREATE TABLE audit_cut_overs (
     PRIMARY KEY (tenant, through)
 );
 
+-- The newest cut says all that those before it say, which retention removes.
 -- A record gets its place once. One that the store did not write is put aside (-1), from a place that no
 -- seal covers; if it turns out that it did, as when keys are exchanged, it waits again.
 CREATE OR REPLACE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -35,6 +36,14 @@ BEGIN
         IF TG_OP = 'DELETE' AND OLD.sequence > 0 AND EXISTS (
             SELECT 1 FROM audit_cuts
             WHERE audit_cuts.tenant = OLD.tenant AND through_sequence >= OLD.sequence)
+        THEN
+            RETURN OLD;
+        END IF;
+    END IF;
+    IF TG_TABLE_NAME = 'audit_cuts' AND TG_OP = 'DELETE' THEN
+        IF EXISTS (
+            SELECT 1 FROM audit_cuts
+            WHERE audit_cuts.tenant = OLD.tenant AND through_sequence > OLD.through_sequence)
         THEN
             RETURN OLD;
         END IF;

@@ -24,6 +24,14 @@ WHEN NOT (OLD.sequence <> NEW.sequence
 BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
 END;
+DROP TRIGGER audit_cuts_kept;
+CREATE TRIGGER audit_cuts_kept BEFORE DELETE ON audit_cuts
+WHEN NOT EXISTS (
+    SELECT 1 FROM audit_cuts
+    WHERE tenant = OLD.tenant AND through_sequence > OLD.through_sequence)
+BEGIN
+    SELECT RAISE(ABORT, 'the audit log is append-only');
+END;
 CREATE TRIGGER audit_cut_overs_unchanged BEFORE UPDATE ON audit_cut_overs
 BEGIN
     SELECT RAISE(ABORT, 'the audit log is append-only');
