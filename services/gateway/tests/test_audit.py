@@ -29,7 +29,7 @@ from .tenants import caller, store_stub
 
 ADMIN = Principal("reader", "acme", 3)
 NOBODY = Principal("reader", "", 3)
-PATIENCE = 20.0
+PATIENCE = 45.0
 SECRET_WORDS = "the moon is made of cheese"
 
 
