@@ -27,7 +27,7 @@ from agentmesh_gateway.rest.codec import (
 )
 from agentmesh_gateway.rest.enums import enum_codec
 from agentmesh_gateway.rest.problems import Path, Problem, Problems
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import given, settings
@@ -302,3 +302,12 @@ def test_values_of_any_shape_pass_through_structs() -> None:
     struct = struct_pb2.Struct()
     struct.update(value)
     assert encode_message(struct) == value
+
+
+@pytest.mark.parametrize(
+    "nanos", [0, 120_000_000, 123_000_000, 123_400_000, 123_456_000, 1, 999_999_999]
+)
+@pytest.mark.parametrize("seconds", [-62_135_596_800, -1, 0, 1_795_881_600, 253_402_300_799])
+def test_times_are_written_as_protobuf_writes_them(seconds: int, nanos: int) -> None:
+    time = timestamp_pb2.Timestamp(seconds=seconds, nanos=nanos)
+    assert encode_message(time) == time.ToJsonString()
