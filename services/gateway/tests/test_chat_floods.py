@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
+from agentmesh_gateway.http import server as http_server
 from agentmesh_gateway.http import websockets as websocket_limits
 from meshkit.errors import from_rich_status
 from meshkit.testkit import HostFactory, MeshProcess
@@ -137,10 +138,31 @@ async def test_a_message_in_any_number_of_pieces_is_none(
 
 
 class Stuck(ScriptedStore):
-    """Never says what a conversation is like, so that no chat gets any further."""
+    """Does not say what a conversation is like, so that no chat gets any further."""
+
+    def __init__(self) -> None:
+        super().__init__(silent)
+        self.go_on = asyncio.Event()
 
     async def get_conversation(self, request: Any, context: Any) -> Any:
-        await asyncio.Event().wait()
+        await self.go_on.wait()
+        return await super().get_conversation(request, context)
+
+
+async def test_nobody_is_sent_away_for_answers_that_are_not_read(
+    gateways: Gateways, mesh_hosts: HostFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "_PING_SECONDS", 0.1)
+    store = Stuck()
+    host = await start_scripted_store(mesh_hosts, store)
+    gateway = await gateways.start(store_address=host.grpc_address, allow_anonymous=True)
+    async with page(gateway, "/conversations/conv_1/converse") as chat:
+        await chat.socket.send('{"open": {}}')
+        await chat.socket.send('{"ping": {}}' + " " * 300_000)  # beyond what is read ahead
+        await asyncio.sleep(1)  # ten times as long as an answer to a ping may take
+        store.go_on.set()
+        assert "opened" in await chat.ack()
+        assert "pong" in await chat.ack()
 
 
 FRAMES = 6
@@ -155,7 +177,7 @@ def big_frame() -> bytes:
 async def test_frames_that_nobody_takes_wait_at_their_senders(
     mesh_hosts: HostFactory, tmp_path: Path
 ) -> None:
-    store = await start_scripted_store(mesh_hosts, Stuck(silent))
+    store = await start_scripted_store(mesh_hosts, Stuck())
     process = gateway_process(tmp_path, store.grpc_address, AGENTMESH_DRAIN_SECONDS="1")
     open_chat = _masked(b'{"open": {}}')
     frame, sent = big_frame(), [0] * CHATS
