@@ -219,7 +219,7 @@ async def test_a_header_that_decides_something_comes_once(
     error = json.loads(refusal.value.response.body or b"{}")["error"]
     assert error["details"][0]["reason"] == "MALFORMED_BODY"
     assert name in error["message"]
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert not [record for record in caplog.records if record.name == "uvicorn.error"]
 
 
 @pytest.mark.parametrize("path", ["/", "/conversations", "/conversations/a/b/converse"])
