@@ -18,6 +18,7 @@ from agentmesh_tool_runner.sandbox.model import (
     ResourceUsage,
     WorkspaceKey,
 )
+from agentmesh_tool_runner.sandbox.resident_client import Resident
 
 from .conftest import LIMITS, Result, collect, make_backend
 from .test_lifecycle import processes_with, wait_until_gone
@@ -298,3 +299,36 @@ async def test_a_signal_reaches_the_first_program_of_a_resident(warm: LocalBacke
         assert await first_line(execution) == "on\n"
         execution.send_signal(15)
         assert (await execution.outcome()).signal == 15
+
+
+async def test_temporary_files_of_a_program_are_not_counted_for_the_next(
+    warm: LocalBackend,
+) -> None:
+    workspace = await session(warm, "a")
+    fill = f"{WHICH}; open('/tmp/large', 'wb').write(bytes(6 << 20))"
+    for _ in range(3):
+        first = await run(warm, workspace, fill)
+        second = await run(warm, workspace, WHICH)
+        assert first.stdout == second.stdout, "one resident"
+        peaks = [each.outcome.usage.peak_memory_bytes for each in (first, second)]
+        assert peaks[1] < peaks[0] - (5 << 20)
+
+
+async def test_the_next_program_waits_until_the_last_one_has_left_nothing(
+    warm: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is told before, and that is no reason to run the next one elsewhere."""
+    workspace = await session(warm, "a")
+    until_clear, leave = Resident.until_clear, asyncio.Event()
+
+    async def slowly(resident: Resident) -> None:
+        await leave.wait()
+        await until_clear(resident)
+
+    monkeypatch.setattr(Resident, "until_clear", slowly)
+    first = await run(warm, workspace, WHICH)
+    second = asyncio.create_task(run(warm, workspace, WHICH))
+    await asyncio.sleep(0.05)
+    assert not second.done()
+    leave.set()
+    assert (await second).stdout == first.stdout

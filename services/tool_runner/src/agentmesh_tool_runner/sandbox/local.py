@@ -245,8 +245,10 @@ class LocalBackend(HostingBackend[LocalExecution]):
             if self._warm is None:
                 raise InterpreterUnavailableError(_NO_INTERPRETER)
             return await self._warm.interpret(mounted, spec)
-        if self._warm and (started := self._warm.launch(mounted, spec)):
-            return started
+        if self._warm:
+            await self._warm.pool.given_back(mounted.place)
+            if started := self._warm.launch(mounted, spec):
+                return started
         launcher = await self._live_launcher()
         name, group, meter = await self._make_meter(spec.limits)
         execution = LocalExecution(

@@ -12,6 +12,7 @@ Each message on its SOCK_SEQPACKET starts a program, and comes with descriptors:
 stderr, the plan (see `resident_child`), and for an interpreter its control socket. When all of the
 program's processes are dead, `{"code": code, "last": …}` is the answer, where 128 + n stands for
 signal n and null for a program that could not be started; the last one of a resident is its last.
+`{"clear": true}` follows when its temporary files are gone, too.
 """
 
 from __future__ import annotations
@@ -41,6 +42,22 @@ class _Running:
     """Readable end of a pipe: anything in it means that the program could not be started."""
     start: socket.socket
     """Tells it to become the program."""
+    mounts: int = -1
+    """Its mount namespace, while it is the program."""
+
+    def hold_mounts(self) -> None:
+        """Has them go when this says so, and not with its last process.
+
+        The kernel waits for all processors before it lets go of mounts, which is most of the time
+        that the end of a short program takes: whoever waits for that need not wait for this.
+        """
+        # One that hides itself has its mounts end with it, as they would.
+        with contextlib.suppress(OSError):
+            self.mounts = os.open(f"/proc/{self.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def let_go_of_mounts(self) -> None:
+        if self.mounts >= 0:
+            os.close(self.mounts)
 
     def close(self) -> None:
         self.start.close()
@@ -110,6 +127,7 @@ class Resident:
             child = self.fork()
             socket.send_fds(child.start, [b"run"], descriptors)
         child.start.close()
+        child.hold_mounts()
         self.running = child
 
     def fork(self) -> _Running:
@@ -153,6 +171,8 @@ class Resident:
         self.send({"code": None if failed else told, "last": altered})
         if altered:
             os._exit(1)
+        running.let_go_of_mounts()
+        self.send({"clear": True})
         self.ahead = self.fork()
 
 

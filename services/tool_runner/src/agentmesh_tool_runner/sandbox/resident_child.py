@@ -33,6 +33,8 @@ _LENGTH: Final = struct.Struct("=I")
 _DECODER: Final = json.JSONDecoder()
 # Has of everything what a plan has.
 _SAMPLE: Final = '{"argv": ["a", "b"], "environment": {"c": "d"}, "limits": [[1, 10000000000]]}'
+# What a resident has and no program gets.
+_OWN_VARIABLE: Final = "LD_BIND_NOW"
 # Room for all that a request or a compiler can bring; only what is there takes memory.
 _INPUT_OPTIONS: Final = "mode=0755,size=256m,nr_inodes=4096"
 
@@ -62,7 +64,7 @@ class Steps:
 
     `folders` gives it temporary folders of its own, `sealing` closes the one for input to all but
     the descriptor that was opened before, `dropping` takes its powers. `bareness` is what hides the
-    resident's modules.
+    resident's modules. `environment` is the resident's.
     """
 
     folders: Sequence[kernel.Call]
@@ -70,6 +72,8 @@ class Steps:
     dropping: Sequence[kernel.Call]
     bareness: resident_python.Bareness
     environment: Mapping[str, str]
+    usual: Mapping[str, str]
+    """What most programs get in its place, so that little is left to do when one is there."""
 
     @classmethod
     def of(
@@ -83,6 +87,8 @@ class Steps:
         flags = kernel.MS_NOSUID | kernel.MS_NODEV
         options = f"mode=1777,size={sizes[0]},nr_inodes={sizes[1]}"
         sealed = flags | kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
+        there = dict(os.environ)
+        usual = {name: value for name, value in there.items() if name != _OWN_VARIABLE}
         return cls(
             folders=(
                 kernel.unsharing_mounts(),
@@ -100,7 +106,8 @@ class Steps:
                 kernel.telling(kernel.PR_SET_DUMPABLE, 1),
             ),
             bareness=bareness,
-            environment=dict(os.environ),
+            environment=there,
+            usual={**usual, "PYTHONPATH": WORKSPACE_DIRECTORY},
         )
 
 
@@ -119,6 +126,8 @@ def wait(start: socket.socket, report: int, steps: Steps) -> NoReturn:
         os.chdir(WORKSPACE_DIRECTORY)
         _DECODER.raw_decode(_SAMPLE)
         resident_python.rehearse()
+        resident_python.look_bare(steps.bareness)
+        _take_on(steps.usual, steps.environment)
         data, descriptors, _, _ = socket.recv_fds(start, 16, 8)
         if not data:
             os._exit(0)
@@ -167,8 +176,8 @@ def _run(plan: Mapping[str, Any], steps: Steps) -> NoReturn:
     argv, environment = plan["argv"], plan["environment"]
     how = plan["how"]
     if how != "exec" and (how == "interpreter" or os.path.isfile(argv[1])):  # noqa: PTH113 - each path costs
-        _take_on(environment, steps.environment)
-        resident_python.look_bare(steps.bareness)
+        _take_on(environment, steps.usual)
+        resident_python.give_way(steps.bareness)
         os.close(REPORT_DESCRIPTOR)
         if how == "interpreter":
             resident_python.interpret(CONTROL_DESCRIPTOR)

@@ -49,6 +49,8 @@ class Resident:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._inner_known = asyncio.Event()
         self._gone = asyncio.Event()
+        self._clear = asyncio.Event()
+        self._clear.set()
         self._channel, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
         self._loop.add_reader(self._channel.fileno(), self._receive)
@@ -97,6 +99,12 @@ class Resident:
             self.lost = True
             raise ResidentLostError(str(error)) from error
         self._ended = ended
+        self._clear.clear()
+
+    async def until_clear(self) -> None:
+        """Waits until nothing of the last program takes memory, or the resident is gone."""
+        if not self.lost:
+            await self._clear.wait()
 
     def begin(self, limits: GroupLimits) -> GroupUsage:
         """Bounds what runs next; what its group has used so far. Raises ResidentLostError."""
@@ -124,6 +132,7 @@ class Resident:
     def kill(self) -> None:
         """Kills the sandbox with all in it, at once."""
         self.lost = True
+        self._clear.set()
         self.group.kill()
         self._launcher.kill(self.name)
 
@@ -152,12 +161,15 @@ class Resident:
         if not data:
             # Its end is told by the launcher, once all with it are dead.
             self.lost = True
+            self._clear.set()
             self._loop.remove_reader(self._channel.fileno())
             return
         message: dict[str, Any] = json.loads(data)
         if "ready" in message:
             if not self._ready.done():
                 self._ready.set_result(None)
+        elif "clear" in message:
+            self._clear.set()
         else:
             self.lost = self.lost or message["last"]
             self._tell(Ended(message["code"], 0.0, 0))
@@ -169,6 +181,7 @@ class Resident:
     def _sandbox_ended(self, ended: Ended) -> None:
         self.lost = True
         self._gone.set()
+        self._clear.set()
         self._inner_known.set()
         if not self._ready.done():
             self._ready.set_exception(ResidentLostError("it ended"))

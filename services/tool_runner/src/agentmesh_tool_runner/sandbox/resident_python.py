@@ -51,12 +51,14 @@ class Bareness:
 
 
 def look_bare(bareness: Bareness) -> None:
-    """Hides what the resident brought along.
-
-    It stays loaded, unless the workspace has a module of that name, which would have come first.
-    """
+    """Hides what the resident is; all else that it brought along `give_way` sees to."""
     for name in bareness.ours:
         del sys.modules[name]
+
+
+def give_way(bareness: Bareness) -> None:
+    """Lets modules of the workspace come before those of their name that the resident has loaded,
+    as they would have come first; the others stay."""
     with contextlib.suppress(OSError):
         for entry in os.listdir(_WORKSPACE):  # noqa: PTH208 - no paths are wanted, and each costs
             for name in bareness.others.get(entry.partition(".")[0], ()):

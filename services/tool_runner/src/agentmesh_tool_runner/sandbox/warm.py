@@ -41,6 +41,7 @@ class WarmSandboxes:
         self._ready: deque[Place] = deque()
         self._idle: dict[str, Resident] = {}
         self._claimed: set[str] = set()
+        self._on_their_way: dict[str, asyncio.Event] = {}
         self._used: set[str] = set()
         self._refilling = asyncio.Lock()
         self._starting: set[str] = set()
@@ -102,8 +103,14 @@ class WarmSandboxes:
         return resident
 
     async def give_back(self, place: Place, resident: Resident) -> None:
-        """Takes back what was claimed; a worn one is replaced."""
-        self._claimed.discard(place.name)
+        """Takes back what was claimed, once it is clear; a worn one is replaced."""
+        back = self._on_their_way[place.name] = asyncio.Event()
+        try:
+            await resident.until_clear()
+        finally:
+            self._claimed.discard(place.name)
+            del self._on_their_way[place.name]
+            back.set()
         free = place.name in self._used and place.name not in self._idle
         if free and resident.reusable:
             self._idle[place.name] = resident
@@ -111,6 +118,11 @@ class WarmSandboxes:
         if free:
             self._in_background(self._provide(place))
         await self._remove(resident)
+
+    async def given_back(self, place: Place) -> None:
+        """Waits for a resident that will be free in a moment, as its program has ended."""
+        while (back := self._on_their_way.get(place.name)) is not None:
+            await back.wait()
 
     async def _provide(self, place: Place) -> None:
         """Starts a resident for a place that has none."""

@@ -146,6 +146,7 @@ class WarmExecutions:
             if known is not None:
                 del self._interpreters[place.name]
                 self._in_background(self._remove(known))
+            await self.pool.given_back(place)
             try:
                 resident = self.pool.take_resident(place) or await self._start(place)
                 interpreter = Interpreter(resident)
