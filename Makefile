@@ -67,7 +67,8 @@ lint: .make/venv
 
 types: .make/venv
 	@mypy $(foreach package,$(TYPED),-p $(package))
-	@mypy tests scripts bench examples/extension/tests
+	@mypy tests scripts bench examples/extension/tests libs/meshkit/tests clients/cli/tests clients/python/tests \
+		services/agent_runtime/tests services/conversation_store/tests
 
 charts-check: .make/venv
 	@python scripts/helm.py check

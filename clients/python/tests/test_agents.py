@@ -51,7 +51,8 @@ def test_every_setting_of_the_contract_can_be_said() -> None:
     assert config.llm_config.timeout.ToMilliseconds() == 2500
     assert config.human_input_mode == HUMAN_INPUT_MODE_ALWAYS
     assert config.tool_config["code_executor"].HasField("enabled")
-    assert config.component_config["a"][0] == 1
+    numbers: Any = config.component_config["a"]
+    assert numbers[0] == 1
     assert (config.budget.max_tokens, config.budget.max_cost_micros) == (50_000, 7)
     assert config.approvals[0].role == ROLE_ADMIN
     assert config.approvals[0].arguments["code"] == "*"

@@ -106,8 +106,9 @@ async def test_a_conversation_from_start_to_cancel(real: RealMesh) -> None:
         await mesh.send(started.id, "only if it is free", strategy="reject_if_running")
     budget = Budget(max_turns=3, max_tokens=1000, max_wall_time=timedelta(minutes=5))
     changed = await mesh.update(started.id, max_rounds=7, budget=budget, labels={"a": "b"})
-    assert changed.raw.run.max_rounds == 7
-    assert changed.raw.run.budget == budget.to_proto()
+    raw: Any = changed.raw
+    assert raw.run.max_rounds == 7
+    assert raw.run.budget == budget.to_proto()
     forked = await mesh.fork(started.id, at_sequence=3)
     assert forked.id != started.id
     assert await mesh.cancel(started.id) == "cancelled"

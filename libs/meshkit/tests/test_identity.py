@@ -96,7 +96,7 @@ def test_ids_are_unique_and_sort_by_time() -> None:
 
 def test_a_token_carries_the_scopes_of_the_credentials(identity: InternalIdentity) -> None:
     limited = Principal("key_1", "acme", 3, scopes=frozenset({"agents:read"}))
-    assert identity.verify(identity.mint(limited)).scopes == {"agents:read"}
+    assert identity.verify(identity.mint(limited)).scopes == frozenset({"agents:read"})
     nothing = Principal("key_1", "acme", 3, scopes=frozenset())
     assert identity.verify(identity.mint(nothing)).scopes == frozenset()
     assert identity.verify(identity.mint(Principal("key_1", "acme", 3))).scopes is None
@@ -117,7 +117,7 @@ def test_a_secret_is_replaced_in_steps_without_a_token_refused(tmp_path: Path) -
     for one, other in itertools.pairwise(steps):
         # While services are restarted one after another, some are a step behind.
         assert other.verify(one.mint(WHO)).subject == one.verify(other.mint(WHO)).subject == "key_1"
-        run = {"tenant": "acme", "conversation_id": "conv_1", "run_id": "run_1", "fence": 3}
+        run: Any = {"tenant": "acme", "conversation_id": "conv_1", "run_id": "run_1", "fence": 3}
         for signer, reader in ((one, other), (other, one)):
             assert reader.verify_capability(signer.mint_capability(**run)).run_id == "run_1"
         assert set(one.keys_for("notices")) & set(other.keys_for("notices"))

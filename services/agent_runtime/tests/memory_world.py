@@ -275,7 +275,7 @@ def agent(agent_id: str = "writer", **fields: Any) -> AgentSpec:
     return AgentSpec(id=agent_id, **({"llm_config": {"model": "test-model"}} | fields))
 
 
-def team(*agents: AgentSpec, **fields: Any) -> TeamSpec:
+def team(*agents: AgentSpec | TeamSpec, **fields: Any) -> TeamSpec:
     """A round-robin team."""
     return TeamSpec(
         **({"id": "team", "kind": TeamKind.ROUND_ROBIN, "participants": agents} | fields)
@@ -342,10 +342,11 @@ async def take_all(
         except Suspended as suspended:
             if suspended.awaits_runs:
                 await end_children(run, turns)
-            else:
-                assert person is not None, "nobody is there to decide"
-            for needed in run.pending if person is not None else ():
-                person(run, needed)
+            elif person is None:
+                raise AssertionError("nobody is there to decide") from suspended
+            if person is not None:
+                for needed in run.pending:
+                    person(run, needed)
             warm = None
             continue
         if result.end_reason is not None:

@@ -109,7 +109,7 @@ class RealMesh:
             max_rounds=max_rounds,
             human_input=human,
             parts=parts,
-            budget=usage_pb2.Budget(**budget),
+            budget=_budget(budget),
         )
         with principal_scope(SOMEBODY):
             response = await self.stub.StartConversation(request)
@@ -160,7 +160,7 @@ class RealMesh:
 
     async def allow_a_day(self, **budget: int) -> None:
         """Sets what the tenant may consume in a day."""
-        policy = ledger_pb2.TenantPolicy(daily_budget=usage_pb2.Budget(**budget))
+        policy = ledger_pb2.TenantPolicy(daily_budget=_budget(budget))
         with principal_scope(replace(SOMEBODY, role=options_pb2.ROLE_ADMIN)):
             await self.ledger.PutTenantPolicy(ledger_pb2.PutTenantPolicyRequest(policy=policy))
 
@@ -204,7 +204,7 @@ class RealMesh:
             return [r.item async for r in self.stub.SubscribeConversation(request)]
 
     async def events(
-        self, conversation_id: str, view: store_pb2.EventView = store_pb2.EVENT_VIEW_LOG
+        self, conversation_id: str, view: store_pb2.EventView.ValueType = store_pb2.EVENT_VIEW_LOG
     ) -> Sequence[event_pb2.Event]:
         """The log."""
         request = store_pb2.ListEventsRequest(
@@ -230,3 +230,7 @@ class RealMesh:
         for process in (*self.runtimes, self.tool_runner, self.store):
             if process is not None:
                 await process.close()
+
+
+def _budget(bounds: dict[str, Any]) -> usage_pb2.Budget:
+    return usage_pb2.Budget(**bounds)

@@ -141,4 +141,4 @@ def test_it_is_kept_by_the_catalog_and_checked() -> None:
     assert agent_to_spec(agent_to_proto(bound)) == bound
     assert not agent_to_proto(agent("bob")).HasField("budget")
     with pytest.raises(ValidationError, match="max_tokens"):
-        AgentSpec(id="alice", budget={"max_tokens": 0})
+        AgentSpec.model_validate({"id": "alice", "budget": {"max_tokens": 0}})

@@ -12,7 +12,11 @@ from agentmesh_agent_runtime.adapters.definitions import (
     team_to_proto,
     team_to_spec,
 )
-from agentmesh_agent_runtime.definitions.approval_policies import ApprovalPolicySpec
+from agentmesh_agent_runtime.definitions.approval_policies import (
+    ApprovalPolicySpec,
+    ApproverRole,
+    ExpiryAction,
+)
 from agentmesh_agent_runtime.definitions.check import check_agent, check_team
 from agentmesh_agent_runtime.definitions.yaml_source import DefinitionError, load_agents_and_teams
 
@@ -106,11 +110,11 @@ def test_a_policy_survives_the_contract() -> None:
         tools=("a*",),
         arguments={"x": "1"},
         unless={"y.*": "2"},
-        role="operator",
+        role=ApproverRole.OPERATOR,
         expires_after=90.5,
-        on_expiry="approve",
+        on_expiry=ExpiryAction.APPROVE,
         escalate_after=30,
-        escalate_to="admin",
+        escalate_to=ApproverRole.ADMIN,
         prompt="May it?",
     )
     plain = ApprovalPolicySpec()

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh_agent_runtime.components import (
@@ -227,7 +228,7 @@ def test_a_name_that_two_packages_offer_is_nobodys(
         install(tmp_path / name, monkeypatch, "def f(setup): ...", points, name=name)
     with pytest.raises(ComponentError, match=r"first 1\.2 and second 1\.2 both offer 'both'"):
         Components(["*"]).load(ComponentKind.AGENT, "both")
-    assert Components(["second"]).load(ComponentKind.AGENT, "both")
+    assert Components(["second"]).load(ComponentKind.AGENT, "both") is not None
 
 
 @pytest.mark.usefixtures("package")
@@ -251,7 +252,7 @@ def test_a_name_that_two_packages_offer_is_nobodys(
     ],
 )
 def test_configurations_are_checked_at_their_place(
-    component: str, config: dict[str, object], path: str
+    component: str, config: dict[str, Any], path: str
 ) -> None:
     agent = AgentSpec(id="a", component=component, component_config=config)
     (finding,) = check_agent(agent, "agents[0]", _fine, components=Components(["choosers"]))

@@ -10,6 +10,7 @@ from agentmesh_agent_runtime.definitions.specs import (
     SelectorSpec,
     TerminationSpec,
 )
+from agentmesh_agent_runtime.turns.driver import TurnResult
 from agentmesh_agent_runtime.turns.failures import (
     EndReason,
     LeaseLost,
@@ -271,9 +272,11 @@ async def test_effects_of_once_are_steps_of_their_own_kind(model_server: ModelSe
     seen: list[StepKind] = []
     run = MemoryRun(team(lots("lots"), member("bob")), [asked()])
     commit = run.commit
-    run.commit = lambda result: (  # type: ignore[method-assign]
-        seen.extend(step.kind for step in run.steps.values()),
-        commit(result),
-    )[1]
+
+    def seen_at_commit(result: TurnResult) -> None:
+        seen.extend(step.kind for step in run.steps.values())
+        commit(result)
+
+    run.commit = seen_at_commit  # type: ignore[method-assign]
     await take_turn(run, hosting(run, model_server))
     assert seen == [StepKind.OTHER, StepKind.OTHER]

@@ -168,7 +168,7 @@ async def given(*data: bytes | None, sees: bool = True, size: int | None = None)
     async def read(image: StoredImage) -> bytes | None:
         return there.get(image.digest)
 
-    content = ["x", *(each.as_picture() for each in kept)]
+    content: Any = ["x", *(each.as_picture() for each in kept)]
     messages: list[LLMMessage] = [UserMessage(content=content, source="user")]
     (shown,) = await images.shown(messages, sees=sees, read=read)
     return [shown.content] if isinstance(shown.content, str) else list(shown.content)
@@ -247,7 +247,7 @@ async def test_teams_of_every_kind_take_images(model_server: ModelServer, kind: 
             entry = {"reason": "so", "answer": True}
             names = ("is_request_satisfied", "is_in_loop", "is_progress_being_made")
             ledger = dict.fromkeys(names, entry)
-            who = {"reason": "so", "answer": "alice"}
+            who: Any = {"reason": "so", "answer": "alice"}
             return Reply(
                 json.dumps({**ledger, "instruction_or_question": who, "next_speaker": who})
             )
@@ -256,13 +256,15 @@ async def test_teams_of_every_kind_take_images(model_server: ModelServer, kind: 
     model_server.reply_with(answer)
     fast = {"profile": "fast"}
     members = [agent(name, llm_config=fast) for name in ("alice", "bob")]
-    settings: dict[str, Any] = {
+    settings: dict[TeamKind, dict[str, Any]] = {
         TeamKind.SELECTOR: {"selector": {"llm_config": fast}},
         TeamKind.GRAPH: {"graph": GraphSpec(edges=(EdgeSpec(source="alice", target="bob"),))},
         TeamKind.MAGENTIC_ONE: {"orchestrator": fast},
-    }[kind]
+    }
     run = MemoryRun(
-        team(*members, kind=kind, **settings), [showing(PNG)], images={stored(PNG).digest: PNG}
+        team(*members, kind=kind, **settings[kind]),
+        [showing(PNG)],
+        images={stored(PNG).digest: PNG},
     )
     sees = profile(base_url=model_server.base_url, vision=True)
     assert await take_all(run, driver(run, profiles=[sees])) is EndReason.TERMINATED

@@ -116,7 +116,8 @@ async def test_killed_after_any_step_it_says_the_same(model_server: ModelServer,
     await take_all(calm, driver(calm, model_server.base_url))
     assert calm.records == 5
     for number in range(1, calm.records + 1):
-        run = MemoryRun(spec, [asked("begin")], max_rounds=5, **{side: number})
+        dies: Any = {side: number}
+        run = MemoryRun(spec, [asked("begin")], max_rounds=5, **dies)
         with pytest.raises(LeaseLost):
             await take_all(run, driver(run, model_server.base_url))
         await take_all(run, driver(run, model_server.base_url))

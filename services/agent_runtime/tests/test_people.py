@@ -17,6 +17,7 @@ from agentmesh_agent_runtime.turns.ports import Speaker, ToolOutput, ToolRequest
 
 from services.agent_runtime.tests.memory_world import (
     MemoryRun,
+    Tool,
     agent,
     asked,
     driver,
@@ -37,7 +38,7 @@ def guarded_run(*, policy: dict[str, Any] | None = None, **fields: Any) -> Memor
     """Alice may look as she likes, and needs approval to remove."""
     policies = (ApprovalPolicySpec(**(policy or {"tools": ["remove"]})),)
     alice = agent("alice", tools=("remove", "look"), approvals=policies)
-    tools = {"remove": echo, "look": echo}
+    tools: dict[str, Tool] = {"remove": echo, "look": echo}
     return MemoryRun(team(alice), [asked()], tools=tools, **fields)
 
 
@@ -100,14 +101,14 @@ async def test_an_edit_leads_under_no_policy_of_a_higher_role(
 ) -> None:
     policies = (
         ApprovalPolicySpec(arguments={"path": "/etc/*"}, role=ApproverRole.ADMIN),
-        ApprovalPolicySpec(role=asked_of),
+        ApprovalPolicySpec(role=ApproverRole(asked_of)),
     )
     alice = agent("alice", tools=("remove",), approvals=policies)
     run = MemoryRun(team(alice), [asked()], tools={"remove": echo})
     person = answering(Verdict.EDITED, "", '{"path": "/etc/x"}')
     await take(model_server, run, [Reply(tool_calls=(remove(),))], person)
     assert bool(run.tool_calls) is made
-    (said,) = [m for m in run.said if m.speaker is Speaker.TOOL] or [None]
+    said = next((m for m in run.said if m.speaker is Speaker.TOOL), None)
     if not made:
         assert said is not None
         assert said.parts[0].rejected
@@ -263,7 +264,7 @@ def two_cleaners() -> MemoryRun:
     members = [
         agent(name, tools=("remove", "look"), approvals=policies) for name in ("alice", "bob")
     ]
-    tools = {"remove": echo, "look": echo}
+    tools: dict[str, Tool] = {"remove": echo, "look": echo}
     return MemoryRun(team(*members), [asked()], max_rounds=3, tools=tools)
 
 

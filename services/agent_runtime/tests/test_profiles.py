@@ -290,7 +290,7 @@ async def _served(mesh: RealMesh, channels: MeshChannels) -> None:
     runtime = AgentRuntimeServiceStub(
         channels.channel(mesh.runtimes[0].grpc_address, "agent_runtime")
     )
-    answer = await runtime.ListModels(runtime_pb2.ListModelsRequest())  # type: ignore[misc]
+    answer = await runtime.ListModels(runtime_pb2.ListModelsRequest())
     (listed,) = [model for model in answer.models if model.name == "fast"]
     assert (listed.model, listed.key_ref) == ("small-model", "MY_KEY")
     request = runtime_pb2.CheckDefinitionsRequest(
@@ -299,10 +299,10 @@ async def _served(mesh: RealMesh, channels: MeshChannels) -> None:
             agent_pb2.AgentDefinition(id="b", llm_config=agent_pb2.LlmConfig(profile="slow")),
         ]
     )
-    checked = await runtime.CheckDefinitions(request)  # type: ignore[misc]
+    checked = await runtime.CheckDefinitions(request)
     assert [f.path for f in checked.findings] == ["agents[1].llm_config.profile"]
     store = CatalogServiceStub(channels.channel(mesh.store.grpc_address, "conversation_store"))
-    documents = await store.ListDocuments(  # type: ignore[misc]
+    documents = await store.ListDocuments(
         catalog_pb2.ListDocumentsRequest(kind=catalog_pb2.DOCUMENT_KIND_MODEL_PROFILE)
     )
     assert [document.name for document in documents.documents] == ["fast"]

@@ -69,7 +69,7 @@ async def _check_definitions(runtime: Any, catalog: Any) -> None:
             )
         )
     )
-    narrow = agent_pb2.ContextPolicy(token_limited={"max_tokens": 50})
+    narrow = agent_pb2.ContextPolicy(token_limited=agent_pb2.TokenLimitedContext(max_tokens=50))
     request = runtime_pb2.CheckDefinitionsRequest(
         agents=[
             agent_pb2.AgentDefinition(id="a", component="x"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh.catalog.v1 import agent_pb2
@@ -21,7 +22,7 @@ from services.agent_runtime.tests.memory_world import (
 )
 from tests.support.model_server import ModelServer, Reply, ToolCall
 
-SETTINGS = {"timeout": 2.5, "retries": 2, "concurrency": 1, "cache_seconds": 60.0}
+SETTINGS: dict[str, Any] = {"timeout": 2.5, "retries": 2, "concurrency": 1, "cache_seconds": 60.0}
 
 
 async def echo(request: ToolRequest) -> ToolOutput:

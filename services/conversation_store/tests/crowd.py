@@ -215,4 +215,4 @@ def _rows_read(node: dict[str, Any], ways: list[str]) -> int:
     ways.append(f"{node['Node Type']} {relation}")
     names = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
     rows = sum(float(node.get(name, 0)) for name in names)
-    return total + round(rows * node["Actual Loops"])
+    return total + round(rows * float(node["Actual Loops"]))

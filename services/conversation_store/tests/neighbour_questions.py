@@ -214,12 +214,12 @@ async def _chain(storage: Storage, tenant: str) -> Answer:
 
 async def _seal_audit(storage: Storage, tenant: str) -> Answer:
     sealing = await storage.seal_audit(tenant, AUDIT_KEYS, MANY)
-    return {"sealing": sealing} | await _chain(storage, tenant)
+    return {"sealing": sealing, **await _chain(storage, tenant)}
 
 
 async def _remove_audit(storage: Storage, tenant: str) -> Answer:
     removal = await storage.remove_audit(tenant, AUDIT_KEYS, 2**62, MANY)
-    return {"removal": removal} | await _chain(storage, tenant)
+    return {"removal": removal, **await _chain(storage, tenant)}
 
 
 async def _claim(storage: Storage, tenant: str) -> Answer:

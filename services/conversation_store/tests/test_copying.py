@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 from agentmesh_conversation_store.domain.copying import replace
@@ -21,8 +22,9 @@ class One:
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Run)])
 def test_one_field_changes_and_no_other(name: str) -> None:
     before = dataclasses.astuple(RUN)
-    changed = replace(RUN, **{name: "other"})
-    assert changed == dataclasses.replace(RUN, **{name: "other"})
+    other: dict[str, Any] = {name: "other"}
+    changed = replace(RUN, **other)
+    assert changed == dataclasses.replace(RUN, **other)
     assert changed is not RUN
     assert dataclasses.astuple(RUN) == before
 

@@ -38,7 +38,9 @@ async def _put(store: RunningStore, principal: Principal = ACME, **fields: Any) 
 
 
 async def _usage(store: RunningStore, dimension: str, principal: Principal = ACME) -> Any:
-    request = pb.SummarizeUsageRequest(dimension=f"USAGE_DIMENSION_{dimension}")
+    request = pb.SummarizeUsageRequest(
+        dimension=pb.UsageDimension.Value(f"USAGE_DIMENSION_{dimension}")
+    )
     response = await _ledger(store).SummarizeUsage(request, metadata=acting(principal))
     return {row.key: row.usage for row in response.rows}
 
@@ -87,7 +89,7 @@ async def test_pages_of_usage(store: RunningStore) -> None:
         await turn.begin()
         await turn.record(usage=SPENT, model=f"m{number}")
         await turn.commit("COMPLETED")
-    request = pb.SummarizeUsageRequest(dimension="USAGE_DIMENSION_MODEL", page_size=2)
+    request = pb.SummarizeUsageRequest(dimension=pb.USAGE_DIMENSION_MODEL, page_size=2)
     first = await _ledger(store).SummarizeUsage(request, metadata=acting(ACME))
     assert [row.key for row in first.rows] == ["m0", "m1"]
     request.page_token = first.next_page_token

@@ -228,7 +228,7 @@ async def _fed(storage: Storage, caller: Caller) -> set[str]:
     names: set[str] = set()
     position = 0
     while True:
-        page = await storage.feed(TENANT, position, 256, 2**20, caller)
+        page = await storage.feed(TENANT, position, 3, 2**20, caller)
         names |= {event.conversation_id for event in page.events}
         if page.through >= page.head:
             return names

@@ -89,8 +89,8 @@ async def test_replicas_together_keep_the_limit_of_active_runs(replicas: list[St
             for n, run in enumerate(done)
         ]
         # While turns end, others are given out: never more than there is room for.
-        outcomes = await asyncio.gather(*commits, _grants(replicas, 4, 3))
-        active |= {run.run_id: run for run in outcomes[-1] if run.tenant == "acme"}
+        granted, _ = await asyncio.gather(_grants(replicas, 4, 3), asyncio.gather(*commits))
+        active |= {run.run_id: run for run in granted if run.tenant == "acme"}
         assert len(active) <= 7
 
 

@@ -295,7 +295,7 @@ async def test_a_filter_may_refuse_deltas(store: RunningStore) -> None:
     ids=["kind", "run", "agent"],
 )
 async def test_deltas_pass_a_filter_only_with_their_messages(
-    store: RunningStore, fields: dict[str, list[str]]
+    store: RunningStore, fields: dict[str, Any]
 ) -> None:
     cid, _, turn = await _begun(store)
     wanted = store_pb.EventFilter(**fields)

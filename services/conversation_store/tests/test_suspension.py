@@ -190,7 +190,7 @@ async def test_bad_suspensions_name_their_field(store: RunningStore) -> None:
     turn = await worker.granted()
     child = turn_pb.ChildRun(agent_path="a", definition=team(), task="t", max_rounds=1)
     event = asks_for(turn)
-    later = {"escalate_at": LATER}
+    later: Any = {"escalate_at": LATER}
     bad: list[tuple[dict[str, Any], str]] = [
         ({"events": []}, "waiting_for"),
         ({"waiting_for": CHILDREN}, "waiting_for"),
