@@ -19,9 +19,9 @@ from tests.fuzz.http_sender import HttpSender
 
 METHODS = [method for service in PUBLIC_SERVICES for method in service.methods]
 ROUTES = routes_of(PUBLIC_SERVICES)
-_CHANNELS = 4
-_CALLS_AT_ONCE = 24
-_CONNECTIONS = 12
+_CHANNELS = 8
+_CALLS_AT_ONCE = 64
+_CONNECTIONS = 16
 
 
 async def run(
