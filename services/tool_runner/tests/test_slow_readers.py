@@ -123,3 +123,19 @@ async def test_a_workspace_is_not_closed_before_what_was_last_done_in_it_is_kept
     await until(lambda: files.of(CONVERSATION).now.generation == 1, "its files are kept")
     await reader.rest()
     assert "made" in await names(mesh)
+
+
+async def test_whoever_closes_it_at_the_end_of_a_program_comes_too_early(mesh: Mesh) -> None:
+    reader = await slow_reader(mesh)
+    backend: Any = mesh.runner.sandboxes.backend
+    workspaces = backend.workspaces
+    async with workspaces._lock(KEY):
+        # Its turn comes before that of whoever keeps the files.
+        closing = asyncio.create_task(workspaces.release(KEY))
+        await asyncio.sleep(0)
+        await reader.let_it_end()
+        await until(lambda: not backend._running, "nothing runs there")
+    await closing
+    assert workspaces.count == 1
+    await reader.rest()
+    assert "made" in await names(mesh)
