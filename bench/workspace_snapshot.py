@@ -25,8 +25,8 @@ from agentmesh_tool_runner.generations.laying import lay
 from agentmesh_tool_runner.generations.manifest import NO_FILES
 from agentmesh_tool_runner.generations.reading import Library
 from agentmesh_tool_runner.generations.store_shelf import StoreShelf
+from agentmesh_tool_runner.sandbox.mounted import Mounted, Place
 from agentmesh_tool_runner.sandbox.reach import LocalReach
-from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place
 from meshkit.channels import MeshChannels
 from meshkit.identity import Principal, principal_scope
 from meshkit.settings import ServiceSettings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,3 +59,30 @@ async def test_a_failed_start_shows_the_log(tmp_path: Path) -> None:
     process = MeshProcess([sys.executable, "-c", "print('no luck'); exit(7)"], tmp_path / "bad")
     with pytest.raises(ProcessFailedError, match=r"status 7[\s\S]*no luck"):
         await process.start()
+
+
+LOSES_ITS_SERVER = SERVICE.replace(
+    "    await ServiceHost",
+    """    import asyncio
+    from grpc.aio._server import Server
+    starts = Server.start
+    async def start(self):
+        await starts(self)
+        asyncio.get_running_loop().call_later(1, asyncio.ensure_future, self.stop(None))
+    Server.start = start
+    await ServiceHost""",
+)
+
+
+def test_a_process_whose_server_ends_ends_as_well(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOSES_ITS_SERVER]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "AGENTMESH_DATA_DIR": str(tmp_path), "AGENTMESH_GRPC_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: the gRPC server of tiny ended by itself" in done.stderr

@@ -23,7 +23,7 @@ from agentmesh_tool_runner.executions import (
 )
 from agentmesh_tool_runner.runs import _Begun
 from agentmesh_tool_runner.sandbox.model import EndReason, Outcome, Output, Stream
-from agentmesh_tool_runner.sandbox.workspaces import Stay
+from agentmesh_tool_runner.sandbox.mounted import Stay
 from agentmesh_tool_runner.server import ToolRunner
 from agentmesh_tool_runner.store_streams import DeltaPublisher
 from meshkit.server import ServiceHost

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from agentmesh_tool_runner.sandbox.model import WorkspaceKey
-from agentmesh_tool_runner.sandbox.workspaces import Mounted, Workspaces
+from agentmesh_tool_runner.sandbox.mounted import Mounted
+from agentmesh_tool_runner.sandbox.workspaces import Workspaces
 
 from .conftest import CONVERSATION, TENANT, Mesh
 

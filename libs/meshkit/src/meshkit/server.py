@@ -34,6 +34,7 @@ from meshkit.process import settle
 from meshkit.served_call import CallListener
 from meshkit.server_calls import MeshServerInterceptor
 from meshkit.settings import ServiceSettings
+from meshkit.tasks import ended, stop
 from meshkit.trace_entry import Vouches
 from meshkit.trace_ring import TraceRing
 from meshkit.transport import (
@@ -191,9 +192,22 @@ class ServiceHost:
             loop.add_signal_handler(number, on_signal)
         await self.start()
         settle()
-        await signalled.wait()
+        # Never cancelled, which grpc would take for the end of the server.
+        serving = asyncio.ensure_future(self._terminated())
+        asked = asyncio.ensure_future(signalled.wait())
+        await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+        ended_by_itself = not signalled.is_set()
         logger.info("%s drains: %d calls in flight", self.name, len(self._calls))
         await self.stop()
+        await stop(asked)
+        await ended(serving)
+        if ended_by_itself:
+            # Somebody must start it again: a process that serves nothing any more is no service.
+            raise StartupError(f"the gRPC server of {self.name} ended by itself")
+
+    async def _terminated(self) -> None:
+        assert self._server is not None  # noqa: S101  it was started
+        await self._server.wait_for_termination()
 
     def _check_policies(self) -> None:
         for rules in self._rules.values():

@@ -23,7 +23,7 @@ from .languages import Program, Programs
 from .packages import Packages, PackageWish
 from .sandbox.backend import Ahead, Execution, SandboxBackend, Workspace
 from .sandbox.model import EndReason, Outcome, WorkspaceFullError, WorkspaceKey
-from .sandbox.workspaces import Stay
+from .sandbox.mounted import Stay
 
 logger = logging.getLogger(__name__)
 

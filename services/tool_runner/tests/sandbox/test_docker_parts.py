@@ -20,8 +20,8 @@ from agentmesh_tool_runner.sandbox.docker.profile import profile
 from agentmesh_tool_runner.sandbox.files import reading, writing
 from agentmesh_tool_runner.sandbox.files.organising import OrganiseBy
 from agentmesh_tool_runner.sandbox.model import MIB, FileRules, WorkspaceFullError
+from agentmesh_tool_runner.sandbox.mounted import Mounted, Place
 from agentmesh_tool_runner.sandbox.reach import LocalReach
-from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place
 
 SHAPE = flags.Shape(64 * MIB, 8, 0.5, 16 * MIB, 100)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import IO, Final
 
 from agentmesh_tool_runner.sandbox import trees
+from agentmesh_tool_runner.sandbox.mounted import Mounted
 from agentmesh_tool_runner.sandbox.snapshot import Entry
-from agentmesh_tool_runner.sandbox.workspaces import Mounted
 
 from .manifest import NO_FILES, Manifest, Record, encode, finished
 from .reading import PIECE

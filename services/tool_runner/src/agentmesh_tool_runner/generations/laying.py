@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agentmesh_tool_runner.sandbox import trees
+from agentmesh_tool_runner.sandbox.mounted import Mounted
 from agentmesh_tool_runner.sandbox.snapshot import Entry
 from agentmesh_tool_runner.sandbox.trees import Item
-from agentmesh_tool_runner.sandbox.workspaces import Mounted
 
 from .manifest import Manifest, Record
 from .reading import contents

@@ -20,9 +20,9 @@ from meshkit.identity import principal_scope
 
 from agentmesh_tool_runner.sandbox import trees
 from agentmesh_tool_runner.sandbox.model import WorkspaceFullError, WorkspaceKey
+from agentmesh_tool_runner.sandbox.mounted import Mounted
 from agentmesh_tool_runner.sandbox.rest import Rest
 from agentmesh_tool_runner.sandbox.snapshot import Entry
-from agentmesh_tool_runner.sandbox.workspaces import Mounted
 
 from .capture import capture, is_kept, store
 from .laying import lay

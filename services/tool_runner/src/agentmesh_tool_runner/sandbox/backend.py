@@ -28,7 +28,8 @@ from .model import (
 )
 
 if TYPE_CHECKING:
-    from .workspaces import Stay, Workspaces
+    from .mounted import Stay
+    from .workspaces import Workspaces
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")

@@ -16,9 +16,10 @@ from meshkit.tasks import ended, stop
 from .backend import Ahead, Execution, SandboxBackend, Workspace
 from .execution import LocalExecution
 from .model import ExecutionSpec, SandboxUnavailableError, Session, WorkspaceKey
+from .mounted import Mounted, Place, Stay
 from .options import LocalOptions
 from .workspace_handle import WorkspaceHandle
-from .workspaces import Mounted, Place, Stay, WorkspaceRules, Workspaces
+from .workspaces import WorkspaceRules, Workspaces
 
 _Running = TypeVar("_Running", bound=LocalExecution)
 _PATIENCE_SECONDS: Final = 5.0

@@ -26,13 +26,13 @@ from .model import (
     SandboxUnavailableError,
     WorkspaceKey,
 )
+from .mounted import Mounted, Place, Stay
 from .options import LocalOptions
 from .places import Places, first_uid
 from .resident_client import Resident, ResidentLostError
 from .spares import Spares, group_limits
 from .warm import WarmSandboxes
 from .warm_executions import WarmExecutions
-from .workspaces import Mounted, Place, Stay
 
 _NO_INTERPRETER: Final = (
     "an interpreter that keeps its variables needs bubblewrap sandboxes and control groups"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from .launcher_client import LauncherClient, LauncherLostError
 from .model import Limits
+from .mounted import Place
 from .reach import LocalReach
-from .workspaces import Place
 
 
 def first_uid(wanted: int, *, uids: int) -> int | None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from .model import WorkspaceFullError, WorkspaceKey
 
 if TYPE_CHECKING:
-    from .workspaces import Mounted
+    from .mounted import Mounted
 
 _LONGEST_NAME: Final = 120
 

@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from meshkit.tasks import ended
 
 from .launcher_client import LauncherLostError
+from .mounted import Place
 from .resident_client import Resident, ResidentLostError
-from .workspaces import Place
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from .interpreter import Interpreter
 from .launcher_client import LauncherLostError
 from .meters import ResidentMeter
 from .model import ExecutionSpec, InterpreterUnavailableError, Limits
+from .mounted import Mounted, Place
 from .resident_client import Resident, ResidentLostError, plan
 from .spares import group_limits
 from .warm import WarmSandboxes
-from .workspaces import Mounted, Place
 
 # What a program that an interpreter started still holds is not waited for.
 _DRAIN_SECONDS = 0.2

@@ -13,7 +13,8 @@ from meshkit.tasks import ended
 from .backend import Execution, Upload, Workspace
 from .files import drafts, reading, writing
 from .model import MIB, ExecutionSpec, FileEntry, FileRules, SandboxUnavailableError, WorkspaceKey
-from .workspaces import Mounted, Stay, Workspaces
+from .mounted import Mounted, Stay
+from .workspaces import Workspaces
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")

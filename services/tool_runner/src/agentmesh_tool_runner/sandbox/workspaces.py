@@ -15,13 +15,12 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from . import snapshot
 from .model import Session, WorkspaceFullError, WorkspaceInUseError, WorkspaceKey
-from .reach import Reach
+from .mounted import Mounted, Mounter, Place, Stay
 from .rest import ArchiveRest, Rest
 
 logger = logging.getLogger(__name__)
@@ -29,86 +28,11 @@ logger = logging.getLogger(__name__)
 _CHECK_SECONDS: Final = 30.0
 
 
-@dataclass(frozen=True)
-class Place:
-    """An empty, size-bounded directory. `files` reaches what is in it; `uid` owns it where the
-    service says so.
-    """
-
-    name: str
-    files: Reach
-    uid: int | None
-
-
-@dataclass
-class Mounted:
-    """An open workspace and its place; `saved` is what was in it when an archive was made last.
-
-    `tainted` says that something in it came of work that does not count. `notes` belong to what
-    keeps the files, which holds `keeping` while it does.
-    """
-
-    place: Place
-    saved: list[snapshot.Entry] | None = None
-    users: int = 0
-    dropped: bool = False
-    tainted: bool = False
-    opened_at: float = field(default_factory=time.monotonic)
-    used_at: float = field(default_factory=time.monotonic)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    unused: asyncio.Event = field(default_factory=asyncio.Event)
-    keeping: asyncio.Lock = field(default_factory=asyncio.Lock)
-    notes: object = None
-
-    @property
-    def name(self) -> str:
-        return self.place.name
-
-    @property
-    def files(self) -> Reach:
-        return self.place.files
-
-    @property
-    def uid(self) -> int | None:
-        return self.place.uid
-
-    def leave(self) -> None:
-        """One user less."""
-        self.users -= 1
-        self.used_at = time.monotonic()
-        if not self.users:
-            self.unused.set()
-        self.close_when_unused()
-
-    def close_when_unused(self) -> None:
-        """What somebody still works with must not be closed."""
-        if self.dropped and not self.users:
-            self.files.close()
-
-
-class Stay(contextlib.ExitStack):
-    """Keeps workspaces open beyond the end of what runs there, until it is closed."""
-
-    over = False
-
-    def close(self) -> None:
-        self.over = True
-        super().close()
-
-
 def _says_yes(asked: asyncio.Task[bool]) -> bool:
     """True if the task has ended well, with that answer."""
     if not asked.done() or asked.cancelled() or asked.exception() is not None:
         return False
     return asked.result()
-
-
-class Mounter(Protocol):
-    """Gives places; the backend's part. No two that are mounted have the same uid."""
-
-    async def mount(self) -> Place: ...
-
-    async def unmount(self, place: Place) -> None: ...
 
 
 @dataclass(frozen=True)

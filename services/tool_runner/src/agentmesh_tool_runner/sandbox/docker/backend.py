@@ -28,7 +28,7 @@ from agentmesh_tool_runner.sandbox.model import (
     Limits,
     SandboxUnavailableError,
 )
-from agentmesh_tool_runner.sandbox.workspaces import Mounted, Place
+from agentmesh_tool_runner.sandbox.mounted import Mounted, Place
 
 from .cell import Cell, ContainerExecution, ContainerMeter, State
 from .container import Container, command
