@@ -7,12 +7,27 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import grpc
 import psutil
+from meshkit.direct_calls import DirectCalls
 
 from bench.harness.latencies import Latencies
 
+Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 Call = Callable[[], Awaitable[object]]
+ByteMethod = Callable[[bytes, Metadata], Awaitable[bytes]]
+
+
+def byte_method(channel: grpc.aio.Channel, path: str) -> ByteMethod:
+    """A unary method whose messages stay bytes, without a task for each call."""
+    calls = DirectCalls.of(channel)
+    if calls is None:
+        public: Any = channel.unary_unary(path)
+        return lambda request, metadata: public(request, metadata=metadata)
+    method = calls.method(path, None, None)
+    return lambda request, metadata: method.begin(None).run(request, metadata)
 
 
 @dataclass(frozen=True)
