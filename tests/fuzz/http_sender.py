@@ -12,7 +12,7 @@ from tests.fuzz.findings import Findings
 from tests.fuzz.http_requests import EDGE, HttpRequest, written
 
 _HANG_SECONDS = 60.0
-_ACCEPTED = {200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 501}
+_ACCEPTED = {200, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 431, 501}
 _MOST_BYTES = 1_000_000
 
 

@@ -41,9 +41,9 @@ def _random() -> int:
 
 
 def _forget() -> None:
-    """A child process must not go on with its parent's random bits."""
-    global _pool, _lock
-    _pool, _lock = b"", threading.Lock()
+    """A child process must not go on with its parent's random bits, nor after its last id."""
+    global _pool, _lock, _last
+    _pool, _lock, _last = b"", threading.Lock(), 0
 
 
 os.register_at_fork(after_in_child=_forget)
