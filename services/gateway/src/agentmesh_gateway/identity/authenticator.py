@@ -70,7 +70,10 @@ class Authenticator:
         None. Raises MeshError UNAUTHENTICATED, or RATE_LIMITED after too many attempts."""
         if self._guard is None:
             return await self.confirm(metadata, peer)
-        return await self._guard.judged(shown_in(metadata), lambda: self.confirm(metadata, peer))
+        secret = shown_in(metadata)
+        if secret:
+            return await self._guard.judged(secret, lambda: self._by_secret(secret))
+        return await self._guard.judged("", lambda: self.confirm(metadata, peer))
 
     async def confirm(self, metadata: Metadata, peer: Peer | None) -> Principal:
         """As `authenticate`, of a call that was let in before: it is no attempt to count."""
