@@ -247,6 +247,19 @@ async def test_legal_hold_stops_deletion_and_retention(world: World) -> None:
         await world.view(name)
 
 
+async def test_nothing_is_cut_off_what_is_held(world: World) -> None:
+    name = await world.start()
+    await world.rounds(name, 5)
+    await world.hold(name)
+    await world.limit(retention_events=1)
+    before = await world.log(name)
+    await world.keep()
+    assert await world.log(name) == before
+    await world.hold(name, on=False)
+    await world.keep()
+    assert len(await world.log(name)) < len(before)
+
+
 async def test_removal_that_is_broken_off_goes_on_elsewhere(world: World) -> None:
     name = await world.start()
     await world.rounds(name, 6)
