@@ -13,7 +13,9 @@ from agentmesh.conversation.v1.stream_pb2 import StreamItem
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
-from meshkit.errors import from_rpc_error
+from agentmesh_gateway.limits.slow_readers import SlowReaders
+from meshkit.eager import Begun
+from meshkit.errors import MeshError, from_rpc_error
 from meshkit.testkit import HostFactory
 from websockets.asyncio.client import connect
 
@@ -132,3 +134,31 @@ async def test_over_a_websocket(gateways: Gateways, mesh_hosts: HostFactory) -> 
         await socket.send(json.dumps({"open": {}}))
         await socket.recv()
         await ended(log, store.left)
+
+
+async def test_who_brings_the_news_is_not_ended_for_a_slow_reader() -> None:
+    """As subscribers do it: the task that has the news for all of them begins their writes."""
+    written: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    news: asyncio.Future[Begun] = asyncio.get_running_loop().create_future()
+
+    class Stuck:
+        async def write(self, _: bytes) -> None:
+            await asyncio.Event().wait()
+
+    async def subscribe(_: Any, context: Any) -> None:
+        written.set_result(context.write)
+        await (await news)
+
+    async def bring() -> None:
+        news.set_result(Begun((await written)(b"news")))
+        await asyncio.Event().wait()
+
+    serve = SlowReaders(SECONDS).watching(subscribe)
+    serving = asyncio.create_task(serve(None, Stuck()))
+    bringing = asyncio.create_task(bring())
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(MeshError, match="nothing of the stream was taken"):
+            await serving
+    assert not serving.cancelled()
+    assert not bringing.done(), "it was ended in the place of the call"
+    bringing.cancel()

@@ -41,15 +41,17 @@ class SlowReaders:
             return behaviour
 
         async def serve(request: Any, context: Any) -> None:
-            delivery = _Delivery(context, self._seconds)
-            with self._watched(delivery):
-                result = behaviour(request, delivery)
-                if not hasattr(result, "__aiter__"):
-                    await result
-                    return
-                async with aclosing(result):
-                    async for response in result:
-                        await delivery.write(response)
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101  a call has one
+            delivery = _Delivery(context, task)
+            try:
+                with self._watched(delivery):
+                    await _deliver(behaviour(request, delivery), delivery)
+            except asyncio.CancelledError:
+                if not delivery.given_up:
+                    raise
+                task.uncancel()
+                raise _nothing_taken(self._seconds) from None
 
         return serve
 
@@ -78,43 +80,49 @@ class SlowReaders:
                 delivery.end_if_begun_before(oldest)
 
 
-class _Delivery:
-    """A call's context that knows since when it has been writing. One task writes at a time."""
+async def _deliver(result: Any, delivery: _Delivery) -> None:
+    if not hasattr(result, "__aiter__"):
+        await result
+        return
+    async with aclosing(result):
+        async for response in result:
+            await delivery.write(response)
 
-    def __init__(self, context: Any, seconds: float) -> None:
+
+class _Delivery:
+    """A call's context that knows since when it has been writing.
+
+    Whoever writes, it is the call's own task that is ended: a write may be begun by the task that
+    brings the news to many.
+    """
+
+    def __init__(self, context: Any, task: asyncio.Task[Any]) -> None:
         self._context = context
-        self._seconds = seconds
+        self._task = task
         self._write = context.write
         self._time = asyncio.get_running_loop().time
-        self._writer: asyncio.Task[Any] | None = None
-        self._since = 0.0
-        self._given_up = False
+        self._since: float | None = None
+        self.given_up = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     def write(self, response: Any) -> Awaitable[None]:
-        """Sends a response; waits while the reader is slow. Raises MeshError UNAVAILABLE."""
+        """Sends a response; waits while the reader is slow."""
         self._since = self._time()
-        self._writer = asyncio.current_task()
         return self._written(response)
 
     async def _written(self, response: Any) -> None:
         try:
             await self._write(response)
-        except asyncio.CancelledError:
-            if self._given_up and self._writer is not None:
-                self._writer.uncancel()
-                raise _nothing_taken(self._seconds) from None
-            raise
         finally:
-            self._writer = None
+            self._since = None
 
     def end_if_begun_before(self, oldest: float) -> None:
-        """Breaks the write under way off if it has lasted too long."""
-        if self._writer is not None and self._since < oldest and not self._given_up:
-            self._given_up = True
-            self._writer.cancel()
+        """Ends the call if the write under way has lasted too long."""
+        if self._since is not None and self._since < oldest and not self.given_up:
+            self.given_up = True
+            self._task.cancel()
 
 
 def _nothing_taken(seconds: float) -> MeshError:
