@@ -92,7 +92,8 @@ class Mesh:
             called.items.append(item)
         return called
 
-    def start_call(self, tool: str, arguments_json: str, call_id: str) -> Any:
+    def start_call(self, tool: str, arguments_json: str, call_id: str, metadata: Any = None) -> Any:
+        """A call of whoever holds the lease now, unless `metadata` is of another worker."""
         request = pb.CallToolRequest(
             turn=1,
             tool_call_id=call_id,
@@ -101,7 +102,7 @@ class Mesh:
             agent="developer",
             message_id=f"msg_{call_id}",
         )
-        return self.stub.CallTool(request, metadata=self.worker())
+        return self.stub.CallTool(request, metadata=metadata or self.worker())
 
     async def execute(self, code: str, **fields: Any) -> list[pb.ExecutionItem]:
         """Runs code as a user."""

@@ -122,6 +122,26 @@ async def test_an_old_fence_starts_nothing(mesh: Mesh) -> None:
     assert again.result.output == "exit code 0\nx"
 
 
+async def test_an_old_fence_neither_joins_a_newer_call_nor_ends_it(mesh: Mesh) -> None:
+    code = f"echo go; until [ -e done ]; do sleep 0.02; done; {APPEND}"
+    arguments = json.dumps({"language": "shell", "code": code})
+    stale = mesh.worker()
+    mesh.store.fence = 2
+    newer = mesh.start_call("code_executor", arguments, "call_1")
+    await first_output(newer)
+    items = []
+    with raises_rich(grpc.StatusCode.ABORTED, "STALE_FENCE"):
+        async for item in mesh.start_call("code_executor", arguments, "call_1", stale):
+            items.append(item)
+    assert not items, "not even what it writes"
+    done = pb.WriteFileRequest(conversation_id=CONVERSATION, path="done")
+    await mesh.stub.WriteFile(iter([done]), metadata=mesh.user())
+    last = [item async for item in newer][-1]
+    assert last.finished.result.output == "exit code 0\ngo\nx"
+    assert mesh.store.steps[1, "call_1"].fence == 2
+    assert len(mesh.store.recorded) == 1
+
+
 async def test_what_was_cancelled_while_nobody_listened_is_ended(mesh: Mesh) -> None:
     """The store repeats the last minute's fences to a watch; a runner may be cut off for longer."""
     code = "echo go; until [ -e done ]; do sleep 0.02; done; echo more; sleep 60"

@@ -3,7 +3,16 @@
 from .effects import EffectRules, Effects
 from .recorded import ToolCalls
 from .running import RunningCall
-from .steps import Audience, Authority, CallEnd, Claim, ClaimState, Ledger, ToolCall
+from .steps import (
+    Audience,
+    Authority,
+    CallEnd,
+    Claim,
+    ClaimState,
+    Ledger,
+    StaleFenceError,
+    ToolCall,
+)
 
 __all__ = [
     "Audience",
@@ -15,6 +24,7 @@ __all__ = [
     "Effects",
     "Ledger",
     "RunningCall",
+    "StaleFenceError",
     "ToolCall",
     "ToolCalls",
 ]

@@ -38,6 +38,10 @@ from .steps import Audience, ToolCall
 logger = logging.getLogger(__name__)
 
 CANCELLED: Final = ToolReply(ReplyOutcome.CANCELLED, "The call was cancelled.")
+_LOST_TEXT: Final = (
+    "The call ended well, but the sandbox died before its files could be kept: what it changed in "
+    "the workspace is lost."
+)
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _KILLED_SECONDS: Final = 5.0
@@ -174,9 +178,12 @@ class Effects:
             self._rest.expect(key, running.files)
         running.workspace = key
         try:
-            return await backend.workspace(key)
+            workspace = await backend.workspace(key)
         except (ShelfUnavailableError, BrokenManifestError) as error:
             raise SandboxUnavailableError(f"its files could not be fetched: {error}") from error
+        if running.mounted is None or running.mounted.dropped:
+            running.mounted = backend.workspaces.stay(key, running.stay)
+        return workspace
 
     async def record(self, running: RunningCall, write: Write) -> int:
         """Records the reply with what the call changed in its workspace; the event's sequence."""
@@ -188,6 +195,8 @@ class Effects:
         workspaces = self._backend().workspaces
         try:
             async with workspaces.use(key) as mounted, workspaces.within_bounds(key, mounted):
+                if reply.outcome is ReplyOutcome.OK and mounted is not running.mounted:
+                    reply = running.reply = ToolReply.failed(Failure.CRASHED, _LOST_TEXT)
                 return await self._rest.record(key, mounted, partial(write, reply))
         except WorkspaceFullError as error:
             running.reply = ToolReply.error(f"the workspace was not changed: {error}")

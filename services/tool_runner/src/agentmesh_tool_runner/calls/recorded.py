@@ -21,7 +21,16 @@ from agentmesh_tool_runner.tools.reply import ReplyOutcome, ToolReply
 
 from .effects import CANCELLED, Effects
 from .running import RunningCall
-from .steps import Authority, CallEnd, Claim, ClaimState, Key, Ledger, ToolCall
+from .steps import (
+    Authority,
+    CallEnd,
+    Claim,
+    ClaimState,
+    Key,
+    Ledger,
+    StaleFenceError,
+    ToolCall,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +61,7 @@ class ToolCalls:
         """Starts the call, or joins the same call where it runs already; see `end`.
 
         Raises SandboxUnavailableError if it needs a sandbox and there is none, before anything is
-        claimed.
+        claimed, and StaleFenceError if somebody under a higher fence has begun it.
         """
         self._effects.insist_on_sandbox(call)
         if self._closing:
@@ -60,9 +69,13 @@ class ToolCalls:
         self._forget_old()
         key = (authority.tenant, authority.run_id, call.turn, call.tool_call_id)
         running = self._calls.get(key)
-        if running is not None and running.call.digest == call.digest and not running.killed:
-            self._join(key, running, authority)
-            return running
+        if running is not None:
+            if authority.fence < running.authority.fence:
+                raise StaleFenceError(key[1], authority.fence, running.authority.fence)
+            if running.call.digest == call.digest and not running.killed:
+                self._join(key, running, authority)
+                return running
+            self._forget(key, running)
         attempt = f"{self._process_id}:{next(self._attempt_numbers)}"
         running = self._calls[key] = RunningCall(call, authority, attempt)
         running.recording = self._start(self._carry_out(key, running))
@@ -70,8 +83,6 @@ class ToolCalls:
 
     def _join(self, key: Key, running: RunningCall, authority: Authority) -> None:
         running.touched_at = time.monotonic()
-        if authority.fence < running.authority.fence:
-            return
         raised = authority.fence > running.authority.fence
         running.authority = authority
         if raised or (running.recording is not None and running.recording.done()):
@@ -116,6 +127,7 @@ class ToolCalls:
             self._forget(key, running)
             return CallEnd(claim.reply, 0, replayed=True)
         running.reply = await self._reply_of(running)
+        running.touched_at = time.monotonic()
         sequence = await self._record(running)
         self._forget(key, running)
         return CallEnd(running.reply, sequence, replayed=False)
@@ -179,7 +191,11 @@ class ToolCalls:
                 logger.debug("the store did not say what is stale: %s", error)
 
     async def end_what_is_stale(self) -> None:
-        """Asks the store about each call that runs. Errors of the store pass through."""
+        """Asks the store about each call that runs, and forgets those that nobody came to record.
+
+        Errors of the store pass through.
+        """
+        self._forget_old()
         for running in list(self._calls.values()):
             if not running.begun or running.reply is not None:
                 continue
@@ -188,6 +204,7 @@ class ToolCalls:
                 self.fence_raised(authority.tenant, authority.run_id, authority.fence + 1)
 
     def _forget(self, key: Key, running: RunningCall) -> None:
+        running.stay.close()
         if self._calls.get(key) is running:
             del self._calls[key]
 
@@ -198,15 +215,15 @@ class ToolCalls:
             tasks = (running.recording, running.acting)
             over = all(task is None or task.done() for task in tasks)
             if over and running.touched_at < oldest:
-                del self._calls[key]
+                self._forget(key, running)
 
     async def close(self) -> None:
         """Kills what runs. Nothing of it is recorded: the step stays claimed, as after a crash."""
         self._closing = True
         for task in self._tasks:
             task.cancel()
-        for running in self._calls.values():
+        for key, running in list(self._calls.items()):
             running.kill()
-        self._calls.clear()
+            self._forget(key, running)
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=_CLOSE_SECONDS)

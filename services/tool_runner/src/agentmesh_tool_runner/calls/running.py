@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from agentmesh_tool_runner.generations.manifest import NO_STATE, State
 from agentmesh_tool_runner.sandbox.backend import Execution
 from agentmesh_tool_runner.sandbox.model import EndReason, Output, WorkspaceKey
+from agentmesh_tool_runner.sandbox.mounted import Mounted, Stay
 from agentmesh_tool_runner.tools.reply import ToolReply
 
 from .steps import Authority, CallEnd, ToolCall
@@ -30,6 +31,10 @@ class RunningCall:
     files: State = NO_STATE
     workspace: WorkspaceKey | None = None
     """What it acts on, from when it first does."""
+    mounted: Mounted | None = None
+    """Where the files are that it last acted on."""
+    stay: Stay = field(default_factory=Stay)
+    """Keeps them open until they are recorded: nobody else has what it did to them."""
     executions: set[Execution] = field(default_factory=set)
     acting: asyncio.Task[ToolReply] | None = None
     reply: ToolReply | None = None

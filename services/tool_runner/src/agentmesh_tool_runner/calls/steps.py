@@ -28,6 +28,16 @@ class Authority:
     token: str
 
 
+class StaleFenceError(Exception):
+    """Somebody was given the run under a higher fence."""
+
+    def __init__(self, run_id: str, fence: int, current_fence: int) -> None:
+        super().__init__(f"{run_id}: fence {fence}, now {current_fence}")
+        self.run_id = run_id
+        self.fence = fence
+        self.current_fence = current_fence
+
+
 @dataclass(frozen=True)
 class ToolCall:
     """A call that a model asked for. `traceparent` goes into the sandbox.

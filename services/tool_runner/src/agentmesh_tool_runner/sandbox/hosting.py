@@ -197,7 +197,7 @@ class HostingBackend(SandboxBackend, Generic[_Running]):
     ) -> None:
         await execution.outcome()
         key, _ = self._running.pop(execution.id)
-        if stay is not None and not stay.over:
+        if stay is not None:
             self._workspaces.stay(key, stay)
         await resources.aclose()
 

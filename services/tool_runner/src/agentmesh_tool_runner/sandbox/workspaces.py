@@ -98,12 +98,16 @@ class Workspaces:
         finally:
             mounted.leave()
 
-    def stay(self, key: WorkspaceKey, stay: Stay) -> None:
-        """Keeps what somebody uses now open, without waiting for a turn, until `stay` is over."""
+    def stay(self, key: WorkspaceKey, stay: Stay) -> Mounted | None:
+        """Keeps what is open now so, without waiting for a turn, until `stay` is over.
+
+        None, and nothing is kept, if it is not open.
+        """
         mounted = self._open.get(key)
-        if mounted is not None:
+        if mounted is not None and not stay.over:
             mounted.users += 1
             stay.callback(mounted.leave)
+        return mounted
 
     def _turn(self, key: WorkspaceKey) -> contextlib.AbstractAsyncContextManager[None]:
         """To open or use it; what acts ahead has its turn already."""

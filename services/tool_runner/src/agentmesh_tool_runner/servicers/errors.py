@@ -11,6 +11,7 @@ import grpc
 from agentmesh.common.v1 import errors_pb2
 from meshkit.errors import MeshError, from_rpc_error
 
+from agentmesh_tool_runner.calls import StaleFenceError
 from agentmesh_tool_runner.executions import (
     ExecutionIdInUseError,
     OutputRemovedError,
@@ -42,6 +43,8 @@ def rich_errors() -> Iterator[None]:
         reason = errors_pb2.ERROR_REASON_SANDBOX_UNAVAILABLE
         message = f"no code can run: {error}"
         raise MeshError.precondition(reason, message, remedy=str(error)) from None
+    except StaleFenceError as error:
+        raise MeshError.stale_fence(error.run_id, error.fence, error.current_fence) from None
     except UnknownExecutionError as error:
         raise MeshError.not_found("execution", str(error)) from None
     except OutputRemovedError as error:

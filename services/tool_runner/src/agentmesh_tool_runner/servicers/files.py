@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
@@ -35,6 +37,17 @@ class FileMethods:
     async def _workspace(self, conversation_id: str) -> Workspace:
         key = WorkspaceKey(current_principal().tenant, conversation_id)
         return await self._sandboxes.backend.workspace(key)
+
+    @contextlib.asynccontextmanager
+    async def _changing(
+        self, conversation_id: str, *, saves: bool = True
+    ) -> AsyncIterator[Workspace]:
+        """Saves what the block did, and keeps the workspace open until then."""
+        workspace = await self._workspace(conversation_id)
+        async with workspace.hold():
+            yield workspace
+            if saves:
+                await workspace.save()
 
     async def ListFiles(  # noqa: N802 - as the contract names it
         self, request: pb.ListFilesRequest, context: Any
@@ -93,9 +106,8 @@ class FileMethods:
         """With those above it."""
         check_paths(path=request.path)
         with rich_errors():
-            workspace = await self._workspace(request.conversation_id)
-            entry = await workspace.change(writing.make_folder, request.path)
-            await workspace.save()
+            async with self._changing(request.conversation_id) as workspace:
+                entry = await workspace.change(writing.make_folder, request.path)
         return pb.MakeFolderResponse(folder=file_info(entry))
 
     async def MoveFile(  # noqa: N802 - as the contract names it
@@ -104,11 +116,13 @@ class FileMethods:
         """A rename."""
         check_paths(path=request.path, destination=request.destination)
         with rich_errors():
-            workspace = await self._workspace(request.conversation_id)
-            entry = await workspace.change(
-                writing.move, request.path, request.destination, replace_existing=request.replace
-            )
-            await workspace.save()
+            async with self._changing(request.conversation_id) as workspace:
+                entry = await workspace.change(
+                    writing.move,
+                    request.path,
+                    request.destination,
+                    replace_existing=request.replace,
+                )
         return pb.MoveFileResponse(file=file_info(entry))
 
     async def CopyFile(  # noqa: N802 - as the contract names it
@@ -117,11 +131,13 @@ class FileMethods:
         """Of a file or a whole folder."""
         check_paths(path=request.path, destination=request.destination)
         with rich_errors():
-            workspace = await self._workspace(request.conversation_id)
-            entry = await workspace.change(
-                writing.copy, request.path, request.destination, replace_existing=request.replace
-            )
-            await workspace.save()
+            async with self._changing(request.conversation_id) as workspace:
+                entry = await workspace.change(
+                    writing.copy,
+                    request.path,
+                    request.destination,
+                    replace_existing=request.replace,
+                )
         return pb.CopyFileResponse(file=file_info(entry))
 
     async def RemoveFile(  # noqa: N802 - as the contract names it
@@ -130,11 +146,10 @@ class FileMethods:
         """Of a file or a whole folder."""
         check_paths(path=request.path)
         with rich_errors():
-            workspace = await self._workspace(request.conversation_id)
-            version = await workspace.change(
-                writing.remove, request.path, keeps_version=not request.for_good
-            )
-            await workspace.save()
+            async with self._changing(request.conversation_id) as workspace:
+                version = await workspace.change(
+                    writing.remove, request.path, keeps_version=not request.for_good
+                )
         return pb.RemoveFileResponse(version_id=version)
 
     async def OrganizeFiles(  # noqa: N802 - as the contract names it
@@ -143,15 +158,15 @@ class FileMethods:
         """Into folders."""
         check_paths(path=request.path)
         with rich_errors():
-            workspace = await self._workspace(request.conversation_id)
-            moves = await workspace.change(
-                organising.organise,
-                request.path or ".",
-                ORGANISE_BY[request.by],
-                dry_run=request.dry_run,
-            )
-            if not request.dry_run:
-                await workspace.save()
+            async with self._changing(
+                request.conversation_id, saves=not request.dry_run
+            ) as workspace:
+                moves = await workspace.change(
+                    organising.organise,
+                    request.path or ".",
+                    ORGANISE_BY[request.by],
+                    dry_run=request.dry_run,
+                )
         messages = [pb.FileMove(path=each.path, destination=each.destination) for each in moves]
         return pb.OrganizeFilesResponse(moves=messages)
 
@@ -170,7 +185,6 @@ class FileMethods:
     ) -> pb.RestoreFileVersionResponse:
         """A copy, back at its path."""
         with rich_errors():
-            workspace = await self._workspace(request.conversation_id)
-            entry = await workspace.change(writing.restore_version, request.version_id)
-            await workspace.save()
+            async with self._changing(request.conversation_id) as workspace:
+                entry = await workspace.change(writing.restore_version, request.version_id)
         return pb.RestoreFileVersionResponse(file=file_info(entry))
