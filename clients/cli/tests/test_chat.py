@@ -1,6 +1,7 @@
 """The terminal chat on a mesh of real processes, with an agent that asks and wants to write."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -75,6 +76,26 @@ def test_questions_are_answered_and_calls_decided_over_a_gateway_that_dies(
     shown = mesh("show", conversation)
     assert "of course" in shown
     assert shown.count("buy milk") >= 1
+
+
+def test_from_leaves_events_out_but_nothing_that_waits_for_an_answer(
+    mesh: LocalMesh, conversation: str
+) -> None:
+    before = opened(mesh, conversation)
+    before.type_line("/quit")
+    before.read_until("")
+    asked = json.loads(mesh("approvals", "--conversation", conversation, "--json"))[0]
+    behind = str(int(asked["requested_sequence"]) + 1)
+    terminal = Terminal("chat", conversation, "--from", behind, "--data-dir", str(mesh.data_dir))
+    terminal.read_until("What shall the note say?")
+    terminal.read_until("the next line is the answer")
+    terminal.type_line("buy milk")
+    terminal.read_until("y lets the call be made")
+    assert "write a note" not in terminal.shown
+    terminal.type_line("/quit")
+    terminal.read_until("")
+    assert terminal.process.wait(60) == 0
+    assert "--from 0 is too small" in mesh.try_run("chat", conversation, "--from", "0").stderr
 
 
 def test_a_call_is_rejected_with_a_reason(mesh: LocalMesh, conversation: str) -> None:

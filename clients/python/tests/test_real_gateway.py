@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -30,6 +30,8 @@ from agentmesh_client import (
 from meshkit.channels import MeshChannels
 from meshkit.testkit import MeshProcess, test_settings
 
+START = "agentmesh.gateway.v1.ConversationService/StartConversation"
+
 
 @dataclass
 class RealMesh:
@@ -41,7 +43,9 @@ class RealMesh:
 
 
 @asynccontextmanager
-async def running_mesh(folder: Path) -> AsyncIterator[RealMesh]:
+async def running_mesh(
+    folder: Path, gateway_settings: Mapping[str, str] | None = None
+) -> AsyncIterator[RealMesh]:
     store = MeshProcess([sys.executable, "-m", "agentmesh_conversation_store"], folder / "store")
     async with store:
         await _publish_agents(folder, store.grpc_address)
@@ -49,6 +53,7 @@ async def running_mesh(folder: Path) -> AsyncIterator[RealMesh]:
             "APP_PORT": "0",
             "AGENTMESH_STORE_ADDRESS": store.grpc_address,
             "AGENTMESH_KEY_CACHE_SECONDS": "0",
+            **(gateway_settings or {}),
         }
         command = [sys.executable, "-m", "agentmesh_gateway"]
         gateway = MeshProcess(command, folder / "gateway", settings)
@@ -147,6 +152,8 @@ async def test_a_chat_outlives_the_gateway_and_says_nothing_twice(own: RealMesh)
     assert events[-1].kind == "run_ended"
     contents = [event.raw.message.content for event in events if event.kind == "message"]
     assert contents == ["Write a haiku", "about leases", "and about rain"]
+    # A start that is asked again would make a second one once its request id is forgotten.
+    assert len(await own.client.audit(method=START)) == 1
 
 
 async def test_a_chat_with_nobody_raises(real: RealMesh) -> None:

@@ -96,6 +96,16 @@ async def test_it_gives_up_when_there_is_no_gateway(gateway: ScriptedGateway) ->
             await sequences(aiter(mesh.subscribe("conv_1", reconnect_for=0.3)))
 
 
+async def test_the_time_that_a_caller_takes_for_an_item_is_no_failed_attempt(
+    gateway: ScriptedGateway, mesh: AgentMesh
+) -> None:
+    gateway.scripts = [script(events(1), broken=True), script(events(2))]
+    received = aiter(mesh.subscribe("conv_1", until="run_end", reconnect_for=1.0))
+    await anext(received)
+    await asyncio.sleep(1.1)
+    assert await sequences(received) == [2]
+
+
 async def test_closing_the_client_ends_a_subscription(
     gateway: ScriptedGateway, mesh: AgentMesh
 ) -> None:

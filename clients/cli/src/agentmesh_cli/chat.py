@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field
 
 from agentmesh.conversation.v1 import event_pb2
-from agentmesh_client import AgentMeshError, Chat, Event
+from agentmesh_client import AgentMeshError, Approval, Chat, Event
 
 from agentmesh_cli.errors import EXIT_INTERRUPTED, EXIT_OK
 from agentmesh_cli.failures import describe_failure
@@ -43,11 +43,15 @@ class TerminalChat:
     _pending: dict[str, event_pb2.ApprovalRequested] = field(default_factory=dict)
     _cancelled: bool = False
 
-    async def hold(self, conversation_id: str) -> int:
-        """Shows the conversation and takes lines; returns the exit status."""
+    async def hold(self, conversation_id: str, after: int = 0) -> int:
+        """Shows the conversation behind the event `after` and takes lines; returns the exit
+        status."""
         # One that is not there is said at once: a stream would be tried again for a while.
         await self.interrupts.guard(self.gateway.mesh.get(conversation_id, message_limit=0))
-        async with self.gateway.mesh.chat(conversation_id, until="run_end") as chat:
+        if after:
+            await self.interrupts.guard(self._recall(conversation_id, after))
+        mesh = self.gateway.mesh
+        async with mesh.chat(conversation_id, after=after, until="run_end") as chat:
             showing = asyncio.create_task(self._show(chat))
             typing = asyncio.create_task(self._type(chat))
             try:
@@ -79,6 +83,15 @@ class TerminalChat:
                     return EXIT_OK
                 waiting.discard(typing)
         return EXIT_OK
+
+    async def _recall(self, conversation_id: str, after: int) -> None:
+        """Shows what was asked up to the event `after` and still waits for a decision."""
+        transcript = Transcript(self.page)
+        async for approval in self.gateway.mesh.approvals.list(conversation_id=conversation_id):
+            if approval.raw.requested_sequence <= after:
+                asked = _asked(approval)
+                transcript.show_event(asked)
+                self._notice(asked)
 
     async def _signalled(self) -> None:
         await self.interrupts.wait()
@@ -183,6 +196,14 @@ class TerminalChat:
 
 async def _cancel(chat: Chat) -> None:
     await chat.cancel("cancelled at the command line")
+
+
+def _asked(approval: Approval) -> event_pb2.Event:
+    raw = approval.raw
+    request = event_pb2.ApprovalRequested(approval_id=raw.approval_id, prompt=raw.prompt)
+    if raw.HasField("tool_call"):
+        request.tool_call.CopyFrom(raw.tool_call)
+    return event_pb2.Event(agent=raw.agent, approval_requested=request)
 
 
 def _how_to_decide(request: event_pb2.ApprovalRequested) -> str:

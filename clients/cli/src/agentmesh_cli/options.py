@@ -7,11 +7,14 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from agentmesh_cli import settings
+from agentmesh_cli.errors import UsageError
 from agentmesh_cli.supervisor import read_mesh_file
 
 CONNECTION_GROUP = Group("Connection", sort_key=100)
 
 JsonFlag = Annotated[bool, Parameter(negative="", help="Print JSON for programs.")]
+
+FromSequence = Annotated[int, Parameter(name="--from", help="Sequence of the first event to show.")]
 
 Images = Annotated[
     list[Path] | None,
@@ -61,3 +64,10 @@ class Connection:
 
 
 NO_CONNECTION = Connection()
+
+
+def events_before(first: int) -> int:
+    """How many events --from leaves out. Raises UsageError."""
+    if first < 1:
+        raise UsageError(f"--from {first} is too small", remedy="events are numbered from 1")
+    return first - 1

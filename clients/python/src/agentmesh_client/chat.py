@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
 
-import grpc
 from agentmesh.conversation.v1 import event_pb2
 from agentmesh.gateway.v1 import approval_service_pb2 as approvals_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 
+from agentmesh_client.converse_stream import ConverseItems, ConverseStream
 from agentmesh_client.errors import AgentMeshError, UnavailableError, from_status
+from agentmesh_client.inbox import Inbox
 from agentmesh_client.models import Delta, Event, status_name
-from agentmesh_client.subscription import Subscription
 
 _STATUS = event_pb2.ApprovalStatus
 
@@ -23,7 +23,9 @@ _STATUS = event_pb2.ApprovalStatus
 class Chat:
     """`async with mesh.chat(…) as chat:` then `await chat.send(…)` and `async for item in chat`.
 
-    Items are those of a subscription, each event once and in order, and wait until they are taken.
+    Items are those of a subscription, each event once and in order. Up to 1,000 of them, or 4 MiB,
+    wait until they are taken; the rest waits at the server, and nothing is dropped. Requests are
+    answered whether items are taken or not.
     A broken connection comes back by itself, at any gateway: what was not answered is asked again,
     and done once. Requests raise what their answer says; the iteration raises what ends the stream.
     """
@@ -38,8 +40,8 @@ class Chat:
         self._converse = converse
         self._opening = pb2.ConverseRequest(request_id=uuid4().hex, open=opening)
         self._unanswered: dict[str, tuple[pb2.ConverseRequest, asyncio.Future[Any]]] = {}
-        self._items: asyncio.Queue[Event | Delta | BaseException | None] = asyncio.Queue()
-        self._connection: _Connection | None = None
+        self._inbox = Inbox()
+        self._connection: ConverseStream | None = None
         self._finish: pb2.ConverseRequest | None = None
         self._reading: asyncio.Task[None] | None = None
         wanted = pb2.SubscribeConversationRequest(
@@ -47,7 +49,7 @@ class Chat:
             resume_token=opening.resume_token,
             until=opening.until,
         )
-        self._subscription = Subscription(self._connect, wanted, metadata, reconnect_for)
+        self._subscription = ConverseItems(self._connect, wanted, metadata, reconnect_for)
         self.conversation_id = opening.conversation_id
         self.status = ""
         """Of the conversation, when it was opened."""
@@ -56,7 +58,6 @@ class Chat:
         opened = self._expect(self._opening)
         self._reading = asyncio.create_task(self._read())
         answer = await opened
-        self.conversation_id = answer.opened.conversation_id
         self.status = status_name(answer.opened.status)
         return self
 
@@ -70,15 +71,19 @@ class Chat:
             self._reading.cancel()
             await asyncio.wait({self._reading})
 
-    async def __aiter__(self) -> AsyncIterator[Event | Delta]:
+    def __aiter__(self) -> AsyncIterator[Event | Delta]:
         """Every item until the stream ends."""
-        while True:
-            item = await self._items.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        return self._inbox.take()
+
+    @property
+    def sequence(self) -> int:
+        """Of the newest event that has come; where the chat began before the first."""
+        return self._subscription.sequence
+
+    @property
+    def waiting(self) -> int:
+        """How many items have come and were not taken yet."""
+        return len(self._inbox)
 
     async def send(self, content: str, *, agent: str = "user") -> int:
         """Adds a message; returns the event's sequence."""
@@ -139,19 +144,25 @@ class Chat:
     def _expect(self, request: pb2.ConverseRequest) -> asyncio.Future[Any]:
         answer = asyncio.get_running_loop().create_future()
         self._unanswered[request.request_id] = (request, answer)
+        self._inbox.nudge()
         return answer
 
     def _connect(
         self, wanted: pb2.SubscribeConversationRequest, metadata: tuple[tuple[str, str], ...]
-    ) -> _Connection:
+    ) -> ConverseStream:
         """A new stream that opens where the one before broke, with what was not answered."""
         self._opening.open.resume_token = wanted.resume_token
         asked = [request for request, _ in self._unanswered.values()]
         first = [one for one in asked if one not in (self._opening, self._finish)]
         if self._finish is not None:
             first.append(self._finish)
-        self._connection = _Connection(
-            self._converse, metadata, [self._opening, *first], self._answered
+        self._connection = ConverseStream(
+            self._converse,
+            metadata,
+            [self._opening, *first],
+            self._answered,
+            lambda: bool(self._unanswered),
+            self._inbox,
         )
         return self._connection
 
@@ -170,15 +181,23 @@ class Chat:
                 answer.set_exception(error)
         if opening and error is not None:
             raise error
+        if opening:
+            self._opened(ack.opened.conversation_id)
+
+    def _opened(self, conversation_id: str) -> None:
+        """From now on this one is opened, so that a chat of days does not start another."""
+        self.conversation_id = conversation_id
+        self._opening.open.ClearField("start")
+        self._opening.open.conversation_id = conversation_id
 
     async def _read(self) -> None:
         end: BaseException | None = None
         try:
             async for item in self._subscription:
-                self._items.put_nowait(item)
+                self._inbox.put(item)
         except BaseException as error:
             end = error
-        self._items.put_nowait(end)
+        self._inbox.end(end)
         lost = end or AgentMeshError("CANCELLED", "the chat is over")
         for _, answer in self._unanswered.values():
             if not answer.done():
@@ -189,43 +208,3 @@ class Chat:
 
 def _over(error: BaseException) -> AgentMeshError:
     return AgentMeshError("CANCELLED", f"the chat is over: {error}")
-
-
-class _Connection:
-    """One stream, read as a subscription's: answers are taken out."""
-
-    def __init__(
-        self,
-        converse: Callable[..., Any],
-        metadata: tuple[tuple[str, str], ...],
-        requests: Iterable[pb2.ConverseRequest],
-        answered: Callable[[pb2.ConverseAck], None],
-    ) -> None:
-        self._requests: asyncio.Queue[pb2.ConverseRequest] = asyncio.Queue()
-        for request in requests:
-            self._requests.put_nowait(request)
-        self._answered = answered
-        self._call = converse(self._outgoing(), metadata=metadata)
-
-    def send(self, request: pb2.ConverseRequest) -> None:
-        """Puts a request behind those before it."""
-        self._requests.put_nowait(request)
-
-    async def read(self) -> Any:
-        """The next response with an item, or grpc.aio.EOF."""
-        while True:
-            response = await self._call.read()
-            if response is grpc.aio.EOF or not response.HasField("ack"):
-                return response
-            self._answered(response.ack)
-
-    def cancel(self) -> None:
-        """Leaves."""
-        self._call.cancel()
-
-    async def _outgoing(self) -> AsyncIterator[pb2.ConverseRequest]:
-        while True:
-            request = await self._requests.get()
-            yield request
-            if request.HasField("finish"):
-                return

@@ -305,14 +305,21 @@ class AgentMesh:
         agents: Sequence[str] = (),
         workflow: str = "",
         human_input: bool = False,
+        after: int = 0,
         resume_token: str = "",
         until: Literal["forever", "run_end"] = "forever",
         reconnect_for: float = 60.0,
     ) -> Chat:
         """One stream with a conversation that exists, or with one that `task` starts: messages,
-        decisions and cancellation up, events and deltas down. Use it with `async with`."""
+        decisions and cancellation up, events and deltas down. Use it with `async with`.
+
+        Events come after the event `after`, or from where `resume_token` was.
+        """
         opening = pb2.ConverseOpen(
-            conversation_id=conversation_id, resume_token=resume_token, until=_UNTIL[until]
+            conversation_id=conversation_id,
+            after_sequence=after,
+            resume_token=resume_token,
+            until=_UNTIL[until],
         )
         if task:
             opening.start.task = task

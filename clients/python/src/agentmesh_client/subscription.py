@@ -26,6 +26,16 @@ _ENDS_BY_ITSELF = (stream_pb2.SUBSCRIBE_UNTIL_HEAD, stream_pb2.SUBSCRIBE_UNTIL_R
 _Item = TypeVar("_Item")
 
 
+class OpenAgain(Exception):  # noqa: N818  nothing went wrong
+    """What was read of a stream was not passed on: it is opened again where that began."""
+
+
+async def read_in_time(call: Any) -> Any:
+    """The next response of a stream, or grpc.aio.EOF. Raises TimeoutError if it went silent."""
+    async with asyncio.timeout(_SILENCE_SECONDS):
+        return await call.read()
+
+
 class _Resumed(Generic[_Item]):
     """Opens a stream again where it broke."""
 
@@ -53,13 +63,13 @@ class _Resumed(Generic[_Item]):
             try:
                 call = self._subscribe(self._request, metadata=self._metadata)
                 while True:
-                    async with asyncio.timeout(_SILENCE_SECONDS):
-                        response = await call.read()
+                    response = await self._read(call)
                     if response is grpc.aio.EOF:
                         break
-                    backoff.reset()
                     for item in self._unpack(response.item):
                         yield item
+                    # Only now: the time that the reader takes for an item is no failed attempt.
+                    backoff.reset()
                     if response.item.resume_token:
                         self._request.resume_token = response.item.resume_token
                 if self.ends_by_itself:
@@ -74,6 +84,8 @@ class _Resumed(Generic[_Item]):
                 if task is not None and task.cancelling():
                     raise
                 raise AgentMeshError("CANCELLED", "the client was closed") from None
+            except OpenAgain:
+                continue
             except UnavailableError as failure:
                 error = failure
             except TimeoutError:
@@ -82,6 +94,9 @@ class _Resumed(Generic[_Item]):
                 if call is not None:
                     call.cancel()
             await backoff.wait(error)
+
+    async def _read(self, call: Any) -> Any:
+        return await read_in_time(call)
 
     def _unpack(self, item: stream_pb2.StreamItem) -> Iterator[_Item]:
         raise NotImplementedError

@@ -8,7 +8,7 @@ from rich.console import Console
 from agentmesh_cli.chat import COMMANDS, ChatPage, TerminalChat
 from agentmesh_cli.gateway import Gateway
 from agentmesh_cli.interrupts import Interrupts
-from agentmesh_cli.options import NO_CONNECTION, Connection
+from agentmesh_cli.options import NO_CONNECTION, Connection, FromSequence, events_before
 
 CHAT_EXAMPLES = f"""Each line is a message; while a question or a tool call waits for you, it is the
 answer, or y, or n and the reason. Lines that begin with a slash are commands:
@@ -17,8 +17,10 @@ Ctrl-C ends the run, and leaves if it is pressed again; Ctrl-D leaves it running
 A broken connection comes back by itself, and nothing is said twice.
 
 Examples:
-  agentmesh chat conv_…
-  echo "shorter, please" | agentmesh chat conv_…      until the run ends
+  agentmesh chat conv_…              all of it, then live
+  agentmesh chat conv_… --from 20    from event 20 on
+  echo "shorter, please" | agentmesh chat conv_…
+                                     until the run ends
 
 Exit status: 0 well, 1 if the chat broke off, 130 if it was left by Ctrl-C.
 """
@@ -32,6 +34,7 @@ def register(app: App, console: Console) -> None:
         conversation: str,
         /,
         *,
+        from_: FromSequence = 1,
         full: Annotated[bool, Parameter(negative="", help="Show tool output in full.")] = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
@@ -42,8 +45,9 @@ def register(app: App, console: Console) -> None:
         conversation
             Its id (conv_…).
         """
+        after = events_before(from_)
         with Interrupts() as interrupts:
             async with Gateway.open(connection) as gateway:
                 address = connection.resolve_address()
                 talk = TerminalChat(ChatPage(console), gateway, interrupts, address, full)
-                return await talk.hold(conversation)
+                return await talk.hold(conversation, after)

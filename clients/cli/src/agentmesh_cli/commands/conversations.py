@@ -13,7 +13,14 @@ from agentmesh_cli.feed import show_feed
 from agentmesh_cli.gateway import Gateway
 from agentmesh_cli.images import LocalImages
 from agentmesh_cli.interrupts import Interrupts
-from agentmesh_cli.options import NO_CONNECTION, Connection, Images, JsonFlag
+from agentmesh_cli.options import (
+    NO_CONNECTION,
+    Connection,
+    FromSequence,
+    Images,
+    JsonFlag,
+    events_before,
+)
 from agentmesh_cli.rendering.json_output import dump, to_json
 from agentmesh_cli.rendering.page import Page
 from agentmesh_cli.rendering.tables import print_conversations, print_usage
@@ -50,9 +57,7 @@ def register(app: App, console: Console) -> None:
             bool,
             Parameter(name="--all", negative="", help="All conversations: a line for each event."),
         ] = False,
-        from_: Annotated[
-            int, Parameter(name="--from", help="Sequence of the first event to show.")
-        ] = 1,
+        from_: FromSequence = 1,
         full: Full = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
@@ -65,15 +70,14 @@ def register(app: App, console: Console) -> None:
         """
         if bool(conversation) == all_:
             raise UsageError("CONVERSATION or --all is needed", remedy="give one of them")
-        if from_ < 1:
-            raise UsageError(f"--from {from_} is too small", remedy="events are numbered from 1")
+        after = events_before(from_)
         with Interrupts() as interrupts:
             async with Gateway.open(connection) as gateway:
                 if all_:
                     await interrupts.guard(show_feed(Page(console), gateway))
                 session = Session(Page(console), gateway, interrupts, OnInterrupt.DETACH, full)
                 await gateway.mesh.get(conversation, message_limit=0)  # fails at once if it must
-                return await session.watch(conversation, after_sequence=from_ - 1)
+                return await session.watch(conversation, after_sequence=after)
 
     @app.command(name="list", help_epilogue=LIST_EXAMPLES)
     async def list_(
