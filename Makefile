@@ -6,8 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 PACKAGES := $(wildcard protos/gen/python/pyproject.toml libs/*/pyproject.toml services/*/pyproject.toml clients/*/pyproject.toml)
-SOURCES := libs services clients examples tests bench scripts
-TYPED := meshkit agentmesh_conversation_store agentmesh_agent_runtime agentmesh_tool_runner agentmesh_gateway agentmesh_client agentmesh_cli agentmesh_example
+SOURCES := libs services clients examples tests bench scripts deploy conftest.py
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export STRICT
@@ -66,9 +65,7 @@ lint: .make/venv
 	@ruff format --check $(SOURCES)
 
 types: .make/venv
-	@mypy $(foreach package,$(TYPED),-p $(package))
-	@mypy tests scripts bench examples/extension/tests libs/meshkit/tests clients/cli/tests clients/python/tests \
-		services/agent_runtime/tests services/conversation_store/tests
+	@mypy $(SOURCES)
 
 charts-check: .make/venv
 	@python scripts/helm.py check

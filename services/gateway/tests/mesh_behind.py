@@ -81,7 +81,7 @@ def _documents() -> list[catalog_pb2.Document]:
 
 def _workflows() -> list[WorkflowDefinition]:
     """One that can be executed, and one that another version may have written."""
-    parameters = {
+    parameters: dict[str, Any] = {
         "type": "object",
         "properties": {
             "task": {"type": "string", "minLength": 1},

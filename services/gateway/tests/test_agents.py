@@ -255,8 +255,8 @@ async def test_an_agent_is_copied_as_it_is_or_was(front: Front) -> None:
     for taken in ("copy_a", "developer", "source"):
         answer = await front.http.post("/agents/source/clone", json={"name": taken})
         assert reason(answer, 409) == "ALREADY_EXISTS"
-    for missing, body in (("nobody", {}), ("source", {"version": 3})):
-        answer = await front.http.post(f"/agents/{missing}/clone", json={"name": "x", **body})
+    for missing, version in (("nobody", {}), ("source", {"version": 3})):
+        answer = await front.http.post(f"/agents/{missing}/clone", json={"name": "x", **version})
         assert reason(answer, 404) == "NOT_FOUND"
     for body, field in (
         ({"name": "no name"}, "name"),

@@ -127,7 +127,7 @@ async def test_an_approval_is_listed_and_decided_over_rest(
     shown = (await gateway.http.get("/approvals/appr_two")).json()
     assert shown["approval"] == decided
     assert [event["message"]["content"] for event in shown["context"]] == ["do it"]
-    params = {"context_messages": 0}
+    params: dict[str, Any] = {"context_messages": 0}
     alone = (await gateway.http.get("/approvals/appr_two", params=params)).json()
     assert alone["context"] == []
     params = {"status": "pending"}

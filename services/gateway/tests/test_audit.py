@@ -16,6 +16,7 @@ from agentmesh.gateway.v1 import conversation_service_pb2 as conversation_pb2
 from agentmesh.gateway.v1 import tool_service_pb2 as tool_pb2
 from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
 from agentmesh.gateway.v1.tool_service_pb2_grpc import ToolServiceStub
+from agentmesh.tool_runner.v1.tool_runner_service_pb2 import EXECUTION_LANGUAGE_PYTHON
 from agentmesh_gateway.audit.resources import request_id_of, resource_of
 from agentmesh_gateway.audit.strangers import Strangers
 from agentmesh_gateway.audit.trail import AuditTrail
@@ -163,7 +164,7 @@ async def test_what_is_done_outside_of_the_store_is_recorded_before_it_begins(
 ) -> None:
     operator = await caller(own_front, mesh_hosts, "operator")
     stub: Any = ToolServiceStub(own_front.gateway.channel)
-    request = tool_pb2.ExecuteCodeRequest(language="EXECUTION_LANGUAGE_PYTHON", code="print(1)")
+    request = tool_pb2.ExecuteCodeRequest(language=EXECUTION_LANGUAGE_PYTHON, code="print(1)")
     with pytest.raises(grpc.aio.AioRpcError) as failed:  # no tool_runner here
         async for _ in stub.ExecuteCode(request, metadata=operator.metadata):
             pass
@@ -180,7 +181,7 @@ async def test_nothing_is_done_outside_of_the_store_that_cannot_be_recorded(
 ) -> None:
     alone = await gateways.start(allow_anonymous=True)
     stub: Any = ToolServiceStub(alone.channel)
-    request = tool_pb2.ExecuteCodeRequest(language="EXECUTION_LANGUAGE_PYTHON", code="print(1)")
+    request = tool_pb2.ExecuteCodeRequest(language=EXECUTION_LANGUAGE_PYTHON, code="print(1)")
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         async for _ in stub.ExecuteCode(request):
             pass
@@ -196,15 +197,16 @@ async def test_reads_are_recorded_on_request_and_found_by_filters(
     await _expect(own_front, mesh_hosts, ("ListConversations", "", "OK"))
     method = "agentmesh.gateway.v1.ConversationService/ListConversations"
     stub: Any = AdminServiceStub(own_front.gateway.channel)
-    for fields, count in (
-        ({"method": method}, 1),
-        ({"method": "x"}, 0),
-        ({"principal": admin.key_id, "code": "OK"}, 1),
-        ({"code": "NOT_FOUND"}, 0),
-        ({"resource": "conversation:conv_1"}, 0),
+    wanted = admin_pb2.ListAuditRequest
+    for request, count in (
+        (wanted(method=method), 1),
+        (wanted(method="x"), 0),
+        (wanted(principal=admin.key_id, code="OK"), 1),
+        (wanted(code="NOT_FOUND"), 0),
+        (wanted(resource="conversation:conv_1"), 0),
     ):
-        found = await stub.ListAudit(admin_pb2.ListAuditRequest(**fields), metadata=admin.metadata)
-        assert len(found.records) == count, fields
+        found = await stub.ListAudit(request, metadata=admin.metadata)
+        assert len(found.records) == count, request
     params = {"method": method, "principal": admin.key_id}
     shown = await own_front.http.get("/admin/audit", params=params, headers=admin.headers)
     assert [one["code"] for one in shown.json()["records"]] == ["OK"]

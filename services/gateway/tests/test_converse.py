@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
 from agentmesh.conversation.v1.conversation_pb2 import CONVERSATION_VISIBILITY_TENANT
-from agentmesh.conversation.v1.event_pb2 import Event, RunEnded
+from agentmesh.conversation.v1.event_pb2 import APPROVAL_STATUS_APPROVED, Event, RunEnded
 from agentmesh.conversation_store.v1 import conversation_store_service_pb2 as store_pb2
 from agentmesh.gateway.v1 import approval_service_pb2 as approvals_pb2
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
@@ -53,6 +53,7 @@ class Chat:
         while True:
             response = await self.call.read()
             assert response is not grpc.aio.EOF
+            assert isinstance(response, pb2.ConverseResponse)
             if response.HasField("ack"):
                 return response.ack
             self._take(response.item)
@@ -89,8 +90,9 @@ async def chat(front: Front) -> AsyncIterator[Chat]:
 def refused(ack: pb2.ConverseAck, code: grpc.StatusCode) -> str:
     """What an answer says went wrong."""
     assert ack.WhichOneof("outcome") == "error", ack
-    assert from_rich_status(ack.error).code is code, ack
-    return ack.error.message
+    error = from_rich_status(ack.error)
+    assert error.code is code, ack
+    return error.message
 
 
 async def opened(chat: Chat, request_id: str = "", **fields: Any) -> pb2.ConverseOpened:
@@ -149,21 +151,20 @@ async def test_a_bad_request_is_answered_and_ends_nothing(chat: Chat) -> None:
     refused(unknown, grpc.StatusCode.NOT_FOUND)
 
     conversation_id = (await opened(chat, start=start())).conversation_id
-    for number, command in enumerate(
-        (
-            {},
-            {"open": pb2.ConverseOpen(conversation_id=conversation_id)},
-            {"send_message": pb2.SendMessageRequest(content="")},
-            {"send_message": pb2.SendMessageRequest(content="a", conversation_id="conv_other")},
-            {"send_message": pb2.SendMessageRequest(content="a", request_id="another")},
-            {"resolve_approval": approvals_pb2.ResolveApprovalRequest(approval_id="appr_1")},
-        )
-    ):
+    bad: tuple[dict[str, Any], ...] = (
+        {},
+        {"open": pb2.ConverseOpen(conversation_id=conversation_id)},
+        {"send_message": pb2.SendMessageRequest(content="")},
+        {"send_message": pb2.SendMessageRequest(content="a", conversation_id="conv_other")},
+        {"send_message": pb2.SendMessageRequest(content="a", request_id="another")},
+        {"resolve_approval": approvals_pb2.ResolveApprovalRequest(approval_id="appr_1")},
+    )
+    for number, command in enumerate(bad):
         ack = await chat.ask(f"bad{number}", **command)
         assert ack.request_id == f"bad{number}"
         refused(ack, grpc.StatusCode.INVALID_ARGUMENT)
     nowhere = approvals_pb2.ResolveApprovalRequest(
-        approval_id="appr_1", decision="APPROVAL_STATUS_APPROVED"
+        approval_id="appr_1", decision=APPROVAL_STATUS_APPROVED
     )
     refused(await chat.ask(resolve_approval=nowhere), grpc.StatusCode.NOT_FOUND)
     said = await chat.ask("good", send_message=pb2.SendMessageRequest(content="hello"))

@@ -178,7 +178,10 @@ async def test_watching_a_run_ends_with_it_for_all(watch: Watch) -> None:
 async def test_a_filter_hides_no_end_from_who_watches_a_run(watch: Watch, kind: str) -> None:
     """Of a run that is over, and of one that ends while the subscriber is at the live end."""
     watched = await watch()
-    wanted = {"until": stream_pb2.SUBSCRIBE_UNTIL_RUN_END, "filter": {"kinds": [kind]}}
+    wanted: dict[str, Any] = {
+        "until": stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
+        "filter": {"kinds": [kind]},
+    }
     early = asyncio.create_task(everything(watched.subscribe(**wanted)))
     await watched.settled(1)
     await watched.send("not the end yet")

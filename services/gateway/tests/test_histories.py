@@ -70,7 +70,9 @@ async def test_the_mask_names_what_changes(front: Front) -> None:
     held = await front.http.delete(f"/conversations/{name}")
     assert held.status_code == 400
     assert held.json()["error"]["details"][0]["reason"] == "LEGAL_HOLD"
-    body = {"conversation": {"labels": {"team": "green"}, "retention_age": "86400s"}}
+    body: dict[str, Any] = {
+        "conversation": {"labels": {"team": "green"}, "retention_age": "86400s"}
+    }
     response = await front.http.patch(f"/conversations/{name}", json=body)
     assert response.status_code == 200, response.text
     assert response.json()["conversation"]["labels"] == {"team": "green"}

@@ -89,7 +89,7 @@ async def test_a_token_works_on_both_edges_and_says_what_is_wrong(
     gateway = await gateway_of(
         gateways, mesh_hosts, KEY, oidc=[issuer.settings(scope_claim="scope")]
     )
-    good = {"tenant": "default", "scope": "conversations:read"}
+    good: dict[str, Any] = {"tenant": "default", "scope": "conversations:read"}
     assert await on_both(gateway, bearer(issuer.token(**good))) == "OK"
     assert await on_both(gateway, ("x-api-key", issuer.token(**good))) == "OK"
     assert await on_both(gateway, bearer(KEY)) == "OK"
@@ -208,12 +208,11 @@ class Certificates:
     def http(self, gateway: Gateway, *uris: str, certificate: bool = True) -> httpx.AsyncClient:
         context = ssl.create_default_context(cafile=str(self.files.tls_ca_file))
         if certificate:
-            files = [self.folder / "client.pem", self.folder / "client.key"]
-            for file, content in zip(
-                files, make_client_certificate(self.authority, *uris), strict=True
-            ):
+            chain, key = self.folder / "client.pem", self.folder / "client.key"
+            made = make_client_certificate(self.authority, *uris)
+            for file, content in zip((chain, key), made, strict=True):
                 file.write_bytes(content)
-            context.load_cert_chain(*files)
+            context.load_cert_chain(chain, key)
         return httpx.AsyncClient(base_url=gateway.url, verify=context, trust_env=False)
 
 

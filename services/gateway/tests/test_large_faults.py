@@ -90,7 +90,9 @@ def test_what_is_said_of_schemas_is_short(schema: dict[str, Any]) -> None:
 
 
 def test_what_is_said_of_templates_is_short() -> None:
-    known = {"properties": {f"known{number}{LONG[:900]}": {} for number in range(900)}}
+    known: dict[str, Any] = {
+        "properties": {f"known{number}{LONG[:900]}": {} for number in range(900)}
+    }
     for template in (f"{{{{{LONG}}}}}", "".join(f"{{{{p{n}}}}}" for n in range(MANY))):
         begun = time.process_time()
         assert_short(list(template_faults(template, known, "workflow.stages[0].task")), begun)

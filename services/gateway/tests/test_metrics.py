@@ -6,6 +6,7 @@ import pytest
 from agentmesh_gateway.limits.credential_guard import CredentialGuard
 from agentmesh_gateway.metrics.endpoint import MetricsEndpoint
 from agentmesh_gateway.metrics.gathering import MeshMetrics, added_up
+from agentmesh_gateway.rest.asgi import Message, Scope
 from meshkit.metrics import Metrics
 from meshkit.testkit import HostFactory
 from prometheus_client.parser import text_string_to_metric_families
@@ -121,14 +122,25 @@ async def test_a_token_opens_it_and_nothing_else_does(gateways: Gateways) -> Non
 async def test_without_a_token_only_this_machine_reads(
     client: tuple[str, int] | None, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    sent: list[dict[str, object]] = []
+    sent: list[Message] = []
 
-    async def send(message: dict[str, object]) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
+    async def receive() -> Message:
+        pytest.fail("the figures need no body")
+
+    async def inner(*_: object) -> None:
+        pytest.fail("the path is that of the figures")
+
     guard = CredentialGuard(0, 0)
-    endpoint = MetricsEndpoint(None, MeshMetrics(Metrics(), {}), None, guard)  # type: ignore[arg-type]
+    endpoint = MetricsEndpoint(inner, MeshMetrics(Metrics(), {}), None, guard)
     host = [] if any(name == b"host" for name, _ in headers) else [(b"host", b"localhost")]
-    scope = {"path": "/metrics", "method": "GET", "headers": [*host, *headers], "client": client}
-    await endpoint(scope, None, send)  # type: ignore[arg-type]
+    scope: Scope = {
+        "path": "/metrics",
+        "method": "GET",
+        "headers": [*host, *headers],
+        "client": client,
+    }
+    await endpoint(scope, receive, send)
     assert sent[0]["status"] == 401

@@ -198,7 +198,7 @@ async def test_a_token_without_or_with_another_algorithm_is_refused(issuer: Oidc
     hmac_algorithm = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
     tag = base64.urlsafe_b64encode(hmac_algorithm.sign(body, public)).rstrip(b"=")
     confused = (body + b"." + tag).decode()
-    unsigned = jwt.encode(claims, None, algorithm="none", headers={"kid": "rsa-1"})
+    unsigned = jwt.encode(claims, "", algorithm="none", headers={"kid": "rsa-1"})
     stronger = jwt.encode(claims, RSA_KEY.private, "RS512", headers={"kid": "rsa-1"})
     for token in (confused, unsigned, stronger):
         await refused(tokens, token, "algorithm must be one of RS256, ES256")

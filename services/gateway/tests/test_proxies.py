@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from agentmesh_gateway.http.proxies import Caller, TrustedProxies
 from agentmesh_gateway.settings import GatewaySettings
@@ -92,6 +94,6 @@ def test_peers_as_grpc_writes_them(peer: str, address: str) -> None:
         {"requests_per_second": -1},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        GatewaySettings(**wrong)  # type: ignore[arg-type]
+        GatewaySettings(**wrong)

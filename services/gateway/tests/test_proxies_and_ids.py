@@ -20,13 +20,23 @@ WEB = "spiffe://example.org/ns/prod/sa/web"
 PROXY = "spiffe://example.org/ns/istio/sa/gateway"
 IDS = SpiffeIds(
     [
-        SpiffeId(
-            trust_domain="example.org", path="/ns/prod/sa/web", tenant="acme", role="service"
-        ).domain(),
-        SpiffeId(trust_domain="example.org", path="/tenants/{tenant}/*", role="user").domain(),
-        SpiffeId(
-            trust_domain="other.org", path="/**", tenant="o", role="viewer", scopes=["agents:read"]
-        ).domain(),
+        SpiffeId.model_validate(entry).domain()
+        for entry in (
+            {
+                "trust_domain": "example.org",
+                "path": "/ns/prod/sa/web",
+                "tenant": "acme",
+                "role": "service",
+            },
+            {"trust_domain": "example.org", "path": "/tenants/{tenant}/*", "role": "user"},
+            {
+                "trust_domain": "other.org",
+                "path": "/**",
+                "tenant": "o",
+                "role": "viewer",
+                "scopes": ["agents:read"],
+            },
+        )
     ]
 )
 SERVICE = Principal(WEB, "acme", 5)
@@ -230,7 +240,12 @@ def test_settings_that_would_trust_nobody_or_everybody_are_refused(
 
 
 GOOD_ID = {"trust_domain": "a.b", "path": "/x", "role": "user", "tenant": "t"}
-GOOD_ISSUER = {"issuer": "https://a.b", "audience": "m", "tenant": "t", "default_role": "user"}
+GOOD_ISSUER: dict[str, Any] = {
+    "issuer": "https://a.b",
+    "audience": "m",
+    "tenant": "t",
+    "default_role": "user",
+}
 
 
 @pytest.mark.parametrize(
@@ -248,9 +263,9 @@ GOOD_ISSUER = {"issuer": "https://a.b", "audience": "m", "tenant": "t", "default
     ],
 )
 def test_a_bad_id_is_refused_with_the_field(change: dict[str, Any], where: str) -> None:
-    SpiffeId(**GOOD_ID)
+    SpiffeId.model_validate(GOOD_ID)
     with pytest.raises(ValidationError) as refused:
-        SpiffeId(**(GOOD_ID | change))
+        SpiffeId.model_validate(GOOD_ID | change)
     assert ".".join(str(part) for part in refused.value.errors()[0]["loc"][:1]) == where
 
 
@@ -275,18 +290,19 @@ def test_a_bad_id_is_refused_with_the_field(change: dict[str, Any], where: str) 
     ],
 )
 def test_a_bad_issuer_is_refused_with_the_field(change: dict[str, Any], where: str) -> None:
-    OidcIssuer(**GOOD_ISSUER)
+    OidcIssuer.model_validate(GOOD_ISSUER)
     with pytest.raises(ValidationError) as refused:
-        OidcIssuer(**(GOOD_ISSUER | change))
+        OidcIssuer.model_validate(GOOD_ISSUER | change)
     assert ".".join(str(part) for part in refused.value.errors()[0]["loc"][:1]) == where
 
 
 def test_issuers_must_not_name_each_others_subjects() -> None:
     other = GOOD_ISSUER | {"issuer": "https://c.d"}
     ours, theirs = GOOD_ISSUER | {"subject_prefix": "ab:"}, other | {"subject_prefix": "cd:"}
-    GatewaySettings(oidc=[ours, theirs])
+    settings_of = GatewaySettings.model_validate
+    settings_of({"oidc": [ours, theirs]})
     within = other | {"subject_prefix": "ab:cd:"}
     twice = GOOD_ISSUER | {"subject_prefix": "x:"}
     for several in ([GOOD_ISSUER, other], [GOOD_ISSUER, theirs], [ours, within], [ours, twice]):
         with pytest.raises(ValidationError, match="AGENTMESH_OIDC"):
-            GatewaySettings(oidc=several)
+            settings_of({"oidc": several})

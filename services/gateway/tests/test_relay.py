@@ -23,7 +23,7 @@ async def refusing() -> AsyncIterator[grpc.aio.Channel]:
     async def refuse(_: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.OUT_OF_RANGE, "no more of that")
 
-    handler = grpc.stream_unary_rpc_method_handler(refuse)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_unary_rpc_method_handler(refuse)
     files = grpc.method_handlers_generic_handler("tests.Files", {"Write": handler})
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((files,))

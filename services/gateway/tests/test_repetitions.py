@@ -111,7 +111,7 @@ async def test_a_conditional_upload_knows_its_own_file_again(
     workspace: Workspace, condition: str
 ) -> None:
     runner, request_id = workspace.runner, f"own-{condition}"
-    conditions = {"must_not_exist": "true"}
+    conditions: dict[str, Any] = {"must_not_exist": "true"}
     if condition == "etag":
         runner.put("a.txt", b"before")
         conditions = {"etag": "1"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from agentmesh_gateway.public_api import PUBLIC_SERVICES
 from agentmesh_gateway.rest.binding import bind
@@ -75,7 +77,7 @@ def test_a_literal_path_is_never_an_id(method: str) -> None:
     assert TABLE.allowed("/conversations/start") == ("POST",)
 
 
-def _bind(method: str, path: str, query: str = "", body: object = None):  # type: ignore[no-untyped-def]
+def _bind(method: str, path: str, query: str = "", body: object = None) -> tuple[Any, list[str]]:
     match = TABLE.match(method, path)
     assert match is not None
     message, problems = bind(match, query, body)

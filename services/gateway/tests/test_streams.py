@@ -11,6 +11,7 @@ import grpc
 import pytest
 from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_HEAD as TO_HEAD
 from agentmesh.conversation.v1.stream_pb2 import StreamItem
+from agentmesh.conversation_store.v1.conversation_store_service_pb2 import EventFilter
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from agentmesh.gateway.v1.conversation_service_pb2_grpc import ConversationServiceStub
 from httpx_sse import ServerSentEvent, aconnect_sse
@@ -135,7 +136,9 @@ async def test_the_last_event_that_passes_a_filter_is_no_position(
     )
     stub: Any = ConversationServiceStub(gateway.channel)
     call = stub.SubscribeConversation(
-        pb2.SubscribeConversationRequest(conversation_id="conv_1", filter={"kinds": ["message"]})
+        pb2.SubscribeConversationRequest(
+            conversation_id="conv_1", filter=EventFilter(kinds=["message"])
+        )
     )
     assert [event.sequence for event in (await call.read()).item.events.events] == [2]
     for _ in range(3):

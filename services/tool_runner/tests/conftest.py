@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,10 +180,10 @@ def settings(folder: Path, store_address: str, **values: Any) -> ToolRunnerSetti
     return ToolRunnerSettings(**(given | values))
 
 
-async def until(condition: object, what: str) -> None:
-    """Waits until the condition, a function, holds."""
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Waits until the condition holds."""
     for _ in range(1000):
-        if condition():  # type: ignore[operator]  # a function of no arguments
+        if condition():
             return
         await asyncio.sleep(0.01)
     pytest.fail(f"never: {what}")

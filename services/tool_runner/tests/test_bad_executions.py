@@ -42,7 +42,7 @@ BAD_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("limits.disk_bytes", {"limits": LIMITS(disk_bytes=4096)}),
     ("terminal.rows", {"terminal": pb.Terminal(rows=0, columns=80)}),
     ("terminal.columns", {"terminal": pb.Terminal(rows=24, columns=5000)}),
-    ("network.mode", {"network": net.NetworkPolicy(mode=9)}),  # type: ignore[arg-type]
+    ("network.mode", {"network": net.NetworkPolicy(mode=net.NetworkMode.ValueType(9))}),
     (
         "network.allow",
         {"network": net.NetworkPolicy(allow=[net.NetworkDestination(host="example.org")])},
@@ -60,6 +60,7 @@ async def test_fields_that_are_wrong(mesh: Mesh) -> None:
         with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", field=field):
             await mesh.execute(**({"code": "print('runs')"} | fields))
     for data in (b"\x1a\x02\xff\xfe", b"garbage"):
+        call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
         call = mesh.channel.unary_stream("/agentmesh.tool_runner.v1.ToolRunnerService/Execute")
         with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY"):
             _ = [answer async for answer in call(data, metadata=mesh.user())]

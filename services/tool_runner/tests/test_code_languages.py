@@ -30,7 +30,7 @@ async def test_a_language_that_is_not_installed(
 ) -> None:
     """It is said with what to install; the other languages go on."""
     nowhere = catalog.Tool("rustc", ("no-such-rustc",), "rustc")
-    monkeypatch.setitem(catalog.TOOLS, Language.RUST, (nowhere,))  # type: ignore[arg-type]
+    monkeypatch.setitem(catalog.TOOLS, Language.RUST, (nowhere,))
     with raises_rich(grpc.StatusCode.FAILED_PRECONDITION, "LANGUAGE_NOT_INSTALLED") as refused:
         await mesh.execute("fn main() {}", language=pb.EXECUTION_LANGUAGE_RUST)
     assert refused.error is not None

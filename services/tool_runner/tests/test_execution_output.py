@@ -124,8 +124,10 @@ class Lost:
 async def test_readers_of_an_execution_that_is_lost_are_told(mesh: Mesh) -> None:
     runs: Any = mesh.runner.runs
     log = runs.registry.open("acme", "lost", b"")
-    log.execution = execution = Lost()
-    begun: Any = _Begun(Any, execution, Stay())
+    execution: Any = Lost()
+    workspace: Any = None
+    log.execution = execution
+    begun: Any = _Begun(workspace, execution, Stay())
     await runs._follow(log, begun, None, fresh=False)
     with pytest.raises(OSError, match="the pipe broke"):
         await read(log, 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
+from agentmesh_tool_runner.sandbox.local import LocalBackend
 from google.protobuf.duration_pb2 import Duration
 
 from .conftest import Mesh, until
@@ -77,8 +78,10 @@ async def test_the_sandbox_is_lost(mesh: Mesh) -> None:
     )
     while not (await stream.read()).item.output.data:
         pass
-    launcher: int = mesh.runner.sandboxes.backend.launcher_pid  # type: ignore[attr-defined]
-    os.kill(launcher, signal.SIGKILL)
+    backend = mesh.runner.sandboxes.backend
+    assert isinstance(backend, LocalBackend)
+    assert backend.launcher_pid is not None
+    os.kill(backend.launcher_pid, signal.SIGKILL)
     last = await stream.read()
     assert last.item.finished.reason == pb.EXECUTION_END_REASON_SANDBOX_LOST
     assert (await mesh.execute("print('again')"))[-1].finished.exit_code == 0

@@ -123,7 +123,8 @@ async def test_what_runs_keeps_it_open_and_closing_can_end_it(runners: Runners) 
 
 async def _end_of(stream: Any) -> pb.ExecutionEndReason.ValueType:
     items = [response.item async for response in stream]
-    return items[-1].finished.reason
+    reason: pb.ExecutionEndReason.ValueType = items[-1].finished.reason
+    return reason
 
 
 async def test_an_idle_session_is_saved_and_closed(runners: Runners) -> None:

@@ -191,20 +191,20 @@ async def attack_inside(make: Callable[[], Any], names: list[str], settings: dic
 
 
 def main() -> None:
-    from ..sandbox import engine  # noqa: TID252 - the tests are one tree
-    from ..sandbox.conftest import make_backend  # noqa: TID252
+    from ..sandbox.conftest import make_backend  # noqa: TID252 - the tests are one tree
     from .conftest import options_of
 
     kind, bound, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    options = options_of(bound)
     if kind == "docker":
         # The one that runs already; its containers have networks of their own all the same.
-        engine.address = lambda: sys.argv[4]
+        options["engine"] = sys.argv[4]
     names = of_family("network", alone=False)
     settings = start_servers(folder)
     outside = attack_outside(names, settings, folder)
 
     def make() -> Any:
-        return make_backend(kind, folder / "data", **options_of(bound))
+        return make_backend(kind, folder / "data", **options)
 
     told = asyncio.run(attack_inside(make, names, settings))
     print(json.dumps({"outside": outside, "inside": told}))  # noqa: T201

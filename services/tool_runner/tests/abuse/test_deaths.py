@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from agentmesh_tool_runner.sandbox import cgroups
 
+from ..sandbox.conftest import WITHOUT_GROUPS  # noqa: TID252 - the tests are one tree
 from .attacks.attack import Attack
-from .conftest import ALL, WITHOUT_GROUPS, Verdict
+from .conftest import ALL, Verdict
 from .test_network import ROOT
 
 STAGE = __name__.rpartition(".")[0] + ".death_stage"

@@ -147,7 +147,7 @@ async def test_a_language_that_is_not_installed(
     backend: SandboxBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = catalog.Tool("rustc", ("no-such-rustc",), "rustc")
-    monkeypatch.setitem(catalog.TOOLS, Language.RUST, (nowhere,))  # type: ignore[arg-type]
+    monkeypatch.setitem(catalog.TOOLS, Language.RUST, (nowhere,))
     with pytest.raises(LanguageNotInstalledError, match="install rustc where") as caught:
         await Toolchains(lambda: backend).tools_of(Language.RUST)
     assert caught.value.language is Language.RUST
@@ -157,7 +157,7 @@ async def test_a_compiler_that_is_there_and_does_not_run(
     backend: SandboxBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = catalog.Tool("cc", ("/bin/false",), "gcc")
-    monkeypatch.setitem(catalog.TOOLS, Language.C, (broken,))  # type: ignore[arg-type]
+    monkeypatch.setitem(catalog.TOOLS, Language.C, (broken,))
     with pytest.raises(LanguageNotInstalledError, match="/bin/false does not run"):
         await Toolchains(lambda: backend).tools_of(Language.C)
 

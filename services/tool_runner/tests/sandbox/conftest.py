@@ -82,9 +82,14 @@ def _is_to_run(item: pytest.Item) -> bool:
 def make_backend(kind: str, folder: Path, **options: Any) -> AnyBackend:
     """A backend that is not started, with its data below the folder."""
     if kind == "docker":
-        values: dict[str, Any] = {"engine": engine.address(), "image": engine.IMAGE}
-        values |= {"runtime": "runc", "warm_sandboxes": 0}
+        values: dict[str, Any] = {"image": engine.IMAGE, "runtime": "runc", "warm_sandboxes": 0}
+        values |= {"engine": options.get("engine") or engine.address()}
         return DockerBackend(DockerOptions(data_folder=folder, **(values | options)))
+    return make_local_backend(kind, folder, **options)
+
+
+def make_local_backend(kind: str, folder: Path, **options: Any) -> LocalBackend:
+    """The same, of a backend that the launcher starts."""
     options = {"warm_sandboxes": 1} | options
     if kind == "sandlock":
         return SandlockBackend(LocalOptions(data_folder=folder, **options))
@@ -107,8 +112,8 @@ async def backend(
         await backend.start()
     except SandboxUnavailableError as error:
         pytest.skip(str(error))
-    is_local = isinstance(backend, LocalBackend)
-    if is_local and wants_groups and not backend.uses_control_groups:
+    groups = not isinstance(backend, LocalBackend) or backend.uses_control_groups
+    if wants_groups and not groups:
         await backend.close()
         pytest.skip(f"uid {os.geteuid()} can make no control group here")
     yield backend

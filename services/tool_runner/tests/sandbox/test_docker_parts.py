@@ -47,6 +47,7 @@ def plan(**changes: Any) -> flags.ContainerPlan:
 
 
 def test_frames_are_whole_however_they_come_in_pieces() -> None:
+    sent: list[tuple[dict[str, Any], bytes]]
     sent = [({"a": 1}, b""), ({"b": "é"}, bytes(range(256))), ({}, b"x" * 1000)]
     stream = b"".join(frame(header, payload) for header, payload in sent)
     for size in (1, 7, 64, len(stream)):

@@ -10,8 +10,7 @@ from typing import Any
 import docker
 import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
-from agentmesh_tool_runner.sandbox import selftest
-from agentmesh_tool_runner.sandbox.docker import backend as docker_backend
+from agentmesh_tool_runner.sandbox import seccomp, selftest
 from agentmesh_tool_runner.sandbox.docker import flags
 from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
 from agentmesh_tool_runner.sandbox.docker.options import DockerOptions
@@ -75,7 +74,7 @@ async def test_a_weaker_container_fails_the_self_test(
         "agentmesh_tool_runner.sandbox.docker.engine.container_config", _weaker(lock)
     )
     if lock == "seccomp":
-        monkeypatch.setattr(docker_backend.seccomp, "build_filter", lambda **_: b"")
+        monkeypatch.setattr(seccomp, "build_filter", lambda **_: b"")
     backend = make_backend(kind, tmp_path)
     await backend.start()
     try:
@@ -126,6 +125,7 @@ async def test_an_image_without_python_is_told(
 @pytest.fixture
 async def gvisor(kind: str, tmp_path: Path) -> AsyncIterator[DockerBackend]:
     backend = make_backend(kind, tmp_path, runtime=None)
+    assert isinstance(backend, DockerBackend)
     await backend.start()
     yield backend
     await backend.close()

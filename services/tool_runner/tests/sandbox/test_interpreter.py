@@ -22,15 +22,14 @@ from agentmesh_tool_runner.sandbox.model import (
 )
 from agentmesh_tool_runner.sandbox.resident_client import ResidentLostError
 
-from .conftest import LIMITS, collect, make_backend
+from .conftest import LIMITS, collect, make_local_backend
 from .test_lifecycle import processes_with
 from .test_warm import first_line
 
 
 @pytest.fixture
 async def warm(tmp_path: Path) -> AsyncIterator[LocalBackend]:
-    backend = make_backend("bubblewrap", tmp_path)
-    assert isinstance(backend, LocalBackend)
+    backend = make_local_backend("bubblewrap", tmp_path)
     await backend.start()
     if not backend.keeps_variables:
         await backend.close()
@@ -89,7 +88,7 @@ async def test_variables_last_and_the_last_expression_is_shown(session: Workspac
     assert (await interpret(session, "x")).fresh is False
 
 
-ENDS = [
+ENDS: list[tuple[str, dict[str, Any], EndReason]] = [
     ("while True: pass", {"wall_seconds": 0.5}, EndReason.WALL_TIMEOUT),
     ("while True: pass", {"cpu_seconds": 0.2}, EndReason.CPU_TIMEOUT),
     ("while True: print('x' * 1000)", {"output_bytes": 5000}, EndReason.OUTPUT_LIMIT),
@@ -197,7 +196,7 @@ async def test_who_says_too_much_is_ended(session: Workspace) -> None:
 
 
 async def test_where_there_are_no_control_groups_there_is_none(tmp_path: Path) -> None:
-    backend = make_backend("bubblewrap", tmp_path, use_cgroups=False)
+    backend = make_local_backend("bubblewrap", tmp_path, use_cgroups=False)
     await backend.start()
     try:
         assert not backend.keeps_variables

@@ -21,7 +21,15 @@ from agentmesh_tool_runner.sandbox.model import (
     WorkspaceKey,
 )
 
-from .conftest import LIMITS, Run, collect, make_backend, read_host, saved_archives
+from .conftest import (
+    LIMITS,
+    Run,
+    collect,
+    make_backend,
+    make_local_backend,
+    read_host,
+    saved_archives,
+)
 
 SOURCE = Path(cgroups.__file__).parents[2]
 
@@ -98,7 +106,7 @@ async def test_writing_more_than_fits_is_told(workspace: Workspace) -> None:
 
 
 async def test_idle_workspaces_are_closed_and_come_back(local_kind: str, tmp_path: Path) -> None:
-    backend = make_backend(local_kind, tmp_path, max_open_workspaces=2, warm_sandboxes=0)
+    backend = make_local_backend(local_kind, tmp_path, max_open_workspaces=2, warm_sandboxes=0)
     await backend.start()
     try:
         for number in range(6):
@@ -223,7 +231,7 @@ async def test_groups_of_a_killed_service_are_swept(local_kind: str, tmp_path: P
 
 
 async def test_nothing_is_left_of_a_closed_backend(local_kind: str, tmp_path: Path) -> None:
-    backend = make_backend(local_kind, tmp_path)
+    backend = make_local_backend(local_kind, tmp_path)
     await backend.start()
     workspace = await backend.workspace(WorkspaceKey("t", "conv"))
     execution = await workspace.execute(ExecutionSpec(["/bin/sleep", "98765"], limits=LIMITS))

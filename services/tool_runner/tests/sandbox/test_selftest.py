@@ -15,7 +15,7 @@ from agentmesh_tool_runner.sandbox.inside import Launch
 from agentmesh_tool_runner.sandbox.local import LocalBackend
 from agentmesh_tool_runner.sandbox.model import SandboxUnavailableError
 
-from .conftest import make_backend
+from .conftest import make_backend, make_local_backend
 
 
 async def test_every_property_is_proved(backend: LocalBackend) -> None:
@@ -76,7 +76,7 @@ async def test_a_weaker_sandbox_fails(
 async def test_a_weaker_resident_fails(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str, broken: str
 ) -> None:
-    backend = make_backend(kind, tmp_path, warm_sandboxes=1)
+    backend = make_local_backend(kind, tmp_path, warm_sandboxes=1)
     compose = backend._compose_resident
 
     def weaker(workspace: str) -> Launch | None:

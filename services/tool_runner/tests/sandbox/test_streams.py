@@ -100,7 +100,7 @@ async def test_whoever_gives_up_writing_leaves_no_task_behind(workspace: Workspa
             await execution.write_stdin(bytes(16 * MIB))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    named = {task.get_coro().__qualname__ for task in asyncio.all_tasks() - before}
+    named = {str(task.get_coro()) for task in asyncio.all_tasks() - before}
     assert not {name for name in named if "wait" in name or "outcome" in name}
     execution.cancel()
     await execution.outcome()

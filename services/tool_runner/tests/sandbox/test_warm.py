@@ -20,7 +20,7 @@ from agentmesh_tool_runner.sandbox.model import (
 )
 from agentmesh_tool_runner.sandbox.resident_client import Resident
 
-from .conftest import LIMITS, Result, collect, make_backend
+from .conftest import LIMITS, Result, collect, make_local_backend
 from .test_lifecycle import processes_with, wait_until_gone
 
 WHICH = "import os; print(os.readlink('/proc/self/ns/user'), open('/proc/1/cmdline').read())"
@@ -33,7 +33,7 @@ async def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def warm(kind: str, tmp_path: Path) -> AsyncIterator[LocalBackend]:
-    backend = make_backend(kind, tmp_path, warm_sandboxes=2)
+    backend = make_local_backend(kind, tmp_path, warm_sandboxes=2)
     await backend.start()
     if not backend.uses_control_groups:
         await backend.close()

@@ -34,7 +34,7 @@ class Sum(BaseModel):
 
 
 @tool
-def custom_tool(query: str, options: Dict[str, Any] = None) -> str:  # noqa: RUF013, UP006
+def custom_tool(query: str, options: Dict[str, Any] = None) -> str:  # type: ignore[assignment]  # noqa: RUF013, UP006  # as users write it
     """
     Custom tool for specialized functionality.
 
@@ -91,7 +91,8 @@ def shout(lines: int) -> None:
     for number in range(lines):
         print("garbage", number)  # noqa: T201
     os.write(2, b"\xff\x00 raw\n")
-    sys.__stdout__ = sys.stdout = None  # type: ignore[assignment]
+    for name in ("__stdout__", "stdout"):
+        setattr(sys, name, None)
 
 
 @tool
@@ -138,20 +139,21 @@ def _flaky(path: str, until: int, how: str) -> int:
     return times
 
 
+LIES: dict[str, Any] = {
+    "shape": {"total": {"x": "one"}, "count": 1},
+    "kind": 5,
+    "surrogate": {"total": {"x": 1, "y": 2}, "count": 1, "\udc80": "\udc80"},
+}
+
+
 @tool
 def lies(how: str) -> Sum:
     """Returns something else than it says."""
-    if how == "shape":
-        return {"total": {"x": "one"}, "count": 1}  # type: ignore[return-value]
-    if how == "kind":
-        return 5  # type: ignore[return-value]
-    if how == "surrogate":
-        return {"total": {"x": 1, "y": 2}, "count": 1, "\udc80": "\udc80"}  # type: ignore
-    return object()  # type: ignore[return-value]
+    return LIES.get(how, object())  # type: ignore[no-any-return]  # that is the lie
 
 
 @tool
-def anything(what: str):  # type: ignore[no-untyped-def]
+def anything(what: str):  # type: ignore[no-untyped-def]  # as users write it
     """Promises nothing."""
     if what == "deep":
         nested: Any = []
@@ -245,7 +247,7 @@ def undeclared() -> None:
 
 
 @tool
-def unhinted(a) -> str:  # type: ignore[no-untyped-def]
+def unhinted(a) -> str:  # type: ignore[no-untyped-def]  # as users write it
     """Has no hint."""
     return str(a)
 
@@ -262,7 +264,7 @@ def starred(*many: int) -> int:
 
 
 @tool
-def handles(a: threading.Lock) -> int:  # type: ignore[valid-type]
+def handles(a: threading.Lock) -> int:
     """Takes what no JSON is."""
     return 1
 

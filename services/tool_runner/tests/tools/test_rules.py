@@ -13,6 +13,7 @@ import pytest
 from agentmesh.conversation.v1 import message_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.server import ToolRunner
+from google.protobuf.json_format import MessageToDict
 from meshkit.server import ServiceHost
 from meshkit.testkit import HostFactory, raises_rich
 
@@ -88,8 +89,8 @@ async def test_schemas_of_arguments_and_results_are_listed_and_published(mesh: M
     tools = {tool.name: tool for tool in answer.tools}
     assert list(tools) == sorted(tools)
     add = tools["add"]
-    assert add.output_schema["required"][0] == "total"
-    assert add.parameters["required"][0] == "points"
+    assert MessageToDict(add.output_schema)["required"][0] == "total"
+    assert MessageToDict(add.parameters)["required"][0] == "points"
     assert (add.origin, add.cacheable, add.retries, add.concurrency) == (
         "odd-tools 1.2",
         True,
@@ -133,7 +134,7 @@ async def test_what_may_not_be_repeated_is_not_unless_nothing_was_done(
 async def test_wrong_arguments_are_not_tried_again(mesh: Mesh) -> None:
     wrong = await call(mesh, "flaky", {"path": 1}, retries=3)
     assert (wrong.failure, wrong.attempts) == (FAILURE.TOOL_FAILURE_ARGUMENTS, 1)
-    paths = [violation["path"] for violation in wrong.detail["violations"]]
+    paths = [violation["path"] for violation in MessageToDict(wrong.detail)["violations"]]
     assert paths == ["path", "until"]
     replayed = await call(mesh, "flaky", {"path": 1}, call_id="call_0")
     assert replayed == wrong
@@ -198,16 +199,18 @@ async def test_an_orphan_whose_tool_is_gone_is_unknown(mesh: Mesh) -> None:
 
 
 async def test_bad_wishes_are_refused(mesh: Mesh) -> None:
-    for rules in ({"retries": 11}, {"concurrency": -1}, {"cache_ttl": -1}, {"timeout": -1}):
+    bad: dict[str, Any] = {"retries": 11, "concurrency": -1, "cache_ttl": -1, "timeout": -1}
+    for name, value in bad.items():
         with raises_rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD"):
-            await call(mesh, "add", {"points": []}, **rules)
+            await call(mesh, "add", {"points": []}, **{name: value})
     assert mesh.store.steps == {}
 
 
 async def test_a_tool_that_lies_about_its_result_has_failed(mesh: Mesh) -> None:
     part = await call(mesh, "lies", {"how": "shape"}, retries=3)
     assert (part.outcome, part.failure) == (ERROR, FAILURE.TOOL_FAILURE_OUTPUT)
-    assert (part.detail["violations"][0]["path"], part.attempts) == ("total.x", 1)
+    violations = MessageToDict(part.detail)["violations"]
+    assert (violations[0]["path"], part.attempts) == ("total.x", 1)
 
 
 async def test_results_that_no_message_can_hold_are_recorded_all_the_same(mesh: Mesh) -> None:

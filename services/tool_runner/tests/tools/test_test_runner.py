@@ -79,7 +79,7 @@ async def test_every_outcome_is_told(mesh: Mesh) -> None:
 async def test_a_selection_of_tests_runs(mesh: Mesh) -> None:
     files = {"test_a.py": ALL_KINDS}
     part = await run(mesh, files, keyword="good or many", stop_after=1)
-    assert MessageToDict(part.detail["totals"])["passed"] == 2
+    assert MessageToDict(part.detail)["totals"]["passed"] == 2
     called = await mesh.call("test_runner", call_id="c2", paths=["test_a.py::test_good"])
     assert called.result.detail["success"] is True
     assert called.result.output == "1 passed"
@@ -106,7 +106,7 @@ async def test_no_tests_and_no_end_are_errors(mesh: Mesh) -> None:
     loud = "def test_loud():\n    for _ in range(300): print('x' * 9999)\n    assert 0\n"
     part = await run(mesh, {"test_slow.py": loud}, call_id="c3")
     assert part.outcome == OK, part.output
-    assert part.detail["totals"]["failed"] == 1
+    assert MessageToDict(part.detail)["totals"]["failed"] == 1
 
 
 OTHERWISE = (

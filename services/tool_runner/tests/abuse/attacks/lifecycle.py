@@ -262,7 +262,8 @@ def adopted_by_the_supervisor() -> str:
 )
 def poisoned_interpreter() -> str:
     """Changes modules and built-in functions, in memory and on the path, for whoever comes next."""
-    os.getcwd = json.loads = print
+    for module, name in ((os, "getcwd"), (json, "loads")):
+        setattr(module, name, print)
     sys.modules["poison"] = sys
     sys.path.insert(0, "/workspace")
     for name in ("resident", "resident_child", "kernel", "agentmesh_tool_runner"):

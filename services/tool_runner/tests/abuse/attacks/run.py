@@ -79,12 +79,12 @@ def _in_child(attack: Attack) -> tuple[str, str]:
         os._exit(0)
     os.close(writable)
     with os.fdopen(readable, "rb") as told:
-        answer = told.readline()
+        line = told.readline()
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):
         os.killpg(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         return signal.Signals(-code).name, ""
-    first, second = json.loads(answer)
+    first, second = json.loads(line)
     return first, second
