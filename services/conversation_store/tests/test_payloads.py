@@ -230,8 +230,8 @@ async def test_only_what_is_old_and_unused_is_collected(tmp_path: Path) -> None:
     assert await Collector(blobs, storage, YOUNG).collect("acme", given) == 0
     old = Collector(blobs, storage, timedelta(0))
     assert await old.collect("acme", given) == 1
-    assert await blobs.find("acme", used.digest)
-    assert await blobs.find("other", theirs.digest)
+    assert (await blobs.find("acme", used.digest)).size == used.size
+    assert (await blobs.find("other", theirs.digest)).size == theirs.size
     assert await Collector(blobs, storage, YOUNG).sweep() == 0
     assert await old.sweep() == 1
     assert [blob.tenant async for blob in blobs.everything()] == ["acme"]

@@ -76,8 +76,8 @@ async def test_a_recorded_step_is_recorded_once_under_any_fence(
 async def test_only_who_committed_a_turn_may_ask_again_how_it_went(storage: Storage) -> None:
     run = await leased(storage)
     committed = commit(run)
-    await storage.execute(committed)
-    assert await storage.execute(committed)
+    first = await storage.execute(committed)
+    assert await storage.execute(committed) == first
     (successor,) = await storage.grant({"v": 1}, LEASE)
     before = await _log(storage, run)
     with pytest.raises(Rejection) as refused:

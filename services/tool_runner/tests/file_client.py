@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import grpc
@@ -37,7 +37,7 @@ class Files:
         return (await self.stream(self.requests(path, chunks, **first))).file
 
     def requests(
-        self, path: str, chunks: Iterable[bytes], **first: Any
+        self, path: str, chunks: Collection[bytes], **first: Any
     ) -> list[pb.WriteFileRequest]:
         """The first names the file."""
         named = {"conversation_id": self._conversation, "path": path, **first}

@@ -262,21 +262,18 @@ async def test_no_container_outlives_a_service_that_is_killed(
     code = _SERVICE.format(
         source=str(SOURCE), folder=str(tmp_path), engine=engine.address(), image=engine.IMAGE
     )
-    service = start_service(code)
-    try:
-        assert service.stdout is not None
-        assert service.stdout.readline() == "running\n"
-        assert wait_for("34444", count=2)
-        os.kill(service.pid, signal.SIGKILL)
-        assert wait_until_gone("34444")
-        async with asyncio.timeout(60):
-            while ours(client):
-                await asyncio.sleep(0.02)
-    finally:
-        service.kill()
-        service.wait()
-        if service.stdout:
-            service.stdout.close()
+    with start_service(code) as service:
+        try:
+            assert service.stdout is not None
+            assert service.stdout.readline() == "running\n"
+            assert wait_for("34444", count=2)
+            os.kill(service.pid, signal.SIGKILL)
+            assert wait_until_gone("34444")
+            async with asyncio.timeout(60):
+                while ours(client):
+                    await asyncio.sleep(0.02)
+        finally:
+            service.kill()
     assert volumes(client)
     # What cannot go by itself the next service sweeps.
     backend = make_backend(kind, tmp_path)

@@ -195,18 +195,15 @@ def test_parent_death_kills_the_tree(
     local_kind: str, tmp_path: Path, victim: str, groups: bool
 ) -> None:
     code = _SERVICE.format(source=str(SOURCE), folder=str(tmp_path), groups=groups, kind=local_kind)
-    service = start_service(code)
-    try:
-        assert service.stdout is not None
-        launcher = int(service.stdout.readline())
-        assert wait_for("54321", count=2)
-        os.kill(service.pid if victim == "service" else launcher, signal.SIGKILL)
-        assert wait_until_gone("54321")
-    finally:
-        service.kill()
-        service.wait()
-        if service.stdout:
-            service.stdout.close()
+    with start_service(code) as service:
+        try:
+            assert service.stdout is not None
+            launcher = int(service.stdout.readline())
+            assert wait_for("54321", count=2)
+            os.kill(service.pid if victim == "service" else launcher, signal.SIGKILL)
+            assert wait_until_gone("54321")
+        finally:
+            service.kill()
 
 
 async def test_groups_of_a_killed_service_are_swept(local_kind: str, tmp_path: Path) -> None:

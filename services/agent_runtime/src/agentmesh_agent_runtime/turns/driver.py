@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -342,7 +342,7 @@ class TurnDriver:
 
 
 async def _fetch(
-    fetch: FetchSchemas, tenant: str, names: Iterable[str]
+    fetch: FetchSchemas, tenant: str, names: Collection[str]
 ) -> Mapping[str, ToolSchema]:
     return await fetch(tenant, names) if names else {}
 
