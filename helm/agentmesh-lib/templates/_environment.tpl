@@ -10,6 +10,8 @@
   value: {{ .Values.drainSeconds | quote }}
 - name: AGENTMESH_MAX_MESSAGE_BYTES
   value: {{ .Values.global.maxMessageBytes | int64 | quote }}
+- name: AGENTMESH_MAX_CONNECTIONS
+  value: {{ .Values.global.maxConnections | int64 | quote }}
 - name: AGENTMESH_INTERNAL_SECRET
   valueFrom:
     secretKeyRef:

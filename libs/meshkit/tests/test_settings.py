@@ -57,6 +57,8 @@ def test_empty_means_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         ("AGENTMESH_GRPC_PORT", "70000"),
         ("AGENTMESH_INTERNAL_SECRET", "hunter2"),
         ("AGENTMESH_DRAIN_SECONDS", "-1"),
+        ("AGENTMESH_MAX_CONNECTIONS", "-1"),
+        ("AGENTMESH_HANDSHAKE_SECONDS", "0"),
         ("AGENTMESH_LOG_FORMAT", "xml"),
         ("LOG_LEVEL", "loud"),
         ("AGENTMESH_TLS_CERT_FILE", "/etc/cert.pem"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import grpc
@@ -118,3 +119,38 @@ async def test_an_old_connection_is_replaced_and_its_calls_have_their_grace(
     assert await code_of(check(gateway.channel, timeout=ENOUGH_SECONDS, wait_for_ready=True)) is (
         grpc.StatusCode.OK
     )
+
+
+async def test_connections_are_bounded_and_those_without_calls_end(
+    gateways: Gateways, mesh_hosts: HostFactory
+) -> None:
+    gateway = await start(
+        gateways,
+        mesh_hosts,
+        max_connections=3,
+        handshake_seconds=600.0,
+        grpc_max_connection_idle_seconds=0.5,
+    )
+    call = await watch(gateway)
+    name, _, port = gateway.host.grpc_address.rpartition(":")
+    silent = [await asyncio.open_connection(name, int(port)) for _ in range(2)]
+    await _ends(await asyncio.open_connection(name, int(port)))
+    silent.pop()[1].close()
+    async with asyncio.timeout(ENOUGH_SECONDS):
+        greeted = b""
+        while not greeted:  # the place is not back yet
+            reader, writer = await asyncio.open_connection(name, int(port))
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+            greeted = await reader.read(9)
+    await _ends((reader, writer))
+    assert not call.done()
+    silent.pop()[1].close()
+
+
+async def _ends(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    reader, writer = connection
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(ENOUGH_SECONDS):
+            while await reader.read(4096):
+                pass
+    writer.close()

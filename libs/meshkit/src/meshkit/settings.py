@@ -67,6 +67,8 @@ class ServiceSettings(BaseSettings):
     tls_require_client_cert: bool = False
     drain_seconds: float = Field(default=10.0, ge=0, le=3600)
     max_message_bytes: int = Field(default=4 * MIB, ge=1024, le=512 * MIB)
+    max_connections: int = Field(default=10_000, ge=0, le=1_000_000)
+    handshake_seconds: float = Field(default=10.0, ge=0.1, le=600)
     ready_file: Path | None = None
     log_format: Literal["json", "console"] = "console"
     log_level: str = Field(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 
+from meshkit.open_files import connections_that_fit
 from meshkit.settings import PREFIX, ServiceSettings, is_loopback
 from meshkit.tls_files import server_files
 
@@ -23,6 +24,9 @@ def server_options(settings: ServiceSettings) -> Options:
     """Options of a server. Clients may ping every 10 s, idle or not, and are pinged themselves."""
     return [
         *_message_limits(settings),
+        *connection_limit(*connections_that_fit(settings.max_connections)),
+        # From the first byte of TLS to the first frame of HTTP/2.
+        ("grpc.server_handshake_timeout_ms", round(settings.handshake_seconds * 1000)),
         # Two servers on one port would share its calls at random: let the second one fail.
         ("grpc.so_reuseport", 0),
         ("grpc.keepalive_time_ms", 2 * _KEEPALIVE_MS),
@@ -31,6 +35,11 @@ def server_options(settings: ServiceSettings) -> Options:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
+
+
+def connection_limit(most: int) -> Options:
+    """At most so many connections at once; 0 is no limit. One more is closed without a word."""
+    return [("grpc.max_allowed_incoming_connections", most)] if most else []
 
 
 def channel_options(settings: ServiceSettings) -> Options:

@@ -73,6 +73,7 @@ class GatewaySettings(ServiceSettings):
     http_max_connections_per_address: int = Field(default=2_000, ge=0)
     grpc_max_streams_per_connection: int = Field(default=2_000, ge=1)
     grpc_max_header_bytes: int = Field(default=32_768, ge=1024, le=1_048_576)
+    grpc_max_connection_idle_seconds: float = Field(default=300.0, ge=0)
     grpc_max_connection_age_seconds: float = Field(default=3600.0, ge=0)
     grpc_max_connection_grace_seconds: float = Field(default=300.0, gt=0)
     grpc_min_ping_seconds: float = Field(default=10.0, gt=0)

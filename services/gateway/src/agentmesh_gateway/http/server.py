@@ -20,6 +20,7 @@ from agentmesh_gateway.http.limits import BoundedHttpProtocol, HttpLimits, bound
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.http.tls import following
 from agentmesh_gateway.http.websockets import bounded_websockets
+from agentmesh_gateway.limits.edges import http_connections
 from agentmesh_gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ def _limits(settings: GatewaySettings) -> HttpLimits:
 
 def _connections(settings: GatewaySettings, proxies: TrustedProxies) -> Connections:
     return Connections(
-        settings.http_max_connections, settings.http_max_connections_per_address, proxies
+        http_connections(settings), settings.http_max_connections_per_address, proxies
     )
 
 
