@@ -73,10 +73,12 @@ async def test_whoever_closes_it_at_the_end_of_a_call_comes_too_early(mesh: Mesh
     await first_output(stream)
     await write_done(mesh)
     [running] = mesh.runner.calls._calls.values()
+    acting = running.acting
+    assert acting is not None
     async with opened(mesh)._lock(KEY):
         # Its turn comes before that of whoever records the call.
         closing = asyncio.create_task(opened(mesh).release(KEY))
-        await until(lambda: running.reply is not None or running.acting.done(), "it has ended")
+        await until(lambda: running.reply is not None or acting.done(), "it has ended")
     await closing
     async for _ in stream:
         pass
