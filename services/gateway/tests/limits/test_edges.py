@@ -9,8 +9,8 @@ from agentmesh_gateway.limits.edges import grpc_connections, http_connections
 from agentmesh_gateway.limits.http2 import http2_options
 from agentmesh_gateway.settings import GatewaySettings
 
-from ..conftest import Gateways
-from ..test_http_limits import Wire, parse
+from services.gateway.tests.conftest import Gateways
+from services.gateway.tests.test_http_limits import Wire, parse
 
 
 def test_each_edge_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
