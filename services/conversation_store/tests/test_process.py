@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest_asyncio
+from agentmesh_conversation_store.settings import StoreSettings
 from meshkit.testkit import MeshProcess
 
 from services.conversation_store.tests.driver import (
@@ -94,3 +97,25 @@ async def test_a_worker_and_a_reader_go_on_after_the_store_was_killed(
     await rest.ended()
     assert rest.sequences == [5, 6]
     await client.close()
+
+
+async def test_a_database_that_cannot_be_served_is_one_line_for_the_operator(
+    tmp_path: Path,
+) -> None:
+    settings = StoreSettings(data_dir=tmp_path)
+    settings.database_file.parent.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(settings.database_file) as newer:
+        newer.execute("CREATE TABLE schema_version (version INTEGER PRIMARY KEY)")
+        newer.execute("INSERT INTO schema_version VALUES (999)")
+    newer.close()
+    started = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "agentmesh_conversation_store",
+        env={**os.environ, "AGENTMESH_DATA_DIR": str(tmp_path), "AGENTMESH_GRPC_PORT": "0"},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, told = await started.communicate()
+    assert started.returncode == 2
+    assert b"Traceback" not in told
+    assert told.splitlines()[-1].startswith(b"error: the database has schema 999")

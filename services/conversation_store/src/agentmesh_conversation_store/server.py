@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from agentmesh.conversation_store.v1 import approval_store_service_pb2_grpc as approvals
 from agentmesh.conversation_store.v1 import blob_service_pb2_grpc as blobs
@@ -24,6 +25,7 @@ from .codec.events import ProtobufEvents
 from .domain.attempts import Retries
 from .domain.audit_keys import AuditKeys
 from .domain.model import SECOND, Run
+from .domain.rejections import Rejection
 from .fanout.announcer import Announcer
 from .fanout.in_process import InProcessFanout
 from .fanout.interface import Fanout
@@ -152,10 +154,17 @@ def build(settings: StoreSettings) -> ServiceHost:
         uses,
         sealer,
     )
-    host.on_start += [storage.open, *(part.start for part in talking)]
+    host.on_start += [partial(_open, storage), *(part.start for part in talking)]
     host.on_drain.append(drain)
     host.on_stop += [storage.close, *(part.stop for part in talking)]
     return host
+
+
+async def _open(storage: Storage) -> None:
+    try:
+        await storage.open()
+    except Rejection as rejection:
+        raise StartupError(rejection.message) from rejection
 
 
 def _blob_place(settings: StoreSettings) -> Place:

@@ -84,10 +84,14 @@ class AuditKeys:
         secret = self._marking.get(key_id)
         return secret is not None and hmac.compare_digest(_mac(secret, record), mac)
 
-    def cut_over(self, at: Instant) -> CutOver:
-        """Says that the database was upgraded at that time."""
-        through = at + CUT_OVER
-        return CutOver("", through, self.first.sign(_cut_over_digest(through)))
+    def cut_over(self, at: Instant) -> Sequence[CutOver]:
+        """Says that the database was upgraded at that time. Each key says so, for the first one may
+        be given up again; each a microsecond earlier, since there is one place for each time."""
+        throughs = (at + CUT_OVER - number for number in range(len(self.all)))
+        return [
+            CutOver("", through, key.sign(_cut_over_digest(through)))
+            for through, key in zip(throughs, self.all, strict=True)
+        ]
 
     def through_cut_over(self, said: Sequence[CutOver]) -> Instant:
         """Until when records without a mark pass; 0: they never do. What no key signed is void."""

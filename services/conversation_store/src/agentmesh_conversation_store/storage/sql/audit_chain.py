@@ -19,6 +19,7 @@ from agentmesh_conversation_store.domain.audit_intake import PUT_ASIDE, Intake
 from agentmesh_conversation_store.domain.audit_keys import AuditKeys
 from agentmesh_conversation_store.domain.ledger import AuditRecord
 from agentmesh_conversation_store.domain.model import Instant
+from agentmesh_conversation_store.domain.rejections import Reason, Rejection
 from agentmesh_conversation_store.storage.audit import ChainEnd, ChainPage, Removal, Sealing
 
 from .plan import Alone, Plan, each, fetch, first, now
@@ -36,6 +37,10 @@ _SEALED = f"{_RECORDS} AND sequence BETWEEN ? AND ? ORDER BY sequence"
 _PLACE = "UPDATE audit_records SET sequence = ? WHERE tenant = ? AND time = ? AND record_id = ?"
 _SEALS = f"SELECT {SEALS.select} FROM audit_seals WHERE tenant = ?"
 _LAST_SEAL = f"{_SEALS} ORDER BY number DESC LIMIT 1"
+_NEWEST_SEALS = (
+    f"SELECT {SEALS.select} FROM audit_seals s"
+    " WHERE number = (SELECT max(number) FROM audit_seals WHERE tenant = s.tenant)"
+)
 _SEAL = f"{_SEALS} AND number = ?"
 _SEAL_AT = f"{_SEALS} AND last_sequence = ?"
 _NEXT_SEALS = f"{_SEALS} AND number > ? ORDER BY number LIMIT ?"
@@ -65,11 +70,30 @@ def seal_some(keys: AuditKeys, tenant: str, limit: int, known: Seal | None) -> P
 
 def cut_over(keys: AuditKeys) -> Plan[None]:
     """Seals what stands in a database of an earlier release, which marked no records, and lets such
-    records pass for a while. Nobody else works on the audit log meanwhile."""
-    yield from each(CUT_OVERS.add, [CUT_OVERS.row(keys.cut_over((yield from now())))])
+    records pass for a while. Nobody else works on the audit log meanwhile.
+
+    Raises Rejection, before anything is signed, if none of the keys has sealed anything here.
+    """
+    yield from _insist_on_keys(keys)
+    said = keys.cut_over((yield from now()))
+    yield from each(CUT_OVERS.add, [CUT_OVERS.row(one) for one in said])
     for tenant in (yield from waiting()):
         while (yield from _seal(keys, tenant, _SEALED_AT_ONCE, None)).more:
             pass
+
+
+def _insist_on_keys(keys: AuditKeys) -> Plan[None]:
+    """One newest seal of theirs is enough: others may be of keys that were given up, or forged."""
+    rows = yield from fetch(_NEWEST_SEALS)
+    found = sorted({str(SEALS.value(row).key_id) for row in rows})
+    if found and not any(keys.find(key_id) for key_id in found):
+        raise Rejection(
+            Reason.DATABASE_UNAVAILABLE,
+            "the audit log of this database was sealed with other keys"
+            f" ({', '.join(found[:_NAMED])}):"
+            " set AGENTMESH_AUDIT_KEY, or API_KEY_SECRET where there was none, to what it was."
+            " Nothing was upgraded",
+        )
 
 
 def _seal(keys: AuditKeys, tenant: str, limit: int, known: Seal | None) -> Plan[Sealing]:
