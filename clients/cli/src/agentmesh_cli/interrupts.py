@@ -34,6 +34,8 @@ class Interrupts:
         try:
             await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
+                if signalled.done():  # too late for this work: it is for whoever waits next
+                    self._queue.put_nowait(signalled.result())
                 return working.result()
             raise CliError("interrupted", exit_status=EXIT_INTERRUPTED)
         finally:
