@@ -10,6 +10,7 @@ import grpc
 import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox.model import WorkspaceKey
+from agentmesh_tool_runner.sandbox.mounted import Stay
 
 from .conftest import CONVERSATION, TENANT, Mesh, until
 
@@ -139,3 +140,13 @@ async def test_whoever_closes_it_at_the_end_of_a_program_comes_too_early(mesh: M
     assert workspaces.count == 1
     await reader.rest()
     assert "made" in await names(mesh)
+
+
+async def test_a_stay_that_is_over_keeps_nothing_open(mesh: Mesh) -> None:
+    """As of a program in a workspace of its own, which nobody saves."""
+    await names(mesh)
+    workspaces, stay = mesh.runner.sandboxes.backend.workspaces, Stay()
+    stay.close()
+    workspaces.stay(KEY, stay)
+    await workspaces.release(KEY)
+    assert not workspaces.count

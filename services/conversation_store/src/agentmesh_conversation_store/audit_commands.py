@@ -99,7 +99,7 @@ def _line(record: AuditRecord) -> str:
         record.peer or "-",
         record.trace_id or "-",
     )
-    return "  ".join("".join(c if c.isprintable() else "?" for c in part) for part in shown)
+    return "  ".join("".join(c if c.isprintable() else "?" for c in str(part)) for part in shown)
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .domain.audit_chain import Chain, Head, is_genuine
 from .domain.audit_keys import AuditKeys
+from .domain.rejections import Reason, Rejection
 from .storage.audit import ChainEnd, ChainPage
 from .storage.interface import Storage
 
@@ -34,7 +35,7 @@ async def verify(
     tenants = {*await storage.audited_tenants(), *remembered}
     return [
         await verify_tenant(storage, tenant, keys, remembered.get(tenant))
-        for tenant in sorted(tenants)
+        for tenant in sorted(tenants, key=repr)  # SQLite gives bytes where somebody put them
     ]
 
 
@@ -49,10 +50,16 @@ async def verify_tenant(
     chain = Chain(tenant, keys)
     problem, end = None, None
     while problem is None and end is None:
-        page = await storage.audit_page(
-            tenant, keys, chain.batches, chain.last_sequence, _SEALS_A_PAGE
-        )
-        problem, end = _check(chain, page, keys, remembered), page.end
+        try:
+            page = await storage.audit_page(
+                tenant, keys, chain.batches, chain.last_sequence, _SEALS_A_PAGE
+            )
+        except Rejection as rejection:
+            if rejection.reason is not Reason.CORRUPT:
+                raise
+            problem = f"what follows batch {chain.batches} cannot be read: {rejection.message}"
+        else:
+            problem, end = _check(chain, page, keys, remembered), page.end
     if problem is None and end is not None:
         problem = _beside(end)
     if problem is None and remembered is not None and chain.batches < remembered.number:
@@ -78,7 +85,7 @@ def _beside(end: ChainEnd) -> str | None:
     if end.misplaced:
         return f"{end.misplaced} records claim places that no batch covers"
     if end.foreign:
-        ids = ", ".join(end.foreign[:_NAMED])
+        ids = ", ".join(map(str, end.foreign[:_NAMED]))
         return f"{len(end.foreign)} records were not written by the store like this: {ids}"
     return None
 

@@ -12,10 +12,11 @@ from meshkit.tasks import stop
 
 from .domain.audit_chain import Seal
 from .domain.audit_keys import AuditKeys, SealingKey
-from .domain.model import SECOND
-from .domain.rejections import Rejection
+from .domain.model import SECOND, Instant
+from .domain.rejections import Reason, Rejection
 from .identity import load_pepper
 from .settings import StoreSettings
+from .storage.audit import Removal
 from .storage.interface import Storage
 
 _log = logging.getLogger(__name__)
@@ -74,8 +75,10 @@ class AuditSealer:
         for tenant in await self._storage.tenants_to_seal():
             try:
                 await self._seal(tenant, made)
-            except Rejection:
-                raise
+            except Rejection as rejection:
+                if rejection.reason is not Reason.CORRUPT:
+                    raise
+                self._report(tenant, f"nothing is added to the chain: {rejection.message}")
             except Exception:
                 _log.exception("audit records stay unsealed", extra={"tenant": tenant})
         return made
@@ -90,7 +93,7 @@ class AuditSealer:
             if done.problem is not None:
                 self._report(tenant, f"nothing is added to the chain: {done.problem}")
             if done.put_aside:
-                ids = ", ".join(one.record_id for one in done.put_aside[:_NAMED])
+                ids = ", ".join(str(one.record_id) for one in done.put_aside[:_NAMED])
                 self._report(
                     tenant, f"{len(done.put_aside)} records are not the store's, put aside: {ids}"
                 )
@@ -106,16 +109,22 @@ class AuditSealer:
             before = await self._storage.now() - self._keep_days * _DAY
         removed = 0
         for tenant in await self._storage.audited_tenants():
-            while True:
-                done = await self._storage.remove_audit(
-                    tenant, self._keys, before, _REMOVED_AT_ONCE
-                )
+            more = True
+            while more:
+                done = await self._remove(tenant, before)
                 removed += done.records
+                more = done.problem is None and done.records > 0
                 if done.problem is not None:
                     self._report(tenant, f"records are kept beyond their time: {done.problem}")
-                if done.problem is not None or not done.records:
-                    break
         return removed
+
+    async def _remove(self, tenant: str, before: Instant | None) -> Removal:
+        try:
+            return await self._storage.remove_audit(tenant, self._keys, before, _REMOVED_AT_ONCE)
+        except Rejection as rejection:
+            if rejection.reason is not Reason.CORRUPT:
+                raise
+            return Removal(problem=rejection.message)
 
     async def _look_around(self) -> None:
         """What need not be done each time."""

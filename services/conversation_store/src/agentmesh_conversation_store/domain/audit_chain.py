@@ -1,9 +1,9 @@
 """The chain that audit records are sealed in: each seal covers a batch of one tenant's records and
 the seal before it, under a key that the database does not have.
 
-Whoever can write to the database can change, remove, insert, move and reorder rows. None of that
-passes `Chain.check`. What a chain alone cannot show is that its newest seals were cut off: for
-that, heads are kept elsewhere, see `Head`.
+Whoever can write to the database can change, remove, insert, move and reorder rows, and put values
+of other types into some databases. None of that passes `Chain.check`. What a chain alone cannot
+show is that its newest seals were cut off: for that, heads are kept elsewhere, see `Head`.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def is_intact(found: Seal, keys: AuditKeys) -> bool:
     """Whether one of the keys made this seal as it stands. Of the first format, without the records
     at hand, that is known of its hash alone."""
     key = keys.find(found.key_id)
-    if key is None:
+    if key is None or not _is_well_typed(found):
         return False
     if not found.content:
         return key.signed(found.hash, found.signature)
@@ -153,6 +153,8 @@ class Chain:
         expected = self.batches + 1
         if found.number != expected:
             return f"batch {expected} is missing"
+        if not _is_well_typed(found):
+            return f"batch {expected} does not match its seal: its values are of other types"
         if found.tenant != self.tenant:
             return f"batch {expected} belongs to another tenant"
         if found.first_sequence != self.last_sequence + 1 or found.last_sequence < (
@@ -182,7 +184,19 @@ class Chain:
         return None
 
 
+def _is_well_typed(found: Seal) -> bool:
+    numbers = (found.number, found.first_sequence, found.last_sequence, found.sealed_at)
+    raw = (found.previous, found.hash, found.signature, found.content)
+    return (
+        isinstance(found.tenant, str)
+        and all(isinstance(number, int) for number in numbers)
+        and all(isinstance(one, bytes) for one in raw)
+    )
+
+
 def _covers(found: Seal, records: Sequence[AuditRecord]) -> bool:
+    if not all(isinstance(one, (str, int)) for record in records for one in record.sealed_fields):
+        return False
     if found.content:
         return found.content == _content(records)
     return found.hash == _framed_digest(_FIRST_FORMAT, found, _digests(records))

@@ -38,8 +38,8 @@ class SealingKey:
         return hmac.new(self.secret, digest, hashlib.sha256).digest()
 
     def signed(self, digest: bytes, signature: bytes) -> bool:
-        """Whether this key made the signature."""
-        return hmac.compare_digest(self.sign(digest), signature)
+        """Whether this key made the signature; a value of another type it never did."""
+        return isinstance(signature, bytes) and hmac.compare_digest(self.sign(digest), signature)
 
 
 @dataclass(frozen=True, slots=True)

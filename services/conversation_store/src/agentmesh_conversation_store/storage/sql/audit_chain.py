@@ -238,7 +238,8 @@ def tenants() -> Plan[Sequence[str]]:
             " SELECT tenant FROM known WHERE tenant IS NOT NULL"
         )
         found.update(tenant for (tenant,) in rows)
-    return sorted(found)
+    # SQLite gives bytes where somebody put them.
+    return sorted(found, key=repr)
 
 
 def page(
@@ -268,18 +269,17 @@ def _records_of(one: Seal) -> Plan[Sequence[AuditRecord]]:
 def _end(keys: AuditKeys, tenant: str, last_sequence: int, said: Sequence[Cut]) -> Plan[ChainEnd]:
     count = "SELECT count(*) FROM audit_records WHERE tenant = ? AND sequence"
     misplaced = 0
-    for condition, bound in (("> ?", last_sequence), ("< ?", PUT_ASIDE)):
+    for condition, bound in (("> ?", last_sequence), ("< 0 AND sequence <> ?", PUT_ASIDE)):
         row = yield from first(f"{count} {condition}", tenant, bound)
         misplaced += int(row[0]) if row else 0
     intake = yield from _intake(keys, tenant, (yield from now()), said)
     unsealed = 0
     foreign: list[str] = []
     for place in (0, PUT_ASIDE):
-        position: tuple[int, str] = (-(2**62), "")
+        further, position = "", ()
         while True:
             rows = yield from fetch(
-                f"{_RECORDS} AND sequence = {place} AND (time, record_id) > (?, ?)"
-                " ORDER BY time, record_id LIMIT ?",
+                f"{_RECORDS} AND sequence = {place} {further} ORDER BY time, record_id LIMIT ?",
                 tenant,
                 *position,
                 _JUDGED_AT_ONCE,
@@ -290,5 +290,6 @@ def _end(keys: AuditKeys, tenant: str, last_sequence: int, said: Sequence[Cut]) 
             foreign += unknown
             if len(records) < _JUDGED_AT_ONCE:
                 break
+            further = "AND (time, record_id) > (?, ?)"
             position = (records[-1].time, records[-1].record_id)
     return ChainEnd(misplaced, unsealed, foreign)

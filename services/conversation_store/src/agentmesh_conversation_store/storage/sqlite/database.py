@@ -24,6 +24,8 @@ _AWAY = {
     sqlite3.SQLITE_READONLY,  # as file systems become when their disk fails
 }
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_NO_TEXT = "Could not decode to UTF-8"
+"""What Python's module says of text that somebody else wrote; SQLite has no code for that."""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -125,6 +127,8 @@ def _statements(sql: str) -> list[str]:
 def as_rejection(error: sqlite3.Error) -> Rejection | None:
     """What a failure of the database means for the caller; None for a defect of ours."""
     code = getattr(error, "sqlite_errorcode", None)
+    if code is None and str(error).startswith(_NO_TEXT):
+        return Rejection(Reason.CORRUPT, f"the store's database is damaged: {error}")
     if code in _FULL:
         return Rejection(Reason.STORAGE_FULL, "the disk of the store is full; nothing was written")
     if code is not None and (code & 0xFF) in _DAMAGED:
