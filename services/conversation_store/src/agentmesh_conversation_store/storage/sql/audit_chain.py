@@ -276,7 +276,8 @@ def _end(keys: AuditKeys, tenant: str, last_sequence: int, said: Sequence[Cut]) 
     unsealed = 0
     foreign: list[str] = []
     for place in (0, PUT_ASIDE):
-        further, position = "", ()
+        further = ""
+        position: tuple[int | str, ...] = ()
         while True:
             rows = yield from fetch(
                 f"{_RECORDS} AND sequence = {place} {further} ORDER BY time, record_id LIMIT ?",
