@@ -19,7 +19,6 @@ from agentmesh.common.v1 import (
     trace_service_pb2_grpc,
 )
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from meshkit import logs, metrics, telemetry, trace_service
@@ -27,6 +26,7 @@ from meshkit.active_calls import ActiveCalls
 from meshkit.admission import Admission, PublicAuthenticator
 from meshkit.call_gate import CallGate
 from meshkit.channels import MeshChannels
+from meshkit.health import Health
 from meshkit.identity import InternalIdentity, use_identity
 from meshkit.metrics import Metrics, MetricsServicer
 from meshkit.policy import MethodRules, service_rules
@@ -45,6 +45,7 @@ from meshkit.transport import (
     server_options,
 )
 from meshkit.validation import prepare
+from meshkit.watches import Watches
 
 __all__ = ["GrpcService", "ServiceHost", "StartupError", "run"]
 
@@ -97,8 +98,7 @@ class ServiceHost:
         self._registrations: list[Callable[[grpc.aio.Server], None]] = []
         self._rules: dict[str, MethodRules] = {}
         self._serving: dict[str, bool] = {}
-        self._health = HealthServicer()
-        self._health_changes: set[asyncio.Task[None]] = set()
+        self._health = Health()
         self._calls = ActiveCalls()
         self._server: grpc.aio.Server | None = None
         self._channels: MeshChannels | None = None
@@ -144,12 +144,7 @@ class ServiceHost:
     def set_serving(self, full_name_or_empty: str, serving: bool) -> None:
         """What health checks hear of one service, or of the whole process if the name is empty."""
         self._serving[full_name_or_empty] = serving
-        if self._server is not None:
-            change = asyncio.get_running_loop().create_task(
-                self._health.set(full_name_or_empty, _health_status(serving))
-            )
-            self._health_changes.add(change)
-            change.add_done_callback(self._health_changes.discard)
+        self._health.set(full_name_or_empty, serving=serving)
 
     async def start(self) -> None:
         """Listens and serves. Raises StartupError, with one line for the operator."""
@@ -167,7 +162,7 @@ class ServiceHost:
             raise
         self._server = server
         for full_name in {"", *self._serving}:
-            await self._health.set(full_name, _health_status(self._serving.get(full_name, True)))
+            self._health.set(full_name, serving=self._serving.get(full_name, True))
         self._write_ready_file()
         logger.info("%s serves gRPC on %s", self.name, self.grpc_address)
 
@@ -230,6 +225,7 @@ class ServiceHost:
             self.call_listener,
             self.call_gate,
             self.vouches_for_traces,
+            Watches(self.settings.max_watches, self.settings.max_watches_per_address),
         )
         options = [*server_options(self.settings), *self.transport_options]
         server = grpc.aio.server(interceptors=[interceptor], options=options)
@@ -261,7 +257,7 @@ class ServiceHost:
         if server is None:
             return
         grace = self.settings.drain_seconds
-        await self._health.enter_graceful_shutdown()
+        self._health.drain()
         for hook in self.on_drain:
             await _run_hook(hook)
         self.draining.set()
@@ -314,8 +310,3 @@ async def _run_hook(hook: Hook) -> None:
         await hook()
     except Exception:
         logger.exception("a hook failed while stopping")
-
-
-def _health_status(serving: bool) -> Any:
-    answer = health_pb2.HealthCheckResponse
-    return answer.SERVING if serving else answer.NOT_SERVING

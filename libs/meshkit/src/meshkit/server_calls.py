@@ -36,6 +36,7 @@ from meshkit.telemetry import TRACEPARENT, TRACESTATE, Telemetry
 from meshkit.tenant_spans import TENANT_ATTRIBUTE
 from meshkit.trace_entry import Vouches, announcement, begin_anew
 from meshkit.validation import decoding, validate
+from meshkit.watches import Watches
 
 Behavior: TypeAlias = Callable[[Any, Any], Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -54,6 +55,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         listener: CallListener | None = None,
         gate: CallGate | None = None,
         vouches: Vouches | None = None,
+        watches: Watches | None = None,
     ) -> None:
         self._rules = rules
         self._admission = admission
@@ -63,6 +65,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         self._listener = listener
         self._gate = gate
         self._vouches = vouches
+        self._watches = watches or Watches(0, 0)
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -139,7 +142,8 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         return serve
 
     def _wrap_infrastructure(self, inner: Handler) -> Handler:
-        """Health watches and the like must not hold up a drain: they are ended first."""
+        """Health watches and the like are bounded, since they need no credentials, and must not
+        hold up a drain: they are ended first."""
         if not inner.response_streaming:
             return inner
         behavior = _of(inner.stream_stream or inner.unary_stream)
@@ -147,8 +151,11 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
         async def serve(request: Any, context: ServicerContext) -> None:
             task = self._calls.enter(background=True)
             try:
-                result = behavior(request, context)
-                await (_forward(result, context) if hasattr(result, "__aiter__") else result)
+                with self._watches.one(context.peer()):
+                    result = behavior(request, context)
+                    await (_forward(result, context) if hasattr(result, "__aiter__") else result)
+            except MeshError as refusal:
+                await abort(context, refusal)
             except asyncio.CancelledError:
                 if self._calls.ended_by_drain(task):
                     await abort(context, MeshError.draining())

@@ -69,6 +69,8 @@ class ServiceSettings(BaseSettings):
     max_message_bytes: int = Field(default=4 * MIB, ge=1024, le=512 * MIB)
     max_connections: int = Field(default=10_000, ge=0, le=1_000_000)
     handshake_seconds: float = Field(default=10.0, ge=0.1, le=600)
+    max_watches: int = Field(default=1000, ge=0)
+    max_watches_per_address: int = Field(default=100, ge=0)
     ready_file: Path | None = None
     log_format: Literal["json", "console"] = "console"
     log_level: str = Field(

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from agentmesh_gateway.limits.credential_guard import CredentialGuard
-from agentmesh_gateway.limits.sites import site_of
 from meshkit.caller_address import enter_caller_address
 from meshkit.errors import MeshError
+from meshkit.sites import site_of
 
 GUEST, OTHER = "10.0.0.1", "10.0.0.2"
 

@@ -19,12 +19,12 @@ from meshkit.context import Principal
 from meshkit.errors import MeshError
 from meshkit.ids import new_id
 from meshkit.served_call import ServedCall
+from meshkit.sites import site_of
 
 from agentmesh_gateway.audit.access_log import AccessLog
 from agentmesh_gateway.audit.resources import request_digest, request_id_of, resource_of
 from agentmesh_gateway.audit.strangers import Strangers
 from agentmesh_gateway.audit.trail import AuditTrail
-from agentmesh_gateway.limits.sites import site_of
 
 _PACKAGE = "agentmesh.gateway.v1"
 OUTSIDE_OF_THE_STORE = frozenset(

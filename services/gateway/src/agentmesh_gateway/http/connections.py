@@ -3,10 +3,11 @@ it is closed: while it shakes hands, and as whatever it is upgraded to."""
 
 from __future__ import annotations
 
+from meshkit.counts import Counts
+from meshkit.sites import site_of
+
 from agentmesh_gateway.http import refusals
 from agentmesh_gateway.http.proxies import TrustedProxies
-from agentmesh_gateway.limits.counts import Counts
-from agentmesh_gateway.limits.sites import site_of
 
 _ALL = "all"
 

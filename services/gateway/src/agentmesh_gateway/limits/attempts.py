@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
+from meshkit.counts import Counts
 from meshkit.errors import MeshError, QuotaViolation
 
 from agentmesh_gateway.limits.buckets import LocalBuckets, Rate, Take
-from agentmesh_gateway.limits.counts import Counts
 
 Judged = TypeVar("Judged")
 

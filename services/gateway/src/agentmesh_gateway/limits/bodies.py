@@ -15,11 +15,11 @@ import grpc
 from agentmesh.common.v1 import errors_pb2
 from meshkit.caller_address import find_caller_address
 from meshkit.context import Principal
+from meshkit.counts import Counts
 from meshkit.errors import MeshError, QuotaViolation
+from meshkit.sites import site_of
 
-from agentmesh_gateway.limits.counts import Counts
 from agentmesh_gateway.limits.overload import RETRY_SECONDS, Overload
-from agentmesh_gateway.limits.sites import site_of
 
 _SHARE = 0.5
 _ALL = "all"

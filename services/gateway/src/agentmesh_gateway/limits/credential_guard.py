@@ -16,10 +16,10 @@ from typing import TypeVar
 import grpc
 from meshkit.caller_address import find_caller_address
 from meshkit.errors import MeshError
+from meshkit.sites import site_of
 
 from agentmesh_gateway.limits.attempts import Attempts
 from agentmesh_gateway.limits.buckets import LocalBuckets, Rate
-from agentmesh_gateway.limits.sites import site_of
 
 _MOST_GOOD = 10_000
 _MOST_ADDRESSES = 100_000

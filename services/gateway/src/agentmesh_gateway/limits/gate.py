@@ -14,13 +14,13 @@ import grpc
 from agentmesh.common.v1 import errors_pb2, options_pb2
 from meshkit.caller_address import enter_caller_address
 from meshkit.context import Principal
+from meshkit.counts import Counts
 from meshkit.errors import MeshError, QuotaViolation
 from meshkit.policy import MethodRules
 from meshkit.served_call import ServedCall
 
 from agentmesh_gateway.http.proxies import TrustedProxies
 from agentmesh_gateway.limits.buckets import Buckets, Verdict
-from agentmesh_gateway.limits.counts import Counts
 from agentmesh_gateway.limits.overload import RETRY_SECONDS, Overload
 from agentmesh_gateway.limits.shares import SharesOfCallers, subjects_of
 from agentmesh_gateway.limits.strangers import Strangers

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from meshkit.caller_address import find_caller_address
+from meshkit.sites import site_of
 
 from agentmesh_gateway.limits.buckets import LocalBuckets, Rate, Take
 from agentmesh_gateway.limits.shares import Shares
-from agentmesh_gateway.limits.sites import site_of
 
 _BURST_SECONDS = 2
 _MOST_ADDRESSES = 100_000
