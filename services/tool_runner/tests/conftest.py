@@ -22,6 +22,7 @@ from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2_grpc as pb_grpc
 from agentmesh_tool_runner.calls import ToolCall
 from agentmesh_tool_runner.sandbox.sandlock import landlock_version
+from agentmesh_tool_runner.sandbox.workspaces import Workspaces
 from agentmesh_tool_runner.server import ToolRunner
 from agentmesh_tool_runner.settings import ToolRunnerSettings
 from meshkit.channels import MeshChannels, call_metadata
@@ -31,6 +32,7 @@ from meshkit.testkit import HostFactory, mesh_hosts
 from meshkit.testkit.hosts import Registration
 
 from .memory_store import MemoryStore, Step
+from .processes import PATIENCE
 
 __all__ = ["mesh_hosts"]
 
@@ -67,6 +69,11 @@ class Mesh:
         self.store = store
         self.channel = channels.channel(runner.host.grpc_address, "tool_runner")
         self.stub = pb_grpc.ToolRunnerServiceStub(self.channel)
+
+    @property
+    def workspaces(self) -> Workspaces:
+        """Those that the runner has open."""
+        return self.runner.sandboxes.backend.workspaces
 
     def worker(self) -> Any:
         """Metadata of a worker that holds the run's lease."""
@@ -182,11 +189,12 @@ def settings(folder: Path, store_address: str, **values: Any) -> ToolRunnerSetti
 
 async def until(condition: Callable[[], object], what: str) -> None:
     """Waits until the condition holds."""
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail(f"never: {what}")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        pytest.fail(f"never: {what}")
 
 
 async def orphan(mesh: Mesh, tool: str, arguments_json: str) -> None:

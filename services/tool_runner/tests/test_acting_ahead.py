@@ -11,7 +11,6 @@ import pytest
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.sandbox.files import reading
 from agentmesh_tool_runner.sandbox.model import ExecutionSpec, WorkspaceKey
-from agentmesh_tool_runner.sandbox.workspaces import Workspaces
 from agentmesh_tool_runner.server import ToolRunner
 from meshkit.context import Principal
 from meshkit.identity import principal_scope
@@ -37,11 +36,6 @@ async def printed(mesh: Mesh, code: str, **fields: Any) -> str:
     return b"".join(item.output.data for item in items).decode().strip()
 
 
-def opened(mesh: Mesh) -> Workspaces:
-    """The runner's workspaces."""
-    return mesh.runner.sandboxes.backend.workspaces
-
-
 async def test_a_program_starts_before_the_store_has_answered_and_nothing_is_told(
     mesh: Mesh,
 ) -> None:
@@ -58,7 +52,7 @@ async def test_a_program_starts_before_the_store_has_answered_and_nothing_is_tol
         )
     )
     first = asyncio.ensure_future(anext(items))
-    mounted: Any = opened(mesh)._open[KEY]
+    mounted: Any = mesh.workspaces._open[KEY]
     await until(lambda: reading.read_file(mounted.files._root, "log", 0, 9) == b"xx", "it ran")
     assert files.asked == asked + 1
     assert not first.done()
@@ -72,8 +66,8 @@ async def test_in_a_new_conversation_a_program_starts_as_early(mesh: Mesh) -> No
     files = mesh.store.files
     files.answers.clear()
     first = asyncio.create_task(printed(mesh, LOG))
-    await until(lambda: KEY in opened(mesh)._open, "it is open")
-    mounted: Any = opened(mesh)._open[KEY]
+    await until(lambda: KEY in mesh.workspaces._open, "it is open")
+    mounted: Any = mesh.workspaces._open[KEY]
 
     def written() -> bool:
         try:
@@ -98,14 +92,14 @@ async def test_without_a_first_answer_nothing_stays_open(mesh: Mesh) -> None:
     mesh.store.files.refuses = True
     with pytest.raises(grpc.aio.AioRpcError):
         await printed(mesh, LOG)
-    assert not opened(mesh).count
+    assert not mesh.workspaces.count
     mesh.store.files.refuses = False
     assert await printed(mesh, LOG) == "x"
 
 
 async def test_what_was_begun_on_old_files_is_undone_and_begins_again(pair: Pair) -> None:
     assert await printed(pair.one, LOG) == "x"
-    here = opened(pair.one)._open[KEY]
+    here = pair.one.workspaces._open[KEY]
     assert await printed(pair.two, LOG) == "xx"
     assert await printed(pair.one, LOG) == "xxx"
     assert here.dropped, "it began on the old files"
@@ -154,7 +148,7 @@ async def test_nobody_acts_ahead_where_something_would_be_lost(mesh: Mesh) -> No
         mesh.call("file_manager", "call_slow", action="write", path="of_the_call", content="1")
     )
     await hold.reached.wait()
-    workspaces = opened(mesh)
+    workspaces = mesh.workspaces
     async with workspaces.ahead(KEY, lambda _: True) as counts:
         assert counts is None
     hold.go_on.set()
@@ -191,7 +185,7 @@ async def test_whoever_acts_ahead_waits_for_no_slot(
     await runner.host.start()
     mesh = Mesh(runner, store, mesh_hosts.channels())
     assert await printed(mesh, LOG) == "x"
-    rest: Any = opened(mesh).rest
+    rest: Any = mesh.workspaces.rest
     is_settled, looked, go_on = rest.is_settled, asyncio.Event(), asyncio.Event()
 
     async def slowly(*of_what: Any) -> bool:

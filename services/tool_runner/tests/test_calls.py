@@ -19,6 +19,7 @@ from meshkit.testkit import HostFactory, raises_rich
 
 from .conftest import CONVERSATION, RUN, TENANT, Mesh, orphan, settings, until
 from .memory_store import MemoryStore
+from .processes import sleepers
 
 APPEND = "printf x >> count; cat count"
 
@@ -142,27 +143,16 @@ async def test_a_raised_fence_kills_the_process_tree(mesh: Mesh) -> None:
         if item.output.data:
             break
     await mesh.store.watched.wait()
-    await until(lambda: len(sleepers()) == 2, "both run")
+    await until(lambda: len(sleepers("31337")) == 2, "both run")
     mesh.store.raise_fence(RUN, "another tenant")
     await asyncio.sleep(0.1)
-    assert len(sleepers()) == 2
+    assert len(sleepers("31337")) == 2
     mesh.store.raise_fence(RUN, TENANT)
-    await until(lambda: not sleepers(), "killed")
+    await until(lambda: not sleepers("31337"), "killed")
     with raises_rich(grpc.StatusCode.ABORTED, "STALE_FENCE"):
         async for _ in stream:
             pass
     assert mesh.store.recorded == []
-
-
-def sleepers() -> list[str]:
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if file.read_bytes() == b"sleep\x0031337\x00":
-                found.append(file.parent.name)
-        except OSError:
-            continue
-    return found
 
 
 async def test_live_output_is_published_in_order_under_the_fence(mesh: Mesh) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +13,7 @@ from agentmesh_tool_runner.sandbox.local import LocalBackend
 from google.protobuf.duration_pb2 import Duration
 
 from .conftest import Mesh, until
+from .processes import processes
 
 MIB = 1024 * 1024
 PROGRAMS: dict[str, dict[str, Any]] = {
@@ -129,12 +128,6 @@ async def test_every_process_is_reached(mesh: Mesh, way: str) -> None:
     assert reason == f"EXECUTION_END_REASON_{wanted_reason}"
 
 
-def _processes(mark: str) -> list[Path]:
+def _processes(mark: str) -> list[int]:
     """Of the host, those that have the mark as their last argument."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            if len(words) > 2 and words[-2] == mark.encode():
-                found.append(folder)
-    return found
+    return processes(lambda words: len(words) > 2 and words[-2] == mark.encode())

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from agentmesh_tool_runner.sandbox.model import WorkspaceKey
 from agentmesh_tool_runner.sandbox.mounted import Mounted
-from agentmesh_tool_runner.sandbox.workspaces import Workspaces
 
 from .conftest import CONVERSATION, TENANT, Mesh
 
@@ -26,14 +25,9 @@ async def owing(mesh: Mesh) -> AsyncIterator[Mesh]:
     mesh.store.files.refuses_saves = False
 
 
-def opened(mesh: Mesh) -> Workspaces:
-    """The runner's workspaces."""
-    return mesh.runner.sandboxes.backend.workspaces
-
-
 def mounted(mesh: Mesh) -> Mounted:
     """The conversation's one, which is open."""
-    return opened(mesh)._open[KEY]
+    return mesh.workspaces._open[KEY]
 
 
 def generation(mesh: Mesh) -> int:
@@ -42,24 +36,24 @@ def generation(mesh: Mesh) -> int:
 
 
 async def test_they_are_kept_as_soon_as_it_is_back(owing: Mesh) -> None:
-    await opened(owing).close_idle()
+    await owing.workspaces.close_idle()
     assert generation(owing) == 0
     owing.store.files.refuses_saves = False
-    await opened(owing).close_idle()
+    await owing.workspaces.close_idle()
     assert generation(owing) == 1
-    await opened(owing).close_idle()
+    await owing.workspaces.close_idle()
     assert generation(owing) == 1, "there is nothing left to keep"
 
 
 async def test_a_session_stays_open_until_they_are_kept(owing: Mesh) -> None:
     here = mounted(owing)
     here.used_at = here.opened_at = float("-inf")
-    await opened(owing).close_idle()
-    await opened(owing).release(KEY)
+    await owing.workspaces.close_idle()
+    await owing.workspaces.release(KEY)
     assert mounted(owing) is here
     owing.store.files.refuses_saves = False
-    await opened(owing).close_idle()
-    assert not opened(owing).count
+    await owing.workspaces.close_idle()
+    assert not owing.workspaces.count
     assert generation(owing) == 1
 
 
@@ -67,14 +61,14 @@ async def test_they_are_kept_for_whoever_changed_them(owing: Mesh) -> None:
     owing.store.files.refuses_saves = False
     savers: list[Any] = []
     owing.store.files.told_saver = savers.append
-    await opened(owing).close_idle()
+    await owing.workspaces.close_idle()
     assert [saver.subject for saver in savers] == ["alice"]
 
 
 async def test_what_a_killed_call_left_among_them_is_not_kept(owing: Mesh) -> None:
-    opened(owing).taint(KEY)
+    owing.workspaces.taint(KEY)
     owing.store.files.refuses_saves = False
-    await opened(owing).close_idle()
-    await opened(owing).clean(KEY, 1)
+    await owing.workspaces.close_idle()
+    await owing.workspaces.clean(KEY, 1)
     assert generation(owing) == 0
-    assert not opened(owing).count
+    assert not owing.workspaces.count

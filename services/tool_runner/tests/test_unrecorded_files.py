@@ -11,7 +11,6 @@ from agentmesh.conversation.v1 import message_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 from agentmesh_tool_runner.calls import RunningCall
 from agentmesh_tool_runner.sandbox.model import WorkspaceKey
-from agentmesh_tool_runner.sandbox.workspaces import Workspaces
 from meshkit.testkit import raises_rich
 
 from .conftest import CONVERSATION, RUN, TENANT, Mesh, first_output, until
@@ -21,11 +20,6 @@ MAKE = json.dumps({"language": "shell", "code": "printf x >> made; cat made"})
 # It goes on once there is a file.
 WAIT = "echo go; until [ -e done ]; do sleep 0.02; done; printf x >> made"
 SLOW = json.dumps({"language": "shell", "code": WAIT})
-
-
-def opened(mesh: Mesh) -> Workspaces:
-    """The runner's workspaces."""
-    return mesh.runner.sandboxes.backend.workspaces
 
 
 async def write_done(mesh: Mesh) -> None:
@@ -59,12 +53,12 @@ def waiting(lock: Any) -> int:
 async def test_files_of_a_call_that_could_not_be_recorded_are_in_its_record(mesh: Mesh) -> None:
     await call_unrecorded(mesh)
     # As when another one needs its place.
-    await opened(mesh).release(KEY)
+    await mesh.workspaces.release(KEY)
     again = await mesh.call_raw("code_executor", MAKE, "call_1")
     assert again.result.output == "exit code 0\nx"
     assert mesh.store.recorded[-1].HasField("workspace")
-    await opened(mesh).release(KEY)
-    assert not opened(mesh).count, "nothing holds it once the call is recorded"
+    await mesh.workspaces.release(KEY)
+    assert not mesh.workspaces.count, "nothing holds it once the call is recorded"
     assert await names(mesh) == ["made"]
 
 
@@ -75,9 +69,9 @@ async def test_whoever_closes_it_at_the_end_of_a_call_comes_too_early(mesh: Mesh
     [running] = mesh.runner.calls._calls.values()
     acting = running.acting
     assert acting is not None
-    async with opened(mesh)._lock(KEY):
+    async with mesh.workspaces._lock(KEY):
         # Its turn comes before that of whoever records the call.
-        closing = asyncio.create_task(opened(mesh).release(KEY))
+        closing = asyncio.create_task(mesh.workspaces.release(KEY))
         await until(lambda: running.reply is not None or acting.done(), "it has ended")
     await closing
     async for _ in stream:
@@ -89,20 +83,20 @@ async def test_a_killed_call_holds_nothing_open(mesh: Mesh) -> None:
     await call_unrecorded(mesh)
     mesh.store.raise_fence(RUN, TENANT)
     await until(lambda: not mesh.runner.calls._calls, "killed")
-    await opened(mesh).release(KEY)
-    assert not opened(mesh).count
+    await mesh.workspaces.release(KEY)
+    assert not mesh.workspaces.count
     assert await names(mesh) == []
 
 
 async def test_a_call_that_nobody_asks_for_again_holds_nothing_open_for_ever(mesh: Mesh) -> None:
     running = await call_unrecorded(mesh)
     await mesh.runner.calls.end_what_is_stale()
-    await opened(mesh).release(KEY)
-    assert opened(mesh).count == 1
+    await mesh.workspaces.release(KEY)
+    assert mesh.workspaces.count == 1
     running.touched_at = float("-inf")
     await mesh.runner.calls.end_what_is_stale()
-    await opened(mesh).release(KEY)
-    assert not opened(mesh).count
+    await mesh.workspaces.release(KEY)
+    assert not mesh.workspaces.count
 
 
 async def test_a_long_call_is_kept_from_its_end_on(mesh: Mesh) -> None:
@@ -122,7 +116,7 @@ async def test_a_long_call_is_kept_from_its_end_on(mesh: Mesh) -> None:
 async def test_a_call_whose_workspace_was_lost_before_its_record_says_so(mesh: Mesh) -> None:
     await call_unrecorded(mesh)
     # As when the process that holds all mounts dies.
-    opened(mesh).forget_all()
+    mesh.workspaces.forget_all()
     again = await mesh.call_raw("code_executor", MAKE, "call_1")
     assert again.result.outcome == message_pb2.TOOL_OUTCOME_ERROR
     assert again.result.failure == message_pb2.TOOL_FAILURE_CRASHED
@@ -132,7 +126,7 @@ async def test_a_call_whose_workspace_was_lost_before_its_record_says_so(mesh: M
 
 async def test_a_person_s_change_is_kept_whoever_closes_the_workspace(mesh: Mesh) -> None:
     await names(mesh)
-    workspaces, mounted = opened(mesh), opened(mesh)._open[KEY]
+    workspaces, mounted = mesh.workspaces, mesh.workspaces._open[KEY]
     await mounted.lock.acquire()
     request = pb.MakeFolderRequest(conversation_id=CONVERSATION, path="folder")
     making = mesh.stub.MakeFolder(request, metadata=mesh.user())

@@ -16,13 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
-from agentmesh_tool_runner.sandbox.model import (
-    INPUT_DIRECTORY,
-    ExecutionSpec,
-    Limits,
-    Outcome,
-    Stream,
-)
+from agentmesh_tool_runner.sandbox.model import INPUT_DIRECTORY, ExecutionSpec, Limits
+
+from services.tool_runner.tests.results import Result, result_of
 
 from .attacks import run
 from .attacks.attack import ATTACKS, SETTINGS_VARIABLE, Attack
@@ -108,15 +104,6 @@ def outside(
     return done.stdout if done.stdout else done.stderr
 
 
-@dataclass(frozen=True)
-class Ended:
-    """An execution of attacks."""
-
-    outcome: Outcome
-    stdout: str
-    stderr: str
-
-
 def program(
     backend: SandboxBackend,
     arguments: Sequence[str],
@@ -138,14 +125,10 @@ async def inside(
     arguments: Sequence[str],
     settings: Mapping[str, Any],
     limits: Limits | None = None,
-) -> Ended:
+) -> Result:
     """Runs attacks in a sandbox."""
-    execution = await workspace.execute(program(backend, arguments, settings, limits))
-    output = {Stream.STDOUT: b"", Stream.STDERR: b""}
-    async for piece in execution.output():
-        output[piece.stream] += piece.data
-    texts = [output[stream].decode(errors="replace") for stream in Stream]
-    return Ended(await execution.outcome(), *texts)
+    spec = program(backend, arguments, settings, limits)
+    return await result_of(await workspace.execute(spec))
 
 
 def answers(stdout: str) -> dict[str, Answer]:

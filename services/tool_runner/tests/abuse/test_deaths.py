@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from agentmesh_tool_runner.sandbox import cgroups
 
+from services.tool_runner.tests.processes import processes
+
 from ..sandbox.conftest import WITHOUT_GROUPS  # noqa: TID252 - the tests are one tree
 from .attacks.attack import Attack
 from .conftest import ALL, Verdict
@@ -33,15 +35,7 @@ KILLED = {
 
 
 def processes_with(token: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if token.encode() in words and b"-m" not in words:
-            found.append(int(folder.name))
-    return found
+    return processes(lambda words: token.encode() in words and b"-m" not in words)
 
 
 def groups_of(service: int) -> list[Path]:

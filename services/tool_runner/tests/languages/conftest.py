@@ -19,9 +19,11 @@ from agentmesh_tool_runner.languages import (
 )
 from agentmesh_tool_runner.sandbox.backend import Execution, SandboxBackend, Workspace
 from agentmesh_tool_runner.sandbox.bubblewrap import BubblewrapBackend, BubblewrapOptions
-from agentmesh_tool_runner.sandbox.model import MIB, Limits, Outcome, Stream, WorkspaceKey
+from agentmesh_tool_runner.sandbox.model import MIB, Limits, WorkspaceKey
 from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend
+
+from services.tool_runner.tests.results import Result, result_of
 
 # So little that no compiler can do its work: a program that runs all the same was kept.
 STARVED = Limits(memory_bytes=4 * MIB)
@@ -34,15 +36,6 @@ MAXIMUM = Limits(
     output_bytes=64 * MIB,
     temporary_bytes=256 * MIB,
 )
-
-
-@dataclass
-class Result:
-    """What a program did."""
-
-    outcome: Outcome
-    stdout: str
-    stderr: str
 
 
 @dataclass
@@ -83,16 +76,7 @@ class Bench:
 
     async def run(self, program: Program, tenant: str = "acme") -> Result:
         """To its end."""
-        return await collect(await self.start(program, tenant))
-
-
-async def collect(execution: Execution) -> Result:
-    """All that it writes, and how it ends."""
-    output = {Stream.STDOUT: b"", Stream.STDERR: b""}
-    async for piece in execution.output():
-        output[piece.stream] += piece.data
-    stdout, stderr = (output[stream].decode(errors="replace") for stream in Stream)
-    return Result(await execution.outcome(), stdout, stderr)
+        return await result_of(await self.start(program, tenant))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

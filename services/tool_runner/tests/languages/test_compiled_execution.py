@@ -11,7 +11,9 @@ from agentmesh_tool_runner.languages import Language, Program
 from agentmesh_tool_runner.sandbox.backend import Execution
 from agentmesh_tool_runner.sandbox.model import EndReason, ExecutionSpec, Limits, TerminalSize
 
-from .conftest import Bench, collect
+from services.tool_runner.tests.results import result_of
+
+from .conftest import Bench
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -27,7 +29,7 @@ async def stuck(bench: Bench) -> AsyncIterator[Program]:
     """A program whose compiler waits for somebody to write into a pipe, which nobody does."""
     workspace = await bench.workspace()
     argv = ["/bin/sh", "-c", "rm -f never; mkfifo never"]
-    await collect(await workspace.execute(ExecutionSpec(argv)))
+    await result_of(await workspace.execute(ExecutionSpec(argv)))
     await workspace.write_file("main.c", b'#warning begun\n#include "never"\n')
     yield Program(Language.C, path="main.c", limits=Limits(wall_seconds=60))
     await workspace.remove("never")
@@ -37,18 +39,18 @@ async def test_input_waits_for_the_program(bench: Bench) -> None:
     execution = await bench.start(Program(Language.C, code=COPIES, keep_stdin_open=True))
     await execution.write_stdin(b"one\n")
     await execution.write_stdin(b"two\n", close=True)
-    assert (await collect(execution)).stdout == "0 0 one\n0 0 two\n"
+    assert (await result_of(execution)).stdout == "0 0 one\n0 0 two\n"
 
 
 async def test_a_terminal_that_is_resized_while_it_is_compiled(bench: Bench) -> None:
     program = Program(Language.C, code=COPIES, stdin=b"x\n", terminal=TerminalSize(1, 2))
     execution = await bench.start(program)
     execution.resize(TerminalSize(33, 44))
-    assert (await collect(execution)).stdout == "x\r\n33 44 x\r\n"
+    assert (await result_of(execution)).stdout == "x\r\n33 44 x\r\n"
     pipes = await bench.start(replace(program, terminal=None))
     with pytest.raises(ValueError, match="no terminal"):
         pipes.resize(TerminalSize(1, 1))
-    await collect(pipes)
+    await result_of(pipes)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -58,7 +60,7 @@ async def test_cancel_while_it_is_compiled(bench: Bench, stuck: Program, at_once
         await _until_compiling(execution)
     execution.cancel()
     execution.cancel(EndReason.WALL_TIMEOUT)
-    ended = await collect(execution)
+    ended = await result_of(execution)
     assert ended.outcome.reason is EndReason.CANCELLED
     assert execution.finished
     with pytest.raises(BrokenPipeError):
@@ -71,7 +73,7 @@ async def test_a_signal_while_it_is_compiled_ends_the_compiler(
     execution = await bench.start(stuck)
     await _until_compiling(execution)
     execution.send_signal(15)
-    assert (await collect(execution)).outcome.reason is EndReason.COMPILE_ERROR
+    assert (await result_of(execution)).outcome.reason is EndReason.COMPILE_ERROR
 
 
 async def test_wall_time_while_it_is_compiled(bench: Bench, stuck: Program) -> None:

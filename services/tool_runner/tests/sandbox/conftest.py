@@ -6,7 +6,6 @@ import os
 import shutil
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,13 @@ from agentmesh_tool_runner.sandbox.model import (
     MIB,
     ExecutionSpec,
     Limits,
-    Outcome,
     SandboxUnavailableError,
-    Stream,
     WorkspaceKey,
 )
 from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend, landlock_version
+
+from services.tool_runner.tests.results import Result, result_of
 
 from . import engine
 
@@ -40,15 +39,6 @@ LIMITS = Limits(wall_seconds=60, cpu_seconds=30, memory_bytes=256 * MIB, process
 AnyBackend = LocalBackend | DockerBackend
 FOR_LOCAL = {"local_backend", "local_kind"}
 """Fixtures of tests about what only backends of this machine have: launcher, own groups."""
-
-
-@dataclass
-class Result:
-    """What a program did."""
-
-    outcome: Outcome
-    stdout: str
-    stderr: str
 
 
 Run = Callable[..., Awaitable[Result]]
@@ -139,13 +129,7 @@ async def workspace(backend: SandboxBackend) -> Workspace:
 
 
 async def collect(workspace: Workspace, spec: ExecutionSpec) -> Result:
-    execution = await workspace.execute(spec)
-    output = {Stream.STDOUT: b"", Stream.STDERR: b""}
-    async for piece in execution.output():
-        output[piece.stream] += piece.data
-    outcome = await execution.outcome()
-    stdout, stderr = (output[stream].decode(errors="replace") for stream in Stream)
-    return Result(outcome, stdout, stderr)
+    return await result_of(await workspace.execute(spec))
 
 
 @pytest.fixture

@@ -17,10 +17,12 @@ from agentmesh_tool_runner.sandbox.docker import flags
 from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
 from agentmesh_tool_runner.sandbox.model import MIB, EndReason, ExecutionSpec, WorkspaceKey
 
+from services.tool_runner.tests.processes import sleepers_become
+
 from . import engine
 from .conftest import LIMITS, Run, collect, make_backend
 from .engine import ours, volumes
-from .test_lifecycle import SOURCE, start_service, wait_for, wait_until_gone
+from .test_lifecycle import SOURCE, start_service
 
 pytestmark = pytest.mark.parametrize("kind", ["docker"])
 
@@ -230,7 +232,7 @@ async def test_nothing_is_left_of_a_closed_backend(
     assert (await execution.outcome()).reason is EndReason.CANCELLED
     assert ours(client) == []
     assert volumes(client) == []
-    assert wait_for("33333", count=0)
+    assert sleepers_become("33333", 0)
 
 
 _SERVICE = """
@@ -266,9 +268,9 @@ async def test_no_container_outlives_a_service_that_is_killed(
         try:
             assert service.stdout is not None
             assert service.stdout.readline() == "running\n"
-            assert wait_for("34444", count=2)
+            assert sleepers_become("34444", 2)
             os.kill(service.pid, signal.SIGKILL)
-            assert wait_until_gone("34444")
+            assert sleepers_become("34444", 0)
             async with asyncio.timeout(60):
                 while ours(client):
                     await asyncio.sleep(0.02)

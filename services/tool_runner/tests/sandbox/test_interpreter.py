@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agentmesh_tool_runner.sandbox.backend import Execution, Workspace
+from agentmesh_tool_runner.sandbox.backend import Workspace
 from agentmesh_tool_runner.sandbox.interpreter import Interpreter
 from agentmesh_tool_runner.sandbox.local import LocalBackend
 from agentmesh_tool_runner.sandbox.model import (
@@ -17,13 +17,14 @@ from agentmesh_tool_runner.sandbox.model import (
     ExecutionSpec,
     InterpreterUnavailableError,
     Limits,
-    Stream,
     WorkspaceKey,
 )
 from agentmesh_tool_runner.sandbox.resident_client import ResidentLostError
 
+from services.tool_runner.tests.processes import sleepers_become
+from services.tool_runner.tests.results import Result, result_of
+
 from .conftest import LIMITS, collect, make_local_backend
-from .test_lifecycle import processes_with
 from .test_warm import first_line
 
 
@@ -46,13 +47,12 @@ async def session(warm: LocalBackend) -> Workspace:
 class Ran:
     """What a source did in the interpreter."""
 
-    def __init__(self, execution: Execution, output: Mapping[Stream, bytes], outcome: Any) -> None:
-        self.fresh = execution.fresh_interpreter
-        self.stdout = output[Stream.STDOUT].decode()
-        self.stderr = output[Stream.STDERR].decode()
-        self.reason = outcome.reason
-        self.code = outcome.exit_code
-        self.usage = outcome.usage
+    def __init__(self, fresh: bool | None, result: Result) -> None:
+        self.fresh = fresh
+        self.stdout, self.stderr = result.stdout, result.stderr
+        self.reason = result.outcome.reason
+        self.code = result.outcome.exit_code
+        self.usage = result.outcome.usage
 
 
 def spec(source: str, limits: Limits = LIMITS, **fields: Any) -> ExecutionSpec:
@@ -62,10 +62,8 @@ def spec(source: str, limits: Limits = LIMITS, **fields: Any) -> ExecutionSpec:
 
 async def interpret(workspace: Workspace, source: str, **fields: Any) -> Ran:
     execution = await workspace.execute(spec(source, **fields))
-    output = {Stream.STDOUT: b"", Stream.STDERR: b""}
-    async for piece in execution.output():
-        output[piece.stream] += piece.data
-    return Ran(execution, output, await execution.outcome())
+    result = await result_of(execution)
+    return Ran(execution.fresh_interpreter, result)
 
 
 async def test_variables_last_and_the_last_expression_is_shown(session: Workspace) -> None:
@@ -126,11 +124,7 @@ async def test_one_at_a_time_and_cancel_ends_it_with_all_it_started(session: Wor
     assert (await running.outcome()).reason is EndReason.CANCELLED
     after = await waiting
     assert (after.fresh, after.stdout) == (True, "'next'\n")
-    for _ in range(500):
-        if not processes_with("43212"):
-            break
-        await asyncio.sleep(0.01)
-    assert processes_with("43212") == []
+    assert await asyncio.to_thread(sleepers_become, "43212", 0)
 
 
 async def test_programs_run_beside_it_and_share_the_files_alone(

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,8 @@ from agentmesh_tool_runner.sandbox.model import (
     WorkspaceFullError,
     WorkspaceKey,
 )
+
+from services.tool_runner.tests.processes import sleepers, sleepers_become
 
 from .conftest import (
     LIMITS,
@@ -165,30 +166,6 @@ def start_service(code: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def processes_with(argument: str) -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[:2] == [b"sleep", argument.encode()]:
-            found.append(int(folder.name))
-    return found
-
-
-def wait_until_gone(argument: str) -> bool:
-    return wait_for(argument, count=0)
-
-
-def wait_for(argument: str, *, count: int) -> bool:
-    for _ in range(500):
-        if len(processes_with(argument)) == count:
-            return True
-        time.sleep(0.01)
-    return False
-
-
 @pytest.mark.parametrize("victim", ["service", "launcher"])
 @pytest.mark.parametrize("groups", [True, False])
 def test_parent_death_kills_the_tree(
@@ -199,9 +176,9 @@ def test_parent_death_kills_the_tree(
         try:
             assert service.stdout is not None
             launcher = int(service.stdout.readline())
-            assert wait_for("54321", count=2)
+            assert sleepers_become("54321", 2)
             os.kill(service.pid if victim == "service" else launcher, signal.SIGKILL)
-            assert wait_until_gone("54321")
+            assert sleepers_become("54321", 0)
         finally:
             service.kill()
 
@@ -224,7 +201,7 @@ async def test_groups_of_a_killed_service_are_swept(local_kind: str, tmp_path: P
     assert left
     await asyncio.to_thread(cgroups.sweep, hierarchies)
     assert [folder for folder in left if folder.exists()] == []
-    assert wait_until_gone("54321")
+    assert sleepers_become("54321", 0)
 
 
 async def test_nothing_is_left_of_a_closed_backend(local_kind: str, tmp_path: Path) -> None:
@@ -239,4 +216,4 @@ async def test_nothing_is_left_of_a_closed_backend(local_kind: str, tmp_path: Pa
         read_host(f"/proc/{launcher}/stat")
     for hierarchy in cgroups.discover():
         assert list(hierarchy.base.glob(f"agentmesh-{os.getpid()}-*")) == []
-    assert processes_with("98765") == []
+    assert sleepers("98765") == []

@@ -20,8 +20,10 @@ from agentmesh_tool_runner.sandbox.model import (
 )
 from agentmesh_tool_runner.sandbox.resident_client import Resident
 
-from .conftest import LIMITS, Result, collect, make_local_backend
-from .test_lifecycle import processes_with, wait_until_gone
+from services.tool_runner.tests.processes import sleepers, sleepers_become
+from services.tool_runner.tests.results import Result
+
+from .conftest import LIMITS, collect, make_local_backend
 
 WHICH = "import os; print(os.readlink('/proc/self/ns/user'), open('/proc/1/cmdline').read())"
 
@@ -111,7 +113,7 @@ print("LEFT" in os.environ, "left" in sys.modules, hasattr(sys, "left"), hasattr
 print("/left" in sys.path, os.umask(0), [p for p in os.listdir("/proc") if p.isdigit()][1:-1])
 """
     first = await run(warm, workspace, left)
-    assert processes_with("43210") == []
+    assert sleepers("43210") == []
     second = await run(warm, workspace, found)
     namespace, *lines = second.stdout.splitlines()
     assert first.stdout.splitlines()[0] == namespace
@@ -195,7 +197,7 @@ async def test_cancel_ends_the_execution_with_its_daemons_and_not_the_session(
     assert await first_line(execution) == "ready\n"
     execution.cancel()
     assert (await execution.outcome()).reason is EndReason.CANCELLED
-    assert await asyncio.to_thread(wait_until_gone, "43211")
+    assert await asyncio.to_thread(sleepers_become, "43211", 0)
     assert (await run(warm, workspace, "print(open('kept').read())")).stdout == "x\n"
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from agentmesh_tool_runner.settings import ToolRunnerSettings
 from agentmesh_tool_runner.tools.packages.provider import PackageTools
+
+from services.tool_runner.tests.conftest import until
+from services.tool_runner.tests.processes import processes
 
 SERVICE = """
 import asyncio, json, sys
@@ -36,11 +38,12 @@ async def test_nothing_outlives_a_service_that_is_killed(packages: Path, tmp_pat
         *(sys.executable, "-c", SERVICE, str(folder), marker)
     )
     parent = f'"parent": {service.pid}}}'
-    await _until(lambda: len(_with(marker)) == 2 + 1)  # what the tool started, and the service
+    # What the tool started, and the service.
+    await until(lambda: len(_with(marker)) == 2 + 1, "the tool runs")
     assert len(_with(parent)) >= 1
     service.kill()
     await service.wait()
-    await _until(lambda: not _with(parent))
+    await until(lambda: not _with(parent), "the worker is gone")
     successor = PackageTools(ToolRunnerSettings(tool_packages="odd-tools").packages, folder)
     await successor.start()
     (scratch,) = folder.iterdir()
@@ -50,20 +53,6 @@ async def test_nothing_outlives_a_service_that_is_killed(packages: Path, tmp_pat
     assert list(folder.iterdir()) == []
 
 
-def _with(text: str) -> list[str]:
-    """The processes that have the text among their arguments."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            arguments = file.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(argument.endswith(text.encode()) for argument in arguments):
-            found.append(file.parent.name)
-    return found
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.05)
+def _with(text: str) -> list[int]:
+    """The processes that have the text at the end of an argument."""
+    return processes(lambda words: any(word.endswith(text.encode()) for word in words))

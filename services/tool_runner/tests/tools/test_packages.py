@@ -19,6 +19,9 @@ from agentmesh_tool_runner.tools.provider import Toolbox
 from agentmesh_tool_runner.tools.reply import Failure, ReplyOutcome, ToolReply
 from agentmesh_tool_runner.tools.tool import ToolContext
 
+from services.tool_runner.tests.conftest import until
+from services.tool_runner.tests.processes import processes
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -263,11 +266,11 @@ async def test_a_tool_that_hangs_is_killed_with_all_its_processes(
 
 async def test_a_cancelled_call_leaves_no_process(bench: Bench, tmp_path: Path) -> None:
     call = bench.start("hang", how="signals", marker=str(tmp_path))
-    await _until(lambda: len(_carrying(str(tmp_path))) == 2)
+    await until(lambda: len(_carrying(str(tmp_path))) == 2, "both run")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await _until(lambda: not _carrying(str(tmp_path)))
+    await until(lambda: not _carrying(str(tmp_path)), "they are gone")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +297,7 @@ async def test_memory_is_bounded_and_a_swollen_worker_is_replaced(bench: Bench) 
     assert reply.failure is Failure.RAISED
     assert "MemoryError" in reply.output
     first = (await bench.call("leak", mib=300)).detail["result"]
-    await _until(lambda: not _runs(first))
+    await until(lambda: not _runs(first), "it is gone")
 
 
 async def test_workers_see_nothing_of_the_services_environment(bench: Bench) -> None:
@@ -342,18 +345,5 @@ def _runs(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def _carrying(marker: str) -> list[str]:
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if marker.encode() in file.read_bytes().split(b"\0"):
-                found.append(file.parent.name)
-        except OSError:
-            continue
-    return found
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.02)
+def _carrying(marker: str) -> list[int]:
+    return processes(lambda words: marker.encode() in words)
