@@ -12,6 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
+import meshkit  # noqa: F401  asks gRPC for what the services ask of it, before a test imports it
 import pytest
 
 # A machine may be busy: how long an example takes says nothing about what is tested.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -31,3 +32,61 @@ def test_threads_wait_for_their_turn_and_a_policy_that_was_chosen_stays(
         [sys.executable, "-c", f"{chosen}\n{_ASK}"], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", "10000", str(expected), str(expected)]
+
+
+_CALL = """
+import os
+from pathlib import Path
+{before}
+import asyncio
+import grpc
+
+async def echo(request, context):
+    return request
+
+def wake_ups():
+    total = 0
+    for thread in Path("/proc/self/task").iterdir():
+        if thread.joinpath("comm").read_text().strip() == "event_engine":
+            status = thread.joinpath("status").read_text()
+            total += int(status.split("\\nvoluntary_ctxt_switches:")[1].split()[0])
+    return total
+
+async def main():
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a", {{"B": handler}}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{{port}}") as channel:
+        method = channel.unary_unary("/a/B")
+        await method(b"")
+        before = wake_ups()
+        for _ in range(300):
+            await method(b"")
+        print(wake_ups() - before)
+    await server.stop(None)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize(
+    ("before", "by_default"),
+    [
+        ("", True),
+        ("import meshkit", False),
+        ('os.environ["GRPC_EXPERIMENTS"] = "event_engine_client"; import meshkit', True),
+    ],
+)
+def test_calls_pass_no_threads_of_the_event_engine(before: str, by_default: bool) -> None:
+    environment = {name: text for name, text in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    done = subprocess.run(
+        [sys.executable, "-c", _CALL.format(before=before)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert (int(done.stdout) > 300) is by_default
