@@ -7,7 +7,6 @@ interceptors in a row would cost a coroutine and a handler each, for every call.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeAlias, cast
 
@@ -113,7 +112,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
                 checked = check(request, call)
                 await self._begin(call)
                 result = behavior(checked, _context_for(call, context))
-                call.response = await result if inspect.isawaitable(result) else result
+                call.response = await result if hasattr(result, "__await__") else result
                 return call.response
             except BaseException as error:
                 await self._fail(call, context, error)
@@ -132,7 +131,7 @@ class MeshServerInterceptor(grpc.aio.ServerInterceptor):
                 result = behavior(checked, _context_for(call, context))
                 if hasattr(result, "__aiter__"):
                     await _forward(result, context)
-                elif inspect.isawaitable(result):
+                elif hasattr(result, "__await__"):
                     await result
             except BaseException as error:
                 await self._fail(call, context, error)

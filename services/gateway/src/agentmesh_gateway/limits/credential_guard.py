@@ -56,20 +56,18 @@ class CredentialGuard:
         attempts = self._guesses if shown else self._strangers
         if attempts is None:
             return await judge()
-        site = site_of(find_caller_address())
         if not shown:
-            return await attempts.judged(site, judge)
+            return await attempts.judged(_site(), judge)
         secret = self._digest(shown)
         if secret in self._good:
-            return await self._known(secret, site, attempts, judge)
-        principal = await attempts.judged(site, judge)
+            return await self._known(secret, attempts, judge)
+        principal = await attempts.judged(_site(), judge)
         self._remember(secret)
         return principal
 
     async def _known(
         self,
         secret: bytes,
-        site: str,
         attempts: Attempts,
         judge: Callable[[], Awaitable[Judged]],
     ) -> Judged:
@@ -78,7 +76,7 @@ class CredentialGuard:
         except MeshError as error:
             if error.code is grpc.StatusCode.UNAUTHENTICATED:
                 self._good.pop(secret, None)
-                attempts.failed(site)
+                attempts.failed(_site())
             raise
 
     def _remember(self, secret: bytes) -> None:
@@ -89,3 +87,8 @@ class CredentialGuard:
 
     def _digest(self, secret: str) -> bytes:
         return hashlib.blake2b(secret.encode(), key=self._salt, digest_size=16).digest()
+
+
+def _site() -> str:
+    """Where the running call comes from."""
+    return site_of(find_caller_address())
