@@ -1,5 +1,6 @@
 """Bad command lines: one clear line, status 2, nothing started."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,13 @@ CLOSED = "127.0.0.1:9"  # discard: nobody listens there
         (["agents", "show"], "AGENT"),
         (["agents", "clone", "a"], "NEW_AGENT"),
         (["agents", "update", "a"], "nothing to change; name settings, or --unset some"),
-        (["agents", "update", "a", "--unset", "colour"], "--unset colour is no setting; there are"),
+        (["agents", "update", "a", "--unset", "colour"], "--unset colour: no such setting; use"),
         (["agents", "update", "a", "--temperature", "hot"], '"hot" into float'),
         (["agents", "register", "a", "--human-input-mode", "often"], "--human-input-mode"),
         (["agents", "update", "a", "--system-message", "@no-such"], "@no-such: No such file"),
         (["keys", "create", "--role", "king"], "--role"),
-        (["keys", "create", "--expires", "soon"], "--expires soon is no span of time"),
-        (["keys", "rotate", "key_1", "--overlap", "0d"], "--overlap 0d is no span of time"),
+        (["keys", "create", "--expires", "soon"], "--expires soon is not a duration"),
+        (["keys", "rotate", "key_1", "--overlap", "0d"], "--overlap 0d is not a duration"),
         (["keys", "create", "--tenant", "t", "--address", CLOSED], "--tenant cannot be chosen"),
     ],
 )
@@ -78,12 +79,19 @@ def test_down_without_a_mesh(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "no mesh runs on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["", "up", "run", "watch", "keys", "list", "agents"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("", "up", "down", "run", "watch", "chat", "list", "show", "send", "cancel", "trace"),
+        *("pause", "resume", "fork", "update", "share", "unshare", "grants", "agents", "approvals"),
+        *("health", "keys", "audit"),
+    ],
+)
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0
     out = capsys.readouterr().out
-    assert "Examples:" in out
-    assert "agentmesh " in out
+    assert f"agentmesh {command}".rstrip() in out.partition("Examples:")[2]
+    assert not re.search(r"\[default: (False|None|\"\"|)\]", out)
 
 
 def test_a_rejected_field_is_named_and_is_wrong_usage() -> None:

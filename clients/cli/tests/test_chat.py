@@ -51,7 +51,7 @@ def _running(mesh: LocalMesh) -> MeshFile:
 def opened(mesh: LocalMesh, conversation: str) -> Terminal:
     terminal = Terminal("chat", conversation, "--data-dir", str(mesh.data_dir))
     terminal.read_until("What shall the note say?")
-    terminal.read_until("the next line is the answer")
+    terminal.read_until("your next line is the answer")
     return terminal
 
 
@@ -62,7 +62,7 @@ def test_questions_are_answered_and_calls_decided_over_a_gateway_that_dies(
     os.kill(_running(mesh).pids["gateway"], signal.SIGKILL)
     terminal.type_line("buy milk")
     terminal.read_until("Is this note meant to be kept?")
-    terminal.read_until("y lets the call be made")
+    terminal.read_until("type y to approve the call")
     terminal.type_line("/nothing")
     terminal.read_until("/pause")
     terminal.type_line("maybe")
@@ -88,9 +88,9 @@ def test_from_leaves_events_out_but_nothing_that_waits_for_an_answer(
     behind = str(int(asked["requested_sequence"]) + 1)
     terminal = Terminal("chat", conversation, "--from", behind, "--data-dir", str(mesh.data_dir))
     terminal.read_until("What shall the note say?")
-    terminal.read_until("the next line is the answer")
+    terminal.read_until("your next line is the answer")
     terminal.type_line("buy milk")
-    terminal.read_until("y lets the call be made")
+    terminal.read_until("type y to approve the call")
     assert "write a note" not in terminal.shown
     terminal.type_line("/quit")
     terminal.read_until("")
@@ -101,7 +101,7 @@ def test_from_leaves_events_out_but_nothing_that_waits_for_an_answer(
 def test_a_call_is_rejected_with_a_reason(mesh: LocalMesh, conversation: str) -> None:
     terminal = opened(mesh, conversation)
     terminal.type_line("buy milk")
-    terminal.read_until("y lets the call be made")
+    terminal.read_until("type y to approve the call")
     terminal.type_line("n not on paper")
     terminal.read_until("rejected")
     terminal.type_line("\x04")  # Ctrl-D

@@ -357,7 +357,7 @@ def _audit_shows_who_did_what_and_is_whole(own: LocalMesh, at_mesh: tuple[str, .
     shown = json.loads(own("audit", "list", "--code", "OK", "--json", *at_mesh))
     assert {"CreateKey", "RotateKey"} <= {one["method"].rpartition("/")[2] for one in shown}
     assert "CreateKey" in own("audit", "list", *at_mesh)
-    assert "where the store is" in own.try_run("audit", "verify", *at_mesh).stderr
+    assert "where the store's database is" in own.try_run("audit", "verify", *at_mesh).stderr
     with sqlite3.connect(own.data_dir / "store.sqlite3", timeout=30) as database:
         database.execute("DROP TRIGGER audit_records_unchanged")
         database.execute("UPDATE audit_records SET principal = 'nobody' WHERE sequence = 1")

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 import cyclopts
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.text import Text
 
@@ -27,16 +27,17 @@ from agentmesh_cli.rendering.terminal_text import strip_controls
 
 HELP = "Run AutoGen multi-agent conversations on a mesh of gRPC services."
 EXAMPLES = """Examples:
-  agentmesh run --with-mesh              a whole mesh for one conversation
-  agentmesh up                           a mesh of four services on this machine
-  agentmesh run "write a haiku"          start a conversation there and watch it
-  agentmesh list
-  agentmesh watch conv_…
-  agentmesh chat conv_…                  talk with it, answer, decide
-  agentmesh approvals
-  agentmesh keys create --tenant acme --role operator
+  agentmesh run --with-mesh              start a mesh, run one conversation, stop the mesh
+  agentmesh up                           start a mesh and keep it running until Ctrl-C
+  agentmesh run "write a haiku"          start a conversation on it and watch
+  agentmesh list                         list conversations
+  agentmesh watch conv_…                 follow one of them live
+  agentmesh chat conv_…                  take part: send messages, answer, approve
+  agentmesh approvals                    list what waits for a person
+  agentmesh keys create --role operator  create an API key
 
-Exit status: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
+Exit status: 0 success, 1 failure, 2 usage error, 130 interrupted.
+`agentmesh COMMAND --help` shows the options and examples of a command.
 """
 
 
@@ -53,6 +54,7 @@ def build_app(console: Console, error_console: Console) -> App:
         exit_on_error=False,
         print_error=False,
         result_action="return_value",
+        default_parameter=Parameter(show_default=_default_shown),
     )
     up.register(app, console)
     run.register(app, console)
@@ -73,6 +75,11 @@ def build_app(console: Console, error_console: Console) -> App:
         return EXIT_OK
 
     return app
+
+
+def _default_shown(value: object) -> str | None:
+    """In help: nothing for options that are off or empty unless they are given."""
+    return None if value is None or value is False or value == "" else str(value)
 
 
 # Wide enough for what is written to files and pipes, where nothing has to wrap.

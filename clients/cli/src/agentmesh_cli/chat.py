@@ -15,9 +15,9 @@ from agentmesh_cli.rendering.page import Page
 from agentmesh_cli.rendering.transcript import Transcript
 from agentmesh_cli.typed_lines import TypedLines
 
-COMMANDS = """/cancel   ends the run          /pause    stops it after the present turn
-/resume   lets it go on         /say TEXT says something while a decision is wanted
-/quit     leaves it running     //TEXT    says /TEXT
+COMMANDS = """/cancel   end the run           /pause    pause after the current turn
+/resume   continue              /say TEXT send a message while an approval is open
+/quit     leave it running      //TEXT    send /TEXT
 """
 _YES = {"y", "yes", "approve"}
 _NO = {"n", "no", "reject"}
@@ -64,7 +64,7 @@ class TerminalChat:
         if not showing.cancelled():
             showing.result()
         else:
-            self.page.line(f"it goes on; come back with: agentmesh chat {conversation_id}")
+            self.page.line(f"still running; come back with: agentmesh chat {conversation_id}")
         return status
 
     async def _until_left(
@@ -208,5 +208,5 @@ def _asked(approval: Approval) -> event_pb2.Event:
 
 def _how_to_decide(request: event_pb2.ApprovalRequested) -> str:
     if request.HasField("tool_call"):
-        return "y lets the call be made, n REASON keeps it from being made"
-    return "the next line is the answer; /say TEXT says something else"
+        return "type y to approve the call, n REASON to reject it"
+    return "your next line is the answer; /say TEXT sends a message instead"

@@ -21,7 +21,7 @@ Images = Annotated[
     Parameter(
         name="--image",
         negative="",
-        help="An image that comes with it: PNG, JPEG, GIF or WebP. May be given several times.",
+        help="An image to attach: PNG, JPEG, GIF or WebP. Repeatable.",
     ),
 ]
 
@@ -29,7 +29,7 @@ DataDir = Annotated[
     Path | None,
     Parameter(
         env_var=settings.DATA_DIR_VARIABLE,
-        help="Folder of a mesh on this machine [default: ~/.local/share/agentmesh].",
+        help="Data directory of the local mesh [default: ~/.local/share/agentmesh].",
     ),
 ]
 

@@ -24,7 +24,7 @@ AGENTS_EXAMPLES = """Examples:
   agentmesh agents versions poet
   agentmesh agents delete poet
 
-Conversations go on with the versions that they were started with.
+Changes apply to new conversations; those that have started keep their versions.
 """
 
 
@@ -41,21 +41,25 @@ class HumanInputMode(StrEnum):
 class SettingsOptions:
     """What an agent is made of."""
 
-    name: Annotated[str | None, Parameter(help="A name for people.")] = None
-    role: Annotated[str | None, Parameter(help="What it is for.")] = None
+    name: Annotated[str | None, Parameter(help="Display name.")] = None
+    role: Annotated[str | None, Parameter(help="What the agent is for.")] = None
     system_message: Annotated[
-        str | None, Parameter(help="The instructions for its model; @FILE reads them.")
+        str | None, Parameter(help="Instructions for the model; @FILE reads them from a file.")
     ] = None
-    model: Annotated[str | None, Parameter(help="A model or a model profile.")] = None
+    model: Annotated[str | None, Parameter(help="Model or model profile.")] = None
     temperature: Annotated[float | None, Parameter(help="Between 0 and 2.")] = None
-    max_tokens: Annotated[int | None, Parameter(help="Most tokens of one reply.")] = None
-    tools: Annotated[str | None, Parameter(help="With commas: code_executor,file_manager.")] = None
-    handoffs: Annotated[str | None, Parameter(help="Agents, with commas.")] = None
+    max_tokens: Annotated[int | None, Parameter(help="Maximum tokens per reply.")] = None
+    tools: Annotated[str | None, Parameter(help="Comma-separated: code_executor,file_manager.")] = (
+        None
+    )
+    handoffs: Annotated[
+        str | None, Parameter(help="Agents it may hand over to, comma-separated.")
+    ] = None
     human_input_mode: Annotated[HumanInputMode | None, Parameter(help="When it asks a person.")] = (
         None
     )
     max_tool_iterations: Annotated[
-        int | None, Parameter(help="Most rounds of model and tools in one turn.")
+        int | None, Parameter(help="Maximum model/tool iterations per turn.")
     ] = None
 
     def given(self, unset: str = "") -> AgentSettings:
@@ -64,7 +68,7 @@ class SettingsOptions:
         for name in _listed(unset):
             if name not in AgentSettings.__annotations__:
                 known = ", ".join(sorted(AgentSettings.__annotations__))
-                raise UsageError(f"--unset {name} is no setting", remedy=f"there are {known}")
+                raise UsageError(f"--unset {name}: no such setting", remedy=f"use {known}")
             settings[name] = None
         for name, value in vars(self).items():
             if value is not None:
@@ -76,9 +80,9 @@ class SettingsOptions:
 
 NO_SETTINGS = SettingsOptions()
 Unset = Annotated[
-    str, Parameter(help="Settings to empty, with commas; context and tool_config, too.")
+    str, Parameter(help="Settings to clear, comma-separated; also context and tool_config.")
 ]
-Etag = Annotated[str, Parameter(help="Fail if it is not the etag of the newest version.")]
+Etag = Annotated[str, Parameter(help="Fail unless this is the etag of the newest version.")]
 Version = Annotated[int, Parameter(help="Which version [default: the newest].")]
 
 
@@ -104,7 +108,7 @@ def _register_reading(agents: App, console: Console) -> None:
         if json:
             console.out(dump([to_json(agent.raw) for agent in found]), highlight=False)
         elif not found:
-            console.print("no agents; a runtime publishes the shipped ones when it first starts")
+            console.print("no agents yet; agent_runtime publishes the shipped ones when it starts")
         else:
             print_agents(console, found)
         return EXIT_OK
@@ -118,7 +122,7 @@ def _register_reading(agents: App, console: Console) -> None:
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Show everything that an agent is made of."""
+        """Show the whole definition of an agent."""
         async with Gateway.open(connection) as gateway:
             found = await gateway.mesh.agents.get(agent, version=version)
         _print(console, found, json)
@@ -196,7 +200,7 @@ def _register_writing(agents: App, console: Console) -> None:
     async def delete(
         agent: str, /, *, etag: Etag = "", connection: Connection = NO_CONNECTION
     ) -> int:
-        """Hide an agent of one's own; a shipped one that it hid is there again."""
+        """Delete one of your agents; a shipped agent that it replaced becomes visible again."""
         async with Gateway.open(connection) as gateway:
             await gateway.mesh.agents.delete(agent, etag=etag)
         return EXIT_OK

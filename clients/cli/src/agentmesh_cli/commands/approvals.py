@@ -22,10 +22,10 @@ APPROVALS_EXAMPLES = """Examples:
   agentmesh approvals edit appr_… '{"path": "drafts/a.txt"}'
   agentmesh approvals answer appr_… "the blue one"
 
-The conversation goes on as soon as nothing of it waits any more.
+The conversation continues once its last open approval is decided.
 """
 
-Comment = Annotated[str, Parameter(help="Said to the model with it.")]
+Comment = Annotated[str, Parameter(help="Passed on to the model.")]
 Decide = Callable[[Gateway], Awaitable[Approval]]
 
 
@@ -33,7 +33,7 @@ def register(app: App, console: Console) -> None:
     """Adds the commands to `app`."""
     approvals = App(
         name="approvals",
-        help="List tool calls and questions that wait for a person; decide on them.",
+        help="List and decide tool calls and questions that wait for a person.",
         help_epilogue=APPROVALS_EXAMPLES,
     )
     app.command(approvals)
@@ -49,7 +49,7 @@ def _register_reading(approvals: App, console: Console) -> None:
         *,
         conversation: Annotated[str, Parameter(help="Only of this conversation (conv_…).")] = "",
         all_: Annotated[
-            bool, Parameter(name="--all", negative="", help="Those that are decided, too.")
+            bool, Parameter(name="--all", negative="", help="Include decided ones.")
         ] = False,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
@@ -73,12 +73,12 @@ def _register_reading(approvals: App, console: Console) -> None:
         /,
         *,
         messages: Annotated[
-            int, Parameter(help="As many of the messages that led to it, at most 100.")
+            int, Parameter(help="How many of the messages that led to it to show; at most 100.")
         ] = 20,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Show what is asked, and the messages that led to it.
+        """Show an approval and the messages that led to it.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ def _register_calls(approvals: App, console: Console) -> None:
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Let a tool call be made as it is, or say yes to a question."""
+        """Approve a tool call as it is, or answer yes to a question."""
         return await _decided(
             console,
             connection,
@@ -124,14 +124,14 @@ def _register_calls(approvals: App, console: Console) -> None:
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Let a tool call be made with other arguments.
+        """Approve a tool call with different arguments.
 
         Parameters
         ----------
         approval
             Its id (appr_…).
         arguments
-            All of them as a JSON object; @FILE reads them.
+            All arguments as a JSON object; @FILE reads them from a file.
         """
         text = _read(arguments[1:]) if arguments.startswith("@") else arguments
         return await _decided(
@@ -150,7 +150,7 @@ def _register_calls(approvals: App, console: Console) -> None:
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Keep a tool call from being made, or say no to a question."""
+        """Reject a tool call, or answer no to a question."""
         return await _decided(
             console,
             connection,
@@ -192,4 +192,4 @@ def _read(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name} cannot be read: {error}", remedy="name a text file") from None
+        raise UsageError(f"cannot read {name}: {error}", remedy="name a UTF-8 text file") from None

@@ -18,8 +18,8 @@ AUDIT_EXAMPLES = """Examples:
   agentmesh audit list --tenant acme --code PERMISSION_DENIED
   agentmesh audit list --resource conversation:conv_… --address mesh:50051
 
-Without --address they work on the store of the data directory, or on that of
-POSTGRES_URL. With --address it is the caller's own tenant, by an admin key in
+Without --address they read the store of the data directory, or of POSTGRES_URL.
+With --address they ask a gateway about your own tenant, with an admin key in
 AGENTMESH_API_KEY.
 """
 
@@ -37,13 +37,15 @@ def register(app: App, console: Console) -> None:
         *,
         tenant: Annotated[
             str | None,
-            Parameter(help=f'Whose; "" for calls of nobody known [default: {DEFAULT_TENANT}].'),
+            Parameter(help=f'Tenant; "" for unauthenticated calls [default: {DEFAULT_TENANT}].'),
         ] = None,
-        principal: Annotated[str, Parameter(help="Only this caller.")] = "",
-        method: Annotated[str, Parameter(help="Only this method.")] = "",
-        resource: Annotated[str, Parameter(help='Only this, for example "key:key_…".')] = "",
-        code: Annotated[str, Parameter(help="Only this status code.")] = "",
-        limit: Annotated[int, Parameter(help="At most this many.")] = 100,
+        principal: Annotated[str, Parameter(help="Only records of this caller.")] = "",
+        method: Annotated[str, Parameter(help="Only records of this method.")] = "",
+        resource: Annotated[
+            str, Parameter(help='Only records about this, such as "key:key_…".')
+        ] = "",
+        code: Annotated[str, Parameter(help="Only records with this status code.")] = "",
+        limit: Annotated[int, Parameter(help="Maximum number to show.")] = 100,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
@@ -77,19 +79,21 @@ def register(app: App, console: Console) -> None:
         *,
         heads: Annotated[
             Path | None,
-            Parameter(help="A file: compared with if it is there, written if all is well."),
+            Parameter(
+                help="File with the heads of the last check: compared if it exists, then updated."
+            ),
         ] = None,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Check the audit log of every tenant; status 1 at the first broken place.
+        """Verify the audit log of every tenant; exit with 1 at the first broken place.
 
-        It reads the store's database with the key that seals, which nothing else has. A chain alone
-        cannot show that its newest batches were cut off: keep the file of --heads elsewhere, or
-        compare with the heads that the store logs.
+        Reads the store's database and needs the store's sealing key. A chain cannot show on its own
+        that its newest batches were cut off: keep the --heads file on another machine, or compare
+        with the heads in the store's log.
         """
         if connection.address:
             raise UsageError(
-                "the audit log is verified where the store is",
+                "the audit log can only be verified where the store's database is",
                 remedy="leave --address out, and name the database with POSTGRES_URL or --data-dir",
             )
         options = [] if heads is None else [f"--heads={heads}"]

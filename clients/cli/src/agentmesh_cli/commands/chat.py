@@ -10,11 +10,12 @@ from agentmesh_cli.gateway import Gateway
 from agentmesh_cli.interrupts import Interrupts
 from agentmesh_cli.options import NO_CONNECTION, Connection, FromSequence, events_before
 
-CHAT_EXAMPLES = f"""Each line is a message; while a question or a tool call waits for you, it is the
-answer, or y, or n and the reason. Lines that begin with a slash are commands:
+CHAT_EXAMPLES = f"""Each line you type is a message. While a question waits for you, the line is the
+answer; while a tool call does, type y to approve it, or n REASON to reject it.
+Lines that begin with a slash are commands:
 {COMMANDS}
-Ctrl-C ends the run, and leaves if it is pressed again; Ctrl-D leaves it running.
-A broken connection comes back by itself, and nothing is said twice.
+Ctrl-C ends the run, a second one leaves; Ctrl-D leaves and lets it run.
+A broken connection is resumed; nothing is sent or shown twice.
 
 Examples:
   agentmesh chat conv_…              all of it, then live
@@ -22,7 +23,7 @@ Examples:
   echo "shorter, please" | agentmesh chat conv_…
                                      until the run ends
 
-Exit status: 0 well, 1 if the chat broke off, 130 if it was left by Ctrl-C.
+Exit status: 0 success, 1 if the chat broke off, 130 if you left with Ctrl-C.
 """
 
 
@@ -38,7 +39,7 @@ def register(app: App, console: Console) -> None:
         full: Annotated[bool, Parameter(negative="", help="Show tool output in full.")] = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Talk with a conversation: see what was said and what is being said, answer, decide.
+        """Take part in a conversation: read along, send messages, answer, approve.
 
         Parameters
         ----------

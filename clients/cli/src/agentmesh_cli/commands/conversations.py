@@ -35,9 +35,26 @@ Full = Annotated[bool, Parameter(negative="", help="Show tool output and the tra
 WATCH_EXAMPLES = """Examples:
   agentmesh watch conv_…             all of it, then live
   agentmesh watch conv_… --from 20   from event 20 on
-  agentmesh watch --all              what happens in any conversation from now on
+  agentmesh watch --all              new events of all conversations
 
-Ctrl-C leaves; the conversation goes on. Exit status as of `agentmesh run`.
+Ctrl-C leaves; the conversation keeps running. Exit status as for `agentmesh run`.
+"""
+SHOW_EXAMPLES = """Examples:
+  agentmesh show conv_…
+  agentmesh show conv_… --json
+"""
+SEND_EXAMPLES = """Examples:
+  agentmesh send conv_… "shorter, please"
+  agentmesh send conv_… "stop, use Go instead" --strategy interrupt
+"""
+CANCEL_EXAMPLES = """Examples:
+  agentmesh cancel conv_… --reason "wrong branch"
+
+A later `agentmesh send` starts a new run in the same conversation.
+"""
+TRACE_EXAMPLES = """Examples:
+  agentmesh trace conv_…          equal spans joined
+  agentmesh trace conv_… --full   every span
 """
 LIST_EXAMPLES = """Examples:
   agentmesh list --status running,waiting
@@ -55,7 +72,9 @@ def register(app: App, console: Console) -> None:
         *,
         all_: Annotated[
             bool,
-            Parameter(name="--all", negative="", help="All conversations: a line for each event."),
+            Parameter(
+                name="--all", negative="", help="Follow all conversations, one line per event."
+            ),
         ] = False,
         from_: FromSequence = 1,
         full: Full = False,
@@ -83,10 +102,12 @@ def register(app: App, console: Console) -> None:
     async def list_(
         *,
         status: Annotated[
-            str, Parameter(help="Only these, with commas: running, waiting, completed, …")
+            str, Parameter(help="Only these statuses, comma-separated: running,waiting,completed,…")
         ] = "",
-        agent: Annotated[str, Parameter(help="Only those in which this agent takes part.")] = "",
-        limit: Annotated[int, Parameter(help="At most this many.")] = 20,
+        agent: Annotated[
+            str, Parameter(help="Only conversations in which this agent takes part.")
+        ] = "",
+        limit: Annotated[int, Parameter(help="Maximum number to show.")] = 20,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
@@ -110,7 +131,7 @@ def register(app: App, console: Console) -> None:
             print_conversations(console, found)
         return EXIT_OK
 
-    @app.command
+    @app.command(help_epilogue=SHOW_EXAMPLES)
     async def show(
         conversation: str,
         /,
@@ -119,7 +140,7 @@ def register(app: App, console: Console) -> None:
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Show what a conversation holds now: messages, status, summary, usage.
+        """Show a conversation as it stands: messages, status, summary, usage.
 
         Parameters
         ----------
@@ -140,7 +161,7 @@ def register(app: App, console: Console) -> None:
             print_usage(console, transcript.usage, usage_of(found))
         return EXIT_OK
 
-    @app.command
+    @app.command(help_epilogue=SEND_EXAMPLES)
     async def send(
         conversation: str,
         text: str,
@@ -150,24 +171,25 @@ def register(app: App, console: Console) -> None:
         strategy: Annotated[
             Strategy,
             Parameter(
-                help="What becomes of the turn under way: it goes on, is given up, is given up "
-                "with the one before, or the message is refused."
+                help="What happens to the current turn: after_turn lets it finish, interrupt "
+                "stops it, replace_turn also takes back the one before, reject_if_running "
+                "refuses the message."
             ),
         ] = "after_turn",
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Say something to a conversation; if its run has ended, a new one starts.
+        """Send a message to a conversation; if its run has ended, a new one starts.
 
         Parameters
         ----------
         conversation
             Its id (conv_…).
         text
-            What to say.
+            The message.
         """
         if not text.strip():
-            raise UsageError("TEXT is empty", remedy="say something")
+            raise UsageError("TEXT is empty", remedy="give the message to send")
         images = await LocalImages.read(image)
         async with Gateway.open(connection) as gateway:
             attachments = await images.upload(gateway.mesh)
@@ -180,16 +202,16 @@ def register(app: App, console: Console) -> None:
             console.print(f"sent as event {sequence}")
         return EXIT_OK
 
-    @app.command
+    @app.command(help_epilogue=CANCEL_EXAMPLES)
     async def cancel(
         conversation: str,
         /,
         *,
-        reason: Annotated[str, Parameter(help="Why, for those who read the log.")] = "",
+        reason: Annotated[str, Parameter(help="Recorded in the log.")] = "",
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Cancel what a conversation is doing; running code is killed.
+        """Cancel the current run of a conversation and kill the code that it runs.
 
         Parameters
         ----------
@@ -204,7 +226,7 @@ def register(app: App, console: Console) -> None:
             console.print(status)
         return EXIT_OK
 
-    @app.command
+    @app.command(help_epilogue=TRACE_EXAMPLES)
     async def trace(
         conversation: str,
         /,
@@ -215,7 +237,7 @@ def register(app: App, console: Console) -> None:
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Show the spans of a conversation's run over all services, as a tree with times.
+        """Show the trace of a conversation's newest run, across all services, as a tree.
 
         Parameters
         ----------

@@ -11,13 +11,18 @@ from agentmesh_cli.options import NO_CONNECTION, Connection, JsonFlag
 from agentmesh_cli.rendering.json_output import dump
 from agentmesh_cli.rendering.tables import print_health
 
+HEALTH_EXAMPLES = """Examples:
+  agentmesh health
+  agentmesh health --address mesh.example:50051 --json
+"""
+
 
 def register(app: App, console: Console) -> None:
     """Adds the command to `app`."""
 
-    @app.command
+    @app.command(help_epilogue=HEALTH_EXAMPLES)
     async def health(*, json: JsonFlag = False, connection: Connection = NO_CONNECTION) -> int:
-        """Show whether the mesh serves, service by service; status 1 unless it is healthy."""
+        """Show the health of each service; exit with 1 unless all of them serve."""
         async with Gateway.open(connection) as gateway:
             found = await gateway.mesh.health()
         if json:

@@ -26,21 +26,21 @@ KEYS_EXAMPLES = """Examples:
   agentmesh keys revoke key_…
   agentmesh keys create --role viewer --address mesh:50051
 
-Without --address they work on the data directory, whether its mesh runs or
-not. With --address it is the caller's own tenant, by an admin key in
-AGENTMESH_API_KEY.
+Without --address they change the store of the data directory directly, whether
+its mesh runs or not. With --address they ask a gateway, for your own tenant,
+with an admin key in AGENTMESH_API_KEY.
 """
 
 
 DEFAULT_TENANT = "default"
-TenantHelp = Parameter(help=f"Whose key [default: {DEFAULT_TENANT}].")
+TenantHelp = Parameter(help=f"Tenant of the key [default: {DEFAULT_TENANT}].")
 
 
 Scopes = Annotated[
     list[str] | None,
     Parameter(
         negative="",
-        help="Limits the key to this, as conversations:read. May be given several times.",
+        help="Limit the key to this scope, such as conversations:read. Repeatable.",
     ),
 ]
 _SPAN = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[dhm])")
@@ -61,7 +61,7 @@ class Role(StrEnum):
 def register(app: App, console: Console) -> None:
     """Adds the commands to `app`."""
     keys = App(
-        name="keys", help="Make, list, rotate and revoke API keys.", help_epilogue=KEYS_EXAMPLES
+        name="keys", help="Create, list, rotate and revoke API keys.", help_epilogue=KEYS_EXAMPLES
     )
     app.command(keys)
 
@@ -69,16 +69,16 @@ def register(app: App, console: Console) -> None:
     async def create(
         *,
         tenant: Annotated[str, TenantHelp] = "",
-        role: Annotated[Role, Parameter(help="What it may do.")] = Role.OPERATOR,
-        name: Annotated[str, Parameter(help="A name for people.")] = "",
+        role: Annotated[Role, Parameter(help="Role of the key.")] = Role.OPERATOR,
+        name: Annotated[str, Parameter(help="Display name.")] = "",
         scope: Scopes = None,
         expires: Annotated[
-            str | None, Parameter(help="How long it lives, as 90d, 12h or 30m [default: for ever].")
+            str | None, Parameter(help="Lifetime: 90d, 12h or 30m [default: unlimited].")
         ] = None,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Make an API key; its secret is shown this once."""
+        """Create an API key and show its secret, this once."""
         ttl = _span("--expires", expires)
         if not connection.address:
             _refuse_json(json)
@@ -100,12 +100,13 @@ def register(app: App, console: Console) -> None:
         *,
         tenant: Annotated[str, TenantHelp] = "",
         overlap: Annotated[
-            str, Parameter(help="How long the old secret stays good, as 12h; 0: not at all.")
+            str,
+            Parameter(help="How long the old secret stays valid, such as 12h; 0 ends it at once."),
         ] = "24h",
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Give an API key a new secret, shown this once; the old one stays good for a while.
+        """Give an API key a new secret and show it, this once; the old one stays valid for a while.
 
         Parameters
         ----------
@@ -151,7 +152,7 @@ def register(app: App, console: Console) -> None:
         tenant: Annotated[str, TenantHelp] = "",
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Make an API key useless, within seconds.
+        """Revoke an API key; it stops working within seconds.
 
         Parameters
         ----------
@@ -184,7 +185,8 @@ def _span(option: str, text: str | None) -> timedelta | None:
     found = _SPAN.fullmatch(text)
     if found is None or not 0 < int(found["number"]) <= _LONGEST:
         raise UsageError(
-            f"{option} {text} is no span of time", remedy="write days, hours or minutes: 90d"
+            f"{option} {text} is not a duration",
+            remedy="write days, hours or minutes: 90d, 12h, 30m",
         )
     return timedelta(**{_UNITS[found["unit"]]: int(found["number"])})
 

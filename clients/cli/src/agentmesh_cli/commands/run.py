@@ -37,7 +37,7 @@ RUN_EXAMPLES = f"""Examples:
   agentmesh run "build a parser" --workflow {DEFAULT_WORKFLOW} --max-rounds 12
 
 Exit status: 0 only if the run completed, 1 if it failed or was cancelled,
-130 if it was left by Ctrl-C.
+130 if you left with Ctrl-C.
 """
 
 
@@ -47,11 +47,11 @@ class ConversationOptions:
     """What to start."""
 
     agents: Annotated[
-        str, Parameter(help="Agents in speaking order, with commas: developer,reviewer.")
+        str, Parameter(help="Agents in speaking order, comma-separated: developer,reviewer.")
     ] = ""
-    workflow: Annotated[str, Parameter(help="A shipped or registered team or workflow.")] = ""
+    workflow: Annotated[str, Parameter(help="A team or workflow, shipped or registered.")] = ""
     max_rounds: Annotated[
-        int | None, Parameter(help="As many turns as the run may take [default: the team's].")
+        int | None, Parameter(help="Maximum number of turns [default: the team's].")
     ] = None
     image: Images = None
 
@@ -65,7 +65,7 @@ class ConversationOptions:
     def check(self, task: str) -> None:
         """Raises UsageError for what no mesh would take, before anything is started for it."""
         if not task.strip():
-            raise UsageError("TASK is empty", remedy="say what the agents shall do")
+            raise UsageError("TASK is empty", remedy="say what the agents are to do")
         if self.max_rounds is not None and self.max_rounds < 1:
             raise UsageError(
                 f"--max-rounds {self.max_rounds} is too small", remedy="it must be 1 or more"
@@ -89,12 +89,12 @@ def register(app: App, console: Console) -> None:
             Parameter(
                 negative="",
                 help="Start a mesh for this conversation alone and stop it afterwards. Its data is "
-                "kept only if --data-dir names a folder or the run goes wrong.",
+                "deleted unless --data-dir is given or the run fails.",
             ),
         ] = False,
         on_interrupt: Annotated[
             OnInterrupt,
-            Parameter(help="What Ctrl-C does; where there is nobody to ask, it cancels."),
+            Parameter(help="What Ctrl-C does; without a terminal to ask on, it cancels."),
         ] = OnInterrupt.ASK,
         full: Annotated[
             bool, Parameter(negative="", help="Show tool output and the trace in full.")
@@ -103,13 +103,13 @@ def register(app: App, console: Console) -> None:
     ) -> int:
         """Start a conversation and stream it: messages, tool output, summary, usage, trace.
 
-        Without --agents and --workflow it is project_manager, developer and reviewer on
-        software_development.
+        Without --agents and --workflow, the team software_development runs with its agents
+        project_manager, developer and reviewer.
 
         Parameters
         ----------
         task
-            What the agents shall do.
+            What the agents are to do.
         """
         options.check(task)
         page = Page(console)

@@ -16,6 +16,7 @@ SHARE_EXAMPLES = """Examples:
   agentmesh share conv_… --with key_…
   agentmesh share conv_… --with-role user --write
   agentmesh unshare conv_… --with key_…
+  agentmesh grants conv_…
 """
 
 
@@ -28,10 +29,11 @@ class SharedRole(StrEnum):
 
 
 Subject = Annotated[
-    str, Parameter(name="--with", help="A subject: the id of a key, or a user's as `owner` has it.")
+    str,
+    Parameter(name="--with", help="A subject: a key's id, or a user's name as `owner` shows it."),
 ]
 ToRole = Annotated[
-    SharedRole | None, Parameter(name="--with-role", help="Everybody whose role includes this one.")
+    SharedRole | None, Parameter(name="--with-role", help="Everyone whose role includes this one.")
 ]
 
 
@@ -46,7 +48,7 @@ def register(app: App, console: Console) -> None:
         subject: Subject = "",
         role: ToRole = None,
         write: Annotated[
-            bool, Parameter(negative="", help="To take part as well, not only to read.")
+            bool, Parameter(negative="", help="Allow taking part, not only reading.")
         ] = False,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
@@ -81,7 +83,7 @@ def register(app: App, console: Console) -> None:
         role: ToRole = None,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Share a conversation no longer.
+        """Take back a share of a conversation.
 
         Parameters
         ----------
@@ -93,7 +95,7 @@ def register(app: App, console: Console) -> None:
             await gateway.mesh.sharing.unshare(conversation, subject=subject, role=role or "")
         return EXIT_OK
 
-    @app.command
+    @app.command(help_epilogue=SHARE_EXAMPLES)
     async def grants(
         conversation: str, /, *, json: JsonFlag = False, connection: Connection = NO_CONNECTION
     ) -> int:

@@ -14,22 +14,30 @@ from agentmesh_cli.rendering.json_output import dump, to_json
 
 Limit = Annotated[int | None, Parameter(help="Part of the new budget.")]
 
+STEERING_EXAMPLES = """Examples:
+  agentmesh pause conv_…
+  agentmesh resume conv_…
+"""
+FORK_EXAMPLES = """Examples:
+  agentmesh fork conv_… --at 12
+  agentmesh send conv_… "now without recursion"     with the id that fork printed
+"""
 UPDATE_EXAMPLES = """Examples:
   agentmesh update conv_… --max-rounds 40
   agentmesh update conv_… --max-tokens 200000 && agentmesh resume conv_…
 
-The limits named make up the new budget: what it had besides is no longer bounded.
+The new budget replaces the old one: a limit that you do not name is no longer set.
 """
 
 
 def register(app: App, console: Console) -> None:
     """Adds the commands to `app`."""
 
-    @app.command
+    @app.command(help_epilogue=STEERING_EXAMPLES)
     async def pause(
         conversation: str, /, *, json: JsonFlag = False, connection: Connection = NO_CONNECTION
     ) -> int:
-        """Stop a conversation after its present turn; `resume` lets it go on.
+        """Pause a conversation after its current turn; `resume` continues it.
 
         Parameters
         ----------
@@ -40,11 +48,11 @@ def register(app: App, console: Console) -> None:
             status = await gateway.mesh.pause(conversation)
         return _tell(console, conversation, status, json=json)
 
-    @app.command
+    @app.command(help_epilogue=STEERING_EXAMPLES)
     async def resume(
         conversation: str, /, *, json: JsonFlag = False, connection: Connection = NO_CONNECTION
     ) -> int:
-        """Let a paused conversation go on, or take the turn again in which it failed.
+        """Continue a paused conversation, or retry the turn in which it failed.
 
         Parameters
         ----------
@@ -55,16 +63,18 @@ def register(app: App, console: Console) -> None:
             status = await gateway.mesh.resume(conversation)
         return _tell(console, conversation, status, json=json)
 
-    @app.command
+    @app.command(help_epilogue=FORK_EXAMPLES)
     async def fork(
         conversation: str,
         /,
         *,
-        at: Annotated[int, Parameter(help="The last event to share; all of them if 0.")] = 0,
+        at: Annotated[
+            int, Parameter(help="Sequence of the last event to share [default: all].")
+        ] = 0,
         json: JsonFlag = False,
         connection: Connection = NO_CONNECTION,
     ) -> int:
-        """Make a conversation that shares another's history; `send` lets it go its own way.
+        """Fork a conversation: a new one with the same history, to be continued with `send`.
 
         Parameters
         ----------
@@ -86,7 +96,9 @@ def register(app: App, console: Console) -> None:
         conversation: str,
         /,
         *,
-        max_rounds: Annotated[int | None, Parameter(help="As many rounds as it may take.")] = None,
+        max_rounds: Annotated[
+            int | None, Parameter(help="Maximum number of turns of a run.")
+        ] = None,
         max_turns: Limit = None,
         max_tokens: Limit = None,
         max_cost_micros: Limit = None,

@@ -33,8 +33,12 @@ _DOWN_MARGIN_SECONDS = 60.0
 UP_EXAMPLES = """Examples:
   agentmesh up                          in this terminal, until Ctrl-C
   agentmesh up --wait                   in the background; returns when every service serves
-  agentmesh up --any-port --data-dir d  beside another mesh
-  agentmesh up --follow-logs            with the log lines of all services
+  agentmesh up --any-port --data-dir d  a second mesh beside the first
+  agentmesh up --follow-logs            with the logs of all services
+"""
+DOWN_EXAMPLES = """Examples:
+  agentmesh down
+  agentmesh down --data-dir d
 """
 
 
@@ -52,10 +56,10 @@ class UpOptions:
     ] = MeshPorts().gateway
     rest_port: Annotated[int, Parameter(help="Port of REST and SSE.")] = MeshPorts().rest
     host: Annotated[
-        str, Parameter(help="Address the gateway listens on; beyond loopback it wants API keys.")
+        str, Parameter(help="Address the gateway listens on; any but loopback requires API keys.")
     ] = LOOPBACK
     drain: Annotated[
-        float, Parameter(help="Seconds that running work gets when the mesh stops.")
+        float, Parameter(help="Seconds that running work gets to finish when the mesh stops.")
     ] = 10.0
 
 
@@ -70,27 +74,27 @@ def register(app: App, console: Console) -> None:
         *,
         options: UpOptions = DEFAULT_UP,
         follow_logs: Annotated[
-            bool, Parameter(negative="", help="Print what the services log.")
+            bool, Parameter(negative="", help="Print the logs of the services.")
         ] = False,
         wait: Annotated[
             bool,
-            Parameter(negative="", help="Start in the background, return once everything serves."),
+            Parameter(negative="", help="Start in the background and return once all serve."),
         ] = False,
         timeout: Annotated[  # noqa: ASYNC109  # an option of the command, not of the coroutine
-            float, Parameter(help="Seconds that --wait waits.")
+            float, Parameter(help="How many seconds --wait waits.")
         ] = 60.0,
     ) -> int:
         """Start a mesh on this machine and keep it running.
 
         Starts conversation_store, tool_runner, agent_runtime and gateway as processes, shows where
-        they listen, and starts again what dies. Ctrl-C stops them in order.
+        they listen, and restarts any that dies. Ctrl-C drains and stops them.
         """
         data_dir = (options.data_dir or settings.default_data_dir()).expanduser().resolve()
         if wait:
             return await _up_in_background(console, data_dir, options, timeout)
         return await _up(console, data_dir, options, follow_logs)
 
-    @app.command
+    @app.command(help_epilogue=DOWN_EXAMPLES)
     async def down(*, data_dir: DataDir = None) -> int:
         """Stop the mesh that runs on a data directory of this machine."""
         directory = (data_dir or settings.default_data_dir()).expanduser().resolve()
