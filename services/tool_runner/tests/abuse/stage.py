@@ -18,8 +18,7 @@ from typing import Any, Final
 from agentmesh_tool_runner.sandbox.backend import SandboxBackend, Workspace
 from agentmesh_tool_runner.sandbox.model import INPUT_DIRECTORY, ExecutionSpec, Limits
 
-from services.tool_runner.tests.results import Result, result_of
-
+from ..results import Result, result_of  # noqa: TID252 - the tests are one tree
 from .attacks import run
 from .attacks.attack import ATTACKS, SETTINGS_VARIABLE, Attack
 

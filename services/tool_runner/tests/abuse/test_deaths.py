@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from agentmesh_tool_runner.sandbox import cgroups
 
-from services.tool_runner.tests.processes import processes
-
+from ..processes import processes  # noqa: TID252 - the tests are one tree
 from ..sandbox.conftest import WITHOUT_GROUPS  # noqa: TID252 - the tests are one tree
 from .attacks.attack import Attack
 from .conftest import ALL, Verdict

@@ -26,8 +26,7 @@ from agentmesh_tool_runner.sandbox.model import (
 from agentmesh_tool_runner.sandbox.options import LocalOptions
 from agentmesh_tool_runner.sandbox.sandlock import SandlockBackend, landlock_version
 
-from services.tool_runner.tests.results import Result, result_of
-
+from ..results import Result, result_of  # noqa: TID252 - the tests are one tree
 from . import engine
 
 if TYPE_CHECKING:

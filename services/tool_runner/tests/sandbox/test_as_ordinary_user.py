@@ -37,6 +37,8 @@ SUITES = (
     "abuse/test_attacks.py",
     "abuse/test_lifecycle.py",
 )
+# What those suites have in common with the others.
+SHARED = ("processes.py", "results.py")
 INTERPRETERS = (
     sys.executable,
     "/var/lib/agentmesh/sandbox-python/current/bin/python3",
@@ -86,6 +88,8 @@ def folder() -> Iterator[Path]:
             shutil.copytree(package, source / package.name)
         for tests in ("sandbox", "abuse"):
             shutil.copytree(Path(__file__).parents[1] / tests, folder / "tests" / tests)
+        for shared in SHARED:
+            shutil.copy(Path(__file__).parents[1] / shared, folder / "tests")
         for name in NEEDED:
             copy_distribution(name, source)
         home = folder / "home"

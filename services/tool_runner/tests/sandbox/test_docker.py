@@ -17,8 +17,7 @@ from agentmesh_tool_runner.sandbox.docker import flags
 from agentmesh_tool_runner.sandbox.docker.backend import DockerBackend
 from agentmesh_tool_runner.sandbox.model import MIB, EndReason, ExecutionSpec, WorkspaceKey
 
-from services.tool_runner.tests.processes import sleepers_become
-
+from ..processes import sleepers_become  # noqa: TID252 - the tests are one tree
 from . import engine
 from .conftest import LIMITS, Run, collect, make_backend
 from .engine import ours, volumes

@@ -21,9 +21,8 @@ from agentmesh_tool_runner.sandbox.model import (
 )
 from agentmesh_tool_runner.sandbox.resident_client import ResidentLostError
 
-from services.tool_runner.tests.processes import sleepers_become
-from services.tool_runner.tests.results import Result, result_of
-
+from ..processes import sleepers_become  # noqa: TID252 - the tests are one tree
+from ..results import Result, result_of  # noqa: TID252 - the tests are one tree
 from .conftest import LIMITS, collect, make_local_backend
 from .test_warm import first_line
 

@@ -20,8 +20,7 @@ from agentmesh_tool_runner.sandbox.model import (
     WorkspaceKey,
 )
 
-from services.tool_runner.tests.processes import sleepers, sleepers_become
-
+from ..processes import sleepers, sleepers_become  # noqa: TID252 - the tests are one tree
 from .conftest import (
     LIMITS,
     Run,

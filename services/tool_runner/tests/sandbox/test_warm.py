@@ -20,9 +20,8 @@ from agentmesh_tool_runner.sandbox.model import (
 )
 from agentmesh_tool_runner.sandbox.resident_client import Resident
 
-from services.tool_runner.tests.processes import sleepers, sleepers_become
-from services.tool_runner.tests.results import Result
-
+from ..processes import sleepers, sleepers_become  # noqa: TID252 - the tests are one tree
+from ..results import Result  # noqa: TID252 - the tests are one tree
 from .conftest import LIMITS, collect, make_local_backend
 
 WHICH = "import os; print(os.readlink('/proc/self/ns/user'), open('/proc/1/cmdline').read())"
