@@ -4,6 +4,7 @@ stops neither the verification nor the sealing of others."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from services.conversation_store.tests.audit_log import (
     recorded,
     sealer,
     three_batches,
+    verdict,
 )
 from services.conversation_store.tests.support import ManualClock
 
@@ -44,7 +46,7 @@ def _changes(table: Table[Any], where: str) -> Iterator[tuple[str, str]]:
         (AUDIT, "sequence = 5"),
         (AUDIT, "sequence = 0"),
         (SEALS, "number = 2"),
-        (SEALS, "number = 3"),
+        (SEALS, "number = 4"),
         (CUTS, "through_sequence = 3"),
     ],
     ids=lambda value: getattr(value, "name", value),
@@ -125,3 +127,13 @@ async def test_text_that_is_none_is_found_and_is_no_matter_of_other_tenants(
     (broken, other) = await verify(storage, KEYS, {})
     assert (broken.tenant, "cannot be read" in str(broken.problem)) == ("acme", True)
     assert (other.problem, other.removed, other.unsealed) == (None, 9, 0)
+
+
+async def test_bytes_that_look_like_a_text_are_not_that_text(
+    storage: Storage, tamper: Change
+) -> None:
+    await append(storage, replace(recorded("acme", 1), principal="b'al'"))
+    await sealer(storage).seal_all()
+    assert (await verdict(storage)).problem is None
+    await tamper("UPDATE audit_records SET principal = CAST('al' AS BLOB)")
+    assert "batch 1 does not match its seal" in str((await verdict(storage)).problem)
