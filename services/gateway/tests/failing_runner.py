@@ -24,6 +24,8 @@ class FailingRunner:
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[int, bytes]] = {}
+        self.versions: list[tuple[str, str, bytes]] = []
+        """Ids, paths and contents, the oldest first."""
         self.changes = 0
         self.runs = 0
         self.before: MeshError | None = None
@@ -38,6 +40,17 @@ class FailingRunner:
         """As somebody else would."""
         self.changes += 1
         self.files[path] = (self.changes, data)
+
+    def keep(self, path: str) -> str:
+        """What is there as a version, by its id; it stays there."""
+        version_id = f"v{len(self.versions)}"
+        self.versions.append((version_id, path, self.files[path][1]))
+        return version_id
+
+    def remove(self, path: str) -> None:
+        """As somebody else would."""
+        self.keep(path)
+        del self.files[path]
 
     async def write_file(
         self, requests: AsyncIterator[pb.WriteFileRequest], context: Any
@@ -66,11 +79,27 @@ class FailingRunner:
         self, request: pb.RestoreFileVersionRequest, context: Any
     ) -> pb.RestoreFileVersionResponse:
         self._fail_before()
-        if request.version_id in self.files:
-            raise MeshError.already_exists("file", request.version_id)
-        self.put(request.version_id, b"restored")
+        kept = {version_id: (path, data) for version_id, path, data in self.versions}
+        if request.version_id not in kept:
+            raise MeshError.not_found("version", request.version_id)
+        path, data = kept[request.version_id]
+        if request.HasField("replaces_sha256") and self.files.get(path, (0, None))[1] != data:
+            there = self._info(path).sha256 if path in self.files else b""
+            if there != request.replaces_sha256:
+                raise MeshError.etag_mismatch("file", path, self._etag(path))
+        elif request.HasField("replaces_sha256"):
+            return pb.RestoreFileVersionResponse(file=self._info(path))
+        if path in self.files:
+            self.keep(path)
+        self.put(path, data)
         await self._finish()
-        return pb.RestoreFileVersionResponse(file=self._info(request.version_id))
+        return pb.RestoreFileVersionResponse(file=self._info(path))
+
+    async def list_file_versions(
+        self, request: pb.ListFileVersionsRequest, context: Any
+    ) -> pb.ListFileVersionsResponse:
+        versions = [pb.FileVersion(id=each, path=path) for each, path, _ in self.versions[::-1]]
+        return pb.ListFileVersionsResponse(versions=versions)
 
     async def stat_file(self, request: pb.StatFileRequest, context: Any) -> pb.StatFileResponse:
         if request.path not in self.files:

@@ -59,8 +59,8 @@ class Workspace:
         headers = {"idempotency-key": request_id}
         return await self.front.http.delete(self.path("a.txt"), headers=headers)
 
-    async def restore(self, request_id: str) -> httpx.Response:
-        path = f"/conversations/{self.conversation}/artifact-versions/a.txt/restore"
+    async def restore(self, version: str, request_id: str) -> httpx.Response:
+        path = f"/conversations/{self.conversation}/artifact-versions/{version}/restore"
         return await self.front.http.post(path, headers={"idempotency-key": request_id})
 
     async def execute(self, request_id: str) -> list[Any]:
@@ -175,11 +175,76 @@ async def test_only_what_was_there_at_first_is_removed(workspace: Workspace) -> 
     assert (await workspace.delete("nothing there")).json() == {"removed": False}
 
 
-async def test_a_version_is_not_said_to_be_missing_that_was_restored(workspace: Workspace) -> None:
-    workspace.runner.after = broken_off()
-    assert (await workspace.restore("restored")).status_code == 503
-    assert reason(await workspace.restore("restored")) == "OUTCOME_UNKNOWN"
-    assert reason(await workspace.restore("in the way")) == "ALREADY_EXISTS"
+def versioned(runner: FailingRunner, now: bytes | None = b"two") -> str:
+    """A version of a.txt, and what is there now."""
+    runner.put("a.txt", b"one")
+    version = runner.keep("a.txt")
+    if now is None:
+        runner.remove("a.txt")
+    else:
+        runner.put("a.txt", now)
+    return version
+
+
+@pytest.mark.parametrize("now", [b"two", None], ids=["over a file", "where nothing is"])
+async def test_a_restored_version_is_known_again(workspace: Workspace, now: bytes | None) -> None:
+    runner = workspace.runner
+    version = versioned(runner, now)
+    runner.after = broken_off()
+    assert (await workspace.restore(version, f"known {now!r}")).status_code == 503
+    made, kept = runner.changes, len(runner.versions)
+    again = await workspace.restore(version, f"known {now!r}")
+    assert again.json()["artifact"]["etag"] == str(made)
+    assert (await workspace.restore(version, f"known {now!r}")).json() == again.json()
+    assert (runner.changes, len(runner.versions)) == (made, kept)
+
+
+@pytest.mark.parametrize("now", [b"two", None], ids=["over a file", "where nothing is"])
+async def test_a_version_is_restored_by_the_repetition_if_it_was_not(
+    workspace: Workspace, now: bytes | None
+) -> None:
+    runner = workspace.runner
+    version = versioned(runner, now)
+    runner.before = broken_off()
+    assert (await workspace.restore(version, f"late {now!r}")).status_code == 503
+    assert (await workspace.restore(version, f"late {now!r}")).status_code == 200
+    assert runner.files["a.txt"][1] == b"one"
+
+
+@pytest.mark.parametrize("now", [b"two", None], ids=["over a file", "where nothing is"])
+async def test_what_came_after_a_restored_version_stays(
+    workspace: Workspace, now: bytes | None
+) -> None:
+    runner = workspace.runner
+    for done, later in ((True, b"three"), (False, b"three"), (True, None)):
+        request_id = f"after {now!r} {done} {later!r}"
+        version = versioned(runner, now)
+        if done:
+            runner.after = broken_off()
+        else:
+            runner.before = broken_off()
+        assert (await workspace.restore(version, request_id)).status_code == 503
+        if later is None:
+            runner.remove("a.txt")
+        else:
+            runner.put("a.txt", later)
+        for _ in range(2):
+            answer = await workspace.restore(version, request_id)
+            assert (answer.status_code, reason(answer)) == (409, "OUTCOME_UNKNOWN"), request_id
+        assert runner.files.get("a.txt", (0, None))[1] == later
+
+
+async def test_a_version_that_is_gone_is_not_said_to_have_been_missing(
+    workspace: Workspace,
+) -> None:
+    runner = workspace.runner
+    version = versioned(runner)
+    runner.after = broken_off()
+    assert (await workspace.restore(version, "gone")).status_code == 503
+    runner.versions.clear()
+    assert reason(await workspace.restore(version, "gone")) == "OUTCOME_UNKNOWN"
+    for _ in range(2):
+        assert reason(await workspace.restore("v7", "never there")) == "NOT_FOUND"
 
 
 async def test_code_that_may_have_run_is_never_run_again(workspace: Workspace) -> None:

@@ -10,7 +10,7 @@ import pytest
 from agentmesh.common.v1 import errors_pb2
 from agentmesh.tool_runner.v1 import tool_runner_service_pb2 as pb
 
-from .conftest import Mesh
+from .conftest import CONVERSATION, Mesh
 from .file_client import Files, refusal
 
 
@@ -77,6 +77,53 @@ async def test_what_is_overwritten_or_removed_can_be_restored(files: Files, mesh
     await mesh.runner.sandboxes.backend.close()
     await mesh.runner.sandboxes.backend.start()
     assert len((await files.call("ListFileVersions")).versions) == 4
+
+
+async def test_a_version_is_restored_once_by_whoever_asks_again(files: Files) -> None:
+    """As one does who never heard what came of it."""
+    before = hashlib.sha256(b"two").digest()
+    await files.write("a.txt", b"one")
+    await files.write("a.txt", b"two")
+    version = (await files.call("ListFileVersions", path="a.txt")).versions[0].id
+    again = {"version_id": version, "replaces_sha256": before}
+    restored = (await files.call("RestoreFileVersion", **again)).file
+    assert await files.read("a.txt") == b"one"
+    assert (await files.call("RestoreFileVersion", **again)).file == restored
+    assert len((await files.call("ListFileVersions", path="a.txt")).versions) == 2
+    await files.write("a.txt", b"three")
+    error = await refusal(files.call("RestoreFileVersion", **again))
+    assert error.reason == errors_pb2.ERROR_REASON_ETAG_MISMATCH
+    await files.call("RemoveFile", path="a.txt")
+    error = await refusal(files.call("RestoreFileVersion", **again))
+    assert error.reason == errors_pb2.ERROR_REASON_ETAG_MISMATCH
+    assert await files.names() == []
+    await files.call("RestoreFileVersion", version_id=version, replaces_sha256=b"")
+    assert await files.read("a.txt") == b"one"
+    error = await refusal(
+        files.call("RestoreFileVersion", version_id=version, replaces_sha256=bytes(33))
+    )
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_folder_is_known_again_by_what_is_in_it(files: Files, mesh: Mesh) -> None:
+    make = "os.makedirs('in/deep'); os.symlink('a', 'in/link'); open('in/a', 'w').write('1')"
+    await mesh.execute(f"import os; {make}", conversation_id=CONVERSATION)
+    version = (await files.call("RemoveFile", path="in")).version_id
+    again = {"version_id": version, "replaces_sha256": b""}
+    for _ in range(2):
+        restored = (await files.call("RestoreFileVersion", **again)).file
+        assert (restored.path, restored.kind) == ("in", pb.FILE_KIND_FOLDER)
+    error = await refusal(files.call("RestoreFileVersion", version_id=version))
+    assert error.code is grpc.StatusCode.ALREADY_EXISTS
+    changes = (
+        "open('in/a', 'w').write('2')",
+        "open('in/a', 'w').write('1'); os.rmdir('in/deep')",
+        "os.mkdir('in/deep'); os.remove('in/link'); os.symlink('b', 'in/link')",
+    )
+    for change in changes:
+        await mesh.execute(f"import os; {change}", conversation_id=CONVERSATION)
+        error = await refusal(files.call("RestoreFileVersion", **again))
+        assert error.reason == errors_pb2.ERROR_REASON_ETAG_MISMATCH, change
 
 
 async def test_versions_are_bounded(files: Files) -> None:

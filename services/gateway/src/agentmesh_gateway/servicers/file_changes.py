@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _ALREADY_EXISTS = errors_pb2.ERROR_REASON_ALREADY_EXISTS
 _ETAG_MISMATCH = errors_pb2.ERROR_REASON_ETAG_MISMATCH
 _NOT_FOUND = errors_pb2.ERROR_REASON_NOT_FOUND
+_NOT_AS_BEFORE = (_ALREADY_EXISTS, _ETAG_MISMATCH, _NOT_FOUND)
 
 
 class FileChanges:
@@ -86,19 +88,49 @@ class FileChanges:
     async def restore(
         self, request: pb2.RestoreArtifactVersionRequest, attempt: Attempt
     ) -> pb2.RestoreArtifactVersionResponse:
-        """Copies a version back. What it overwrites is kept as a version, so that it can be done
-        again; but the version may be gone by then, or a folder be in the way."""
-        await attempt.begin()
+        """Copies a version back over what was there when the request first came, and over nothing
+        that came later."""
         wanted = runner_pb2.RestoreFileVersionRequest(
             conversation_id=request.conversation_id, version_id=request.version_id
         )
+        if attempt.earlier is not None:
+            wanted.replaces_sha256 = await self._still_to_replace(request, attempt)
+        elif attempt.is_repeatable:
+            place = await self._place(request)
+            if place is not None:
+                await attempt.begin(place.note)
         try:
             restored = await self._runner.RestoreFileVersion(wanted)
         except grpc.aio.AioRpcError as refused:
-            if attempt.earlier is None or not describes(refused, _NOT_FOUND, _ALREADY_EXISTS):
+            if attempt.earlier is None or not describes(refused, *_NOT_AS_BEFORE):
                 raise
             raise attempt.unknown() from refused
         return pb2.RestoreArtifactVersionResponse(artifact=restored.file)
+
+    async def _still_to_replace(
+        self, request: pb2.RestoreArtifactVersionRequest, attempt: Attempt
+    ) -> bytes:
+        """What was there before the first attempt. Raises OUTCOME_UNKNOWN if a file that it may
+        have put there was perhaps removed since, which looks like before."""
+        before, place = _Place.noted(attempt.earlier or b""), await self._place(request)
+        if before is None or place is None:
+            raise attempt.unknown()
+        if not place.sha256 and not before.sha256 and place.newest != before.newest:
+            raise attempt.unknown()
+        return before.sha256
+
+    async def _place(self, request: pb2.RestoreArtifactVersionRequest) -> _Place | None:
+        """Where a version belongs; None if there is no such version."""
+        found = await self._runner.ListFileVersions(
+            runner_pb2.ListFileVersionsRequest(conversation_id=request.conversation_id)
+        )
+        paths = {version.id: version.path for version in found.versions}
+        if request.version_id not in paths:
+            return None
+        path = paths[request.version_id]
+        newest = next(version.id for version in found.versions if version.path == path)
+        file = await self._stat(request.conversation_id, path, with_sha256=True)
+        return _Place(newest, b"" if file is None else file.sha256)
 
     async def _stat(
         self, conversation_id: str, path: str, *, with_sha256: bool = False
@@ -112,6 +144,26 @@ class FileChanges:
             if not describes(error, _NOT_FOUND):
                 raise
             return None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What is at the path of a version, empty for nothing, and the path's newest version: there is
+    a newer one as soon as something there was overwritten or removed."""
+
+    newest: str
+    sha256: bytes
+
+    @property
+    def note(self) -> bytes:
+        """For later attempts."""
+        return f"{self.newest}:{self.sha256.hex()}".encode()
+
+    @classmethod
+    def noted(cls, note: bytes) -> _Place | None:
+        """None for a note of an earlier release."""
+        newest, colon, digest = note.decode().partition(":")
+        return cls(newest, bytes.fromhex(digest)) if colon else None
 
 
 class _Body:

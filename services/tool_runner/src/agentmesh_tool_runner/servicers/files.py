@@ -186,5 +186,8 @@ class FileMethods:
         """A copy, back at its path."""
         with rich_errors():
             async with self._changing(request.conversation_id) as workspace:
-                entry = await workspace.change(writing.restore_version, request.version_id)
+                replaces = request.replaces_sha256 if request.HasField("replaces_sha256") else None
+                entry = await workspace.change(
+                    writing.restore_version, request.version_id, replaces=replaces
+                )
         return pb.RestoreFileVersionResponse(file=file_info(entry))

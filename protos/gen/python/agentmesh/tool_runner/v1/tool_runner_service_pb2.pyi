@@ -1895,17 +1895,26 @@ class RestoreFileVersionRequest(google.protobuf.message.Message):
 
     CONVERSATION_ID_FIELD_NUMBER: builtins.int
     VERSION_ID_FIELD_NUMBER: builtins.int
+    REPLACES_SHA256_FIELD_NUMBER: builtins.int
     conversation_id: builtins.str
     """"conv_…"."""
     version_id: builtins.str
     """From ListFileVersions."""
+    replaces_sha256: builtins.bytes
+    """Of the file that is to be replaced, empty if nothing is there: for whoever does not know whether
+    the version was restored already. It is restored only if that is what is there. If what is there
+    is the same as the version, nothing is done and that is the answer; all else is ETAG_MISMATCH.
+    """
     def __init__(
         self,
         *,
         conversation_id: builtins.str = ...,
         version_id: builtins.str = ...,
+        replaces_sha256: builtins.bytes | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["conversation_id", b"conversation_id", "version_id", b"version_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_replaces_sha256", b"_replaces_sha256", "replaces_sha256", b"replaces_sha256"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_replaces_sha256", b"_replaces_sha256", "conversation_id", b"conversation_id", "replaces_sha256", b"replaces_sha256", "version_id", b"version_id"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_replaces_sha256", b"_replaces_sha256"]) -> typing.Literal["replaces_sha256"] | None: ...
 
 Global___RestoreFileVersionRequest: typing_extensions.TypeAlias = RestoreFileVersionRequest
 

@@ -317,7 +317,8 @@ class ToolRunnerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RestoreFileVersion(self, request, context):
-        """Copies a version back to its path. A file that is there now is kept as a version first.
+        """Copies a version back to its path. A file that is there now is kept as a version first; a folder
+        that is there is in the way: ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

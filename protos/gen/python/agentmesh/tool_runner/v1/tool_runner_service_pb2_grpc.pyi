@@ -656,7 +656,9 @@ class ToolRunnerServiceStub(typing.Generic[_ToolRunnerServiceCallToolType, _Tool
     """
 
     RestoreFileVersion: _ToolRunnerServiceRestoreFileVersionType
-    """Copies a version back to its path. A file that is there now is kept as a version first."""
+    """Copies a version back to its path. A file that is there now is kept as a version first; a folder
+    that is there is in the way: ALREADY_EXISTS.
+    """
 
 ToolRunnerServiceAsyncStub: typing_extensions.TypeAlias = ToolRunnerServiceStub[
     grpc.aio.UnaryStreamMultiCallable[
@@ -954,6 +956,8 @@ class ToolRunnerServiceServicer(metaclass=abc.ABCMeta):
         request: agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionRequest,
         context: _ServicerContext,
     ) -> typing.Union[agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse, collections.abc.Awaitable[agentmesh.tool_runner.v1.tool_runner_service_pb2.RestoreFileVersionResponse]]:
-        """Copies a version back to its path. A file that is there now is kept as a version first."""
+        """Copies a version back to its path. A file that is there now is kept as a version first; a folder
+        that is there is in the way: ALREADY_EXISTS.
+        """
 
 def add_ToolRunnerServiceServicer_to_server(servicer: ToolRunnerServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

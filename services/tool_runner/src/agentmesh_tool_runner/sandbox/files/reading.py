@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
-import hashlib
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ from agentmesh_tool_runner.sandbox import beneath
 from agentmesh_tool_runner.sandbox.model import FileEntry
 from agentmesh_tool_runner.sandbox.snapshot import Entry, walk
 
+from .content import sha256_of
 from .tree import HIDDEN, as_entry, as_file_entry, inside, look
 from .tree import etag as etag_of
 
@@ -63,16 +63,7 @@ def stat_file(root: int, path: str, *, with_hash: bool = False) -> FileEntry:
     if not with_hash or entry.kind != "file":
         return as_file_entry(entry)
     with _open(root, path) as (descriptor, opened):
-        return as_file_entry(opened, _sha256(descriptor, opened.size))
-
-
-def _sha256(descriptor: int, size: int) -> bytes:
-    """Of so many bytes: a program may go on writing."""
-    found, offset = hashlib.sha256(), 0
-    while offset < size and (block := os.pread(descriptor, min(_BLOCK, size - offset), offset)):
-        found.update(block)
-        offset += len(block)
-    return found.digest()
+        return as_file_entry(opened, sha256_of(descriptor, opened.size))
 
 
 def list_files(

@@ -13,6 +13,7 @@ from agentmesh_tool_runner.sandbox.model import FileEntry, FileRules, WorkspaceF
 from agentmesh_tool_runner.sandbox.snapshot import Entry, walk
 
 from . import versions
+from .content import is_same, sha256_at
 from .drafts import drop_draft, new_name, open_draft, put_draft, write_draft
 from .tree import (
     Tree,
@@ -202,13 +203,37 @@ def remove(root: int, rules: FileRules, path: str, *, keeps_version: bool = True
     return kept
 
 
-def restore_version(root: int, rules: FileRules, version_id: str) -> FileEntry:
+def restore_version(
+    root: int, rules: FileRules, version_id: str, *, replaces: bytes | None = None
+) -> FileEntry:
     """Copies a version back to its path; a file that is there now is kept as a version first.
 
+    With `replaces`, the SHA-256 of the file that is to be there, empty for nothing, what is the
+    same as the version already stays and is the answer.
+
     Raises FileNotFoundError for an unknown version; FileExistsError for a folder that is there
-    again.
+    again; OSError with ESTALE if something else is there than what it `replaces`.
     """
     tree = Tree(root, rules)
     kept = versions.find(tree, version_id)
     source = look(root, kept.at)
+    if replaces is not None:
+        present = _present(root, kept.plain)
+        if present is not None and is_same(root, source, present):
+            return as_file_entry(present)
+        if not _is_replaced(root, present, replaces):
+            raise OSError(errno.ESTALE, "it is another file now", beneath.shown(kept.plain))
     return _copy(tree, source, beneath.shown(kept.plain), replace_existing=True)
+
+
+def _is_replaced(root: int, present: Entry | None, replaces: bytes) -> bool:
+    if present is None:
+        return not replaces
+    return present.kind == "file" and sha256_at(root, present) == replaces
+
+
+def _present(root: int, plain: str) -> Entry | None:
+    try:
+        return look(root, plain)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
