@@ -16,6 +16,7 @@ from meshkit.server import ServiceHost
 from meshkit.testkit import mesh_hosts  # noqa: F401  a fixture
 
 from .front import front, own_front, own_store, shared_store  # noqa: F401  fixtures
+from .oidc_issuer import issuer  # noqa: F401  a fixture
 
 NOWHERE = "127.0.0.1:1"
 

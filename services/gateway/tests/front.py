@@ -94,3 +94,10 @@ def violations(response: httpx.Response) -> dict[str, str]:
         for detail in response.json()["error"]["details"]
         for violation in detail.get("field_violations", ())
     }
+
+
+def reason(response: httpx.Response, status: int | None = None) -> str:
+    """Why a request was refused, with that status if it is given."""
+    assert response.is_error, response.text
+    assert status in (None, response.status_code), response.text
+    return str(response.json()["error"]["details"][0]["reason"])

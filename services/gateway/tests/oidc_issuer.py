@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
@@ -120,3 +122,12 @@ class OidcServer:
         else:
             document = {"keys": [key.published() for key in self.keys]}
         return document | {"padding": "x" * self.padding}
+
+
+@pytest_asyncio.fixture
+async def issuer() -> AsyncIterator[OidcServer]:
+    """One that runs as long as the test."""
+    server = OidcServer()
+    await server.start()
+    yield server
+    await server.stop()

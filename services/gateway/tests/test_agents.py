@@ -13,7 +13,7 @@ from agentmesh.gateway.v1.agent_service_pb2_grpc import AgentServiceStub
 from google.protobuf.field_mask_pb2 import FieldMask
 from meshkit.testkit import HostFactory, raises_rich
 
-from .front import START, Front, violations
+from .front import START, Front, reason, violations
 from .tenants import caller
 
 CONFIG: dict[str, Any] = {
@@ -69,11 +69,6 @@ def _agent(response: httpx.Response) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     agent: dict[str, Any] = response.json()["agent"]
     return agent
-
-
-def reason(response: httpx.Response, status: int) -> str:
-    assert response.status_code == status, response.text
-    return str(response.json()["error"]["details"][0]["reason"])
 
 
 async def described(front: Front, name: str, version: int = 0) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from meshkit.testkit import raises_rich
 
-from .front import Front
+from .front import Front, reason
 
 
 async def log(front: Front, conversation: str) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ async def test_the_mask_names_what_changes(front: Front) -> None:
     assert dict(changed.conversation.labels) == {"team": "red"}
     held = await front.http.delete(f"/conversations/{name}")
     assert held.status_code == 400
-    assert held.json()["error"]["details"][0]["reason"] == "LEGAL_HOLD"
+    assert reason(held) == "LEGAL_HOLD"
     body: dict[str, Any] = {
         "conversation": {"labels": {"team": "green"}, "retention_age": "86400s"}
     }

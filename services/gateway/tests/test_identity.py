@@ -11,6 +11,8 @@ from agentmesh_gateway.identity.keys import CheckedKeys, KeyCheck
 from meshkit.context import Principal
 from meshkit.errors import MeshError
 
+from .clock import Clock
+
 ALICE = Principal(subject="key_1", tenant="acme", role=2)
 
 
@@ -28,16 +30,6 @@ class Directory:
         if self.down:
             raise MeshError.unavailable("conversation_store")
         return KeyCheck(self.keys.get(secret), keys_exist=bool(self.keys))
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def authenticator(

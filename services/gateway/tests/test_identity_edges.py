@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-import pytest_asyncio
 import trustme
 from agentmesh.conversation.v1.stream_pb2 import SUBSCRIBE_UNTIL_HEAD, StreamItem
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
@@ -33,14 +32,6 @@ GET = pb2.GetConversationRequest(conversation_id="conv_1")
 SPIFFE_IDS = [
     {"trust_domain": "example.org", "path": "/ns/prod/sa/*", "tenant": "default", "role": "admin"}
 ]
-
-
-@pytest_asyncio.fixture
-async def issuer() -> AsyncIterator[OidcServer]:
-    server = OidcServer()
-    await server.start()
-    yield server
-    await server.stop()
 
 
 async def gateway_of(

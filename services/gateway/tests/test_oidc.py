@@ -6,39 +6,21 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import jwt
 import pytest
-import pytest_asyncio
 from agentmesh_gateway.identity.oidc.tokens import Tokens
 from agentmesh_gateway.identity.settings import OidcIssuer
 from cryptography.hazmat.primitives import serialization
 from meshkit.context import Principal
 from meshkit.errors import MeshError
 
+from .clock import Clock
 from .oidc_issuer import OidcServer, SigningKey
 
 RSA_KEY = SigningKey.rsa("rsa-1")
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest_asyncio.fixture
-async def issuer() -> AsyncIterator[OidcServer]:
-    server = OidcServer()
-    await server.start()
-    yield server
-    await server.stop()
 
 
 def tokens_of(issuer: OidcServer, clock: Clock | None = None, **fields: Any) -> Tokens:

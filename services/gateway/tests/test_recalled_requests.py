@@ -9,7 +9,7 @@ import httpx
 import pytest_asyncio
 
 from .conftest import Gateways
-from .front import START, Front
+from .front import START, Front, reason
 
 
 class Repeated:
@@ -48,10 +48,6 @@ def workflow(name: str, agent: str, **schema: Any) -> dict[str, Any]:
 
 def named(agent: str) -> dict[str, Any]:
     return {"name": agent, "config": {"role": "r", "system_message": "m"}}
-
-
-def reason(response: httpx.Response) -> str:
-    return str(response.json()["error"]["details"][0]["reason"])
 
 
 async def test_a_conversation_is_started_once_though_its_agent_is_gone(repeated: Repeated) -> None:

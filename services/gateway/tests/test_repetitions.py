@@ -27,7 +27,7 @@ from meshkit.testkit import HostFactory, MeshProcess, raises_rich
 
 from .conftest import NOWHERE, Gateways
 from .failing_runner import FailingRunner, broken_off, start_failing_runner
-from .front import Front, stand_before
+from .front import Front, reason, stand_before
 
 BODY = b"the bytes"
 FILE = {"content-type": "application/octet-stream"}
@@ -100,10 +100,6 @@ async def workspace(
     conversation = (await front.started())["conversation_id"]
     yield Workspace(front, runner, host.grpc_address, conversation)
     runner.go_on.set()
-
-
-def reason(response: httpx.Response) -> str:
-    return str(response.json()["error"]["details"][0]["reason"])
 
 
 @pytest.mark.parametrize("condition", ["must_not_exist", "etag"])

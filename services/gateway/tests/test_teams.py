@@ -8,7 +8,7 @@ import grpc
 from agentmesh.gateway.v1 import conversation_service_pb2 as pb2
 from meshkit.testkit import raises_rich
 
-from .front import QUICK_START, START, Front, violations
+from .front import QUICK_START, START, Front, reason, violations
 
 
 async def test_unknown_agents_are_named_with_those_that_exist(own_front: Front) -> None:
@@ -94,7 +94,7 @@ async def test_an_agent_with_an_unknown_tool_registers_and_does_not_start(front:
 
     again = await front.http.post("/agents/register", json=body)
     assert again.status_code == 409
-    assert again.json()["error"]["details"][0]["reason"] == "ALREADY_EXISTS"
+    assert reason(again) == "ALREADY_EXISTS"
 
 
 async def test_what_the_runtime_finds_is_named_by_the_requests_path(front: Front) -> None:

@@ -15,7 +15,7 @@ from agentmesh.gateway.v1.admin_service_pb2_grpc import AdminServiceStub
 from httpx_sse import aconnect_sse
 from meshkit.testkit import raises_rich
 
-from .front import QUICK_START, START, Front
+from .front import QUICK_START, START, Front, reason
 
 
 async def test_the_quick_start_works_literally(front: Front) -> None:
@@ -173,7 +173,7 @@ async def test_a_request_id_makes_repetition_harmless_however_it_is_given(front:
     assert again.json()["conversation_id"] == first["conversation_id"]
     other = await front.http.post(START, json=QUICK_START | {"task": "other"}, headers=header)
     assert other.status_code == 409
-    assert other.json()["error"]["details"][0]["reason"] == "REQUEST_ID_REUSED"
+    assert reason(other) == "REQUEST_ID_REUSED"
 
 
 async def test_health_is_degraded_while_a_helper_is_down(front: Front) -> None:

@@ -14,6 +14,7 @@ from agentmesh_gateway.limits.buckets import LocalBuckets, Rate, Take, Verdict
 from agentmesh_gateway.limits.redis_buckets import RedisBuckets, RedisLostError
 from agentmesh_gateway.limits.shared_buckets import SharedBuckets
 
+from services.gateway.tests.clock import Clock
 from tests.support.databases import ProgramMissingError, RedisServer
 
 SLOW = Rate(per_second=0.001, burst=5)
@@ -26,16 +27,6 @@ async def take(buckets: Any, *takes: Take) -> Verdict:
     verdict = buckets.take(takes)
     answer: Verdict = await verdict if inspect.isawaitable(verdict) else verdict
     return answer
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
