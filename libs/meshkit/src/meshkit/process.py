@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 
 _YOUNG_OBJECTS = 10_000
 """New containers between two looks at the youngest. Of those that a call makes nearly all are gone
 with it, without a look: Python's own 700 spend a tenth of the processor on finding that out."""
 
+_EXPERIMENTS = "GRPC_EXPERIMENTS"
 _EVENT_ENGINE = (
     "event_engine_client",
     "event_engine_listener",
@@ -17,15 +19,21 @@ _EVENT_ENGINE = (
 )
 
 
-def poll_in_one_thread() -> None:
-    """Asks gRPC to read its sockets in the thread that waits for the ends of operations.
+def import_grpc() -> None:
+    """Imports gRPC so that it reads its sockets in the thread that waits for ends of operations.
 
     Its EventEngine reads them in threads of its own and hands over to that one: two wake-ups more
-    for each call, a third of the time of a small one. gRPC reads the setting when it is imported,
-    so meshkit is imported before. `GRPC_EXPERIMENTS` in the environment stays as it is. A release
-    without these switches says that it does not know them and goes its own way.
+    for each call, a third of the time of a small one. gRPC looks at the setting when it is imported
+    and never again, so child processes do not see it. `GRPC_EXPERIMENTS` in the environment stays
+    as it is. A release without these switches says that it does not know them and goes its own way.
     """
-    os.environ.setdefault("GRPC_EXPERIMENTS", ",".join(f"-{name}" for name in _EVENT_ENGINE))
+    if _EXPERIMENTS in os.environ:
+        return
+    os.environ[_EXPERIMENTS] = ",".join(f"-{name}" for name in _EVENT_ENGINE)
+    try:
+        importlib.import_module("grpc")
+    finally:
+        del os.environ[_EXPERIMENTS]
 
 
 def settle() -> None:
