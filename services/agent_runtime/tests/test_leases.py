@@ -108,6 +108,17 @@ async def test_leases_are_renewed_while_the_event_loop_is_blocked(
     leases.close()
 
 
+def test_a_worker_that_stops_warns_of_nothing(
+    store: tuple[Store, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grants: list[str] = []
+    leases = lease_thread(store[1], tmp_path, grants, [])
+    leases.start()
+    wait_for(lambda: grants)
+    leases.close(within=20)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_leases_of_a_loop_that_is_blocked_for_good_go_to_others(
     store: tuple[Store, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

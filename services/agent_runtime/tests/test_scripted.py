@@ -152,7 +152,7 @@ async def test_a_task_that_no_rule_knows_gets_an_honest_answer_once_from_each() 
     assert await take_all(run, shipped_driver(run)) is EndReason.TERMINATED
     texts = run.texts()
     assert all("scripted model" in text for _, text in texts)
-    assert "no rule of my script matches" in texts[1][1]
+    assert "no prepared reply" in texts[1][1]
     assert len(run.results) == 5
     assert run.tool_calls == []
 

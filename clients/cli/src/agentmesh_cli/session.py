@@ -137,7 +137,7 @@ def print_ending(page: Page, found: Conversation) -> None:
     """How the newest run ended, and its summary."""
     run = _whole(found).run
     status = found.status
-    parts = [f"{run.rounds} rounds"]
+    parts = ["1 round" if run.rounds == 1 else f"{run.rounds} rounds"]
     if run.HasField("ended_at"):
         took = run.ended_at.ToDatetime() - run.started_at.ToDatetime()
         parts.append(f"{took.total_seconds():.1f} s")

@@ -116,8 +116,9 @@ class LeaseThread:
             try:
                 self._stream()
             except grpc.RpcError as error:
-                code = error.code().name if isinstance(error, grpc.Call) else str(error)
-                log.warning("the lease stream ended: %s", code)
+                if not self._stopping.is_set():
+                    code = error.code().name if isinstance(error, grpc.Call) else str(error)
+                    log.warning("the lease stream ended: %s", code)
             except Exception:
                 log.exception("the lease stream failed")
             if time.monotonic() - began > LONGEST_BACK_OFF:

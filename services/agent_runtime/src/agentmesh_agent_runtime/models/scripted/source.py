@@ -17,7 +17,7 @@ from agentmesh_agent_runtime.turns.ports import Consumption, DeltaKind
 
 MODEL = "scripted"
 _WORDS = re.compile(r"\s*\S+\s*$|\s*\S+")
-_NO_RULE = "no rule of my script matches"
+_NO_RULE = "no prepared reply"
 
 
 class ScriptedReplySource:
@@ -76,14 +76,14 @@ class ScriptedReplySource:
 
 def _generic_reply(request: ModelRequest) -> ModelReply:
     """Says what this model is. Ends the conversation when it says so for the second time."""
-    text = (
-        f"I am agentmesh's scripted model, playing {request.role or request.agent}: "
-        f"{_NO_RULE} here, so I have nothing real to say. Set OPENAI_API_KEY, and OPENAI_BASE_URL "
-        "for a server other than OpenAI's, to let a model do this; or add a rule to the file that "
-        "AGENTMESH_SCRIPT_FILE names."
-    )
     if any(_NO_RULE in _said_by(message, request.agent) for message in request.messages):
-        text += " Nothing more will come of this conversation. TERMINATE"
+        text = f"The scripted model has {_NO_RULE} here either, so the conversation ends. TERMINATE"
+    else:
+        text = (
+            f"This is the scripted model, playing {request.role or request.agent}. It has "
+            f"{_NO_RULE} here: set OPENAI_API_KEY to use a real model, or add a rule to the file "
+            "that AGENTMESH_SCRIPT_FILE names."
+        )
     return _counted(request, ModelReply(text=text, finish_reason="stop", model=MODEL))
 
 
