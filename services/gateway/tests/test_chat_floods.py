@@ -178,7 +178,12 @@ async def test_frames_that_nobody_takes_wait_at_their_senders(
     mesh_hosts: HostFactory, tmp_path: Path
 ) -> None:
     store = await start_scripted_store(mesh_hosts, Stuck())
-    process = gateway_process(tmp_path, store.grpc_address, AGENTMESH_DRAIN_SECONDS="1")
+    process = gateway_process(
+        tmp_path,
+        store.grpc_address,
+        AGENTMESH_DRAIN_SECONDS="1",
+        AGENTMESH_HTTP_MAX_HELD_BODY_BYTES="0",  # else most are refused
+    )
     open_chat = _masked(b'{"open": {}}')
     frame, sent = big_frame(), [0] * CHATS
 

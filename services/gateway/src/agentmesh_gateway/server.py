@@ -186,7 +186,9 @@ def _add_http(
         )
     if settings.metrics_enabled:
         edge = MetricsEndpoint(edge, metrics, settings.metrics_token, limits.guard)
-    converse = ConverseEdge(calls, authenticator, settings.cors_allow_origins, limits.gate.charge)
+    converse = ConverseEdge(
+        calls, authenticator, settings.cors_allow_origins, limits.gate.charge, limits.bodies
+    )
     app: Any = HttpFrame(by_scope(edge, converse), limits.proxies, settings.hsts_seconds)
     if settings.looks_at_peers:
         app = WithPeer(app)  # around what believes proxies: it is about the connection itself

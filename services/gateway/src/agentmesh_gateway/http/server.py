@@ -86,7 +86,7 @@ class HttpServer:
         config = uvicorn.Config(
             self._app,
             http=bounded(limits),
-            ws=bounded_websockets(settings.http_write_seconds),
+            ws=bounded_websockets(limits),
             ws_max_size=settings.max_message_bytes,
             ws_ping_interval=_PING_SECONDS,
             ws_ping_timeout=_PING_SECONDS,

@@ -47,8 +47,7 @@ class Bodies:
         announced = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
         if not announced:
             return Body(self, (), vital=vital)
-        site = f"address:{site_of(find_caller_address())}"
-        holders = (f"tenant:{principal.tenant}", site) if principal else (site,)
+        holders = holders_of(principal)
         if self._overload.limit and not vital:
             bound = max(1, int(self._overload.limit * _SHARE))
             for holder in holders:
@@ -81,6 +80,12 @@ class Bodies:
     def release(self, holders: tuple[str, ...], size: int) -> None:
         """So many bytes are gone."""
         self._bytes.remove((*holders, _ALL), size)
+
+
+def holders_of(principal: Principal | None) -> tuple[str, ...]:
+    """Among whose bytes those of the current caller count."""
+    site = f"address:{site_of(find_caller_address())}"
+    return (f"tenant:{principal.tenant}", site) if principal else (site,)
 
 
 class Body:

@@ -23,7 +23,10 @@ from meshkit.errors import FieldViolation, MeshError, from_rich_status, to_rich_
 from meshkit.ids import new_id
 from meshkit.tasks import stop
 
+from agentmesh_gateway.http.websockets import INCOMING, REFUSED
 from agentmesh_gateway.identity.authenticator import Authenticator
+from agentmesh_gateway.limits.bodies import Bodies, holders_of
+from agentmesh_gateway.limits.held_frames import HeldFrames
 from agentmesh_gateway.limits.toll import Toll, hold_back
 from agentmesh_gateway.local_calls import CallFailedError, LocalCalls, Metadata
 from agentmesh_gateway.rest.asgi import Message, Receive, Scope, Send
@@ -77,9 +80,11 @@ class ConverseEdge:
         authenticator: Authenticator,
         allowed_origins: Collection[str],
         toll: Toll,
+        bodies: Bodies,
     ) -> None:
         self._calls = calls
         self._toll = toll
+        self._bodies = bodies
         self._authenticator = authenticator
         self._allowed_origins = {origin.lower() for origin in allowed_origins}
 
@@ -98,6 +103,8 @@ class ConverseEdge:
         except MeshError as error:
             await _refuse(receive, send, request_id, error)
             return
+        held = HeldFrames(self._bodies, holders_of(principal))
+        scope["state"][INCOMING].count_with(held)
         await receive()  # that the client wants to connect
         await send(
             {
@@ -110,7 +117,8 @@ class ConverseEdge:
         async def pay() -> None:
             await self._toll(principal)
 
-        await _Socket(self._calls, metadata, conversation_id, receive, send, pay).serve()
+        frames = FramesAhead(held)
+        await _Socket(self._calls, metadata, conversation_id, receive, send, pay, frames).serve()
 
 
 class _Socket:
@@ -124,6 +132,7 @@ class _Socket:
         receive: Receive,
         send: Send,
         pay: Callable[[], Awaitable[None]],
+        frames: FramesAhead,
     ) -> None:
         self._calls = calls
         self._pay = pay
@@ -131,10 +140,11 @@ class _Socket:
         self._conversation_id = conversation_id
         self._receive = receive
         self._send = send
-        self._frames = FramesAhead()
+        self._frames = frames
         self._unreadable = 0
         self._left = False
         self._wrong_type = False
+        self._refusal: MeshError | None = None
 
     async def serve(self) -> None:
         """Runs the call until it ends or the client leaves; then the call is cancelled."""
@@ -150,6 +160,7 @@ class _Socket:
             pass  # the client left meanwhile
         finally:
             await stop(call, reading, expected=(CallFailedError, OSError))
+            self._frames.drop()
 
     async def _read(self, call: asyncio.Task[None]) -> None:
         """Reads ahead: pongs and the client's leaving are seen while a request is served."""
@@ -158,11 +169,16 @@ class _Socket:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
                 self._left = True
-            elif message.get("text") is None:
+            elif message["type"] == REFUSED:
+                self._refusal = message["error"]
+            elif message.get("utf8") is None:
                 self._wrong_type = True
             else:
-                self._frames.put(message["text"])
-                continue
+                try:
+                    self._frames.put(message["utf8"])
+                    continue
+                except MeshError as error:
+                    self._refusal = error
             call.cancel()
             return
 
@@ -192,9 +208,9 @@ class _Socket:
         await self._write(pb2.ConverseResponse(ack=ack))
         await hold_back(failure)
 
-    def _request(self, text: str) -> pb2.ConverseRequest:
+    def _request(self, text: bytes) -> pb2.ConverseRequest:
         try:
-            document = parse_json(text.encode())
+            document = parse_json(text)
         except MalformedJsonError as error:
             raise _UnreadableFrameError("", MeshError.malformed(f"the frame {error}")) from None
         request, problems = pb2.ConverseRequest(), Problems()
@@ -227,6 +243,9 @@ class _Socket:
 
     async def _end(self, call: asyncio.Task[None]) -> None:
         if self._left:
+            return
+        if self._refusal is not None:
+            await self._fail(to_rich_status(self._refusal))
             return
         if self._wrong_type:
             await self._close(_UNREADABLE_TYPE, "text frames only")
