@@ -98,6 +98,8 @@ class OidcServer:
             "audience": AUDIENCE,
             "tenant_claim": "tenant",
             "roles": {"mesh-admins": "admin", "mesh-readers": "viewer"},
+            # A busy machine is no failing issuer.
+            "fetch_seconds": 60,
         } | fields
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
