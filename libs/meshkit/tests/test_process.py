@@ -90,3 +90,43 @@ def test_calls_pass_no_threads_of_the_event_engine(before: str, by_default: bool
         env=environment,
     )
     assert (int(done.stdout) > 300) is by_default
+
+
+_GARBAGE = """
+import asyncio, sys, tempfile
+from pathlib import Path
+import meshkit
+import grpc
+from meshkit.testkit import make_tls
+
+async def main():
+    files = make_tls(Path(tempfile.mkdtemp()))
+    pair = (files.tls_key_file.read_bytes(), files.tls_cert_file.read_bytes())
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\\r\\n\\r\\n")
+    await reader.read()
+    writer.close()
+    await server.stop(None)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("chosen", "silent"), [(None, True), ("info", False)])
+def test_strangers_write_nothing_to_the_log_by_bytes_that_are_no_tls(
+    chosen: str | None, silent: bool
+) -> None:
+    environment = {name: text for name, text in os.environ.items() if name != "GRPC_VERBOSITY"}
+    if chosen is not None:
+        environment["GRPC_VERBOSITY"] = chosen
+    done = subprocess.run(
+        [sys.executable, "-c", _GARBAGE],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert (done.stderr == "") is silent, done.stderr

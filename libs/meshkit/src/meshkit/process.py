@@ -11,29 +11,31 @@ _YOUNG_OBJECTS = 10_000
 """New containers between two looks at the youngest. Of those that a call makes nearly all are gone
 with it, without a look: Python's own 700 spend a tenth of the processor on finding that out."""
 
-_EXPERIMENTS = "GRPC_EXPERIMENTS"
-_EVENT_ENGINE = (
-    "event_engine_client",
-    "event_engine_listener",
-    "event_engine_for_all_other_endpoints",
-)
+_GRPC_SETTINGS = {
+    # Its EventEngine reads sockets in threads of its own and hands over to the one that waits for
+    # ends of operations: two wake-ups more for each call, a third of the time of a small one. A
+    # release without these switches says that it does not know them and goes its own way.
+    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener,"
+    "-event_engine_for_all_other_endpoints",
+    # Else it writes a line for each TLS handshake that fails, as many as strangers like.
+    "GRPC_VERBOSITY": "error",
+}
 
 
 def import_grpc() -> None:
-    """Imports gRPC so that it reads its sockets in the thread that waits for ends of operations.
+    """Imports gRPC so that it reads its sockets in the thread that waits for ends of operations,
+    and tells of nothing but errors.
 
-    Its EventEngine reads them in threads of its own and hands over to that one: two wake-ups more
-    for each call, a third of the time of a small one. gRPC looks at the setting when it is imported
-    and never again, so child processes do not see it. `GRPC_EXPERIMENTS` in the environment stays
-    as it is. A release without these switches says that it does not know them and goes its own way.
+    It looks at these settings when it is imported and never again, so child processes do not see
+    them. What stands in the environment stays as it is.
     """
-    if _EXPERIMENTS in os.environ:
-        return
-    os.environ[_EXPERIMENTS] = ",".join(f"-{name}" for name in _EVENT_ENGINE)
+    ours = {name: text for name, text in _GRPC_SETTINGS.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         importlib.import_module("grpc")
     finally:
-        del os.environ[_EXPERIMENTS]
+        for name in ours:
+            del os.environ[name]
 
 
 def settle() -> None:
