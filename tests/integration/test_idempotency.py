@@ -4,6 +4,7 @@ it is made once, and all are answered alike."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -223,6 +224,35 @@ async def test_files_are_known_again_where_no_answer_was_kept(replicas: Replicas
     refused = await http.delete(path, headers=headers)
     assert (refused.status_code, "OUTCOME_UNKNOWN" in refused.text) == (409, True)
     assert (await http.get(path, headers=dict(replicas.credentials))).content == b"y"
+
+
+async def test_a_restored_file_is_known_again_where_no_answer_was_kept(replicas: Replicas) -> None:
+    http, request_id = replicas.other, replicas.world.name()
+    conversation = f"/conversations/{replicas.world.conversation_id}"
+    path, headers = f"{conversation}/artifacts/{request_id}.txt", dict(replicas.credentials)
+    octets = headers | {"content-type": "application/octet-stream"}
+    for content in (b"one", b"two"):
+        assert (await http.put(path, content=content, headers=octets)).status_code == 200
+    versions = f"{conversation}/artifact-versions"
+    named = {"path": f"{request_id}.txt"}
+    (version,) = (await http.get(versions, params=named, headers=headers)).json()["versions"]
+
+    async def restore() -> httpx.Response:
+        repeated = headers | {"idempotency-key": request_id}
+        return await http.post(f"{versions}/{version['id']}/restore", headers=repeated)
+
+    first = await restore()
+    assert first.status_code == 200, first.text
+    note = f"{version['id']}:{hashlib.sha256(b'two').hexdigest()}"
+    replicas.lose_the_answer(request_id, note)
+    assert (await restore()).json() == first.json()
+    kept = (await http.get(versions, params=named, headers=headers)).json()["versions"]
+    assert len(kept) == 2, "what was restored once is overwritten by nothing"
+    replicas.lose_the_answer(request_id, note)
+    assert (await http.put(path, content=b"three", headers=octets)).status_code == 200
+    refused = await restore()
+    assert (refused.status_code, "OUTCOME_UNKNOWN" in refused.text) == (409, True)
+    assert (await http.get(path, headers=headers)).content == b"three"
 
 
 async def test_an_id_means_something_to_one_caller_and_one_method(replicas: Replicas) -> None:
