@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from typing import Any
 
 import grpc
 import pytest
@@ -57,9 +58,9 @@ class Reader:
             self.transcript.show(item)
         self.transcript.close()
 
-    def event(self, agent: str = "", **kind: object) -> None:
+    def event(self, agent: str = "", **kind: Any) -> None:
         self._sequence += 1
-        event = event_pb2.Event(sequence=self._sequence, turn=1, agent=agent, **kind)  # type: ignore[arg-type]
+        event = event_pb2.Event(sequence=self._sequence, turn=1, agent=agent, **kind)
         self.item(stream_pb2.StreamItem(events=stream_pb2.EventBatch(events=[event])))
 
     def says(

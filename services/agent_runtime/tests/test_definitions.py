@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh.catalog.v1 import agent_pb2
@@ -19,6 +20,7 @@ from agentmesh_agent_runtime.definitions.specs import (
     AgentSpec,
     HumanInputMode,
     LlmSettings,
+    StageSpec,
     TeamKind,
     TeamSpec,
     TerminationSpec,
@@ -32,8 +34,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from services.agent_runtime.tests.memory_world import agent, team
 
 
-def catalog(**defaults: str) -> ModelCatalog:
-    return ModelCatalog(ModelDefaults(**defaults), Script((), Path()))  # type: ignore[arg-type]
+def catalog(**defaults: Any) -> ModelCatalog:
+    return ModelCatalog(ModelDefaults(**defaults), Script((), Path()))
 
 
 def test_the_shipped_definitions_run_and_survive_the_catalog() -> None:
@@ -164,7 +166,8 @@ def test_runs_of_their_own_are_nested_so_deep(depth: int) -> None:
 
 
 def test_teams_within_teams_have_their_rules() -> None:
-    inner = TeamSpec(id="inner", participants=(agent("a"),), stages=({"name": "s", "agent": "a"},))  # type: ignore[arg-type]
+    stages = (StageSpec(name="s", agent="a"),)
+    inner = TeamSpec(id="inner", participants=(agent("a"),), stages=stages)
     outer = TeamSpec(id="outer", kind=TeamKind.MAGENTIC_ONE, participants=(inner,))
     paths = [f.path for f in check_team(outer, "t", catalog(base_url="http://x/v1").problem)]
     assert paths == ["t.participants[0].team", "t.participants[0].team.stages"]
@@ -302,11 +305,11 @@ def test_without_a_key_every_model_is_the_scripted_one() -> None:
 
 async def test_settings_without_end_share_one_connection() -> None:
     models = catalog(api_key="k", base_url="http://x/v1")
-    patient = [
+    patient: list[Any] = [
         models.resolve(LlmSettings(model="m", temperature=n / 100, timeout=1 + n))
         for n in range(100)
     ]
-    sources = [source._source for source in patient]  # type: ignore[attr-defined]
+    sources = [source._source for source in patient]
     connections = {id(source._connection) for source in sources}
     assert len(connections) == 1
     assert len({json.dumps(s._client._create_args, default=str) for s in sources}) == 100

@@ -97,8 +97,9 @@ def test_what_python_takes_for_equal_is_told_apart(old: Any, new: Any) -> None:
 
 
 def test_growth_costs_what_came() -> None:
-    old = {"log": [{"text": "x" * 1000}] * 500, "count": 500, "gone": 1}
-    new = {"log": [*old["log"], {"text": "y"}], "count": 501}  # type: ignore[misc]
+    log = [{"text": "x" * 1000}] * 500
+    old = {"log": log, "count": 500, "gone": 1}
+    new = {"log": [*log, {"text": "y"}], "count": 501}
     step = difference(outline(old), outline(new), new)
     assert step == [2, {"log": [1, 500, [{"text": "y"}]], "count": [0, 501]}, ["gone"]]
 

@@ -7,6 +7,7 @@ import random
 import pytest
 from agentmesh_agent_runtime.definitions.approval_policies import ApprovalPolicySpec
 from agentmesh_agent_runtime.definitions.specs import (
+    AgentSpec,
     SelectorSpec,
     TerminationSpec,
 )
@@ -202,7 +203,9 @@ async def test_a_team_that_lets_nobody_speak_is_done(model_server: ModelServer) 
     )
     run = MemoryRun(spec, [asked("begin")], max_rounds=9, tools={"echo": echo})
     options = {"options": ["one", "one"]}
-    chair = spec.participants[0].model_copy(update={"component_config": options})  # type: ignore[union-attr]
+    chair = spec.participants[0]
+    assert isinstance(chair, AgentSpec)
+    chair = chair.model_copy(update={"component_config": options})
     run.team = spec.model_copy(update={"participants": (chair, *spec.participants[1:])})
     end = await take_all(run, hosting(run, model_server))
     assert end is EndReason.TERMINATED
@@ -254,21 +257,19 @@ async def test_an_answer_of_another_type_becomes_a_text(model_server: ModelServe
 
 async def test_a_handoff_without_a_model_is_recorded(model_server: ModelServer) -> None:
     spec = team(agent("first", component="HandsOver"), member("boss"), kind="swarm")
-    spec = spec.model_copy(
-        update={
-            "participants": (
-                spec.participants[0].model_copy(update={"handoffs": ("boss",)}),  # type: ignore[union-attr]
-                spec.participants[1],
-            )
-        }
-    )
+    first, boss = spec.participants
+    assert isinstance(first, AgentSpec)
+    first = first.model_copy(update={"handoffs": ("boss",)})
+    spec = spec.model_copy(update={"participants": (first, boss)})
     run = MemoryRun(spec, [asked()], max_rounds=2)
     await take_all(run, hosting(run, model_server))
     assert [(h.agent, h.target) for h in run.handoffs] == [("first", "boss")]
     assert run.results[1].speaker == "boss"
 
 
-async def test_effects_of_once_are_steps_of_their_own_kind(model_server: ModelServer) -> None:
+async def test_effects_of_once_are_steps_of_their_own_kind(
+    model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[StepKind] = []
     run = MemoryRun(team(lots("lots"), member("bob")), [asked()])
     commit = run.commit
@@ -277,6 +278,6 @@ async def test_effects_of_once_are_steps_of_their_own_kind(model_server: ModelSe
         seen.extend(step.kind for step in run.steps.values())
         commit(result)
 
-    run.commit = seen_at_commit  # type: ignore[method-assign]
+    monkeypatch.setattr(run, "commit", seen_at_commit)
     await take_turn(run, hosting(run, model_server))
     assert seen == [StepKind.OTHER, StepKind.OTHER]

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from agentmesh_agent_runtime import mends
@@ -86,8 +87,8 @@ async def test_autogen_puts_no_messages_into_spans(
     provider.add_span_processor(SimpleSpanProcessor(finished))
     original = upstream.SingleThreadedAgentRuntime.__init__
 
-    def traced(self: object, **arguments: object) -> None:
-        original(self, **(arguments | {"tracer_provider": provider}))  # type: ignore[arg-type]
+    def traced(self: Any, **arguments: Any) -> None:
+        original(self, **(arguments | {"tracer_provider": provider}))
 
     monkeypatch.setattr(upstream.SingleThreadedAgentRuntime, "__init__", traced)
     model_server.reply_with(Reply("done TERMINATE"))

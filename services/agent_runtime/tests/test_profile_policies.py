@@ -50,9 +50,9 @@ def alice(**fields: object) -> MemoryRun:
     return MemoryRun(team(agent("alice", llm_config={"profile": "fast"} | fields)), [asked()])
 
 
-def pair(first: ModelServer, second: ModelServer, **fields: object) -> list[Profile]:
+def pair(first: ModelServer, second: ModelServer, **fields: Any) -> list[Profile]:
     return [
-        profile("fast", base_url=first.base_url, fallbacks=("slow",), **fields),  # type: ignore[arg-type]
+        profile("fast", base_url=first.base_url, fallbacks=("slow",), **fields),
         profile("slow", base_url=second.base_url, model="big-model", temperature=0.9),
     ]
 

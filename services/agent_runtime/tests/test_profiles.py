@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agentmesh.agent_runtime.v1 import agent_runtime_service_pb2 as runtime_pb2
@@ -63,9 +64,9 @@ played:
 """
 
 
-def profile(name: str = "fast", *, key: str = "sk-test", **fields: object) -> Profile:
-    spec = {"provider": "openai", "model": "small-model"} | fields
-    return Profile(ProfileSpec(id=name, **spec), SecretStr(key))  # type: ignore[arg-type]
+def profile(name: str = "fast", *, key: str = "sk-test", **fields: Any) -> Profile:
+    spec: dict[str, Any] = {"provider": "openai", "model": "small-model"} | fields
+    return Profile(ProfileSpec(id=name, **spec), SecretStr(key))
 
 
 def catalog(*profiles: Profile) -> ModelCatalog:
@@ -172,9 +173,9 @@ def test_an_unknown_profile_is_a_finding_at_its_path() -> None:
 
 
 def test_another_model_of_a_profile_must_be_known_and_have_no_price_of_its_own() -> None:
-    def finding(model: str, **fields: object) -> str | None:
+    def finding(model: str, **fields: Any) -> str | None:
         settings = LlmSettings(profile="fast", model=model)
-        found = catalog(profile(**fields)).problem(settings)  # type: ignore[arg-type]
+        found = catalog(profile(**fields)).problem(settings)
         assert found is None or found.path == "model"
         return found.description if found else None
 

@@ -30,12 +30,12 @@ from services.agent_runtime.tests.test_profiles import profile
 from tests.support.model_server import ModelServer, Reply, ToolCall
 
 
-def cached_turns(run: MemoryRun, server: ModelServer, **fields: object) -> TurnDriver:
+def cached_turns(run: MemoryRun, server: ModelServer, **fields: Any) -> TurnDriver:
     cached = profile(
         base_url=server.base_url,
         cache_replies=True,
         input_price_micros=10**6,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
     return driver(run, profiles=[cached])
 

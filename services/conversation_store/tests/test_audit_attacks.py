@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from agentmesh_conversation_store import auditing
@@ -139,10 +140,10 @@ async def test_what_fails_for_one_tenant_is_no_matter_of_others(
     await append(storage, recorded("acme", 1), recorded("other", 1))
     seal = type(storage).seal_audit
 
-    async def fails(tenant: str, *arguments: object) -> object:
+    async def fails(tenant: str, *arguments: Any) -> object:
         if tenant == "acme":
             raise ValueError("what stands there makes no sense")
-        return await seal(storage, tenant, *arguments)  # type: ignore[arg-type]
+        return await seal(storage, tenant, *arguments)
 
     monkeypatch.setattr(storage, "seal_audit", fails)
     await sealer(storage).seal_all()
@@ -304,12 +305,12 @@ async def test_a_store_at_work_is_no_tampering(
     seen = type(storage).audit_page
     pages = 0
 
-    async def meanwhile(*arguments: object) -> object:
+    async def meanwhile(*arguments: Any) -> object:
         """Before each page a batch is removed; after the last one a batch is sealed."""
         nonlocal pages
         pages += 1
         await storage.remove_audit("acme", KEYS, clock.now, 1)
-        page = await seen(storage, *arguments)  # type: ignore[arg-type]
+        page = await seen(storage, *arguments)
         if pages in (3, 4):
             await append(storage, recorded("acme", clock.now, str(pages)))
             await sealer(storage).seal_all()

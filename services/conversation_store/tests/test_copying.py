@@ -38,12 +38,12 @@ def test_several_fields_at_once() -> None:
 
 def test_the_copy_is_frozen_too() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        replace(RUN, turn=4).turn = 5  # type: ignore[misc]
+        replace(RUN, turn=4).turn = 5  # type: ignore[misc]  # which is the point
 
 
 def test_an_unknown_field_is_refused() -> None:
     with pytest.raises(TypeError, match="Run has no field 'colour'"):
-        replace(RUN, colour="red")  # type: ignore[call-arg]
+        replace(RUN, colour="red")  # type: ignore[call-arg]  # which is the point
 
 
 def test_a_class_that_looks_at_its_fields_is_not_copied_behind_its_back() -> None:

@@ -201,7 +201,7 @@ async def test_a_look_that_fails_is_not_the_last(
 ) -> None:
     """Nobody tells of what is committed here, as if another replica did that."""
     feeds = TenantFeeds(storage, InProcessFanout(), heartbeat=60, head_check=0.01)
-    responses = feeds.subscribe("acme", "", EventFilter())
+    responses: Any = feeds.subscribe("acme", "", EventFilter())
     await anext(responses)  # the sign of life that says from where
     heads = storage.feed_heads
     defects = [LookupError("one"), LookupError("two")]
@@ -220,7 +220,7 @@ async def test_a_look_that_fails_is_not_the_last(
         await storage.execute(start_command())
         assert await reading
     assert caplog.text.count("a look at the feeds failed") == 2
-    await responses.aclose()  # type: ignore[attr-defined]
+    await responses.aclose()
     await feeds.stop()
 
 

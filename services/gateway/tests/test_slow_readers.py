@@ -111,7 +111,7 @@ async def test_over_server_sent_events(
     head = f"GET {PATH} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     await wire.send(head.encode())
     await ended(log, store.left)
-    wire.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    wire.writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
     received = (await wire.rest()).split(b"\n\n")
     if limit == "slow_reader_seconds":
         assert b"SLOW_READER" in received[-2]  # who comes back in time is told

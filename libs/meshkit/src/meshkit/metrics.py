@@ -103,13 +103,13 @@ class Metrics:
 
     def _made(
         self,
-        kind: type[Metric],
+        kind: Callable[..., Metric],
         name: str,
         description: str,
         labels: tuple[str, ...],
         bounds: Sequence[float],
     ) -> Counted:
-        family = partial(kind, name, description, labels=labels)  # type: ignore[call-arg]
+        family = partial(kind, name, description, labels=labels)
         made = Counted(family, len(labels), bounds, enabled=self.enabled)
         self._registry.register(made)
         return made

@@ -159,7 +159,7 @@ class MeshOrchestrator(MagenticOneOrchestrator):
     seat: Seat
 
     @rpc
-    async def handle_start(self, message: GroupChatStart, ctx: MessageContext) -> None:  # type: ignore[override]
+    async def handle_start(self, message: GroupChatStart, ctx: MessageContext) -> None:  # type: ignore[override]  # upstream's is no plain method
         """Begins the task in the first round of a run, and goes on with it in all others."""
         if self.seat.scope.grant.rounds == 0 or not self._task:
             await _BEGIN(self, message, ctx)

@@ -32,7 +32,7 @@ def takes(config_schema: type[BaseModel] | Mapping[str, Any]) -> Callable[[F], F
     """
 
     def mark(factory: F) -> F:
-        factory.config_schema = config_schema  # type: ignore[attr-defined]
+        factory.config_schema = config_schema  # type: ignore[attr-defined]  # a mark
         return factory
 
     return mark

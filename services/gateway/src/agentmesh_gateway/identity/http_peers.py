@@ -16,7 +16,7 @@ _CERTIFICATE = "agentmesh_peer_certificate"
 class CertificateProtocol(HttpToolsProtocol):
     """HTTP that puts the client's verified certificate into the state of its requests."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Once for each connection."""
         super().connection_made(transport)
         secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
