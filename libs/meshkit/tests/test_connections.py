@@ -139,6 +139,8 @@ def files(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     limits = [1024, 20_000]
 
     def put(_: int, new: tuple[int, int]) -> None:
+        assert new[0] > limits[0], "the limit is only raised"
+        assert new[1] == limits[1], "the hard limit stays"
         limits[:] = new
 
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))

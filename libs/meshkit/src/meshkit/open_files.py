@@ -30,8 +30,8 @@ def _room_for(files: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return files
-    if soft < files:
-        raised = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    raised = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    if raised > soft:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
             return raised

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
+import importlib.util
 import os
 
 _YOUNG_OBJECTS = 10_000
@@ -27,8 +27,11 @@ def import_grpc() -> None:
     and tells of nothing but errors.
 
     It looks at these settings when it is imported and never again, so child processes do not see
-    them. What stands in the environment stays as it is.
+    them. What stands in the environment stays as it is. Where gRPC is not installed, what does not
+    need it can be used.
     """
+    if importlib.util.find_spec("grpc") is None:
+        return
     ours = {name: text for name, text in _GRPC_SETTINGS.items() if name not in os.environ}
     os.environ.update(ours)
     try:
