@@ -33,7 +33,7 @@ def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[Rate]:
 
 
 def test_standings_are_worked_out_for_who_reads_them(worked_out: list[Rate]) -> None:
-    local, shares = LocalBuckets(10), SharesOfCallers().of(ALICE, LIMITS, vital=False)
+    local, shares = LocalBuckets(10, lambda: 0.0), SharesOfCallers().of(ALICE, LIMITS, vital=False)
     shares.require(local.take(shares.takes))
     report = contextvars.copy_context().run(_reported, local, shares)
     assert worked_out == []
@@ -44,7 +44,7 @@ def test_standings_are_worked_out_for_who_reads_them(worked_out: list[Rate]) -> 
 
 
 def test_a_refusal_says_whose_limit_it_is_and_when_to_come_back() -> None:
-    local, shares = LocalBuckets(10), SharesOfCallers().of(ALICE, LIMITS, vital=False)
+    local, shares = LocalBuckets(10, lambda: 0.0), SharesOfCallers().of(ALICE, LIMITS, vital=False)
     for _ in range(2):
         shares.require(local.take(shares.takes))
     with pytest.raises(MeshError, match=r"0\.001 calls a second, 2 at once") as caught:
@@ -68,7 +68,8 @@ def test_without_limits_nothing_is_taken() -> None:
 
 
 def test_a_bucket_that_refuses_is_as_it_was() -> None:
-    local, narrow, wide = LocalBuckets(10), Take("n", Rate(1, 1)), Take("w", Rate(1, 5))
+    local = LocalBuckets(10, lambda: 0.0)
+    narrow, wide = Take("n", Rate(1, 1)), Take("w", Rate(1, 5))
     for _ in range(3):
         local.take([narrow, wide])
     assert [one.remaining for one in local.take([narrow, wide]).standings] == [0, 4]
