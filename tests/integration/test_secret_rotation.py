@@ -23,6 +23,10 @@ from tests.support.mesh import SERVICES, Mesh
 OLD, NEW = "the-old-secret-of-this-mesh-0001", "the-new-secret-of-this-mesh-0002"
 # Between them the calls reach every service.
 PATHS = ("/conversations", "/models", "/tools/capabilities", "/agents")
+UNLIMITED = {
+    "AGENTMESH_REQUESTS_PER_SECOND": "0",
+    "AGENTMESH_REQUESTS_PER_SECOND_PER_PRINCIPAL": "0",
+}
 
 
 def write(file: Path, *secrets: str) -> None:
@@ -54,12 +58,12 @@ async def test_no_call_is_lost_while_the_secret_is_replaced(
     files = {service: tmp_path / f"{service}.secrets" for service in SERVICES}
     for file in files.values():
         write(file, OLD)
-    mesh = await meshes(
-        **{
-            service: {"AGENTMESH_INTERNAL_SECRET": "", "AGENTMESH_INTERNAL_SECRET_FILE": str(file)}
-            for service, file in files.items()
-        }
-    )
+    settings = {
+        service: {"AGENTMESH_INTERNAL_SECRET": "", "AGENTMESH_INTERNAL_SECRET_FILE": str(file)}
+        for service, file in files.items()
+    }
+    settings["gateway"] |= UNLIMITED
+    mesh = await meshes(**settings)
     answers: list[tuple[str, int]] = []
     ends: list[int] = []
     working = True

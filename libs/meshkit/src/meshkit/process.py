@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
+import importlib
 import os
 
 _YOUNG_OBJECTS = 10_000
@@ -30,12 +30,13 @@ def import_grpc() -> None:
     them. What stands in the environment stays as it is. Where gRPC is not installed, what does not
     need it can be used.
     """
-    if importlib.util.find_spec("grpc") is None:
-        return
     ours = {name: text for name, text in _GRPC_SETTINGS.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         importlib.import_module("grpc")
+    except ModuleNotFoundError as error:
+        if error.name != "grpc":
+            raise
     finally:
         for name in ours:
             del os.environ[name]
