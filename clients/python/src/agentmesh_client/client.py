@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import uuid4
 
-from agentmesh.conversation.v1 import conversation_pb2, stream_pb2
+from agentmesh.conversation.v1 import conversation_pb2
 from agentmesh.conversation_store.v1.conversation_store_service_pb2 import (
     DeliveryStrategy,
     EventFilter,
@@ -31,18 +31,11 @@ from agentmesh_client.keys import Keys
 from agentmesh_client.limits import Budget
 from agentmesh_client.models import Conversation, Delta, Event, Health, status_name
 from agentmesh_client.sharing import Sharing
-from agentmesh_client.subscription import Subscription, TenantSubscription
+from agentmesh_client.subscription import UNTIL, Subscription, TenantSubscription, Until
 from agentmesh_client.transport import Caller, Tls, open_channel
 
 Strategy = Literal["after_turn", "interrupt", "replace_turn", "reject_if_running"]
-Until = Literal["forever", "head", "run_end"]
 Visibility = Literal["private", "tenant"]
-_UNTIL: dict[str, stream_pb2.SubscribeUntil.ValueType] = {
-    "forever": stream_pb2.SUBSCRIBE_UNTIL_FOREVER,
-    "head": stream_pb2.SUBSCRIBE_UNTIL_HEAD,
-    "run_end": stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
-}
-_MIB = 1024 * 1024
 _AUDIT_PAGE = 500
 # The class has methods with the names of types.
 _Records = list[AuditRecord]
@@ -64,7 +57,7 @@ class AgentMesh:
         tls: Tls | bool = False,
         timeout: float = 30.0,
         retry_for: float = 10.0,
-        max_message_bytes: int = 16 * _MIB,
+        max_message_bytes: int = 16 << 20,
     ) -> None:
         used_tls = Tls() if tls is True else tls or None
         self.channel = open_channel(address, used_tls, max_message_bytes)
@@ -291,7 +284,7 @@ class AgentMesh:
             conversation_id=conversation_id,
             after_sequence=after,
             resume_token=resume_token,
-            until=_UNTIL[until],
+            until=UNTIL[until],
             filter=EventFilter(kinds=kinds, without_deltas=not deltas),
         )
         subscribe = self._conversations.SubscribeConversation
@@ -319,7 +312,7 @@ class AgentMesh:
             conversation_id=conversation_id,
             after_sequence=after,
             resume_token=resume_token,
-            until=_UNTIL[until],
+            until=UNTIL[until],
         )
         if task:
             opening.start.task = task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import grpc
 from agentmesh.conversation.v1 import stream_pb2
@@ -20,6 +20,12 @@ from agentmesh_client.transport import Backoff
 # The server sends something at least every 15 s: a connection silent for longer is a dead one.
 _SILENCE_SECONDS = 45.0
 _RECONNECT_ON = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+Until = Literal["forever", "head", "run_end"]
+UNTIL: dict[str, stream_pb2.SubscribeUntil.ValueType] = {
+    "forever": stream_pb2.SUBSCRIBE_UNTIL_FOREVER,
+    "head": stream_pb2.SUBSCRIBE_UNTIL_HEAD,
+    "run_end": stream_pb2.SUBSCRIBE_UNTIL_RUN_END,
+}
 _ENDS_BY_ITSELF = (stream_pb2.SUBSCRIBE_UNTIL_HEAD, stream_pb2.SUBSCRIBE_UNTIL_RUN_END)
 
 

@@ -1,4 +1,4 @@
-"""How a service's process asks to be treated by its interpreter and its kernel."""
+"""How a service's process asks to be treated by its interpreter, its kernel and gRPC."""
 
 from __future__ import annotations
 
